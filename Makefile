@@ -1,0 +1,72 @@
+# Every target does its own set-up: the first call builds .venv from the pinned set.
+
+CONFIG ?= digits
+SEED ?= 0
+PYTHON ?= python3.11 python3.12 python3.13 python3
+
+RUN := runs/$(CONFIG)/seed-$(SEED)
+JOB_ARGS := --config configs/$(CONFIG).yaml --seed $(SEED) --run $(RUN)
+
+BIN := .venv/bin
+READY := .venv/.ready
+UV := uv==0.13.9
+TORCH := $(shell grep '^torch==' constraints.txt)
+CPU_WHEELS := https://download.pytorch.org/whl/cpu
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-cluster prove check format
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: $(READY) ## teacher, pairs, student, evaluation (SEED=0 CONFIG=digits; also CONFIG=mnist)
+	$(BIN)/python jobs/teacher.py $(JOB_ARGS)
+	$(BIN)/python jobs/pairs.py $(JOB_ARGS)
+	$(BIN)/python jobs/distill.py $(JOB_ARGS)
+	$(BIN)/python jobs/evaluate.py $(JOB_ARGS)
+	@cp $(RUN)/evaluation.json $(RUN)/evaluation.png runs/$(CONFIG)/
+	@echo "numbers: runs/$(CONFIG)/evaluation.json"
+	@echo "picture: runs/$(CONFIG)/evaluation.png"
+
+test: $(READY) ## the fast tests, one short case of everything (at most 12 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not cluster and not prove"
+
+test-cluster: $(READY) ## tests with kills, servers and several Ray nodes (at most 25 minutes)
+	$(BIN)/python -m pytest -m cluster || [ $$? -eq 5 ] # 5: there is no such test yet
+
+prove: $(READY) ## the long proofs (3 seeds, ablations): dated results, stamped with the commit
+	$(BIN)/python bench/prove.py
+
+check: $(READY) ## ruff, mypy, import contracts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## mend layout and import order
+	$(BIN)/ruff check --select I --fix
+	$(BIN)/ruff format
+
+# Without a GPU torch comes first and alone, from the index of CPU builds: its version (2.x.y+cpu)
+# meets the pin, so the second install leaves it there and brings no CUDA. An index that does not
+# answer is passed over.
+$(READY): pyproject.toml constraints.txt
+	@echo "Setting up .venv (once, a few minutes)"
+	@$(BIN)/python -c "" 2>/dev/null || { $(choose_python) && "$$python" -m venv --clear .venv; }
+	@$(BIN)/python -m pip install --quiet $(UV)
+	@nvidia-smi >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --progress-bar on \
+	  --no-deps --retries 0 --timeout 15 --extra-index-url $(CPU_WHEELS) $(TORCH)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev,mnist]"
+	@touch $@
+
+define choose_python
+for python in $(PYTHON) none; do \
+  "$$python" -c "import sys, venv, ensurepip; assert sys.version_info >= (3, 11)" 2>/dev/null \
+    && break; \
+done; \
+if [ "$$python" = none ]; then \
+  echo "No Python 3.11 or newer with venv among: $(PYTHON)." >&2; \
+  echo "Install one (Debian: python3 python3-venv) or name it: make PYTHON=/path/to/python" >&2; \
+  exit 1; \
+fi
+endef

@@ -1,0 +1,10 @@
+#!/usr/bin/env python3
+"""Make teacher pairs (noise, image) with a pool of Ray Data actors."""
+
+import sys
+
+from pipeline.cli import main
+from pipeline.cluster.pairs import make_pairs as job
+
+if __name__ == "__main__":
+    sys.exit(main(job, __doc__))

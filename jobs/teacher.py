@@ -1,0 +1,10 @@
+#!/usr/bin/env python3
+"""Train a small teacher on real images."""
+
+import sys
+
+from pipeline.cli import main
+from pipeline.teacher import make_teacher as job
+
+if __name__ == "__main__":
+    sys.exit(main(job, __doc__))

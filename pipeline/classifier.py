@@ -1,0 +1,132 @@
+"""A small classifier of real images: the judge whose features the images are compared in."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.diffusion.seeds import generator
+from pipeline.progress import progress
+
+FEATURES = 64
+_BATCH = 128
+_RATE = 4e-3
+
+
+class Reading(NamedTuple):
+    """What the classifier sees.
+
+    Attributes:
+        features: Penultimate layer, (B, 64), each about standard normal over the training images.
+        logits: (B, classes).
+    """
+
+    features: Tensor
+    logits: Tensor
+
+
+class Classifier(nn.Module):
+    """Three convolutions and two linear layers.
+
+    The features are normalised without weights of their own, so distances between them have the
+    same unit whatever the training did.
+
+    Args:
+        channels: Colours of an image.
+        classes: Number of classes.
+        width: Channels of the first convolution.
+    """
+
+    def __init__(self, channels: int, classes: int, width: int = 16):
+        super().__init__()
+        self.body = nn.Sequential(
+            *_convolution(channels, width),
+            *_convolution(width, 2 * width),
+            nn.MaxPool2d(2),
+            *_convolution(2 * width, 2 * width),
+            nn.AdaptiveMaxPool2d(4),
+            nn.Flatten(),
+            nn.Dropout(0.3),
+            nn.Linear(2 * width * 4 * 4, FEATURES),
+            nn.BatchNorm1d(FEATURES, affine=False),
+        )
+        self.head = nn.Sequential(nn.ReLU(), nn.Dropout(0.3), nn.Linear(FEATURES, classes))
+
+    def forward(self, images: Tensor) -> Reading:
+        """Read images, (B, C, H, W) float32 in [-1, 1], H and W at least 4."""
+        features = self.body(images)
+        return Reading(features, self.head(features))
+
+
+def train_classifier(images: Tensor, labels: Tensor, classes: int) -> Classifier:
+    """Train a classifier; the same images give the same one, whatever the run's seed.
+
+    Args:
+        images: Real training images, (N, C, H, W) float32 in [-1, 1].
+        labels: Their classes, (N,) int64.
+        classes: Number of classes.
+
+    Returns:
+        The classifier on the CPU, frozen in eval mode.
+    """
+    steps = _steps(len(images))
+    rng = generator("classifier")
+    with torch.random.fork_rng(devices=[]), progress(steps, "classifier", "steps") as bar:
+        torch.manual_seed(0)  # initial weights and dropout
+        network = Classifier(images.shape[1], classes)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=0.05)
+        rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps)
+        for _ in range(steps):
+            rows = torch.randint(len(images), (_BATCH,), generator=rng)
+            logits = network(moved(images[rows], rng)).logits
+            loss = functional.cross_entropy(logits, labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            rates.step()
+            bar.update(1)
+    return network.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def read(classifier: Classifier, images: Tensor, batch_size: int = 1000) -> Reading:
+    """Features and logits of any number of images, a batch at a time."""
+    parts = [classifier(batch) for batch in images.split(batch_size)]
+    return Reading(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Part of the logits, (B, classes), whose largest is at the label, (B,)."""
+    return float((logits.argmax(1) == labels).double().mean())
+
+
+def moved(images: Tensor, rng: torch.Generator) -> Tensor:
+    """Images turned by up to 12 degrees, scaled and shifted by up to 10%, each in its own way.
+
+    What comes in from outside is background, -1.
+    """
+
+    def uniform(*shape: int) -> Tensor:
+        return 2 * torch.rand(len(images), *shape, generator=rng) - 1
+
+    angle, zoom = math.radians(12) * uniform(), 1 + 0.1 * uniform()
+    cos, sin = zoom * angle.cos(), zoom * angle.sin()
+    turn = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)
+    shift = 0.2 * uniform(2, 1)  # the whole image is 2 wide
+    grid = functional.affine_grid(torch.cat([turn, shift], 2), list(images.shape), False)
+    return functional.grid_sample(images + 1, grid, align_corners=False) - 1
+
+
+def _steps(count: int) -> int:
+    """24 passes over the images, but no less than 400 steps and no more than 2000."""
+    return min(max(24 * count // _BATCH, 400), 2000)
+
+
+def _convolution(channels: int, width: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(channels, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+    ]

@@ -1,0 +1,244 @@
+"""The command line all jobs share: YAML file, dotted overrides, help, dry run, exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from difflib import SequenceMatcher
+from typing import Any, NamedTuple, NoReturn
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from pipeline import settings_yaml
+from pipeline.config import Config
+from pipeline.errors import UserError
+
+DEFAULT_FILE = "configs/digits.yaml"
+"""Config file of a run that names none, neither by --config nor by DMD_CONFIG."""
+
+
+def main(
+    job: Callable[[Config], None], description: str, arguments: Sequence[str] | None = None
+) -> int:
+    """Read the settings, then run a job on them.
+
+    Args:
+        job: What to do with the settings.
+        description: Its help text.
+        arguments: Command line, without the program's name; None means `sys.argv`.
+
+    Returns:
+        Exit code: 0 done (or dry run printed), 2 bad input, 130 interrupted. Any other
+        exception passes through: a traceback and exit code 1.
+    """
+    try:
+        config, dry_run = load(description, sys.argv[1:] if arguments is None else arguments)
+        if dry_run:
+            print(
+                settings_yaml.dump(config.model_dump(mode="json"))
+                + "".join(f"# {line}\n" for line in plan(config)),
+                end="",
+            )
+        else:
+            job(config)
+    except UserError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def load(description: str, arguments: Sequence[str]) -> tuple[Config, bool]:
+    """Read the settings a command line asks for, and whether it asks for a dry run.
+
+    The command line goes before the YAML file, the file before the defaults.
+
+    Raises:
+        UserError: For an unknown key, a wrong value, or a file that cannot be read.
+    """
+    parser = _parser(description)
+    known, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        raise UserError(_unknown_argument(unknown[0]))
+    given = vars(known)
+    path, dry_run = given.pop("config"), given.pop("dry_run")
+    tree = settings_yaml.read(path or os.environ.get("DMD_CONFIG") or DEFAULT_FILE)
+    for key, value in given.items():
+        _put(tree, key, value)
+    try:
+        return Config.model_validate(tree), dry_run
+    except ValidationError as error:
+        raise UserError(_line(error.errors()[0])) from None
+
+
+def plan(config: Config) -> list[str]:
+    """Say what a run of all jobs comes to, in a few lines."""
+    from pipeline.diffusion.solver import evaluations  # torch: not for --help
+
+    pairs, distill = config.pairs, config.distill
+    channels, height, width = config.shape
+    row = 2 * 2 * channels * height * width + 8 + 8  # noise and image in fp16; id; label
+    calls = evaluations(pairs.solver, pairs.steps) * (1 if pairs.guidance == 1 else 2)
+    first, burn_in = distill.regression_steps, distill.burn_in_steps
+    training = f"{config.teacher.training.steps} training steps"
+    return [
+        f"teacher: {'analytic' if config.teacher.kind == 'gaussian' else training}",
+        f"pairs: {pairs.count} pairs in {pairs.count // pairs.shard_size} shards, "
+        f"{pairs.count * row} bytes on disk before compression",
+        f"pairs: {calls} teacher evaluations per pair ({pairs.solver}, {pairs.steps} steps), "
+        f"{calls * pairs.count} in all",
+        f"distill: {distill.steps} steps: {first} regression, {burn_in} critic burn-in, "
+        f"{distill.steps - first - burn_in} DMD",
+        f"evaluate: {config.evaluate.count} images per network",
+    ]
+
+
+class _Setting(NamedTuple):
+    name: str
+    group: str
+    schema: dict[str, Any]
+
+
+def _settings() -> list[_Setting]:
+    """List every leaf of the tree, in order, with its group's help and its own JSON schema."""
+    tree = Config.model_json_schema()
+
+    def walk(node: dict[str, Any], prefix: str) -> Iterator[_Setting]:
+        for key, schema in node["properties"].items():
+            if "$ref" not in schema:
+                yield _Setting(prefix + key, node["description"], schema)
+        for key, schema in node["properties"].items():
+            if "$ref" in schema:
+                yield from walk(tree["$defs"][schema["$ref"].split("/")[-1]], f"{prefix}{key}.")
+
+    return list(walk(tree, ""))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message.removeprefix("argument "))
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
+    parser = _Parser(
+        description=description,
+        allow_abbrev=False,
+        usage="%(prog)s [--config FILE] [--dry-run] [--setting value ...]",
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+            prog, max_help_position=38, width=100
+        ),
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help=f"YAML file of settings; default: $DMD_CONFIG, else {DEFAULT_FILE}",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print all settings and the plan, start nothing"
+    )
+    groups: dict[str, Any] = {}
+    for name, title, schema in _settings():
+        branch = name.rpartition(".")[0] or "all jobs"
+        if branch not in groups:
+            groups[branch] = parser.add_argument_group(branch, title)
+        kind, bounds = _describe(schema)
+        default = json.dumps(schema["default"] if schema["default"] != "" else None).strip('"')
+        text = f"{schema['description']} [{'; '.join((*bounds, f'default {default}'))}]"
+        groups[branch].add_argument(
+            f"--{name}",
+            metavar=kind,
+            default=argparse.SUPPRESS,
+            type=_text if kind == "TEXT" else settings_yaml.parse,
+            help=text.replace("%", "%%"),
+        )
+    return parser
+
+
+def _describe(schema: dict[str, Any]) -> tuple[str, list[str]]:
+    """Give a short name of a leaf's type, and its bounds in words."""
+    schema = {**schema, **schema.get("anyOf", [{}])[0]}
+    if schema["type"] == "array":
+        kind, bounds = _describe((schema.get("prefixItems") or [schema["items"]])[0])
+        return f"[{kind},...]", [f"each {bound}" for bound in bounds]
+    if "enum" in schema:
+        return "TEXT", ["one of " + ", ".join(schema["enum"])]
+    words = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most"}
+    bounds = [f"{word} {schema[key]:.10g}" for key, word in words.items() if key in schema]
+    if "exclusiveMaximum" in schema:
+        bounds.append(f"less than {schema['exclusiveMaximum']:.10g}")
+    kinds = {"integer": "INT", "number": "NUMBER", "boolean": "BOOL", "string": "TEXT"}
+    return kinds[schema["type"]], bounds
+
+
+def _text(text: str) -> str | None:
+    return None if text == "null" else text
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key; a branch that is no mapping stays, for `Config` to refuse."""
+    *groups, leaf = key.split(".")
+    branch: Any = tree
+    for group in groups:
+        branch = branch.setdefault(group, {})
+        if not isinstance(branch, dict):
+            return
+    branch[leaf] = value
+
+
+def _unknown_argument(argument: str) -> str:
+    if not argument.startswith("--"):
+        return f"{argument}: unexpected argument; write settings as `--distill.steps 500`"
+    return _unknown(argument[2:].partition("=")[0])
+
+
+def _unknown(key: str) -> str:
+    names = [setting.name for setting in _settings()]
+    if any(name.startswith(f"{key}.") for name in names):
+        inside = ", ".join(name for name in names if name.startswith(f"{key}."))
+        return f"{key}: a group of settings, not a setting; it has {inside}"
+    groups = sorted({name.rpartition(".")[0] for name in names} - {""})
+
+    def likeness(name: str) -> float:
+        leaves = SequenceMatcher(None, name.rpartition(".")[2], key.rpartition(".")[2])
+        return leaves.ratio() + SequenceMatcher(None, name, key).ratio()
+
+    same_leaf = [name for name in names if name.endswith(f".{key}")]
+    best = max((*names, *groups), key=likeness)
+    if same_leaf:
+        hint = f"did you mean {' or '.join(same_leaf)}?"
+    elif likeness(best) > 1.2:
+        hint = f"did you mean {best}?"
+    else:
+        hint = "--help lists all settings"
+    return f"{key}: unknown setting; {hint}"
+
+
+def _line(error: ErrorDetails) -> str:
+    """Say in one line one of pydantic's errors: key, value, what is right."""
+    key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error["loc"]).lstrip(".")
+    kind, value = error["type"], _show(error["input"])
+    reason = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    if not key:
+        return reason
+    if kind == "extra_forbidden":
+        return _unknown(key)
+    if kind == "missing":
+        return f"{key}: missing; {reason}"
+    if kind.startswith(("greater_than", "less_than")):
+        return f"{key}: {value} is out of range: {reason}"
+    if kind == "model_type":
+        return f"{key}: {value} is not a group of settings"
+    if kind == "tuple_type":
+        reason = "must be a list such as [1, 2]"
+    return f"{key}: {value} is not accepted: {reason}"
+
+
+def _show(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,180 @@
+"""The figures of an evaluation: student, teacher and real images against each other."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from pipeline.classifier import Classifier, accuracy, read
+from pipeline.data.images import RealImages
+from pipeline.diffusion import seeds
+from pipeline.metrics import frechet_distance, precision_recall
+from pipeline.progress import progress
+
+Generate = Callable[[Tensor, Tensor | None], Tensor]
+"""(noise (B, C, H, W), labels (B,) int64 or None) -> images, same shape, on the CPU."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images to compare, row by row from the same noise and label.
+
+    Attributes:
+        noise: Unit-variance noise, (N, C, H, W).
+        labels: Classes, (N,) int64, or None for unconditional networks.
+        student, teacher: What they make of it, (N, C, H, W), in about [-1, 1].
+    """
+
+    noise: Tensor
+    labels: Tensor | None
+    student: Tensor
+    teacher: Tensor
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Real images and the classifier trained on them."""
+
+    real: RealImages
+    classifier: Classifier
+
+
+@dataclass(frozen=True)
+class AgainstTeacher:
+    """Student against teacher, n_teacher images of each.
+
+    Fréchet distances (fd) are in squared units of the features: the classifier's 64, or the
+    pixels where there are no real images. Those at different n are not to be compared.
+
+    Attributes:
+        fd_teacher, pixel_fd: From the same noise and labels, on features and on pixels.
+        fd_floor, pixel_fd_floor: Teacher against teacher, same labels and other noise.
+        accuracy, teacher_accuracy: Part of the images classified as their label.
+        n_teacher: Images of each.
+    """
+
+    fd_teacher: float
+    fd_floor: float
+    pixel_fd: float
+    pixel_fd_floor: float
+    accuracy: float | None
+    teacher_accuracy: float | None
+    n_teacher: int
+
+
+@dataclass(frozen=True)
+class AgainstReal:
+    """Student and teacher against the real training images; all None where there are none.
+
+    Attributes:
+        fd_real, teacher_fd_real: Fréchet distances, with the real images' labels.
+        real_floor: Random half of the real images against the other half, mean of 10 splits.
+        precision, recall, teacher_precision, teacher_recall: Against all real images, k = 3.
+        classifier_accuracy: On real images that it was not trained on.
+        n_real: Real images, and images of student and of teacher.
+        n_real_floor: Images in a half.
+    """
+
+    fd_real: float | None = None
+    teacher_fd_real: float | None = None
+    real_floor: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    teacher_precision: float | None = None
+    teacher_recall: float | None = None
+    classifier_accuracy: float | None = None
+    n_real: int | None = None
+    n_real_floor: int | None = None
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Median times of one image (batch 1), in milliseconds, and their ratio."""
+
+    latency_ms: float
+    teacher_latency_ms: float
+    speedup: float
+
+
+def against_teacher(images: Images, other: Tensor, judge: Judge | None) -> AgainstTeacher:
+    """Compare a student with its teacher.
+
+    Args:
+        images: Of both, from the same noise.
+        other: The teacher's images from other noise and the same labels, (N, C, H, W).
+        judge: For features and accuracy; without one the features are the pixels.
+    """
+    student, teacher, again = (x.flatten(1) for x in (images.student, images.teacher, other))
+    pixel_fd, pixel_fd_floor = frechet_distance(teacher, student), frechet_distance(teacher, again)
+    fd, fd_floor, right, teacher_right = pixel_fd, pixel_fd_floor, None, None
+    if judge is not None:
+        by_student, by_teacher, by_other = (
+            read(judge.classifier, x) for x in (images.student, images.teacher, other)
+        )
+        fd = frechet_distance(by_teacher.features, by_student.features)
+        fd_floor = frechet_distance(by_teacher.features, by_other.features)
+        if images.labels is not None:
+            right = accuracy(by_student.logits, images.labels)
+            teacher_right = accuracy(by_teacher.logits, images.labels)
+    return AgainstTeacher(
+        fd, fd_floor, pixel_fd, pixel_fd_floor, right, teacher_right, len(teacher)
+    )
+
+
+def against_real(images: Images, judge: Judge) -> AgainstReal:
+    """Compare a student and its teacher with as many real images of the same labels."""
+    real = read(judge.classifier, judge.real.images).features
+    student = read(judge.classifier, images.student).features
+    teacher = read(judge.classifier, images.teacher).features
+    by_student, by_teacher = precision_recall(real, student), precision_recall(real, teacher)
+    held_out = read(judge.classifier, judge.real.test_images).logits
+    return AgainstReal(
+        fd_real=frechet_distance(real, student),
+        teacher_fd_real=frechet_distance(real, teacher),
+        real_floor=half_against_half(real),
+        precision=by_student.precision,
+        recall=by_student.recall,
+        teacher_precision=by_teacher.precision,
+        teacher_recall=by_teacher.recall,
+        classifier_accuracy=accuracy(held_out, judge.real.test_labels),
+        n_real=len(real),
+        n_real_floor=len(real) // 2,
+    )
+
+
+def half_against_half(features: Tensor, splits: int = 10) -> float:
+    """Mean Fréchet distance of random halves of the features, (N, D)."""
+    rng, half = seeds.generator("halves"), len(features) // 2
+    total = 0.0
+    for _ in range(splits):
+        order = torch.randperm(len(features), generator=rng)
+        total += frechet_distance(features[order[:half]], features[order[half : 2 * half]])
+    return total / splits
+
+
+def compare_speed(
+    student: Generate, teacher: Generate, noise: Tensor, labels: Tensor | None, repeats: int = 20
+) -> Speed:
+    """Time both on the same input, turn by turn, after three rounds of warm-up.
+
+    Args:
+        student: What to time; an answer on the CPU ends the time of a GPU too.
+        teacher: The same.
+        noise: One noise, (1, C, H, W).
+        labels: Its class, (1,) int64, or None.
+        repeats: Rounds that count.
+    """
+    rounds = []
+    with progress(repeats + 3, "latency", "rounds") as bar:
+        for _ in range(repeats + 3):
+            start = time.perf_counter()
+            student(noise, labels)
+            middle = time.perf_counter()
+            teacher(noise, labels)
+            rounds.append((middle - start, time.perf_counter() - middle))
+            bar.update(1)
+    one, many = (1000 * median(times) for times in zip(*rounds[3:], strict=True))
+    return Speed(latency_ms=one, teacher_latency_ms=many, speedup=many / one)

@@ -1,0 +1,315 @@
+"""One typed, frozen tree of every setting; each room's builder gets its own branch.
+
+Across Ray it travels as `config.model_dump(mode="json")` and comes back through
+`Config.model_validate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+def _rising(span: tuple[float, float]) -> tuple[float, float]:
+    if span[0] >= span[1]:
+        raise ValueError("must rise, from a lower to a higher part")
+    return span
+
+
+def _blank(value: Any) -> Any:
+    return "" if value is None else value
+
+
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0)]
+Part = Annotated[float, Field(ge=0, le=1)]
+Span = Annotated[tuple[Part, Part], Field(strict=False), AfterValidator(_rising)]
+Folder = Annotated[str, BeforeValidator(_blank)]
+"""A folder of output; null or "" until `Config` fills in its place under `run`."""
+
+
+class _Branch(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DataConfig(_Branch):
+    """The real images a small teacher learns from."""
+
+    name: Literal["digits", "mnist", "fashion-mnist"] | None = Field(
+        default="digits", description="Image set; null where nothing learns from real images."
+    )
+    size: int = Field(default=8, ge=4, le=1024, description="Height and width, in pixels.")
+    folder: str | None = Field(
+        default=None, description="Folder of the IDX files of mnist or fashion-mnist."
+    )
+
+
+class NetworkConfig(_Branch):
+    """A new UNet: the teacher's, or student and critic of an analytic teacher."""
+
+    channels: tuple[Positive, ...] = Field(
+        default=(32, 64), strict=False, min_length=1, description="Channels of each level."
+    )
+    layers: int = Field(default=1, ge=1, le=8, description="ResNet blocks per level.")
+    attention: tuple[bool, ...] = Field(
+        default=(False, True),
+        strict=False,
+        min_length=1,
+        description="Attention at each level, true or false.",
+    )
+    norm_groups: Positive = Field(default=8, description="Groups of each group norm.")
+
+
+class GaussianConfig(_Branch):
+    """The analytic teacher: one Gaussian per class, its score exact."""
+
+    shape: tuple[Positive, Positive, Positive] = Field(
+        default=(1, 8, 8), strict=False, description="Channels, height, width, in pixels."
+    )
+    classes: Positive = Field(default=10, description="Number of classes.")
+
+
+class TrainingConfig(_Branch):
+    """Training of a small teacher on the real images."""
+
+    steps: Positive = Field(default=4000, description="Optimiser steps.")
+    batch_size: Positive = Field(default=128, description="Images per step.")
+    lr: Rate = Field(default=2e-3, description="Learning rate of Adam.")
+    ema: Decay = Field(default=0.999, description="Decay of the weight average, per step.")
+    p_mean: float = Field(default=-1.2, ge=-10, le=10, description="Mean of ln(sigma).")
+    p_std: float = Field(default=1.2, gt=0, le=10, description="Standard deviation of ln(sigma).")
+
+
+class TeacherConfig(_Branch):
+    """The teacher: many steps, frozen once trained."""
+
+    kind: Literal["diffusers", "gaussian"] = Field(
+        default="diffusers", description="A diffusers folder, or an exact Gaussian score."
+    )
+    output: Folder = Field(default="", description="Its diffusers folder; null: <run>/teacher.")
+    delay: float = Field(default=0.0, ge=0, le=60, description="Seconds added to a gaussian call.")
+    gaussian: GaussianConfig = Field(default_factory=GaussianConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+
+
+class ActorsConfig(_Branch):
+    """The Ray actors that make pairs, and what each one holds."""
+
+    min: Positive = Field(default=1, description="Actors kept at least.")
+    max: Positive = Field(default=2, description="Actors at most.")
+    cpus: float = Field(default=1.0, ge=0, description="CPU cores per actor.")
+    gpus: float = Field(default=0.0, ge=0, description="GPUs per actor.")
+
+
+class PairsConfig(_Branch):
+    """The set of pairs: a noise and the image the teacher's ODE makes of it."""
+
+    count: Positive = Field(default=5000, description="Pairs in the set, a multiple of shard_size.")
+    shard_size: Positive = Field(default=500, description="Pairs per shard (one file, one task).")
+    output: Folder = Field(default="", description="Folder of the set; null: <run>/pairs.")
+    solver: Literal["euler", "heun", "dpmpp_2m", "plms"] = Field(
+        default="heun", description="ODE solver of the teacher."
+    )
+    steps: int = Field(default=18, ge=2, le=1000, description="Solver steps.")
+    guidance: float = Field(
+        default=1.0, ge=0, le=100, description="Classifier-free guidance scale; 1 is none."
+    )
+    batch_size: Positive = Field(default=250, description="Pairs solved at once by one actor.")
+    actors: ActorsConfig = Field(default_factory=ActorsConfig)
+
+
+class StudentConfig(_Branch):
+    """The student's optimiser, after the regression phase."""
+
+    lr: Rate = Field(default=1e-4, description="Learning rate of AdamW.")
+    warmup: int = Field(default=100, ge=0, description="Steps in which the rate rises from 0.")
+
+
+class RegressionConfig(_Branch):
+    """The loss that ties the student to the pairs."""
+
+    weight: Weight = Field(default=0.25, description="Weight in the DMD phase; 0 needs no pairs.")
+    batch_size: Positive = Field(default=128, description="Pairs per step, over all lanes.")
+    lr: Rate = Field(default=1e-3, description="Learning rate of AdamW in the regression phase.")
+
+
+class MatchingConfig(_Branch):
+    """The loss that pulls the student's distribution to the teacher's."""
+
+    weight: Weight = Field(default=1.0, description="Weight of the loss; 0 turns it off.")
+    range: Span = Field(
+        default=(0.2, 0.75), description="Noise levels drawn, as parts: 0 clean, 1 pure noise."
+    )
+
+
+class CriticConfig(_Branch):
+    """The critic, which learns to denoise what the student makes."""
+
+    lr: Rate = Field(default=5e-4, description="Learning rate of AdamW.")
+    range: Span = Field(
+        default=(0.15, 0.8), description="Noise levels drawn, as parts: 0 clean, 1 pure noise."
+    )
+
+
+class WorkersConfig(_Branch):
+    """The Ray Train workers, and what each one holds."""
+
+    min: Positive = Field(default=1, description="Workers the run starts with at least.")
+    max: Positive = Field(default=2, description="Workers at most, no more than lanes.")
+    cpus: float = Field(default=1.0, ge=0, description="CPU cores per worker.")
+    gpus: float = Field(default=0.0, ge=0, description="GPUs per worker.")
+
+
+class DistillConfig(_Branch):
+    """The distillation: regression phase, critic burn-in, then DMD."""
+
+    output: Folder = Field(
+        default="", description="Folder of student, checkpoints and metrics; null: <run>/distill."
+    )
+    steps: Positive = Field(default=3000, description="Optimiser steps of all phases together.")
+    regression_steps: int = Field(default=1000, ge=0, description="Steps of regression alone.")
+    burn_in_steps: int = Field(default=200, ge=0, description="Steps of the critic alone.")
+    batch_size: Positive = Field(
+        default=128, description="Student samples per step, over all lanes."
+    )
+    lanes: Positive = Field(default=2, description="Equal parts of a batch, shared out to workers.")
+    ema: Decay = Field(default=0.995, description="Decay of the student's average, per step.")
+    clip: float = Field(default=10.0, gt=0, description="Largest norm of a gradient.")
+    student: StudentConfig = Field(default_factory=StudentConfig)
+    regression: RegressionConfig = Field(default_factory=RegressionConfig)
+    matching: MatchingConfig = Field(default_factory=MatchingConfig)
+    critic: CriticConfig = Field(default_factory=CriticConfig)
+    log_every: Positive = Field(
+        default=50, description="Steps from one line of metrics to the next."
+    )
+    sample_every: Positive = Field(default=500, description="Steps from one picture to the next.")
+    checkpoint_every: Positive = Field(
+        default=500, description="Steps from one checkpoint to the next."
+    )
+    keep: Positive = Field(default=2, description="Newest checkpoints kept.")
+    workers: WorkersConfig = Field(default_factory=WorkersConfig)
+
+
+class EvaluateConfig(_Branch):
+    """The comparison of student, teacher and real images."""
+
+    output: Folder = Field(default="", description="Folder of the results; null: <run>.")
+    student: Folder = Field(
+        default="", description="The student's folder; null: <distill.output>/student."
+    )
+    count: int = Field(default=10_000, ge=10, description="Images compared, per network.")
+    batch_size: Positive = Field(default=500, description="Images made at once.")
+
+
+class SampleConfig(_Branch):
+    """A sheet of one-step images of the student in `evaluate.student`."""
+
+    output: Folder = Field(default="", description="The PNG file; null: <run>/samples.png.")
+    count: int = Field(default=100, gt=0, le=1000, description="Images on the sheet.")
+
+
+class Config(_Branch):
+    """Every setting of a run."""
+
+    seed: int = Field(
+        default=0, ge=0, le=2**32 - 1, description="Seed of every random number of the run."
+    )
+    run: str = Field(
+        default="runs/digits", min_length=1, description="Folder of all the run's outputs."
+    )
+    data: DataConfig = Field(default_factory=DataConfig)
+    network: NetworkConfig = Field(default_factory=NetworkConfig)
+    teacher: TeacherConfig = Field(default_factory=TeacherConfig)
+    pairs: PairsConfig = Field(default_factory=PairsConfig)
+    distill: DistillConfig = Field(default_factory=DistillConfig)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    sample: SampleConfig = Field(default_factory=SampleConfig)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of an image of the teacher this tree describes."""
+        if self.teacher.kind == "gaussian":
+            return self.teacher.gaussian.shape
+        return (1, self.data.size, self.data.size)
+
+    @model_validator(mode="after")
+    def _places(self) -> Config:
+        run = self.run.rstrip("/") or "/"
+        self._fill("teacher", output=f"{run}/teacher")
+        self._fill("pairs", output=f"{run}/pairs")
+        self._fill("distill", output=f"{run}/distill")
+        self._fill("evaluate", output=run, student=f"{self.distill.output}/student")
+        self._fill("sample", output=f"{run}/samples.png")
+        return self
+
+    def _fill(self, name: str, **folders: str) -> None:
+        branch = getattr(self, name)
+        blank = {field: path for field, path in folders.items() if not getattr(branch, field)}
+        self.__dict__[name] = branch.model_copy(update=blank)
+
+    @model_validator(mode="after")
+    def _agreement(self) -> Config:
+        for problem in (*_network_problems(self), *_count_problems(self)):
+            raise ValueError(problem)
+        return self
+
+
+def _network_problems(config: Config) -> Iterator[str]:
+    network, levels = config.network, len(config.network.channels)
+    if len(network.attention) != levels:
+        yield (
+            f"network.attention: {len(network.attention)} values for the {levels} levels of "
+            "network.channels; give one per level"
+        )
+    for channels in network.channels:
+        if channels % network.norm_groups:
+            yield (
+                f"network.channels: {channels} is not a multiple of network.norm_groups "
+                f"({network.norm_groups})"
+            )
+    place = "teacher.gaussian.shape" if config.teacher.kind == "gaussian" else "data.size"
+    for size in config.shape[1:]:
+        if size % 2 ** (levels - 1):
+            yield (
+                f"{place}: {size} is not a multiple of {2 ** (levels - 1)}, "
+                f"as the {levels} levels of network.channels need"
+            )
+    if config.teacher.kind == "diffusers" and config.data.name is None:
+        yield (
+            "data.name: null leaves the teacher without images; "
+            "name a set or choose teacher.kind gaussian"
+        )
+
+
+def _count_problems(config: Config) -> Iterator[str]:
+    pairs, distill = config.pairs, config.distill
+    if pairs.count % pairs.shard_size:
+        below = pairs.count // pairs.shard_size * pairs.shard_size
+        nearest = f"{below} or {below + pairs.shard_size}" if below else f"{pairs.shard_size}"
+        yield (
+            f"pairs.count: {pairs.count} is not a multiple of pairs.shard_size "
+            f"({pairs.shard_size}); use {nearest}"
+        )
+    for name, size in (
+        ("distill.batch_size", distill.batch_size),
+        ("distill.regression.batch_size", distill.regression.batch_size),
+    ):
+        if size % distill.lanes:
+            yield f"{name}: {size} is not a multiple of distill.lanes ({distill.lanes})"
+    for name, low, limit, high in (
+        ("pairs.actors.min", pairs.actors.min, "pairs.actors.max", pairs.actors.max),
+        ("distill.workers.min", distill.workers.min, "distill.workers.max", distill.workers.max),
+        ("distill.workers.max", distill.workers.max, "distill.lanes", distill.lanes),
+        (
+            "distill.regression_steps + distill.burn_in_steps",
+            distill.regression_steps + distill.burn_in_steps,
+            "distill.steps",
+            distill.steps,
+        ),
+    ):
+        if low > high:
+            yield f"{name}: {low} is more than {limit} ({high})"

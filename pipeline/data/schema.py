@@ -1,0 +1,188 @@
+"""Pairs in memory and in a Parquet file: the only place that knows the columns.
+
+A shard has the columns `sample_id` (int64), `label` (int32; absent in an unconditional set),
+`noise` and `image` (float16, little-endian, C x H x W, as fixed-size binary). They are stored
+plainly, in row groups of `GROUP`, so reading one is a copy of bytes; what made the rows stands
+in the file's metadata.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from pipeline.errors import UserError
+
+VERSION = 1
+GROUP = 256
+
+_ID, _LABEL, _NOISE, _IMAGE = "sample_id", "label", "noise", "image"
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Noise and what the teacher makes of it.
+
+    Attributes:
+        ids: Sample ids, (B,) int64.
+        labels: Class labels, (B,) int64, or None for an unconditional teacher.
+        noise: Unit-variance noise, (B, C, H, W), float32 (float16 straight from a shard).
+        images: The teacher's images from that noise, same shape and dtype, in about [-1, 1].
+    """
+
+    ids: Tensor
+    labels: Tensor | None
+    noise: Tensor
+    images: Tensor
+
+    def rows(self, rows: Tensor | slice) -> "PairBatch":
+        """The pairs at these positions; a slice gives views."""
+        labels = None if self.labels is None else self.labels[rows]
+        return PairBatch(self.ids[rows], labels, self.noise[rows], self.images[rows])
+
+    def to(self, device: torch.device) -> "PairBatch":
+        """The same pairs on a device."""
+        labels = None if self.labels is None else self.labels.to(device)
+        return PairBatch(self.ids.to(device), labels, self.noise.to(device), self.images.to(device))
+
+    def float(self) -> "PairBatch":
+        """The same pairs with noise and images in float32."""
+        return PairBatch(self.ids, self.labels, self.noise.float(), self.images.float())
+
+
+def concat(batches: Sequence[PairBatch]) -> PairBatch:
+    """One batch of all pairs, in the given order; a copy unless there is only one."""
+    if len(batches) == 1:
+        return batches[0]
+    labels = [batch.labels for batch in batches if batch.labels is not None]
+    return PairBatch(
+        torch.cat([batch.ids for batch in batches]),
+        torch.cat(labels) if labels else None,
+        torch.cat([batch.noise for batch in batches]),
+        torch.cat([batch.images for batch in batches]),
+    )
+
+
+def storable(noise: Tensor) -> Tensor:
+    """Round to what a shard can hold (float16), in the tensor's own dtype."""
+    return noise.half().to(noise.dtype)
+
+
+def encode(batch: PairBatch, metadata: dict[str, str]) -> bytes:
+    """The Parquet file of these pairs; the same pairs and metadata give the same bytes.
+
+    Args:
+        batch: Pairs on any device.
+        metadata: What made them; `shape`, `dtype` and `sha256` are added here.
+    """
+    arrays = {_ID: pa.array(batch.ids.cpu().numpy(), pa.int64())}
+    if batch.labels is not None:
+        arrays[_LABEL] = pa.array(batch.labels.cpu().numpy().astype(np.int32), pa.int32())
+    arrays |= {_NOISE: _to_binary(batch.noise), _IMAGE: _to_binary(batch.images)}
+    fields = [pa.field(name, array.type, nullable=False) for name, array in arrays.items()]
+    table = pa.table(arrays, pa.schema(fields))
+    own = {"shape": json.dumps(list(batch.noise.shape[1:])), "dtype": "float16"}
+    file = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        file,
+        table.schema,
+        compression="NONE",
+        use_dictionary=False,
+        write_statistics=[_ID],
+        store_schema=False,
+    ) as writer:
+        writer.write_table(table, row_group_size=GROUP)
+        writer.add_key_value_metadata({**metadata, **own, "sha256": digest(table)})
+    return bytes(file.getvalue())
+
+
+def digest(table: pa.Table) -> str:
+    """SHA-256 of the rows: the raw little-endian values, column after column, in hex."""
+    content = hashlib.sha256()
+    for column in table.columns:
+        content.update(_raw(column).to_numpy().data)
+    return content.hexdigest()
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What a shard says about itself: its number of rows and its metadata."""
+
+    rows: int
+    metadata: dict[str, str]
+
+
+def read_footer(file: pa.NativeFile, name: str) -> Footer:
+    """Read the end of a shard, not its rows.
+
+    Args:
+        file: The open shard.
+        name: What to call it in an error.
+
+    Raises:
+        UserError: If it is truncated or no Parquet file.
+    """
+    with _readable(name):
+        footer = pq.read_metadata(file)
+        metadata = {key.decode(): value.decode() for key, value in (footer.metadata or {}).items()}
+        return Footer(footer.num_rows, metadata)
+
+
+def decode(file: pa.NativeFile, group: int, shape: tuple[int, int, int], name: str) -> PairBatch:
+    """Read one row group of a shard; noise and images stay float16, in memory not to be written.
+
+    Args:
+        file: The open shard.
+        group: Number of the row group.
+        shape: One image, (C, H, W).
+        name: What to call the shard in an error.
+
+    Raises:
+        UserError: If the shard is truncated, damaged or of another layout.
+    """
+    with _readable(name):
+        table = pq.ParquetFile(file).read_row_group(group, use_threads=False)
+        labels = _values(table[_LABEL], torch.int32) if _LABEL in table.column_names else None
+        return PairBatch(
+            _values(table[_ID], torch.int64),
+            None if labels is None else labels.long(),
+            _values(table[_NOISE], torch.float16).reshape(-1, *shape),
+            _values(table[_IMAGE], torch.float16).reshape(-1, *shape),
+        )
+
+
+def _to_binary(images: Tensor) -> pa.Array:
+    values = np.ascontiguousarray(images.half().flatten(1).cpu().numpy(), dtype="<f2")
+    width = values.shape[1] * values.itemsize
+    return pa.Array.from_buffers(pa.binary(width), len(values), [None, pa.py_buffer(values)])
+
+
+def _raw(column: pa.ChunkedArray) -> pa.UInt8Array:
+    """The bytes of a fixed-width column; no copy where it is one chunk, as in a row group."""
+    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    width = array.type.byte_width
+    data = pa.Array.from_buffers(pa.uint8(), array.buffers()[1].size, [None, array.buffers()[1]])
+    return data.slice(array.offset * width, len(array) * width)
+
+
+def _values(column: pa.ChunkedArray, dtype: torch.dtype) -> Tensor:
+    return from_dlpack(_raw(column)).view(dtype)
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError, ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{name} is no readable pair shard ({reason}); delete it and run jobs/pairs.py again"
+        ) from error

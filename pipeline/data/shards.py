@@ -1,0 +1,236 @@
+"""A pair set: its plan, its shards, and the manifest that closes it.
+
+    plan.json                              what defines the content, put before any shard
+    pairs-000000000000-000000000500.parquet    ids 0 to 499; the name follows from the plan
+    manifest-5000.json                     the shards of a complete set of 5000 pairs
+
+Each is put once. Readers trust the manifest of the largest count and nothing else. Rows and
+checksum travel in the shard's own footer: closing a set reads the end of each stored shard,
+never its rows, and describes what is stored, whoever won the race to write it.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.data import schema
+from pipeline.data.schema import PairBatch
+from pipeline.data.store import Store
+from pipeline.errors import UserError
+
+PLAN = "plan.json"
+NOISE = "Philox4x32-10 of (seed, stream 0, sample_id), AS 241 normal quantile, float16"
+
+
+@dataclass(frozen=True)
+class PairPlan:
+    """All that defines the content of a pair set (not its count, batch size or machines).
+
+    Attributes:
+        teacher: Fingerprint of the teacher.
+        seed: Seed of the noise.
+        solver: Name of the ODE solver.
+        steps: Its number of steps.
+        guidance: Guidance scale; 1 means the conditional prediction alone.
+        shard_size: Pairs in a shard.
+        shape: One image, (C, H, W).
+        classes: Number of class labels, or None for an unconditional teacher.
+        version: Version of the layout.
+    """
+
+    teacher: str
+    seed: int
+    solver: str
+    steps: int
+    guidance: float
+    shard_size: int
+    shape: tuple[int, int, int]
+    classes: int | None
+    version: int = schema.VERSION
+
+    def fingerprint(self) -> str:
+        """Short hash of all fields."""
+        return hashlib.sha256(_dump(self)).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One stored shard: first id, rows, size in bytes, and SHA-256 of its rows."""
+
+    name: str
+    first: int
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A complete set: its plan, its number of pairs, and its shards by id."""
+
+    plan: PairPlan
+    count: int
+    shards: tuple[Shard, ...]
+
+    def check_teacher(self, fingerprint: str) -> None:
+        """Make sure that the pairs come from this teacher.
+
+        Raises:
+            UserError: If another teacher made them.
+        """
+        if self.plan.teacher != fingerprint:
+            raise UserError(
+                f"the pairs are of another teacher: {self.plan.teacher}, not {fingerprint}; "
+                "set pairs.output to a new folder and run jobs/pairs.py"
+            )
+
+
+def open_plan(store: Store, plan: PairPlan) -> None:
+    """Put the plan, or make sure that the one in the store is the same.
+
+    Raises:
+        UserError: If the store holds pairs of another plan; names every difference.
+    """
+    if store.put(PLAN, _dump(plan)):
+        return
+    stored = asdict(_load_plan(_load(store, PLAN), store.where(PLAN)))
+    wanted = asdict(plan)
+    different = [key for key in wanted if wanted[key] != stored[key]]
+    if different:
+        differences = "; ".join(f"{key} {stored[key]!r}, not {wanted[key]!r}" for key in different)
+        raise UserError(
+            f"{store.where(PLAN)} is of another set: it has {differences}; "
+            "give pairs.output another folder, or delete that one"
+        )
+
+
+def ids(plan: PairPlan, index: int) -> Tensor:
+    """Sample ids of a shard, (shard_size,) int64."""
+    return torch.arange(index * plan.shard_size, (index + 1) * plan.shard_size)
+
+
+def labels(plan: PairPlan, ids: Tensor) -> Tensor | None:
+    """Class labels of sample ids, (B,) int64, each class equally often; None without classes."""
+    return None if plan.classes is None else ids % plan.classes
+
+
+def missing(store: Store, plan: PairPlan, count: int) -> list[int]:
+    """Shards of a set of `count` pairs that are not stored yet.
+
+    Raises:
+        UserError: If the count is not a whole number of shards.
+    """
+    stored = set(store.list("pairs-"))
+    return [index for index in _indices(plan, count) if _name(plan, index) not in stored]
+
+
+def write(store: Store, plan: PairPlan, index: int, batch: PairBatch) -> Shard:
+    """Store one shard, unless it is there already.
+
+    Returns:
+        The stored shard, which another process may have written first.
+
+    Raises:
+        UserError: If the store refuses or holds something else under that name.
+    """
+    assert torch.equal(batch.ids.cpu(), ids(plan, index)), "these are not the shard's ids"
+    metadata = {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in asdict(plan).items()
+    }
+    metadata |= {"noise": NOISE, "plan": plan.fingerprint()}
+    store.put(_name(plan, index), schema.encode(batch, metadata))
+    return _stored(store, plan, index)
+
+
+def close(store: Store, plan: PairPlan, count: int) -> Manifest:
+    """Put the manifest of a complete set, or return the one that is there.
+
+    Raises:
+        UserError: If a shard is missing, damaged, or not the one an earlier manifest lists.
+    """
+    shards = tuple(_stored(store, plan, index) for index in _indices(plan, count))
+    manifest = Manifest(plan, count, shards)
+    name = f"manifest-{count}.json"
+    if not store.put(name, _dump(manifest)) and _load_manifest(store, name) != manifest:
+        raise UserError(
+            f"{store.where(name)} lists other shards than those stored; "
+            "delete this manifest and run jobs/pairs.py again"
+        )
+    return manifest
+
+
+def read_manifest(store: Store) -> Manifest:
+    """The manifest of the largest count.
+
+    Raises:
+        UserError: If there is none, it is damaged or it lists no pairs.
+    """
+    counts = [name[len("manifest-") : -len(".json")] for name in store.list("manifest-")]
+    largest = max((int(count) for count in counts if count.isdigit()), default=None)
+    if largest is None:
+        raise UserError(f"no complete pair set in {store.where('')}: run jobs/pairs.py first")
+    manifest = _load_manifest(store, f"manifest-{largest}.json")
+    if manifest.count < 1:
+        raise UserError(f"the pair set in {store.where('')} is empty: run jobs/pairs.py first")
+    return manifest
+
+
+def _indices(plan: PairPlan, count: int) -> range:
+    whole, rest = divmod(count, plan.shard_size)
+    if rest or whole < 1:
+        below, above = max(whole, 1) * plan.shard_size, (whole + 1) * plan.shard_size
+        nearest = f"{below} or {above}" if whole else f"{above}"
+        raise UserError(
+            f"pairs.count {count} is not a whole number of shards of "
+            f"pairs.shard_size {plan.shard_size}: use {nearest}"
+        )
+    return range(whole)
+
+
+def _name(plan: PairPlan, index: int) -> str:
+    first = index * plan.shard_size
+    return f"pairs-{first:012d}-{first + plan.shard_size:012d}.parquet"
+
+
+def _stored(store: Store, plan: PairPlan, index: int) -> Shard:
+    name = _name(plan, index)
+    with store.open(name) as file:
+        size = file.size()
+        footer = schema.read_footer(file, store.where(name))
+    if footer.metadata.get("plan") != plan.fingerprint() or footer.rows != plan.shard_size:
+        raise UserError(
+            f"{store.where(name)} is a shard of another plan; delete it and run jobs/pairs.py again"
+        )
+    return Shard(name, index * plan.shard_size, footer.rows, size, footer.metadata["sha256"])
+
+
+def _dump(value: PairPlan | Manifest) -> bytes:
+    return (json.dumps(asdict(value), indent=1) + "\n").encode()
+
+
+def _load(store: Store, name: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(store.get(name)))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{store.where(name)} is damaged ({error}); delete it") from error
+
+
+def _load_plan(values: dict[str, Any], where: str) -> PairPlan:
+    names = {field.name for field in fields(PairPlan)}
+    if set(values) != names or values["version"] != schema.VERSION:
+        raise UserError(f"{where} was written by another version; make the pairs again elsewhere")
+    return PairPlan(**{**values, "shape": tuple(values["shape"])})
+
+
+def _load_manifest(store: Store, name: str) -> Manifest:
+    values = _load(store, name)
+    try:
+        plan = _load_plan(values["plan"], store.where(name))
+        return Manifest(plan, values["count"], tuple(Shard(**each) for each in values["shards"]))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{store.where(name)} is damaged ({error!r}); delete it") from error

@@ -1,0 +1,117 @@
+"""Where a pair set lives: whole objects, each put once or not at all."""
+
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+
+from pipeline.errors import UserError
+
+
+class Store(Protocol):
+    """A flat set of named objects. Every method raises `UserError` when the store refuses."""
+
+    def put(self, name: str, data: bytes) -> bool:
+        """Put a whole object unless the name is taken; never overwrites.
+
+        Returns:
+            True if this call made the object, False if it was there already.
+        """
+
+    def get(self, name: str) -> bytes:
+        """All bytes of an object."""
+
+    def open(self, name: str) -> pa.NativeFile:
+        """An object as a seekable file that reads only what is asked for."""
+
+    def list(self, prefix: str = "") -> Sequence[str]:
+        """Names that start with the prefix, sorted."""
+
+    def where(self, name: str) -> str:
+        """Full path of an object, for messages."""
+
+
+def open_store(path: str) -> Store:
+    """The store at a path; nothing is made or read yet.
+
+    Args:
+        path: A local folder; it is made with the first object.
+
+    Raises:
+        UserError: If the path is a URL.
+    """
+    if "://" in path:
+        raise UserError(f"pairs.output {path!r}: only local folders can be used; give a path")
+    return LocalStore(Path(path))
+
+
+class LocalStore:
+    """A folder. An object appears under its name by a hard link to a finished file.
+
+    A process killed in the middle leaves at most a hidden `.tmp` file, which nobody reads.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def put(self, name: str, data: bytes) -> bool:
+        temporary = self.folder / f".{name}.{uuid.uuid4().hex}.tmp"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                with open(temporary, "xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.link(temporary, self.folder / name)
+                return True
+            except FileExistsError:
+                return False
+            finally:
+                temporary.unlink(missing_ok=True)
+                _sync(self.folder)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.where(name)}: {error.strerror}; "
+                "free space or choose another folder, then run the same command again"
+            ) from error
+
+    def get(self, name: str) -> bytes:
+        try:
+            return (self.folder / name).read_bytes()
+        except OSError as error:
+            raise self._unreadable(name, error) from error
+
+    def open(self, name: str) -> pa.NativeFile:
+        try:
+            return pa.OSFile(self.where(name))
+        except OSError as error:
+            raise self._unreadable(name, error) from error
+
+    def list(self, prefix: str = "") -> Sequence[str]:
+        try:
+            names = os.listdir(self.folder)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise UserError(f"cannot list {self.folder}: {error.strerror}") from error
+        return sorted(name for name in names if name.startswith(prefix) and name[0] != ".")
+
+    def where(self, name: str) -> str:
+        return str(self.folder / name)
+
+    def _unreadable(self, name: str, error: OSError) -> UserError:
+        reason = error.strerror or "no such file"
+        return UserError(f"cannot read {self.where(name)}: {reason}; run jobs/pairs.py again")
+
+
+def _sync(folder: Path) -> None:
+    """Make new names in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

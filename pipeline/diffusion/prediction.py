@@ -1,0 +1,82 @@
+r"""What a network's output means: every kind of prediction to and from x0.
+
+With x_t = alpha x0 + sigma eps a network may predict eps, x0 itself ("sample"), the velocity
+v = alpha eps - sigma x0, or the flow eps - x0. The names are diffusers' `prediction_type`.
+"""
+
+from torch import Tensor
+
+PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction")
+
+
+def _check(kind: str) -> None:
+    if kind not in PREDICTIONS:
+        raise ValueError(f"unknown prediction type {kind!r}; known are {', '.join(PREDICTIONS)}")
+
+
+def to_x0(kind: str, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The clean image that a network's output stands for.
+
+    Args:
+        kind: One of `PREDICTIONS`.
+        output: The network's output at x_t, (B, ...).
+        x_t: The noisy image, same shape.
+        alpha, sigma: Its factors of image and noise, broadcastable to x_t.
+
+    Returns:
+        x0, same shape as x_t.
+
+    Raises:
+        ValueError: If the kind is unknown.
+
+    Source: eps: Ho et al., 2020, arXiv 2006.11239, Eq. 9; v: Salimans and Ho, 2022,
+    arXiv 2202.00512, App. D, for any alpha^2 + sigma^2; flow: Liu et al., 2022, arXiv 2209.03003.
+    """
+    _check(kind)
+    if kind == "epsilon":
+        return (x_t - sigma * output) / alpha
+    if kind == "v_prediction":
+        return (alpha * x_t - sigma * output) / (alpha**2 + sigma**2)
+    if kind == "flow_prediction":
+        return (x_t - sigma * output) / (alpha + sigma)
+    return output
+
+
+def from_x0(kind: str, x0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The output a network of this kind gives when it means x0; the inverse of `to_x0`.
+
+    sigma must be positive. Shapes, errors and sources as in `to_x0`.
+    """
+    _check(kind)
+    if kind == "epsilon":
+        return (x_t - alpha * x0) / sigma
+    if kind == "v_prediction":
+        return (alpha * x_t - (alpha**2 + sigma**2) * x0) / sigma
+    if kind == "flow_prediction":
+        return (x_t - (alpha + sigma) * x0) / sigma
+    return x0
+
+
+def edm_inputs(x_t: Tensor, sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor]:
+    """EDM's network inputs: (c_in x_t, c_noise).
+
+    Args:
+        x_t: Noisy image, (B, ...).
+        sigma: Noise level, (B, 1, ...), broadcastable to x_t.
+        sigma_data: Standard deviation of the data.
+
+    Source: Karras et al., 2022, arXiv 2206.00364, Table 1, last column.
+    """
+    return x_t * (sigma**2 + sigma_data**2).rsqrt(), sigma.log() / 4
+
+
+def edm_to_x0(output: Tensor, x_t: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
+    """x0 = c_skip x_t + c_out output, arguments as in `edm_inputs`. Source: as there."""
+    variance = sigma**2 + sigma_data**2
+    return sigma_data**2 / variance * x_t + sigma * sigma_data * variance.rsqrt() * output
+
+
+def edm_from_x0(x0: Tensor, x_t: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
+    """The inverse of `edm_to_x0`: the network output that means x0, for sigma > 0."""
+    variance = sigma**2 + sigma_data**2
+    return (x0 - sigma_data**2 / variance * x_t) / (sigma * sigma_data) * variance.sqrt()

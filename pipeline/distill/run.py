@@ -1,0 +1,79 @@
+"""A run as a whole: what defines it, whether it is finished, and its student's folder."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.data.shards import read_manifest
+from pipeline.data.store import open_store, record
+from pipeline.distill.checkpoint import load_student
+from pipeline.models.build import load_teacher, new_student, teacher_fingerprint
+from pipeline.models.export import read_provenance, save_denoiser
+
+# Folders, workers and cadences do not change the optimisation, nor does a later end.
+_FREE = {"output", "workers", "log_every", "sample_every", "checkpoint_every", "keep", "steps"}
+
+
+def definition(config: Config) -> dict[str, Any]:
+    """All that defines the optimisation, checked: networks, pairs, losses, optimisers, seed.
+
+    Raises:
+        UserError: If the teacher or the pairs cannot be read, or the pairs are of another
+            teacher.
+    """
+    teacher = teacher_fingerprint(config.teacher)
+    pairs = None
+    if needs_pairs(config):
+        manifest = read_manifest(open_store(config.pairs.output))
+        manifest.check_teacher(teacher)
+        pairs = {"plan": manifest.plan.fingerprint(), "count": manifest.count}
+    return {
+        "seed": config.seed,
+        "teacher": teacher,
+        "pairs": pairs,
+        "guidance": config.pairs.guidance,
+        "network": config.network.model_dump(mode="json"),
+        "distill": config.distill.model_dump(mode="json", exclude=_FREE),
+    }
+
+
+def fingerprint(config: Config) -> str:
+    """SHA-256 of the `definition`, for checkpoints."""
+    return hashlib.sha256(json.dumps(definition(config), sort_keys=True).encode()).hexdigest()
+
+
+def needs_pairs(config: Config) -> bool:
+    """Whether any step learns from stored pairs."""
+    return config.distill.regression_steps > 0 or config.distill.regression.weight > 0
+
+
+def claim(config: Config) -> None:
+    """Mark the output folder as this run's, or make sure that it is.
+
+    Raises:
+        UserError: If another run is there, names every difference; and as `definition`.
+    """
+    record(open_store(config.distill.output), "run.json", definition(config), "distill.output")
+
+
+def finished(config: Config) -> bool:
+    """Whether the student of this run's last step is saved already."""
+    found = read_provenance(config.evaluate.student)
+    return found is not None and found == _provenance(config, config.distill.steps)
+
+
+def export(config: Config, checkpoint: Path) -> None:
+    """Save the averaged student of a checkpoint as a diffusers folder.
+
+    Raises:
+        UserError: If the checkpoint cannot be read or the folder cannot be written.
+    """
+    student = new_student(load_teacher(config.teacher), config.network, config.seed)
+    steps = load_student(checkpoint, student)
+    save_denoiser(student.eval(), config.evaluate.student, _provenance(config, steps))
+
+
+def _provenance(config: Config, steps: int) -> dict[str, Any]:
+    return {"steps": steps, **definition(config)}

@@ -1,0 +1,8 @@
+"""The one error that is the user's to mend."""
+
+
+class UserError(Exception):
+    """Bad input: the message names the setting or file, its value, and the way out.
+
+    Jobs print it as one line and end with exit code 2.
+    """

@@ -1,0 +1,140 @@
+"""From config and folders to networks: the teacher, and those that start from it."""
+
+import copy
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+
+from pipeline.config import NetworkConfig, TeacherConfig
+from pipeline.diffusion import seeds
+from pipeline.diffusion.noise import EDM
+from pipeline.errors import UserError
+from pipeline.models.adapters import UNet2D, read_scheduler
+from pipeline.models.analytic import gaussian_teacher
+from pipeline.models.denoiser import Denoiser
+
+_MAKE_TEACHER = "run jobs/teacher.py, or set teacher.output"
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+def new_unet(
+    network: NetworkConfig, shape: tuple[int, int, int], classes: int | None, seed: int
+) -> UNet2D:
+    """A small UNet in EDM's preconditioning, with fresh weights that follow from the seed.
+
+    Args:
+        network: Its widths and depths.
+        shape: One image, (C, H, W).
+        classes: Number of class labels, or None for an unconditional network.
+        seed: Of the initial weights.
+    """
+    channels, height, width = shape
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.generator("weights", seed).initial_seed())
+        unet = UNet2DModel(
+            sample_size=(height, width),
+            in_channels=channels,
+            out_channels=channels,
+            block_out_channels=tuple(network.channels),
+            layers_per_block=network.layers,
+            down_block_types=tuple(
+                "AttnDownBlock2D" if attends else "DownBlock2D" for attends in network.attention
+            ),
+            up_block_types=tuple(
+                "AttnUpBlock2D" if attends else "UpBlock2D" for attends in network.attention[::-1]
+            ),
+            norm_num_groups=network.norm_groups,
+            num_class_embeds=classes,
+        )
+    return UNet2D(unet, EDM(), "edm")
+
+
+def load_denoiser(folder: str | Path, way_out: str) -> UNet2D:
+    """The network of a diffusers folder: `unet/` and `scheduler/`, weights in safetensors.
+
+    Args:
+        folder: The model's folder.
+        way_out: What the user can do if it is missing.
+
+    Raises:
+        UserError: If the folder is missing, is no such model, or its network, scheduler or
+            prediction type is not supported.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"no model at {folder}: {way_out}")
+    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
+    network = _read_json(folder / "unet" / "config.json")
+    if network.get("_class_name") != "UNet2DModel":
+        raise UserError(f"{folder}/unet is a {network.get('_class_name')}; known is UNet2DModel")
+    schedule, prediction = read_scheduler(scheduler)
+    try:
+        unet = UNet2DModel.from_pretrained(
+            folder, subfolder="unet", use_safetensors=True, low_cpu_mem_usage=False
+        )
+    except Exception as error:
+        raise UserError(f"cannot load {folder}/unet: {_first_line(error)}") from error
+    return UNet2D(unet, schedule, prediction)
+
+
+def load_teacher(teacher: TeacherConfig) -> Denoiser:
+    """The frozen teacher, in eval mode and without gradients; raises as `load_denoiser`."""
+    if teacher.kind == "gaussian":
+        gaussian = teacher.gaussian
+        network: Denoiser = gaussian_teacher(gaussian.shape, gaussian.classes, teacher.delay)
+    else:
+        network = load_denoiser(teacher.output, _MAKE_TEACHER)
+    return network.eval().requires_grad_(False)
+
+
+def load_student(folder: str | Path) -> Denoiser:
+    """A saved student, in eval mode and without gradients; raises as `load_denoiser`."""
+    student = load_denoiser(folder, "run jobs/distill.py, or set evaluate.student")
+    return student.eval().requires_grad_(False)
+
+
+def new_student(teacher: Denoiser, network: NetworkConfig, seed: int) -> UNet2D:
+    """A trainable copy of the teacher; for an analytic teacher, a small network from scratch.
+
+    The critic starts as a student too: all three networks have one architecture.
+    """
+    if isinstance(teacher, UNet2D):
+        return copy.deepcopy(teacher).train().requires_grad_(True)
+    return new_unet(network, teacher.shape, teacher.classes, seed)
+
+
+def teacher_fingerprint(teacher: TeacherConfig) -> str:
+    """SHA-256 of what the teacher computes: its weights and configs, or the analytic formula.
+
+    Raises:
+        UserError: If the folder or one of its files is missing.
+    """
+    digest = hashlib.sha256()
+    if teacher.kind == "gaussian":
+        digest.update(json.dumps(teacher.gaussian.model_dump(mode="json")).encode())
+        return digest.hexdigest()
+    for name in ("unet/config.json", "scheduler/scheduler_config.json", WEIGHTS):
+        file = Path(teacher.output) / name
+        if not file.is_file():
+            raise UserError(f"no {file}: {_MAKE_TEACHER}")
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{file.parent.parent} is no diffusers model: cannot read {file} ({_first_line(error)})"
+        ) from error
+    return content if isinstance(content, dict) else {}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

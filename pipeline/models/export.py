@@ -1,0 +1,65 @@
+"""A network out of this house: a folder that diffusers opens without code of ours."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from diffusers import ConsistencyModelPipeline, EDMEulerScheduler
+
+from pipeline.diffusion.noise import EDM
+from pipeline.errors import UserError
+from pipeline.models.adapters import UNet2D
+
+
+def save_denoiser(denoiser: UNet2D, folder: str | Path, provenance: dict[str, object]) -> None:
+    """Write a UNet in EDM's preconditioning as a diffusers pipeline folder, whole or not at all.
+
+    `DiffusionPipeline.from_pretrained(folder)` opens it; with `num_inference_steps=1` its image
+    is the student's. `pipeline.models.build.load_denoiser` reads it back.
+
+    Args:
+        denoiser: A network of `build.new_unet` or a copy of one.
+        folder: Target; an older folder there is replaced once the new one is complete.
+        provenance: What made it (config, seed, step), stored as `provenance.json`.
+
+    Raises:
+        UserError: If the folder cannot be written.
+    """
+    folder = Path(folder)
+    schedule = denoiser.schedule
+    assert isinstance(schedule, EDM) and denoiser.prediction == "edm"
+    scheduler = EDMEulerScheduler(
+        sigma_min=schedule.sigma_min,
+        sigma_max=schedule.sigma_max,
+        sigma_data=schedule.sigma_data,
+        rho=schedule.rho,
+    )
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        fresh.parent.mkdir(parents=True, exist_ok=True)
+        ConsistencyModelPipeline(denoiser.unet, scheduler).save_pretrained(fresh)
+        (fresh / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+        if folder.exists():
+            shutil.rmtree(folder)
+        fresh.rename(folder)
+    except OSError as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def read_provenance(folder: str | Path) -> dict[str, object] | None:
+    """What made the network in a folder of `save_denoiser`; None if there is none.
+
+    Raises:
+        UserError: If the folder holds files, but no such record.
+    """
+    folder = Path(folder)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return None
+    try:
+        content = json.loads((folder / "provenance.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is in use by something else: choose another folder") from error
+    assert isinstance(content, dict)
+    return content

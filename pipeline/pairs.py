@@ -1,0 +1,78 @@
+"""Make pairs: sample ids -> noise -> the teacher's ODE -> a stored shard."""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from pipeline.config import TeacherConfig
+from pipeline.data import schema, shards
+from pipeline.data.schema import PairBatch
+from pipeline.data.shards import PairPlan, Shard
+from pipeline.data.store import open_store
+from pipeline.diffusion import seeds
+from pipeline.errors import UserError
+from pipeline.models.build import load_teacher
+from pipeline.models.denoiser import Denoiser
+from pipeline.models.sampling import sample_teacher
+
+
+class PairMaker:
+    """Makes whole shards; what is in them follows from the plan alone.
+
+    Args:
+        teacher: Where the teacher is; it is loaded once, at the first shard.
+        plan: What defines the pairs.
+        output: Folder of the set.
+        batch_size: Pairs solved at once.
+    """
+
+    def __init__(
+        self, teacher: TeacherConfig, plan: PairPlan, output: str, batch_size: int
+    ) -> None:
+        self.plan, self.batch_size = plan, batch_size
+        self._config, self._store = teacher, open_store(output)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @cached_property
+    def teacher(self) -> Denoiser:
+        """The frozen teacher, on the GPU where there is one."""
+        return load_teacher(self._config).to(self._device)
+
+    def make(self, index: int) -> Shard:
+        """Make one shard and store it, unless it is stored already.
+
+        Returns:
+            The stored shard.
+
+        Raises:
+            UserError: If the teacher cannot be loaded or makes values that are not finite, or
+                the store refuses.
+        """
+        ids = shards.ids(self.plan, index)
+        noise = seeds.noise(self.plan.seed, ids, self.plan.shape, stream=seeds.PAIRS)
+        noise = schema.storable(noise)
+        labels = shards.labels(self.plan, ids)
+        images = self._solve(noise, labels)
+        if not images.half().isfinite().all():
+            raise UserError(
+                f"the teacher made values that are not finite for ids {ids[0]} to {ids[-1]}: "
+                f"check teacher.output, or lower pairs.guidance {self.plan.guidance}"
+            )
+        return shards.write(self._store, self.plan, index, PairBatch(ids, labels, noise, images))
+
+    def _solve(self, noise: Tensor, labels: Tensor | None) -> Tensor:
+        plan, images = self.plan, []
+        for first in range(0, len(noise), self.batch_size):
+            rows = slice(first, first + self.batch_size)
+            condition = None if labels is None else labels[rows].to(self._device)
+            part = sample_teacher(
+                self.teacher,
+                noise[rows].to(self._device),
+                condition,
+                plan.solver,
+                plan.steps,
+                plan.guidance,
+            )
+            images.append(part.cpu())
+        return torch.cat(images)

@@ -1,0 +1,62 @@
+"""Grids of images as one PNG."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from pipeline.files import write_file
+
+_GAP, _MARGIN, _FONT = 4, 16, 15
+_INK, _PAPER = (60, 60, 60), (255, 255, 255)
+
+
+def save_grid(
+    rows: Mapping[str, Tensor],
+    path: str | Path,
+    scale: int | None = None,
+    columns: Sequence[str] = (),
+) -> None:
+    """Save rows of images as a PNG: captions on the left, white gaps, sharp enlarged pixels.
+
+    Args:
+        rows: Caption -> images, (N, C, H, W) in [-1, 1] with 1 or 3 colours; values outside are
+            clamped. All rows have one image shape; N may differ.
+        path: The file; it appears whole or not at all.
+        scale: Enlargement, a whole factor; by default images become about 56 pixels high.
+        columns: A heading for each column, or none.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
+    height, width = next(iter(rows.values())).shape[-2:]
+    scale = scale or max(1, round(56 / height))
+    tile_w, tile_h = width * scale + _GAP, height * scale + _GAP
+    font = ImageFont.load_default(_FONT)
+    left = _MARGIN + round(max(font.getlength(caption) for caption in rows)) + 12
+    top = _MARGIN + (_FONT + 8 if columns else 0)
+    longest = max(len(images) for images in rows.values())
+    size = (left + longest * tile_w - _GAP + _MARGIN, top + len(rows) * tile_h - _GAP + _MARGIN)
+    page = Image.new("RGB", size, _PAPER)
+    draw = ImageDraw.Draw(page)
+    for column, heading in enumerate(columns):
+        middle = left + column * tile_w + (tile_w - _GAP) // 2
+        draw.text((middle, top - 8), heading, _INK, font, anchor="ms")
+    for row, (caption, images) in enumerate(rows.items()):
+        middle = top + row * tile_h + (tile_h - _GAP) // 2
+        draw.text((left - 12, middle), caption, _INK, font, anchor="rm")
+        for column, pixels in enumerate(images):
+            tile = _tile(pixels).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+            page.paste(tile, (left + column * tile_w, top + row * tile_h))
+    file = io.BytesIO()
+    page.save(file, "PNG")
+    write_file(Path(path), file.getvalue())
+
+
+def _tile(pixels: Tensor) -> Image.Image:
+    """One image, (C, H, W) in [-1, 1], at its own size."""
+    levels = ((pixels.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return Image.fromarray(levels.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())

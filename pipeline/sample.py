@@ -1,0 +1,39 @@
+"""Images of a student, one network call each."""
+
+from pathlib import Path
+
+import torch
+
+from pipeline.config import Config
+from pipeline.diffusion import seeds
+from pipeline.files import check_writable
+from pipeline.models.build import load_student
+from pipeline.models.sampling import sample_student
+from pipeline.pictures import save_grid
+
+_WIDTH = 10
+"""Images in a row."""
+
+
+def sample(config: Config) -> None:
+    """Save a sheet of one-step images as a PNG; a conditional student goes through its classes.
+
+    The images follow from the seed and their number alone: a longer sheet begins like a shorter.
+
+    Raises:
+        UserError: If the student cannot be loaded or the file cannot be written.
+    """
+    output = Path(config.sample.output)
+    check_writable(output.parent, "sample.output")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    student = load_student(config.evaluate.student).to(device)
+    ids = torch.arange(config.sample.count)
+    noise = seeds.noise(config.seed, ids, student.shape, stream=seeds.EVALUATION)
+    labels = None if student.classes is None else ids.to(device) % student.classes
+    images = sample_student(student, noise.to(device), labels)
+    rows = {f"{first}": images[first : first + _WIDTH] for first in range(0, len(ids), _WIDTH)}
+    headings = []
+    if labels is not None and _WIDTH % (student.classes or 1) == 0:
+        headings = [f"{label}" for label in labels[:_WIDTH].tolist()]
+    save_grid(rows, output, columns=headings)
+    print(f"sample   {len(images)} images, one step each: {output}")

@@ -1,0 +1,98 @@
+"""Train a small class-conditional EDM teacher on real images."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from pipeline.config import Config, TrainingConfig
+from pipeline.data.images import load_images
+from pipeline.diffusion import seeds
+from pipeline.diffusion.losses import denoising_loss
+from pipeline.diffusion.noise import EDM, diffuse
+from pipeline.ema import ema_of
+from pipeline.errors import UserError
+from pipeline.models.adapters import UNet2D
+from pipeline.models.build import new_unet
+from pipeline.models.export import read_provenance, save_denoiser
+from pipeline.progress import progress
+
+
+def make_teacher(config: Config) -> None:
+    """Train the configured teacher and save it as a diffusers folder, once.
+
+    Raises:
+        UserError: If the output folder holds something else than this very teacher.
+    """
+    teacher = config.teacher
+    if teacher.kind == "gaussian":
+        print("teacher  the gaussian teacher is a formula: nothing to train")
+        return
+    provenance = {
+        "seed": config.seed,
+        "data": config.data.model_dump(mode="json"),
+        "network": config.network.model_dump(mode="json"),
+        "training": teacher.training.model_dump(mode="json"),
+    }
+    if (found := read_provenance(teacher.output)) is not None:
+        if found != provenance:
+            raise UserError(
+                f"teacher.output: {teacher.output} holds a model made otherwise "
+                "(see its provenance.json); choose another folder or remove it"
+            )
+        print(f"teacher  {teacher.output} is trained already")
+        return
+    data = load_images(config.data.name, config.data.size, config.data.folder)
+    shape = (data.images.shape[1], data.images.shape[2], data.images.shape[3])
+    network = new_unet(config.network, shape, data.classes, config.seed)
+    trained = train(network, data.images, data.labels, teacher.training, config.seed)
+    save_denoiser(trained, teacher.output, provenance)
+    print(f"teacher  saved {teacher.output}")
+
+
+def train(
+    network: UNet2D, images: Tensor, labels: Tensor, training: TrainingConfig, seed: int
+) -> UNet2D:
+    """Train a denoiser in EDM's preconditioning; returns the moving average of its weights.
+
+    Args:
+        network: The network, trained in place.
+        images: Real images, (N, C, H, W), in [-1, 1].
+        labels: Their classes, (N,) int64.
+        training: Steps, batch size, learning rate, noise distribution.
+        seed: Of the order of the images and of the noise.
+
+    Source: Karras et al., 2022, arXiv 2206.00364, Table 1, Training.
+    """
+    schedule = network.schedule
+    assert isinstance(schedule, EDM)
+    rng = seeds.generator("teacher", seed)
+    optimizer = torch.optim.Adam(
+        network.parameters(), lr=training.lr, betas=(0.9, 0.99), fused=True
+    )
+    ema = ema_of(network, training.ema)
+    network.train()
+    with progress(training.steps, "teacher", "steps") as bar:
+        for step in range(training.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = training.lr * _ramp(step, training.steps)
+            rows = torch.randint(len(images), (training.batch_size,), generator=rng)
+            normal = torch.randn(training.batch_size, generator=rng)
+            sigma = (training.p_mean + training.p_std * normal).exp()
+            eps = torch.randn(images[rows].shape, generator=rng)
+            x_t = diffuse(images[rows], eps, sigma, schedule)
+            prediction = network(x_t, sigma, labels[rows])
+            loss = denoising_loss(prediction, images[rows], schedule.weight(sigma))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            ema.update_parameters(network)
+            bar.update(1, loss=loss)
+    averaged = ema.module
+    assert isinstance(averaged, UNet2D)
+    return averaged
+
+
+def _ramp(step: int, steps: int, warmup: int = 100) -> float:
+    """Factor of the learning rate: linear warm-up, then a half cosine to zero."""
+    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))

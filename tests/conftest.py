@@ -1,0 +1,39 @@
+"""What all tests share: fixed seeds, one thread, one Ray cluster."""
+
+import os
+import secrets
+
+# Before torch and Ray are imported, and for the processes that tests start. With a token of its own
+# a session is protected and leaves none in the home folder.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One local Ray cluster of 4 CPUs for the whole session; tests never shut it down."""
+    import ray
+
+    ray.init(
+        address="local",  # never a cluster that happens to run on this machine
+        num_cpus=4,
+        object_store_memory=256 * 2**20,
+        include_dashboard=False,
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()

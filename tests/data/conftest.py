@@ -1,0 +1,55 @@
+"""A small pair set for the tests of this room."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.data import shards
+from pipeline.data.schema import PairBatch, storable
+from pipeline.data.shards import PairPlan
+from pipeline.data.store import LocalStore
+
+
+class Tiny:
+    """Makes plans, batches and whole sets of 1x2x2 pairs."""
+
+    def plan(self, **changes: object) -> PairPlan:
+        """600 ids a shard: row groups of 256, 256 and 88."""
+        values = {
+            "teacher": "abc",
+            "seed": 0,
+            "solver": "heun",
+            "steps": 18,
+            "guidance": 1.0,
+            "shard_size": 600,
+            "shape": (1, 2, 2),
+            "classes": 10,
+        }
+        return PairPlan(**{**values, **changes})
+
+    def batch(self, plan: PairPlan, index: int) -> PairBatch:
+        """Pairs whose noise holds their own id, and whose image is the negative."""
+        ids = shards.ids(plan, index)
+        noise = storable(ids.float()[:, None, None, None].repeat(1, *plan.shape) / 2048)
+        return PairBatch(ids, shards.labels(plan, ids), noise, -noise)
+
+    def fill(self, folder: Path, plan: PairPlan, count: int) -> LocalStore:
+        """A closed set."""
+        store = LocalStore(folder)
+        shards.open_plan(store, plan)
+        for index in shards.missing(store, plan, count):
+            shards.write(store, plan, index, self.batch(plan, index))
+        shards.close(store, plan, count)
+        return store
+
+
+@pytest.fixture
+def tiny() -> Tiny:
+    """The maker of small sets."""
+    return Tiny()
+
+
+@pytest.fixture
+def pairs(tiny: Tiny, tmp_path: Path) -> LocalStore:
+    """A closed set of 1800 pairs in 3 shards."""
+    return tiny.fill(tmp_path / "pairs", tiny.plan(), 1800)

@@ -1,0 +1,107 @@
+"""Laws of the shard's layout."""
+
+import io
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pipeline.data import schema
+from pipeline.data.schema import PairBatch
+from pipeline.errors import UserError
+
+
+def _batch(rows: int = 600, shape: tuple[int, int, int] = (3, 4, 4), labels: bool = True):
+    rng = torch.Generator().manual_seed(0)
+    noise = schema.storable(torch.randn(rows, *shape, generator=rng))
+    ids = torch.arange(rows) + 1200
+    return PairBatch(ids, ids % 10 if labels else None, noise, noise / 2)
+
+
+def _decode(data: bytes, shape: tuple[int, int, int]) -> PairBatch:
+    groups = pq.read_metadata(io.BytesIO(data)).num_row_groups
+    file = pa.BufferReader(data)
+    return schema.concat([schema.decode(file, group, shape, "it") for group in range(groups)])
+
+
+def test_a_shard_gives_back_the_very_pairs():
+    batch = _batch()
+    back = _decode(schema.encode(batch, {}), (3, 4, 4)).float()
+    assert torch.equal(back.ids, batch.ids) and torch.equal(back.labels, batch.labels)
+    assert torch.equal(back.noise, batch.noise) and torch.equal(back.images, batch.images)
+
+
+def test_an_unconditional_shard_has_no_label_column():
+    data = schema.encode(_batch(labels=False), {})
+    assert pq.read_schema(io.BytesIO(data)).names == ["sample_id", "noise", "image"]
+    assert _decode(data, (3, 4, 4)).labels is None
+
+
+def test_the_layout_is_plain_fixed_size_binary_in_row_groups_of_256():
+    footer = pq.read_metadata(io.BytesIO(schema.encode(_batch(), {})))
+    columns = footer.schema.to_arrow_schema()
+    assert [field.type for field in columns] == [
+        pa.int64(),
+        pa.int32(),
+        pa.binary(96),
+        pa.binary(96),
+    ]
+    assert [footer.row_group(group).num_rows for group in range(3)] == [256, 256, 88]
+    for number in range(4):
+        column = footer.row_group(0).column(number)
+        assert column.compression == "UNCOMPRESSED" and not column.has_dictionary_page
+        assert "PLAIN" in column.encodings
+        assert column.is_stats_set == (number == 0)
+
+
+def test_anybody_reads_the_values_with_the_shape_from_the_metadata():
+    batch = _batch()
+    table = pq.read_table(io.BytesIO(schema.encode(batch, {"teacher": "abc"})))
+    metadata = pq.read_metadata(io.BytesIO(schema.encode(batch, {"teacher": "abc"}))).metadata
+    shape = json.loads(metadata[b"shape"])
+    noise = np.frombuffer(table["noise"][7].as_py(), "<f2").reshape(shape)
+    assert np.array_equal(noise, batch.noise[7].numpy())
+    assert metadata[b"teacher"] == b"abc" and metadata[b"dtype"] == b"float16"
+    assert metadata[b"sha256"].decode() == schema.digest(table)
+
+
+def test_the_same_pairs_are_the_same_bytes_whatever_their_memory_layout():
+    batch = _batch()
+    strided = PairBatch(
+        batch.ids, batch.labels, batch.noise.to(memory_format=torch.channels_last), batch.images
+    )
+    assert schema.encode(batch, {"a": "1"}) == schema.encode(strided, {"a": "1"})
+
+
+def test_a_row_costs_at_most_1_percent_over_its_payload():
+    data = schema.encode(_batch(512, (3, 32, 32)), {})
+    assert len(data) <= 1.01 * 512 * 2 * 2 * 3 * 32 * 32
+
+
+@pytest.mark.parametrize("damage", [lambda d: d[:-100], lambda d: d[: len(d) // 2], lambda d: b""])
+def test_a_truncated_shard_is_named_with_the_way_out(damage):
+    file = pa.BufferReader(damage(schema.encode(_batch(), {})))
+    with pytest.raises(UserError, match="the-shard .*delete it and run jobs/pairs.py again"):
+        schema.read_footer(file, "the-shard")
+    with pytest.raises(UserError, match="the-shard"):
+        schema.decode(file, 0, (3, 4, 4), "the-shard")
+
+
+def test_a_shard_of_another_shape_or_layout_is_refused():
+    data = schema.encode(_batch(), {})
+    with pytest.raises(UserError, match="the-shard"):
+        schema.decode(pa.BufferReader(data), 0, (3, 5, 5), "the-shard")
+    other = io.BytesIO()
+    pq.write_table(pa.table({"x": [1, 2]}), other)
+    with pytest.raises(UserError, match="the-shard"):
+        schema.decode(pa.BufferReader(other.getvalue()), 0, (3, 4, 4), "the-shard")
+
+
+def test_storable_rounds_to_float16_once():
+    noise = torch.randn(100, generator=torch.Generator().manual_seed(0))
+    once = schema.storable(noise)
+    assert once.dtype == torch.float32
+    assert torch.equal(schema.storable(once), once) and torch.equal(once, noise.half().float())

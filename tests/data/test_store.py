@@ -1,0 +1,111 @@
+"""Laws of the local store: a whole object or nothing, once."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pipeline.data.store import LocalStore, open_store
+from pipeline.errors import UserError
+
+
+def test_put_makes_the_object_and_never_overwrites(tmp_path):
+    store = open_store(str(tmp_path / "a" / "b"))
+    assert store.put("x.parquet", b"one") is True
+    assert store.put("x.parquet", b"two") is False
+    assert store.get("x.parquet") == b"one"
+    assert store.open("x.parquet").read() == b"one"
+    assert os.listdir(store.folder) == ["x.parquet"]
+
+
+def test_one_of_many_writers_wins_and_its_bytes_stay(tmp_path):
+    store = LocalStore(tmp_path)
+    with ThreadPoolExecutor(8) as threads:
+        won = list(threads.map(lambda n: store.put("x", bytes([n]) * 10_000), range(16)))
+    assert won.count(True) == 1
+    assert store.get("x") == bytes([won.index(True)]) * 10_000
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_list_is_sorted_and_sees_only_finished_objects(tmp_path):
+    store = LocalStore(tmp_path)
+    assert LocalStore(tmp_path / "none").list() == []
+    for name in ("b-2", "a-1", "b-1"):
+        store.put(name, b"")
+    (tmp_path / ".b-3.123.tmp").write_bytes(b"left by a dead process")
+    assert store.list() == ["a-1", "b-1", "b-2"]
+    assert store.list("b-") == ["b-1", "b-2"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.data.store import LocalStore
+os.link = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+LocalStore(Path(sys.argv[1])).put("x.parquet", b"1" * 1000)
+"""
+
+
+def test_a_writer_killed_before_the_link_leaves_no_object(tmp_path):
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=root, check=False)
+    assert done.returncode == -signal.SIGKILL
+    left = os.listdir(tmp_path)
+    assert len(left) == 1 and not left[0].endswith(".parquet")
+    store = LocalStore(tmp_path)
+    assert store.list() == []
+    assert store.put("x.parquet", b"2") and store.get("x.parquet") == b"2"
+
+
+@pytest.mark.parametrize("call", ["fsync", "link"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_store_that_cannot_write_says_so_and_leaves_nothing(tmp_path, monkeypatch, call, code):
+    def fail(*_: object) -> None:
+        monkeypatch.undo()
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(UserError, match=f"cannot write {tmp_path}/x.*{os.strerror(code)}"):
+        LocalStore(tmp_path).put("x", b"1")
+    assert os.listdir(tmp_path) == []
+    assert LocalStore(tmp_path).put("x", b"1")
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from pipeline.data.store import LocalStore
+from pipeline.errors import UserError
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+try:
+    LocalStore(Path(sys.argv[1])).put("x.parquet", b"1" * 10_000)
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_write_that_stops_in_the_middle_leaves_nothing(tmp_path):
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], cwd=root, capture_output=True, text=True
+    )
+    assert "cannot write" in done.stdout and "File too large" in done.stdout
+    assert os.listdir(tmp_path) == []
+
+
+def test_unusable_places_are_user_errors(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        LocalStore(tmp_path / "file").put("x", b"1")
+    with pytest.raises(UserError, match="cannot list"):
+        LocalStore(tmp_path / "file").list()
+    for read in (LocalStore(tmp_path).get, LocalStore(tmp_path).open):
+        with pytest.raises(UserError, match=f"cannot read {tmp_path}/gone.*jobs/pairs.py"):
+            read("gone")
+    with pytest.raises(UserError, match="pairs.output 's3://bucket/x'"):
+        open_store("s3://bucket/x")

@@ -1,0 +1,56 @@
+"""The judge: right on images it has not seen, the same every time."""
+
+import pytest
+import torch
+
+from pipeline import classifier
+from pipeline.classifier import Classifier, accuracy, moved, read, train_classifier
+from pipeline.data.images import RealImages, load_images
+
+
+@pytest.fixture(scope="module")
+def digits() -> RealImages:
+    return load_images("digits", 8, None)
+
+
+@pytest.fixture(scope="module")
+def judge(digits: RealImages) -> Classifier:
+    return train_classifier(digits.images, digits.labels, digits.classes)
+
+
+def test_it_is_right_on_held_out_digits(digits: RealImages, judge: Classifier) -> None:
+    assert accuracy(read(judge, digits.test_images).logits, digits.test_labels) >= 0.97
+
+
+def test_features_are_64_of_unit_size(digits: RealImages, judge: Classifier) -> None:
+    features = read(judge, digits.images).features
+    assert features.shape == (len(digits.images), 64)
+    assert features.mean(0).abs().max() < 0.3
+    assert 0.7 < features.std(0).min() and features.std(0).max() < 1.5
+
+
+def test_batches_change_nothing(digits: RealImages, judge: Classifier) -> None:
+    images = digits.test_images
+    torch.testing.assert_close(read(judge, images, 7), read(judge, images, 1000))
+
+
+def test_the_same_images_give_the_same_classifier(
+    digits: RealImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifier, "_steps", lambda count: 5)
+    before = torch.get_rng_state()
+    first, _ = (train_classifier(digits.images, digits.labels, 10), torch.randn(3))
+    second = train_classifier(digits.images, digits.labels, 10)
+    torch.set_rng_state(before)
+    a, b = (read(network, digits.test_images).logits for network in (first, second))
+    assert torch.equal(a, b)
+
+
+def test_moved_images_stay_images() -> None:
+    images = torch.full((50, 1, 8, 8), -1.0)
+    images[:, :, 2:6, 2:6] = 1
+    result = moved(images, torch.Generator().manual_seed(0))
+    assert result.shape == images.shape
+    assert result.min() >= -1 and result.max() <= 1 + 1e-6
+    assert (result[:, 0, 3, 3] > 0.5).all()
+    assert len(result.flatten(1).unique(dim=0)) == 50

@@ -1,0 +1,222 @@
+"""One command line for all jobs: precedence, help, dry run, one-line errors, exit codes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import settings_yaml
+from pipeline.cli import load, main
+from pipeline.config import Config
+from pipeline.errors import UserError
+
+JOB = """
+import sys
+from pipeline.cli import main
+sys.exit(main(lambda config: print("started"), "A job."))
+"""
+
+
+@pytest.fixture(autouse=True)
+def empty_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "settings.yaml"
+    path.write_text("")
+    monkeypatch.setenv("DMD_CONFIG", str(path))
+    return path
+
+
+def refuse(_: Config) -> None:
+    raise AssertionError("started")
+
+
+def leaves(tree: dict[str, object], prefix: str = "") -> list[str]:
+    """Dotted names of all leaves."""
+    return [
+        name
+        for key, value in tree.items()
+        for name in (
+            leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
+        )
+    ]
+
+
+def test_command_line_before_file_before_defaults(empty_file: Path) -> None:
+    empty_file.write_text("seed: 1\ndistill: {steps: 2000, clip: 5, critic: {lr: 1e-4}}\n")
+    arguments = ["--distill.steps", "4000", "--distill.matching.range", "[0.3,0.6]"]
+    config, dry_run = load("", arguments)
+    assert not dry_run
+    assert (config.seed, config.distill.steps, config.distill.clip) == (1, 4000, 5.0)
+    assert config.distill.critic.lr == 1e-4
+    assert config.distill.matching.range == (0.3, 0.6)
+    assert config.distill.lanes == Config().distill.lanes
+
+
+def test_config_option_before_environment(tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text("seed: 7")
+    assert load("", ["--config", str(other)])[0].seed == 7
+
+
+def test_text_settings_take_any_text() -> None:
+    config, _ = load("", ["--run", "2024", "--pairs.output", "null", "--distill.output=1e3"])
+    assert config.run == "2024"
+    assert config.pairs.output == "2024/pairs"
+    assert config.distill.output == "1e3"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--distill.step 5", "distill.step: unknown setting; did you mean distill.steps?"),
+        ("--distil.lanes=5", "distil.lanes: unknown setting; did you mean distill.lanes?"),
+        ("--lanes 5", "lanes: unknown setting; did you mean distill.lanes?"),
+        (
+            "--shape 5",
+            "shape: unknown setting; did you mean teacher.gaussian.shape?",
+        ),
+        ("--zzz 5", "zzz: unknown setting; --help lists all settings"),
+        (
+            "--distill.critic 5",
+            "distill.critic: a group of settings, not a setting; "
+            "it has distill.critic.lr, distill.critic.range",
+        ),
+        ("5", "5: unexpected argument; write settings as `--distill.steps 500`"),
+        ("--seed", "--seed: expected one argument"),
+        ("--pairs.count -5", "pairs.count: -5 is out of range: must be greater than 0"),
+        (
+            "--distill.ema 1",
+            "distill.ema: 1 is out of range: must be less than 1",
+        ),
+        ("--pairs.count abc", 'pairs.count: "abc" is not accepted: must be a valid integer'),
+        ("--pairs.count 1.5", "pairs.count: 1.5 is not accepted: must be a valid integer"),
+        ("--seed true", "seed: true is not accepted: must be a valid integer"),
+        ("--distill.clip .inf", "distill.clip: Infinity is not accepted: must be a finite number"),
+        (
+            "--pairs.solver hein",
+            "pairs.solver: \"hein\" is not accepted: must be 'euler', 'heun', 'dpmpp_2m' or 'plms'",
+        ),
+        (
+            "--distill.matching.range [0.2,1.5]",
+            "distill.matching.range[1]: 1.5 is out of range: must be less than or equal to 1",
+        ),
+        (
+            "--distill.matching.range [0.8,0.2]",
+            "distill.matching.range: [0.8, 0.2] is not accepted: "
+            "must rise, from a lower to a higher part",
+        ),
+        (
+            "--distill.matching.range 0.2",
+            "distill.matching.range: 0.2 is not accepted: must be a list such as [1, 2]",
+        ),
+        (
+            "--pairs.count 5100",
+            "pairs.count: 5100 is not a multiple of pairs.shard_size (500); use 5000 or 5500",
+        ),
+    ],
+)
+def test_bad_argument_is_one_line(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(refuse, "", arguments.split()) == 2
+    assert capsys.readouterr() == ("", f"{message}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("distill: {step: 5}", "distill.step: unknown setting; did you mean distill.steps?"),
+        ("distil: {steps: 5}", "distil: unknown setting; did you mean distill?"),
+        ("pairs: 5", "pairs: 5 is not a group of settings"),
+        ("pairs:", "pairs: null is not a group of settings"),
+        ("run: 5", "run: 5 is not accepted: must be a valid string"),
+        ("just words", "FILE: holds no settings; write them as `key: value`"),
+        ("seed: 1\nseed: 2", "FILE, line 2, column 1: malformed YAML: seed stands twice"),
+        (
+            "a: b: c",
+            "FILE, line 1, column 5: malformed YAML: mapping values are not allowed here",
+        ),
+        ("a: \x00", "FILE: malformed YAML: unacceptable character #x0000: "),
+    ],
+)
+def test_bad_file_is_one_line(
+    text: str, message: str, empty_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty_file.write_text(text)
+    assert main(refuse, "", []) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.count("\n") == 1
+    assert error.startswith(message.replace("FILE", str(empty_file)))
+
+
+def test_missing_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(refuse, "", ["--config", "none.yaml"]) == 2
+    message = "none.yaml: No such file or directory; name a YAML file with --config\n"
+    assert capsys.readouterr().err == message
+
+
+def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(refuse, "A job.", ["--help"])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 100
+    flat = " ".join(text.split())
+    for name in leaves(Config().model_dump()):
+        branch: object = Config
+        *groups, leaf = name.split(".")
+        for group in groups:
+            branch = branch.model_fields[group].annotation  # type: ignore[attr-defined]
+        description = branch.model_fields[leaf].description  # type: ignore[attr-defined]
+        assert f"--{name} " in flat
+        assert description.endswith(".")
+        assert description in flat
+    assert "Pairs per shard (one file, one task). [more than 0; default 500]" in flat
+    assert "pure noise. [each at least 0; each at most 1; default [0.2, 0.75]]" in flat
+    assert "[at least 0; at most 4294967295; default 0]" in flat
+
+
+def test_dry_run_prints_tree_and_plan_and_starts_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(refuse, "", ["--dry-run", "--run", str(run), "--pairs.guidance", "2"]) == 0
+    assert not run.exists()
+    text = capsys.readouterr().out
+    again = tmp_path / "again.yaml"
+    again.write_text(text)
+    config = Config.model_validate(settings_yaml.read(str(again)))
+    assert config.pairs.output == f"{run}/pairs"
+    assert text.splitlines()[-5:] == [
+        "# teacher: 4000 training steps",
+        "# pairs: 5000 pairs in 10 shards, 1360000 bytes on disk before compression",
+        "# pairs: 70 teacher evaluations per pair (heun, 18 steps), 350000 in all",
+        "# distill: 3000 steps: 1000 regression, 200 critic burn-in, 1800 DMD",
+        "# evaluate: 10000 images per network",
+    ]
+
+
+def test_exit_codes_of_the_job(capsys: pytest.CaptureFixture[str]) -> None:
+    def bad_input(_: Config) -> None:
+        raise UserError("pairs.output: full\nno room")
+
+    def interrupted(_: Config) -> None:
+        raise KeyboardInterrupt
+
+    def broken(_: Config) -> None:
+        raise RuntimeError("bug")
+
+    assert main(lambda _: None, "", []) == 0
+    assert main(bad_input, "", []) == 2
+    assert capsys.readouterr().err == "pairs.output: full no room\n"
+    assert main(interrupted, "", []) == 130
+    with pytest.raises(RuntimeError, match="bug"):
+        main(broken, "", [])
+
+
+def test_exit_code_in_a_process() -> None:
+    command = [sys.executable, "-c", JOB, "--distill.step", "5"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "distill.step: unknown setting; did you mean distill.steps?\n"

@@ -1,0 +1,117 @@
+"""The tree holds together, and bad settings end in one clear line."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline.config import Config
+from pipeline.settings_yaml import read
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+def test_round_trip_through_plain_dict() -> None:
+    config = Config(run="s3://bucket/run", seed=3)
+    assert Config.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Config().pairs.count = 1  # type: ignore[misc]
+
+
+def test_folders_stand_under_run_unless_given() -> None:
+    config = Config.model_validate(
+        {"run": "runs/x/", "pairs": {"output": None}, "distill": {"output": "/elsewhere"}}
+    )
+    assert config.teacher.output == "runs/x/teacher"
+    assert config.pairs.output == "runs/x/pairs"
+    assert config.distill.output == "/elsewhere"
+    assert config.evaluate.student == "/elsewhere/student"
+    assert config.evaluate.output == "runs/x"
+
+
+def test_numbers_are_strict_but_floats_take_whole_ones() -> None:
+    assert Config.model_validate({"distill": {"clip": 3}}).distill.clip == 3.0
+    for wrong in ("abc", "5", 1.5, True):
+        with pytest.raises(ValidationError):
+            Config.model_validate({"seed": wrong})
+
+
+def test_shape_is_that_of_the_teacher() -> None:
+    assert Config().shape == (1, 8, 8)
+    gaussian = {"kind": "gaussian", "gaussian": {"shape": [3, 4, 6]}}
+    assert Config.model_validate({"teacher": gaussian}).shape == (3, 4, 6)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_example_is_valid(path: Path) -> None:
+    Config.model_validate(read(str(path)))
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        (
+            {"pairs": {"count": 5100}},
+            "pairs.count: 5100 is not a multiple of pairs.shard_size (500); use 5000 or 5500",
+        ),
+        (
+            {"pairs": {"count": 100}},
+            "pairs.count: 100 is not a multiple of pairs.shard_size (500); use 500",
+        ),
+        (
+            {"pairs": {"actors": {"min": 3}}},
+            "pairs.actors.min: 3 is more than pairs.actors.max (2)",
+        ),
+        (
+            {"distill": {"steps": 1100}},
+            "distill.regression_steps + distill.burn_in_steps: 1200 is more than "
+            "distill.steps (1100)",
+        ),
+        (
+            {"distill": {"batch_size": 127}},
+            "distill.batch_size: 127 is not a multiple of distill.lanes (2)",
+        ),
+        (
+            {"distill": {"regression": {"batch_size": 127}}},
+            "distill.regression.batch_size: 127 is not a multiple of distill.lanes (2)",
+        ),
+        (
+            {"distill": {"workers": {"min": 3}}},
+            "distill.workers.min: 3 is more than distill.workers.max (2)",
+        ),
+        (
+            {"distill": {"workers": {"max": 3}}},
+            "distill.workers.max: 3 is more than distill.lanes (2)",
+        ),
+        (
+            {"network": {"attention": [True]}},
+            "network.attention: 1 values for the 2 levels of network.channels; give one per level",
+        ),
+        (
+            {"network": {"channels": [32, 60]}},
+            "network.channels: 60 is not a multiple of network.norm_groups (8)",
+        ),
+        (
+            {"data": {"size": 9}},
+            "data.size: 9 is not a multiple of 2, as the 2 levels of network.channels need",
+        ),
+        (
+            {"teacher": {"kind": "gaussian", "gaussian": {"shape": [1, 8, 7]}}},
+            "teacher.gaussian.shape: 7 is not a multiple of 2, "
+            "as the 2 levels of network.channels need",
+        ),
+        (
+            {"data": {"name": None}},
+            "data.name: null leaves the teacher without images; "
+            "name a set or choose teacher.kind gaussian",
+        ),
+    ],
+)
+def test_settings_must_agree(tree: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Config.model_validate(tree)
+    (error,) = caught.value.errors()
+    assert error["msg"] == f"Value error, {message}"
