@@ -126,7 +126,6 @@ class StudentConfig(_Branch):
     """The student's optimiser, after the regression phase."""
 
     lr: Rate = Field(default=1e-4, description="Learning rate of AdamW.")
-    warmup: int = Field(default=100, ge=0, description="Steps in which the rate rises from 0.")
 
 
 class RegressionConfig(_Branch):
@@ -178,6 +177,9 @@ class DistillConfig(_Branch):
     )
     lanes: Positive = Field(default=2, description="Equal parts of a batch, shared out to workers.")
     ema: Decay = Field(default=0.995, description="Decay of the student's average, per step.")
+    warmup: int = Field(
+        default=100, ge=0, description="Steps in which a learning rate rises, in every phase."
+    )
     clip: float = Field(default=10.0, gt=0, description="Largest norm of a gradient.")
     student: StudentConfig = Field(default_factory=StudentConfig)
     regression: RegressionConfig = Field(default_factory=RegressionConfig)

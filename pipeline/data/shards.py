@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pipeline.data import schema
 from pipeline.data.schema import PairBatch
-from pipeline.data.store import Store
+from pipeline.data.store import Store, record
 from pipeline.errors import UserError
 
 PLAN = "plan.json"
@@ -95,17 +95,7 @@ def open_plan(store: Store, plan: PairPlan) -> None:
     Raises:
         UserError: If the store holds pairs of another plan; names every difference.
     """
-    if store.put(PLAN, _dump(plan)):
-        return
-    stored = asdict(_load_plan(_load(store, PLAN), store.where(PLAN)))
-    wanted = asdict(plan)
-    different = [key for key in wanted if wanted[key] != stored[key]]
-    if different:
-        differences = "; ".join(f"{key} {stored[key]!r}, not {wanted[key]!r}" for key in different)
-        raise UserError(
-            f"{store.where(PLAN)} is of another set: it has {differences}; "
-            "give pairs.output another folder, or delete that one"
-        )
+    record(store, PLAN, json.loads(_dump(plan)), "pairs.output")
 
 
 def ids(plan: PairPlan, index: int) -> Tensor:

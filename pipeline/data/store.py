@@ -1,10 +1,11 @@
 """Where a pair set lives: whole objects, each put once or not at all."""
 
+import json
 import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -46,6 +47,45 @@ def open_store(path: str) -> Store:
     if "://" in path:
         raise UserError(f"pairs.output {path!r}: only local folders can be used; give a path")
     return LocalStore(Path(path))
+
+
+def record(store: Store, name: str, values: dict[str, Any], setting: str) -> None:
+    """Put a JSON object that marks what the store is for, or make sure that it is the same.
+
+    Args:
+        store: The store.
+        name: Of the object.
+        values: Its content, of JSON's own types.
+        setting: The setting that names the store, for the message.
+
+    Raises:
+        UserError: If the store is marked otherwise; names every difference.
+    """
+    if store.put(name, (json.dumps(values, indent=1) + "\n").encode()):
+        return
+    try:
+        found = _flat(json.loads(store.get(name)))
+    except ValueError as error:
+        raise UserError(f"{store.where(name)} is damaged ({error}); delete it") from error
+    wanted = _flat(values)
+    differences = [
+        f"{key} {found.get(key)!r}, not {wanted.get(key)!r}"
+        for key in sorted(found.keys() | wanted.keys())
+        if found.get(key) != wanted.get(key)
+    ]
+    if differences:
+        raise UserError(
+            f"{setting}: {store.where(name)} is of another one: it has {'; '.join(differences)}; "
+            "choose another folder, or delete that one"
+        )
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one level of dotted keys."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    parts = (_flat(value, f"{prefix}.{key}" if prefix else key) for key, value in values.items())
+    return {key: value for part in parts for key, value in part.items()}
 
 
 class LocalStore:

@@ -108,14 +108,13 @@ def student_rate(distill: DistillConfig) -> Callable[[int], float]:
     Half a cosine to zero over the regression phase, then constant; a linear warm-up at the
     start of both.
     """
-    student, regression = distill.student, distill.regression
     end, dmd = distill.regression_steps, distill.regression_steps + distill.burn_in_steps
 
     def rate(step: int) -> float:
         if step < end:
             decay = 0.5 * (1 + math.cos(math.pi * step / end))
-            return regression.lr * decay * _warmup(step, student.warmup)
-        return student.lr * _warmup(step - dmd, student.warmup)
+            return distill.regression.lr * decay * _warmup(step, distill.warmup)
+        return distill.student.lr * _warmup(step - dmd, distill.warmup)
 
     return rate
 
@@ -124,7 +123,7 @@ def critic_rate(distill: DistillConfig) -> Callable[[int], float]:
     """The critic's learning rate: a linear warm-up from its first step, then constant."""
 
     def rate(step: int) -> float:
-        return distill.critic.lr * _warmup(step - distill.regression_steps, distill.critic.warmup)
+        return distill.critic.lr * _warmup(step - distill.regression_steps, distill.warmup)
 
     return rate
 

@@ -1,0 +1,58 @@
+"""A complete run small enough for a test: analytic teacher, 4x4 images, 32 pairs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.cluster.pairs import pair_plan
+from pipeline.config import Config
+from pipeline.data import shards
+from pipeline.data.store import open_store
+from pipeline.pairs import PairMaker
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[..., Config]:
+    """Makes a configuration with its pairs: ten steps of two lanes, `distill` as overridden."""
+
+    def make(run: str = "run", **distill: Any) -> Config:
+        config = Config.model_validate(
+            {
+                "run": str(tmp_path / run),
+                "data": {"name": None},
+                "network": {"channels": [8], "attention": [False]},
+                "teacher": {"kind": "gaussian", "gaussian": {"shape": [1, 4, 4], "classes": 3}},
+                "pairs": {
+                    "output": str(tmp_path / "pairs"),
+                    "count": 32,
+                    "shard_size": 16,
+                    "steps": 3,
+                },
+                "distill": {
+                    "steps": 10,
+                    "regression_steps": 4,
+                    "burn_in_steps": 2,
+                    "batch_size": 8,
+                    "regression": {"batch_size": 8},
+                    "log_every": 2,
+                    "sample_every": 5,
+                    "checkpoint_every": 3,
+                    **distill,
+                },
+            }
+        )
+        _make_pairs(config)
+        return config
+
+    return make
+
+
+def _make_pairs(config: Config) -> None:
+    plan, store = pair_plan(config), open_store(config.pairs.output)
+    shards.open_plan(store, plan)
+    maker = PairMaker(config.teacher, plan, config.pairs.output, config.pairs.batch_size)
+    for index in shards.missing(store, plan, config.pairs.count):
+        maker.make(index)
+    shards.close(store, plan, config.pairs.count)

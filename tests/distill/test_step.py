@@ -1,0 +1,143 @@
+"""The optimiser step: order, lanes, clipping."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from pipeline.diffusion.noise import EDM
+from pipeline.distill.dmd import DMD, Lane
+from pipeline.distill.step import Step, Trained
+from pipeline.ema import ema_of
+
+SHAPE = (1, 2, 2)
+
+
+class Small(nn.Module):
+    """A nonlinear denoiser of 2x2 images."""
+
+    def __init__(self, seed: int):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.net = nn.Sequential(nn.Linear(5, 16), nn.SiLU(), nn.Linear(16, 4)).double()
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        scaled = x_t.flatten(1) / (1 + t[:, None])
+        return self.net(torch.cat([scaled, t[:, None].log()], 1)).view_as(x_t)
+
+
+def new_step(lanes: int, clip: float = 1e9, **method) -> Step:
+    settings = {
+        "regression_steps": 0,
+        "burn_in_steps": 1,
+        "regression_weight": 0.0,
+        "matching_weight": 1.0,
+        "matching_range": (0.2, 0.8),
+        "critic_range": (0.2, 0.8),
+    }
+    dmd = DMD(EDM(), SHAPE, None, **(settings | method))
+    student, critic = Small(1), Small(2)
+
+    def trained(network: nn.Module, rate: float) -> Trained:
+        return Trained(network, torch.optim.SGD(network.parameters(), lr=0.0), lambda step: rate)
+
+    return Step(
+        method=dmd,
+        student=trained(student, 0.1),
+        critic=trained(critic, 0.01),
+        teacher=Small(3).requires_grad_(False),
+        ema=ema_of(student, 0.9),
+        accelerator=Accelerator(cpu=True),
+        lanes=lanes,
+        clip=clip,
+    )
+
+
+def lane(number: int, count: int = 4) -> Lane:
+    dmd = new_step(1).method
+    drawn = dmd.draw(count, torch.Generator().manual_seed(number), None)
+    return replace(
+        drawn,
+        **{
+            name: getattr(drawn, name).double()
+            for name in ("noise", "matching_t", "matching_eps", "critic_t", "critic_eps")
+        },
+    )
+
+
+def join(lanes: list[Lane]) -> Lane:
+    names = ("noise", "matching_t", "matching_eps", "critic_t", "critic_eps")
+    joined = {name: torch.cat([getattr(each, name) for each in lanes]) for name in names}
+    return Lane(**joined, labels=None, pairs=None)
+
+
+def weights(network: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+def test_lanes_add_up_to_the_whole_batch():
+    split, whole = new_step(4), new_step(1)
+    lanes = [lane(number) for number in range(4)]
+    for step in range(5):
+        a, b = split(step, lanes), whole(step, [join(lanes)])
+        for name in ("critic", "critic_norm"):
+            torch.testing.assert_close(a[name], b[name], rtol=1e-9, atol=0)
+    for name in ("student", "critic"):
+        parts = (weights(getattr(split, name).network), weights(getattr(whole, name).network))
+        torch.testing.assert_close(*parts, rtol=1e-9, atol=1e-12)
+
+
+def test_critic_learns_the_samples_from_before_the_students_update(monkeypatch):
+    step = new_step(1, burn_in_steps=0)
+    one = lane(0)
+    before = step.method.samples(step.student.network, one)
+    seen = []
+    critic_loss = DMD.critic_loss
+
+    def spy(self, critic, samples, lane):
+        seen.append((samples, weights(step.student.network)))
+        return critic_loss(self, critic, samples, lane)
+
+    monkeypatch.setattr(DMD, "critic_loss", spy)
+    old = weights(step.student.network)
+    step(0, [one])
+    samples, student = seen[0]
+    torch.testing.assert_close(samples, before, rtol=0, atol=0)
+    assert not torch.equal(student, old), "the student learns first"
+    assert not samples.requires_grad
+
+
+def test_burn_in_leaves_the_student_alone():
+    step = new_step(1)
+    student, critic = weights(step.student.network), weights(step.critic.network)
+    logged = step(0, [lane(0)])
+    assert torch.equal(weights(step.student.network), student)
+    assert not torch.equal(weights(step.critic.network), critic)
+    assert set(logged) == {"critic", "critic_norm"}
+
+
+def test_teacher_never_and_critic_in_the_students_turn_never_hold_a_gradient(monkeypatch):
+    step = new_step(1, burn_in_steps=0)
+    update = Step._update
+
+    def spy(self, trained, number, losses):
+        result = update(self, trained, number, losses)
+        assert all(p.grad is None for p in self.teacher.parameters())
+        if trained is self.student:
+            assert all(p.grad is None for p in self.critic.network.parameters())
+        return result
+
+    monkeypatch.setattr(Step, "_update", spy)
+    for number in range(3):
+        step(number, [lane(number)])
+
+
+@pytest.mark.parametrize("clip", [1e9, 1e-3])
+def test_gradient_is_clipped_to_its_norm(clip):
+    step = new_step(1, clip=clip)
+    old = weights(step.critic.network)
+    norm = step(0, [lane(0)])["critic_norm"]
+    moved = (weights(step.critic.network) - old).norm() / 0.01
+    torch.testing.assert_close(moved, norm.clamp(max=clip), rtol=1e-3, atol=0)

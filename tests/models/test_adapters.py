@@ -1,0 +1,150 @@
+"""Adapters: our x0 is the one diffusers' own schedulers read from the same raw network."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    EDMEulerScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UNet2DModel,
+)
+from torch import Tensor
+
+from pipeline.diffusion.noise import EDM, VP, Flow
+from pipeline.errors import UserError
+from pipeline.models.adapters import UNet2D, read_scheduler
+
+
+def raw_unet(classes: int | None = None) -> UNet2DModel:
+    return UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,  # 8 would be one per channel and wipe out time and class
+        num_class_embeds=classes,
+    ).double()
+
+
+def saved(scheduler: Any, **changes: Any) -> dict[str, Any]:
+    """The content of its `scheduler_config.json`."""
+    return {**json.loads(scheduler.to_json_string()), **changes}
+
+
+def images(count: int) -> Tensor:
+    return torch.randn(count, 1, 8, 8, dtype=torch.float64)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sigma_data", [0.5, 0.3])
+def test_edm_is_the_preconditioning_of_diffusers(sigma_data: float) -> None:
+    scheduler = EDMEulerScheduler(sigma_data=sigma_data, sigma_max=60.0)
+    unet = raw_unet(classes=4)
+    schedule, prediction = read_scheduler(saved(scheduler))
+    sigma = torch.tensor([0.002, 0.5, 3.0, 60.0], dtype=torch.float64)
+    level, labels = sigma[:, None, None, None], torch.arange(4)
+    x_t = images(4) * (1 + level)
+    output = unet(
+        scheduler.precondition_inputs(x_t, level),
+        scheduler.precondition_noise(sigma),
+        class_labels=labels,
+    ).sample
+    expected = scheduler.precondition_outputs(x_t, output, level)
+    x0 = UNet2D(unet, schedule, prediction)(x_t, sigma, labels)
+    torch.testing.assert_close(x0, expected, atol=1e-6, rtol=0)
+
+
+def test_the_schedule_of_edm_is_read() -> None:
+    scheduler = EDMEulerScheduler(sigma_min=0.01, sigma_max=10.0, sigma_data=0.3, rho=5.0)
+    assert read_scheduler(saved(scheduler)) == (EDM(0.01, 10.0, 0.3, 5.0), "edm")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [DDPMScheduler, DDIMScheduler])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_vp_is_the_original_sample_of_diffusers(kind: Any, prediction_type: str) -> None:
+    """To 1e-5 of its size: diffusers holds its table in float32."""
+    scheduler = kind(
+        beta_schedule="scaled_linear", prediction_type=prediction_type, clip_sample=False
+    )
+    unet, x_t = raw_unet(), images(2)
+    denoiser = UNet2D(unet, *read_scheduler(saved(scheduler)))
+    scheduler.set_timesteps(1000)
+    for t in (0, 123, 999):
+        expected = scheduler.step(unet(x_t, t).sample, t, x_t).pred_original_sample
+        x0 = denoiser(x_t, torch.full((2,), t, dtype=torch.float64))
+        torch.testing.assert_close(x0, expected, atol=1e-5, rtol=1e-5)
+        assert torch.equal(denoiser(x_t, torch.tensor(t, dtype=torch.float64)), x0)
+
+
+@pytest.mark.parametrize("kind", [DDPMScheduler, DDIMScheduler, EulerDiscreteScheduler])
+def test_the_schedule_of_vp_is_read(kind: Any) -> None:
+    scheduler = kind(num_train_timesteps=50, beta_schedule="linear", beta_end=0.1)
+    schedule, prediction = read_scheduler(saved(scheduler))
+    assert isinstance(schedule, VP) and prediction == "epsilon"
+    assert torch.equal(schedule.alphas_cumprod, scheduler.alphas_cumprod)
+
+
+def test_the_spacing_of_stable_diffusion_is_read() -> None:
+    """Leading, one on, and its last step ends at the table's first level."""
+    scheduler = DDIMScheduler(steps_offset=1, set_alpha_to_one=False)
+    schedule, _ = read_scheduler(saved(scheduler))
+    scheduler.set_timesteps(20)
+    assert schedule.times(20).tolist() == [*scheduler.timesteps.tolist(), 0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("table", [1000, 500])
+def test_flow_is_one_step_of_diffusers_to_the_end(table: int) -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=table)
+    unet, x_t = raw_unet(), images(2)
+    denoiser = UNet2D(unet, *read_scheduler(saved(scheduler)))
+    for t in (1.0, 0.3):
+        scheduler.set_timesteps(sigmas=[t])
+        (time,) = scheduler.timesteps.double()
+        expected = scheduler.step(unet(x_t, time).sample, scheduler.timesteps[0], x_t).prev_sample
+        x0 = denoiser(x_t, torch.full((2,), t, dtype=torch.float64))
+        torch.testing.assert_close(x0, expected, atol=1e-6, rtol=0)
+
+
+def test_the_schedule_of_flow_is_read() -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=500, shift=3.0)
+    assert read_scheduler(saved(scheduler)) == (Flow(3.0, 500), "flow_prediction")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"_class_name": "ScoreSdeVeScheduler", "snr": 0.15}, "ScoreSdeVeScheduler is not"),
+        ({}, "without a class name"),
+        (saved(DDPMScheduler(), prediction_type="wild"), "DDPMScheduler: prediction_type 'wild'"),
+        (saved(DDPMScheduler(), beta_schedule="wild"), "DDPMScheduler: .*wild"),
+        (
+            saved(EDMEulerScheduler(), prediction_type="v_prediction"),
+            "EDMEulerScheduler: prediction_type 'v_prediction'",
+        ),
+        (
+            saved(FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)),
+            "FlowMatchEulerDiscreteScheduler: use_dynamic_shifting",
+        ),
+    ],
+)
+def test_what_is_not_known_is_named(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_scheduler(config)
+
+
+@pytest.mark.parametrize("schedule", [EDM(), VP(DDPMScheduler().alphas_cumprod), Flow()])
+def test_a_network_of_classes_needs_labels(schedule: Any) -> None:
+    prediction = "edm" if isinstance(schedule, EDM) else "epsilon"
+    denoiser = UNet2D(raw_unet(classes=3), schedule, prediction)
+    with pytest.raises(UserError, match=r"no unconditional branch.*pairs\.guidance"):
+        denoiser(images(2), torch.ones(2, dtype=torch.float64))

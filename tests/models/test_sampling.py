@@ -1,0 +1,71 @@
+"""Sampling: the student's one call, the teacher's ODE, guidance."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.diffusion.noise import EDM
+from pipeline.diffusion.solver import SOLVERS
+from pipeline.errors import UserError
+from pipeline.models.adapters import UNet2D
+from pipeline.models.analytic import GaussianMixture, gaussian_teacher
+from pipeline.models.sampling import guide, one_step, sample_student, sample_teacher
+
+LABELS = torch.tensor([0, 1, 2, 1])
+
+
+@pytest.fixture
+def teacher() -> GaussianMixture:
+    return gaussian_teacher((1, 4, 4), 3)
+
+
+def test_one_step_is_x0_at_the_noisiest_time(tiny: Callable[..., UNet2D]) -> None:
+    student, noise = tiny(), torch.randn(4, 1, 8, 8)
+    expected = student(80.0 * noise, torch.full((4,), 80.0), LABELS)
+    assert expected.requires_grad
+    images = one_step(student, EDM(), noise, LABELS)
+    assert torch.equal(images, expected) and images.requires_grad
+    alone = sample_student(student, noise, LABELS)
+    assert torch.equal(alone, expected) and not alone.requires_grad
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("labels", [None, LABELS])
+def test_without_guidance_the_teacher_is_solved_as_it_is(
+    teacher: GaussianMixture, solver: str, labels: Tensor | None
+) -> None:
+    noise, times = torch.randn(4, 1, 4, 4), EDM().times(6)
+    expected = SOLVERS[solver](lambda x, t: teacher(x, t, labels), noise, EDM(), times)
+    assert torch.equal(sample_teacher(teacher, noise, labels, solver, 6, 1.0), expected)
+
+
+@pytest.mark.parametrize("scale", [0.0, 3.0])
+def test_guidance_is_combined_in_every_evaluation(teacher: GaussianMixture, scale: float) -> None:
+    noise = torch.randn(4, 1, 4, 4, dtype=torch.float64)
+
+    def by_hand(x_t: Tensor, t: Tensor) -> Tensor:
+        return (1 - scale) * teacher(x_t, t) + scale * teacher(x_t, t, LABELS)
+
+    expected = SOLVERS["heun"](by_hand, noise, EDM(), EDM().times(8))
+    images = sample_teacher(teacher, noise, LABELS, "heun", 8, scale)
+    torch.testing.assert_close(images, expected, atol=1e-10, rtol=0)
+    plain = sample_teacher(teacher, noise, LABELS, "heun", 8, 1.0)
+    assert (images - plain).abs().max() > 0.01
+
+
+def test_at_scale_one_the_teacher_is_called_once_and_with_labels(
+    tiny: Callable[..., UNet2D],
+) -> None:
+    """So that a network without an unconditional branch works."""
+    student, noise = tiny(), torch.randn(4, 1, 8, 8)
+    assert guide(student, 1.0) is student
+    assert sample_teacher(student, noise, LABELS, "euler", 2, 1.0).isfinite().all()
+    with pytest.raises(UserError, match=r"no unconditional branch.*pairs\.guidance"):
+        sample_teacher(student, noise, LABELS, "euler", 2, 2.0)
+
+
+def test_guidance_without_labels_is_refused(teacher: GaussianMixture) -> None:
+    with pytest.raises(UserError, match=r"pairs\.guidance: 3\.0 needs labels.*use 1"):
+        sample_teacher(teacher, torch.randn(1, 1, 4, 4), None, "euler", 2, 3.0)
