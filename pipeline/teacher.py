@@ -1,6 +1,7 @@
 """Train a small class-conditional EDM teacher on real images."""
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from pipeline.diffusion.losses import denoising_loss
 from pipeline.diffusion.noise import EDM, diffuse
 from pipeline.ema import ema_of
 from pipeline.errors import UserError
+from pipeline.files import check_writable
 from pipeline.models.adapters import UNet2D
 from pipeline.models.build import new_unet
 from pipeline.models.export import read_provenance, save_denoiser
@@ -42,6 +44,7 @@ def make_teacher(config: Config) -> None:
             )
         print(f"teacher  {teacher.output} is trained already")
         return
+    check_writable(Path(teacher.output), "teacher.output")
     data = load_images(config.data.name, config.data.size, config.data.folder)
     shape = (data.images.shape[1], data.images.shape[2], data.images.shape[3])
     network = new_unet(config.network, shape, data.classes, config.seed)
@@ -87,7 +90,7 @@ def train(
             loss.backward()
             optimizer.step()
             ema.update_parameters(network)
-            bar.update(1, loss=loss)
+            bar.update(1, loss=loss.item())
     averaged = ema.module
     assert isinstance(averaged, UNet2D)
     return averaged

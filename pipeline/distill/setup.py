@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from torch.optim import AdamW
 
@@ -51,10 +50,7 @@ def prepare(config: Config) -> Training:
             teacher.
     """
     distill = config.distill
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
     device = accelerator.device
     teacher = load_teacher(config.teacher).to(device)
     method = DMD(

@@ -50,7 +50,7 @@ class UNet2D(Denoiser):
             scaled, c_noise = edm_inputs(x_t, sigma, sigma_data)
             output = self.unet(scaled, c_noise.flatten(), class_labels=condition).sample
             return edm_to_x0(output, x_t, sigma, sigma_data)
-        time = t * 1000 if isinstance(self.schedule, Flow) else t
+        time = t * self.schedule.steps_table if isinstance(self.schedule, Flow) else t
         output = self.unet(x_t, time, class_labels=condition).sample
         alpha, sigma = expand(self.schedule.alpha(t), x_t), expand(self.schedule.sigma(t), x_t)
         return to_x0(self.prediction, output, x_t, alpha, sigma)
@@ -66,7 +66,7 @@ def read_scheduler(config: Mapping[str, Any]) -> tuple[Schedule, str]:
         The schedule, and a kind of prediction or "edm".
 
     Raises:
-        UserError: If the scheduler's class or prediction type is not known here.
+        UserError: If the scheduler's class, prediction type or betas are not known here.
     """
     name = str(config.get("_class_name", ""))
     prediction = str(config.get("prediction_type", "epsilon"))
@@ -83,8 +83,14 @@ def read_scheduler(config: Mapping[str, Any]) -> tuple[Schedule, str]:
     if "beta_schedule" in config or "trained_betas" in config:
         _known(name, prediction, PREDICTIONS)
         spacing = config.get("timestep_spacing", "leading")
+        try:
+            table = DDPMScheduler.from_config(dict(config)).alphas_cumprod
+        except NotImplementedError as error:
+            raise UserError(
+                f"{name}: beta_schedule {config['beta_schedule']!r} is unknown"
+            ) from error
         vp = VP(
-            alphas_cumprod=DDPMScheduler.from_config(dict(config)).alphas_cumprod,
+            alphas_cumprod=table,
             spacing=spacing,
             steps_offset=config.get("steps_offset", 0) if spacing == "leading" else 0,
             clean_end=config.get("set_alpha_to_one", True),

@@ -36,7 +36,8 @@ def new_unet(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.generator("weights", seed).initial_seed())
         unet = UNet2DModel(
-            sample_size=(height, width),
+            # diffusers' pipelines understand only one number
+            sample_size=height if height == width else (height, width),
             in_channels=channels,
             out_channels=channels,
             block_out_channels=tuple(network.channels),
@@ -73,11 +74,17 @@ def load_denoiser(folder: str | Path, way_out: str) -> UNet2D:
         raise UserError(f"{folder}/unet is a {network.get('_class_name')}; known is UNet2DModel")
     schedule, prediction = read_scheduler(scheduler)
     try:
-        unet = UNet2DModel.from_pretrained(
-            folder, subfolder="unet", use_safetensors=True, low_cpu_mem_usage=False
+        unet, report = UNet2DModel.from_pretrained(
+            folder,
+            subfolder="unet",
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
         )
     except Exception as error:
         raise UserError(f"cannot load {folder}/unet: {_first_line(error)}") from error
+    if missing := report["missing_keys"]:
+        raise UserError(f"cannot load {folder}/unet: no weights for {', '.join(missing[:3])}")
     return UNet2D(unet, schedule, prediction)
 
 

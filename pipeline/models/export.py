@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from diffusers import ConsistencyModelPipeline, EDMEulerScheduler
+from safetensors import SafetensorError
 
 from pipeline.diffusion.noise import EDM
 from pipeline.errors import UserError
@@ -36,16 +37,19 @@ def save_denoiser(denoiser: UNet2D, folder: str | Path, provenance: dict[str, ob
         rho=schedule.rho,
     )
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
+    old = folder.with_name(f"{fresh.name}.old")
     try:
         fresh.parent.mkdir(parents=True, exist_ok=True)
         ConsistencyModelPipeline(denoiser.unet, scheduler).save_pretrained(fresh)
         (fresh / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
-        if folder.exists():
-            shutil.rmtree(folder)
+        if folder.is_dir():
+            folder.rename(old)
         fresh.rename(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(fresh, ignore_errors=True)
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {folder}: {reason}") from error
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_provenance(folder: str | Path) -> dict[str, object] | None:
@@ -59,7 +63,8 @@ def read_provenance(folder: str | Path) -> dict[str, object] | None:
         return None
     try:
         content = json.loads((folder / "provenance.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} is in use by something else: choose another folder") from error
-    assert isinstance(content, dict)
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{folder} is in use by something else: choose another folder")
     return content

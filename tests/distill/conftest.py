@@ -38,7 +38,7 @@ def tiny(tmp_path: Path) -> Callable[..., Config]:
                     "regression": {"batch_size": 8},
                     "log_every": 2,
                     "sample_every": 5,
-                    "checkpoint_every": 3,
+                    "checkpoint_every": 2,
                     **distill,
                 },
             }

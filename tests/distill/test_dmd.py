@@ -88,7 +88,6 @@ def test_with_a_frozen_critic_it_does_not():
     assert distil_linear(refresh_critic=False) > 0.5
 
 
-
 class Recorder(nn.Module):
     """A denoiser that notes how it was called."""
 
@@ -129,7 +128,9 @@ def test_student_loss_is_the_weighted_sum_of_its_parts_in_one_student_call():
 
 def test_only_the_student_gets_gradients_in_its_turn():
     student, teacher, critic = Recorder(0.7), Recorder(0.2), Recorder(0.5)
-    METHOD.student_loss(Turn(0.25, 1.0, True), student, teacher, critic, lane_with_pairs()).total.backward()
+    METHOD.student_loss(
+        Turn(0.25, 1.0, True), student, teacher, critic, lane_with_pairs()
+    ).total.backward()
     assert student.weight.grad is not None
     assert teacher.weight.grad is None and critic.weight.grad is None
 

@@ -41,7 +41,7 @@ def lines(config) -> list[dict]:
 def test_a_run_leaves_checkpoints_metrics_and_pictures(tiny, tmp_path):
     config, keeper = tiny(), Keeper(tmp_path / "kept")
     loop.run(config, Cluster(None, keeper.report))
-    assert keeper.steps == [3, 6, 9, 10]
+    assert keeper.steps == [2, 4, 6, 8, 10]
     assert [line["step"] for line in lines(config)] == [2, 4, 6, 8, 10]
     assert {"regression", "student_norm"} <= lines(config)[0].keys()
     assert {"critic", "matching_gradient", "sample_std"} <= lines(config)[-1].keys()
@@ -52,7 +52,7 @@ def test_a_run_leaves_checkpoints_metrics_and_pictures(tiny, tmp_path):
     assert list(output.glob("tensorboard/events*"))
 
 
-@pytest.mark.parametrize("die_at", [3, 6, 9])
+@pytest.mark.parametrize("die_at", [2, 4, 8])
 def test_a_broken_run_ends_like_an_unbroken_one_bit_for_bit(tiny, tmp_path, die_at):
     whole, broken = tiny("whole"), tiny("broken")
     keeper = Keeper(tmp_path / "whole-kept")
@@ -65,8 +65,7 @@ def test_a_broken_run_ends_like_an_unbroken_one_bit_for_bit(tiny, tmp_path, die_
     a, b = read(keeper.folder / "10"), read(dying.folder / "10")
     assert a.pop("fingerprint") == b.pop("fingerprint")
     torch.testing.assert_close(a, b, rtol=0, atol=0)
-    assert [line["step"] for line in lines(broken)] == [2, 4, 6, 8, 10]
-    assert lines(whole)[-1] == lines(broken)[-1]
+    assert lines(whole) == lines(broken)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tiny, tmp_path):
@@ -81,7 +80,7 @@ def test_a_longer_run_goes_on_from_a_shorter_one(tiny, tmp_path):
     keeper = Keeper(tmp_path / "kept")
     loop.run(tiny(steps=6), Cluster(None, keeper.report))
     loop.run(tiny(steps=9), Cluster(keeper.folder / "6", keeper.report))
-    assert keeper.steps == [3, 6, 9]
+    assert keeper.steps == [2, 4, 6, 8, 9]
 
 
 def test_an_output_folder_belongs_to_one_run(tiny):

@@ -1,0 +1,131 @@
+"""Training a small teacher, once."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline import teacher
+from pipeline.config import Config
+from pipeline.data.images import load_images
+from pipeline.diffusion.losses import denoising_loss
+from pipeline.diffusion.noise import diffuse
+from pipeline.errors import UserError
+from pipeline.models.adapters import UNet2D
+from pipeline.models.build import WEIGHTS, load_denoiser, new_unet
+from pipeline.teacher import make_teacher
+
+SHAPE = (1, 8, 8)
+
+
+def settings(run: Path, seed: int = 0, steps: int = 30, ema: float = 0.9, **own: Any) -> Config:
+    """A short run on the digits."""
+    training = {"steps": steps, "batch_size": 64, "lr": 0.05, "ema": ema}
+    return Config.model_validate(
+        {
+            "seed": seed,
+            "run": str(run),
+            "network": {"channels": [8, 16], "attention": [False, False], "norm_groups": 4},
+            "teacher": {"training": training, **own},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    config = settings(tmp_path_factory.mktemp("run"))
+    make_teacher(config)
+    return config
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(*_: object) -> None:
+        raise AssertionError("it trains")
+
+    monkeypatch.setattr(teacher, "train", train)
+
+
+def state(folder: str) -> dict[Path, tuple[int, bytes]]:
+    files = (file for file in Path(folder).rglob("*") if file.is_file())
+    return {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
+
+
+@torch.no_grad()
+def loss_of(network: UNet2D) -> float:
+    """On digits that were kept out of the training, at EDM's distribution of noise."""
+    data, rng = load_images("digits", 8, None), torch.Generator().manual_seed(1)
+    images, labels = data.test_images[:256], data.test_labels[:256]
+    sigma = (-1.2 + 1.2 * torch.randn(256, generator=rng)).exp()
+    x_t = diffuse(images, torch.randn(images.shape, generator=rng), sigma, network.schedule)
+    weight = network.schedule.weight(sigma)
+    return float(denoising_loss(network.eval()(x_t, sigma, labels), images, weight))
+
+
+def test_thirty_steps_take_a_quarter_off_the_loss(trained: Config) -> None:
+    before = loss_of(new_unet(trained.network, SHAPE, 10, trained.seed))
+    after = loss_of(load_denoiser(trained.teacher.output, ""))
+    assert after < 0.75 * before
+
+
+def test_the_same_config_trains_the_same_weights(tmp_path: Path) -> None:
+    weights = []
+    for name, seed in (("one", 0), ("again", 0), ("other", 1)):
+        config = settings(tmp_path / name, seed, steps=2)
+        make_teacher(config)
+        weights.append((Path(config.teacher.output) / WEIGHTS).read_bytes())
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_what_is_returned_is_the_average() -> None:
+    """Without a memory it is the last weights; with one it is not, on the same way."""
+    data, weights = load_images("digits", 8, None), []
+    for ema in (0.0, 0.9):
+        config = settings(Path("unused"), steps=3, ema=ema)
+        network = new_unet(config.network, SHAPE, 10, 0)
+        average = teacher.train(network, data.images, data.labels, config.teacher.training, 0)
+        weights += [network.unet.conv_in.weight, average.unet.conv_in.weight]
+    assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])
+    assert not torch.equal(weights[2], weights[3])
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_trained_teacher_is_left_as_it_is(
+    trained: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = state(trained.teacher.output)
+    make_teacher(trained)
+    assert state(trained.teacher.output) == before
+    assert f"{trained.teacher.output} is trained already" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize("change", [{"seed": 1}, {"steps": 31}], ids=str)
+def test_the_folder_of_another_teacher_is_refused(trained: Config, change: Any) -> None:
+    before = state(trained.teacher.output)
+    with pytest.raises(UserError, match=r"teacher\.output: .*made otherwise.*another folder"):
+        make_teacher(settings(Path(trained.run), **change))
+    assert state(trained.teacher.output) == before
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(UserError, match="in use by something else"):
+        make_teacher(settings(tmp_path, output=str(tmp_path)))
+
+
+@pytest.mark.usefixtures("no_training")
+def test_an_output_that_cannot_be_written_stops_it_first(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "teacher"):
+        with pytest.raises(UserError, match=r"teacher\.output: cannot write to"):
+            make_teacher(settings(tmp_path, output=str(place)))
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_formula_needs_no_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_teacher(settings(tmp_path / "run", kind="gaussian"))
+    assert not (tmp_path / "run").exists()
+    assert "nothing to train" in capsys.readouterr().out
