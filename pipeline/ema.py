@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+_Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 def ema_of(model: nn.Module, decay: float) -> AveragedModel:
     """A running average of the model's weights; `.module` is the averaged network.
@@ -21,9 +23,9 @@ def ema_of(model: nn.Module, decay: float) -> AveragedModel:
     return ema.requires_grad_(False).eval()
 
 
-def _update(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+def _update(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
     @torch.no_grad()
-    def update(average: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
+    def update(average: _Tensors, current: _Tensors, updates: Tensor | int) -> None:
         n = int(updates)
         torch._foreach_lerp_(average, current, 1 - min(decay, (1 + n) / (10 + n)))
 

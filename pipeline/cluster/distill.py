@@ -4,7 +4,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import ray.train
+import ray
 import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
@@ -50,11 +50,15 @@ def distill(config: Config) -> None:
 
 
 def _scaling(config: Config) -> ScalingConfig:
+    """As many workers as the cluster holds now, within the configured range."""
     workers = config.distill.workers
-    count = workers.min if workers.min == workers.max else (workers.min, workers.max)
-    resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
+    each = {name: n for name, n in (("CPU", workers.cpus), ("GPU", workers.gpus)) if n}
+    cluster = ray.cluster_resources()
+    fit = min((int(cluster.get(name, 0) // n) for name, n in each.items()), default=workers.max)
     return ScalingConfig(
-        num_workers=count, use_gpu=workers.gpus > 0, resources_per_worker=resources
+        num_workers=max(workers.min, min(workers.max, fit)),
+        use_gpu=workers.gpus > 0,
+        resources_per_worker=each,
     )
 
 

@@ -1,5 +1,7 @@
 """Joining a Ray cluster, and errors on their way back from it."""
 
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,8 +12,13 @@ from pipeline.errors import UserError
 
 def connect() -> None:
     """Join the cluster of this job or of RAY_ADDRESS; without one, start it on this machine."""
-    if not ray.is_initialized():
-        ray.init(logging_level="warning")
+    if ray.is_initialized():
+        return
+    # The jobs show their own progress, once: not Ray's beside it, nor each worker line twice.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    ray.init(logging_level="warning")
 
 
 @contextmanager
@@ -38,5 +45,5 @@ def _user_error(error: object, seen: set[int]) -> UserError | None:
     if isinstance(error, UserError):
         return UserError(str(error.args[0]))
     failures = getattr(error, "worker_failures", None) or {}
-    inner = (getattr(error, "cause", None), error.__cause__, error.__context__, *failures.values())
+    inner = (getattr(error, "cause", None), error.__cause__, *failures.values())
     return next((found for each in inner if (found := _user_error(each, seen))), None)

@@ -20,9 +20,15 @@ def save(folder: Path, step: int, fingerprint: str, state: dict[str, Any]) -> No
         step: Number of steps done.
         fingerprint: Of the settings that define the run.
         state: What has a `state_dict`: networks, their average, optimisers, by name.
+
+    Raises:
+        UserError: If the file cannot be written.
     """
     content = {name: each.state_dict() for name, each in state.items()}
-    torch.save({"step": step, "fingerprint": fingerprint, **content}, folder / FILE)
+    try:
+        torch.save({"step": step, "fingerprint": fingerprint, **content}, folder / FILE)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"cannot write a checkpoint to {folder}: {error}; free space") from error
 
 
 def load(folder: Path, fingerprint: str, state: dict[str, Any]) -> int:

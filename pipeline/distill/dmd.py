@@ -1,6 +1,6 @@
 """The method: which losses, on which draws, at whose turn."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -58,13 +58,8 @@ class Lane:
 
     def to(self, device: torch.device) -> "Lane":
         """The same lane on a device."""
-        moved = {
-            field.name: value.to(device)
-            if (value := getattr(self, field.name)) is not None
-            else None
-            for field in fields(self)
-        }
-        return Lane(**moved)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{k: v.to(device) for k, v in values.items() if v is not None})
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,8 @@ def _warmup(step: int, steps: int) -> float:
 def _trained(network: nn.Module, rate: Callable[[int], float], accelerator: Accelerator) -> Trained:
     """AdamW with the betas and weight decay of DMD (arXiv 2311.18828, Section 5.1)."""
     optimizer = AdamW(network.parameters(), betas=(0.9, 0.999), weight_decay=0.01, fused=True)
-    return Trained(*accelerator.prepare(network, optimizer), rate)
+    prepared, prepared_optimizer = accelerator.prepare(network, optimizer)
+    return Trained(prepared, prepared_optimizer, rate)
 
 
 def _lanes(config: Config, method: DMD, device: torch.device) -> Callable[[int, int], Lane]:

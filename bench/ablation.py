@@ -1,0 +1,222 @@
+#!/usr/bin/env python3
+"""What each loss is worth on digits: the ablation table, mean and spread over seeds.
+
+Takes each seed's teacher from `runs/digits/seed-N` (trained there if it is missing), trains every
+variant of `configs/digits.yaml` and `configs/digits-few-pairs.yaml` in this process, and compares
+10,000 images with the teacher's from the same noise. Writes `bench/results/<date>-ablation.json`
+with the commit it was measured at. Exit code 1 if regression then DMD does not reach 0.4 times
+the Fréchet distance of regression alone with 200 pairs.
+
+    python bench/ablation.py                          # seeds 0, 1, 2
+    python bench/ablation.py --seeds 0 --only "few"
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from unittest import mock
+
+import torch
+from prove import ROOT, commit
+from torch import Tensor
+
+from pipeline.classifier import train_classifier
+from pipeline.cli import load
+from pipeline.cluster.pairs import pair_plan
+from pipeline.comparison import Images, Judge, against_teacher
+from pipeline.config import Config
+from pipeline.data import shards
+from pipeline.data.images import load_images
+from pipeline.data.store import open_store
+from pipeline.diffusion import seeds
+from pipeline.distill import dmd, loop, run
+from pipeline.distill.loop import Cluster
+from pipeline.models.build import load_student, load_teacher
+from pipeline.models.sampling import sample_student, sample_teacher
+from pipeline.pairs import PairMaker
+from pipeline.teacher import make_teacher
+
+COUNT, BATCH = 10_000, 500
+FEW_BAR = 0.4
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A configuration file, what is changed in it, and whether the normaliser is taken out."""
+
+    config: str
+    overrides: tuple[str, ...] = ()
+    normaliser: bool = True
+
+
+VARIANTS = {
+    "few pairs: regression only": Variant("digits-few-pairs", ("--distill.steps=400",)),
+    "few pairs: regression, then DMD": Variant("digits-few-pairs"),
+    "many pairs: regression only": Variant("digits", ("--distill.steps=600",)),
+    "many pairs: regression, then DMD": Variant("digits"),
+    "many pairs: DMD without normaliser": Variant("digits", normaliser=False),
+    "no pairs: matching only": Variant(
+        "digits", ("--distill.regression_steps=0", "--distill.regression.weight=0")
+    ),
+}
+# Burn-in steps belong to neither regression-only run: they end with the regression phase.
+ONLY_REGRESSION = ("--distill.burn_in_steps=0",)
+
+
+def configure(variant: Variant, seed: int, name: str) -> Config:
+    """The variant's settings: the seed's teacher, a pair set by count, an output of its own."""
+    home = ROOT / "runs" / "digits" / f"seed-{seed}"
+    overrides = variant.overrides
+    if "regression only" in name:
+        overrides += ONLY_REGRESSION
+    folder = ROOT / "runs" / "ablation" / f"seed-{seed}" / name.replace(" ", "-").replace(":", "")
+    settings = [
+        f"--config={ROOT / f'configs/{variant.config}.yaml'}",
+        f"--seed={seed}",
+        f"--run={folder}",
+        f"--teacher.output={home / 'teacher'}",
+        f"--pairs.output={folder.parent / f'pairs-{variant.config}'}",
+    ]
+    return load("ablation", [*settings, *overrides])[0]
+
+
+def make_pairs(config: Config) -> None:
+    """The pair set, in this process."""
+    plan, store = pair_plan(config), open_store(config.pairs.output)
+    shards.open_plan(store, plan)
+    maker = PairMaker(config.teacher, plan, config.pairs.output, config.pairs.batch_size)
+    for index in shards.missing(store, plan, config.pairs.count):
+        maker.make(index)
+    shards.close(store, plan, config.pairs.count)
+
+
+def train(config: Config) -> None:
+    """Train and export, unless it is done."""
+    if run.finished(config):
+        return
+    output = Path(config.distill.output)
+    shutil.rmtree(output, ignore_errors=True)
+
+    def keep(step: int, folder: Path | None) -> None:
+        assert folder is not None
+        shutil.copytree(folder, output / "last", dirs_exist_ok=True)
+
+    loop.run(config, Cluster(None, keep))
+    run.export(config, output / "last")
+
+
+@contextmanager
+def without_normaliser() -> Iterator[None]:
+    """The matching gradient as fake - real alone, scaled to the same size on average."""
+
+    def plain(x0: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+        return (fake - real) / (x0 - real).abs().mean()
+
+    with mock.patch.object(dmd, "matching_gradient", plain):
+        yield
+
+
+class Scale:
+    """The figures of one seed's students, against the same 10,000 teacher images."""
+
+    def __init__(self, config: Config):
+        self.teacher, self.seed = load_teacher(config.teacher), config.seed
+        real = load_images(config.data.name, config.data.size, config.data.folder)
+        self.judge = Judge(real, train_classifier(real.images, real.labels, real.classes))
+        self.labels = torch.arange(COUNT) % real.classes
+        solver = (config.pairs.solver, config.pairs.steps, config.pairs.guidance)
+
+        def solve(noise: Tensor, labels: Tensor) -> Tensor:
+            return sample_teacher(self.teacher, noise, labels, *solver)
+
+        self.images = self._make(solve, seeds.EVALUATION)
+        self.other = self._make(solve, seeds.FLOOR)
+
+    def figures(self, config: Config) -> dict[str, float]:
+        """Fréchet distance to the teacher, its floor, accuracy, pixel Fréchet distance."""
+        student = load_student(config.evaluate.student)
+        made = self._make(
+            lambda noise, labels: sample_student(student, noise, labels), seeds.EVALUATION
+        )
+        noise = torch.empty(0)
+        versus = against_teacher(
+            Images(noise, self.labels, made, self.images), self.other, self.judge
+        )
+        assert versus.accuracy is not None
+        return {
+            "fd_teacher": versus.fd_teacher,
+            "fd_floor": versus.fd_floor,
+            "accuracy": versus.accuracy,
+            "pixel_fd": versus.pixel_fd,
+        }
+
+    def _make(self, by: Callable[[Tensor, Tensor], Tensor], stream: int) -> Tensor:
+        made = []
+        for first in range(0, COUNT, BATCH):
+            ids = torch.arange(first, first + BATCH)
+            noise = seeds.noise(self.seed, ids, self.teacher.shape, stream)
+            made.append(by(noise, self.labels[ids]))
+        return torch.cat(made)
+
+
+def main() -> int:
+    """Train, compare, print, write; 0 if the bar holds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--only", default="", help="run the variants whose name holds this")
+    arguments = parser.parse_args()
+    chosen = {name: v for name, v in VARIANTS.items() if arguments.only in name}
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
+    for seed in arguments.seeds:
+        scale = None
+        for name, variant in chosen.items():
+            config = configure(variant, seed, name)
+            make_teacher(config)
+            if run.needs_pairs(config):
+                make_pairs(config)
+            if variant.normaliser:
+                train(config)
+            else:
+                with without_normaliser():
+                    train(config)
+            scale = scale or Scale(config)
+            results[name].append({"seed": seed} | scale.figures(config))
+            print(name, results[name][-1], flush=True)
+    print("\n".join(table(results)))
+    now = datetime.now(UTC)
+    file = ROOT / "bench" / "results" / f"{now.date()}-ablation.json"
+    file.parent.mkdir(exist_ok=True)
+    stamp = {"date": now.isoformat(timespec="seconds"), "commit": commit()}
+    file.write_text(json.dumps({**stamp, "results": results}, indent=1) + "\n")
+    few = [
+        results.get(f"few pairs: {kind}") for kind in ("regression only", "regression, then DMD")
+    ]
+    if not all(few):
+        return 0
+    before, after = (statistics.mean(each["fd_teacher"] for each in rows or []) for rows in few)
+    print(f"few pairs: DMD reaches {after / before:.2f} of regression only (bar {FEW_BAR})")
+    return 0 if after <= FEW_BAR * before else 1
+
+
+def table(results: dict[str, list[dict[str, float]]]) -> list[str]:
+    """Markdown, one row a variant: mean ± standard deviation over the seeds."""
+    lines = ["| variant | `fd_teacher` | accuracy | `pixel_fd` |", "|---|---|---|---|"]
+    for name, rows in results.items():
+        cells = []
+        for key in ("fd_teacher", "accuracy", "pixel_fd"):
+            values = [row[key] for row in rows]
+            spread = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.3g}{spread}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Pairs and distillation through a real Ray cluster."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.cluster.distill import distill
+from pipeline.cluster.pairs import make_pairs
+from pipeline.config import Config
+from pipeline.data import shards
+from pipeline.data.order import PairReader
+from pipeline.data.store import open_store
+from pipeline.errors import UserError
+from pipeline.models.build import load_student
+
+
+def config_at(run: Path, **branches: dict) -> Config:
+    tree = {
+        "run": str(run),
+        "data": {"name": None},
+        "network": {"channels": [8], "attention": [False]},
+        "teacher": {"kind": "gaussian", "gaussian": {"shape": [1, 4, 4], "classes": 3}},
+        "pairs": {"count": 96, "shard_size": 16, "steps": 3},
+        "distill": {
+            "steps": 8,
+            "regression_steps": 3,
+            "burn_in_steps": 2,
+            "batch_size": 8,
+            "regression": {"batch_size": 8},
+            "log_every": 2,
+            "sample_every": 4,
+            "checkpoint_every": 4,
+        },
+    }
+    for name, branch in branches.items():
+        tree[name] = tree[name] | branch
+    return Config.model_validate(tree)
+
+
+def test_pairs_then_a_student_and_a_second_run_does_nothing(ray_cluster, tmp_path, capfd):
+    config = config_at(tmp_path / "run")
+    make_pairs(config)
+    store = open_store(config.pairs.output)
+    manifest = shards.read_manifest(store)
+    assert [shard.first for shard in manifest.shards] == list(range(0, 96, 16))
+    reader = PairReader(store, seed=0, batch_size=96)
+    assert sorted(reader.batch(0).ids.tolist()) == list(range(96))
+
+    distill(config)
+    lines = (Path(config.distill.output) / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4, 6, 8]
+    assert load_student(config.evaluate.student).shape == (1, 4, 4)
+
+    capfd.readouterr()
+    make_pairs(config)
+    distill(config)
+    assert "is finished already" in capfd.readouterr().out
+
+
+def test_a_bad_shard_is_the_users_error_not_a_ray_traceback(ray_cluster, tmp_path, monkeypatch):
+    config = config_at(tmp_path / "run")
+    Path(config.pairs.output).mkdir(parents=True)
+    name = "pairs-000000000000-000000000016.parquet"
+    make_pairs(config)
+    (Path(config.pairs.output) / name).write_bytes(b"PAR1 torn")
+    with pytest.raises(UserError, match=name):
+        distill(config)
+
+
+def test_another_seed_in_the_same_folder_is_refused(ray_cluster, tmp_path):
+    config = config_at(tmp_path / "run")
+    make_pairs(config)
+    with pytest.raises(UserError, match="seed 0, not 1"):
+        make_pairs(config.model_copy(update={"seed": 1}))
