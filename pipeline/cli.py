@@ -22,7 +22,7 @@ DEFAULT_FILE = "configs/digits.yaml"
 
 
 def main(
-    job: Callable[[Config], None], description: str, arguments: Sequence[str] | None = None
+    job: Callable[[Config], object], description: str, arguments: Sequence[str] | None = None
 ) -> int:
     """Read the settings, then run a job on them.
 

@@ -71,7 +71,8 @@ class AgainstReal:
 
     Attributes:
         fd_real, teacher_fd_real: Fréchet distances, with the real images' labels.
-        real_floor: Random half of the real images against the other half, mean of 10 splits.
+        real_floor: Random half of the real images of each class against the other half, mean
+            of 10 splits.
         precision, recall, teacher_precision, teacher_recall: Against all real images, k = 3.
         classifier_accuracy: On real images that it was not trained on.
         n_real: Real images, and images of student and of teacher.
@@ -134,7 +135,7 @@ def against_real(images: Images, judge: Judge) -> AgainstReal:
     return AgainstReal(
         fd_real=frechet_distance(real, student),
         teacher_fd_real=frechet_distance(real, teacher),
-        real_floor=half_against_half(real),
+        real_floor=half_against_half(real, judge.real.labels),
         precision=by_student.precision,
         recall=by_student.recall,
         teacher_precision=by_teacher.precision,
@@ -145,13 +146,19 @@ def against_real(images: Images, judge: Judge) -> AgainstReal:
     )
 
 
-def half_against_half(features: Tensor, splits: int = 10) -> float:
-    """Mean Fréchet distance of random halves of the features, (N, D)."""
-    rng, half = seeds.generator("halves"), len(features) // 2
-    total = 0.0
+def half_against_half(features: Tensor, labels: Tensor, splits: int = 10) -> float:
+    """Mean Fréchet distance of random halves, each class split evenly.
+
+    Args:
+        features: (N, D).
+        labels: Classes, (N,) int64: as in the other distances, both sides have the same.
+        splits: Number of random splits.
+    """
+    rng, total = seeds.generator("halves"), 0.0
     for _ in range(splits):
-        order = torch.randperm(len(features), generator=rng)
-        total += frechet_distance(features[order[:half]], features[order[half : 2 * half]])
+        order = (labels + torch.rand(len(labels), generator=rng)).argsort()
+        order = order[: len(order) // 2 * 2]
+        total += frechet_distance(features[order[0::2]], features[order[1::2]])
     return total / splits
 
 
