@@ -6,6 +6,7 @@ Across Ray it travels as `config.model_dump(mode="json")` and comes back through
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,11 @@ def _rising(span: tuple[float, float]) -> tuple[float, float]:
     if span[0] >= span[1]:
         raise ValueError("must rise, from a lower to a higher part")
     return span
+
+
+def _absolute(path: str) -> str:
+    """A local path from the root, for workers that start in folders of their own."""
+    return path if "://" in path else os.path.abspath(path)
 
 
 def _blank(value: Any) -> Any:
@@ -240,7 +246,9 @@ class Config(_Branch):
 
     @model_validator(mode="after")
     def _places(self) -> Config:
-        run = self.run.rstrip("/") or "/"
+        run = self.__dict__["run"] = _absolute(self.run)
+        if self.data.folder:
+            self._fill("data", folder=self.data.folder)
         self._fill("teacher", output=f"{run}/teacher")
         self._fill("pairs", output=f"{run}/pairs")
         self._fill("distill", output=f"{run}/distill")
@@ -250,8 +258,10 @@ class Config(_Branch):
 
     def _fill(self, name: str, **folders: str) -> None:
         branch = getattr(self, name)
-        blank = {field: path for field, path in folders.items() if not getattr(branch, field)}
-        self.__dict__[name] = branch.model_copy(update=blank)
+        filled = {
+            field: _absolute(getattr(branch, field) or path) for field, path in folders.items()
+        }
+        self.__dict__[name] = branch.model_copy(update=filled)
 
     @model_validator(mode="after")
     def _agreement(self) -> Config:

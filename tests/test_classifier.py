@@ -25,7 +25,7 @@ def test_it_is_right_on_held_out_digits(digits: RealImages, judge: Classifier) -
 def test_features_are_64_of_unit_size(digits: RealImages, judge: Classifier) -> None:
     features = read(judge, digits.images).features
     assert features.shape == (len(digits.images), 64)
-    assert features.mean(0).abs().max() < 0.3
+    assert features.mean().abs() < 0.1
     assert 0.7 < features.std(0).min() and features.std(0).max() < 1.5
 
 
@@ -39,9 +39,10 @@ def test_the_same_images_give_the_same_classifier(
 ) -> None:
     monkeypatch.setattr(classifier, "_steps", lambda count: 5)
     before = torch.get_rng_state()
-    first, _ = (train_classifier(digits.images, digits.labels, 10), torch.randn(3))
+    first = train_classifier(digits.images, digits.labels, 10)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(7)
     second = train_classifier(digits.images, digits.labels, 10)
-    torch.set_rng_state(before)
     a, b = (read(network, digits.test_images).logits for network in (first, second))
     assert torch.equal(a, b)
 

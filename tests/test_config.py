@@ -1,7 +1,8 @@
 """The tree holds together, and bad settings end in one clear line."""
 
-from pathlib import Path
+from pathlib import os
 
+import Path
 import pytest
 from pydantic import ValidationError
 
@@ -25,11 +26,12 @@ def test_folders_stand_under_run_unless_given() -> None:
     config = Config.model_validate(
         {"run": "runs/x/", "pairs": {"output": None}, "distill": {"output": "/elsewhere"}}
     )
-    assert config.teacher.output == "runs/x/teacher"
-    assert config.pairs.output == "runs/x/pairs"
+    run = os.path.abspath("runs/x")  # workers start in folders of their own
+    assert config.teacher.output == f"{run}/teacher"
+    assert config.pairs.output == f"{run}/pairs"
     assert config.distill.output == "/elsewhere"
     assert config.evaluate.student == "/elsewhere/student"
-    assert config.evaluate.output == "runs/x"
+    assert config.evaluate.output == run
 
 
 def test_numbers_are_strict_but_floats_take_whole_ones() -> None:

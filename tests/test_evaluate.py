@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline import classifier, evaluate
 from pipeline.config import Config
 from pipeline.data.images import load_images
-from pipeline.diffusion.noise import EDM
+from pipeline.diffusion.noise import EDM, expand
 from pipeline.errors import UserError
 from pipeline.models.analytic import GaussianMixture, gaussian_teacher
 from pipeline.models.denoiser import Denoiser
@@ -41,7 +41,7 @@ class Perfect(Denoiser):
         self.shape, self.classes = teacher.shape, teacher.classes
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        return sample_teacher(self.teacher, x_t / t, condition, "heun", 6, 1.0)
+        return sample_teacher(self.teacher, x_t / expand(t, x_t), condition, "heun", 6, 1.0)
 
 
 class Broken(Perfect):

@@ -170,6 +170,20 @@ def read_manifest(store: Store) -> Manifest:
     return manifest
 
 
+def check_stored(store: Store, manifest: Manifest) -> None:
+    """See from their footers that all shards are the manifest's, before work is spent on them.
+
+    Raises:
+        UserError: If a shard is missing, damaged or another one.
+    """
+    for index, shard in enumerate(manifest.shards):
+        if _stored(store, manifest.plan, index) != shard:
+            raise UserError(
+                f"{store.where(shard.name)} is not the shard its manifest lists; "
+                "delete it and run jobs/pairs.py again"
+            )
+
+
 def _indices(plan: PairPlan, count: int) -> range:
     whole, rest = divmod(count, plan.shard_size)
     if rest or whole < 1:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config
-from pipeline.data.shards import read_manifest
+from pipeline.data.shards import check_stored, read_manifest
 from pipeline.data.store import open_store, record
 from pipeline.distill.checkpoint import load_student
 from pipeline.models.build import load_teacher, new_student, teacher_fingerprint
@@ -53,8 +53,12 @@ def claim(config: Config) -> None:
     """Mark the output folder as this run's, or make sure that it is.
 
     Raises:
-        UserError: If another run is there, names every difference; and as `definition`.
+        UserError: If another run is there (names every difference), or a shard of the pairs is
+            missing or damaged; and as `definition`.
     """
+    if needs_pairs(config):
+        store = open_store(config.pairs.output)
+        check_stored(store, read_manifest(store))
     record(open_store(config.distill.output), "run.json", definition(config), "distill.output")
 
 
