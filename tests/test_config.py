@@ -1,8 +1,8 @@
 """The tree holds together, and bad settings end in one clear line."""
 
-from pathlib import os
+import os
+from pathlib import Path
 
-import Path
 import pytest
 from pydantic import ValidationError
 
