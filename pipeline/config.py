@@ -283,6 +283,11 @@ def _network_problems(config: Config) -> Iterator[str]:
                 f"network.channels: {channels} is not a multiple of network.norm_groups "
                 f"({network.norm_groups})"
             )
+        elif channels == network.norm_groups:
+            yield (
+                f"network.norm_groups: {network.norm_groups} gives each of {channels} channels a "
+                "norm of its own, which takes time and class out of it; use fewer"
+            )
     place = "teacher.gaussian.shape" if config.teacher.kind == "gaussian" else "data.size"
     for size in config.shape[1:]:
         if size % 2 ** (levels - 1):

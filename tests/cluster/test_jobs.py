@@ -19,7 +19,7 @@ def config_at(run: Path, **branches: dict) -> Config:
     tree = {
         "run": str(run),
         "data": {"name": None},
-        "network": {"channels": [8], "attention": [False]},
+        "network": {"channels": [8], "attention": [False], "norm_groups": 4},
         "teacher": {"kind": "gaussian", "gaussian": {"shape": [1, 4, 4], "classes": 3}},
         "pairs": {"count": 96, "shard_size": 16, "steps": 3},
         "distill": {

@@ -22,7 +22,7 @@ def tiny(tmp_path: Path) -> Callable[..., Config]:
             {
                 "run": str(tmp_path / run),
                 "data": {"name": None},
-                "network": {"channels": [8], "attention": [False]},
+                "network": {"channels": [8], "attention": [False], "norm_groups": 4},
                 "teacher": {"kind": "gaussian", "gaussian": {"shape": [1, 4, 4], "classes": 3}},
                 "pairs": {
                     "output": str(tmp_path / "pairs"),
