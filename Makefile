@@ -56,7 +56,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet $(UV)
 	@nvidia-smi >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --progress-bar on \
 	  --no-deps --retries 0 --timeout 15 --extra-index-url $(CPU_WHEELS) $(TORCH)
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev,mnist]"
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e ".[dev,mnist]"
 	@touch $@
 
 define choose_python
