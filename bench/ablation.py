@@ -59,7 +59,7 @@ class Variant:
 VARIANTS = {
     "few pairs: regression only": Variant("digits-few-pairs", ("--distill.steps=300",)),
     "few pairs: regression, then DMD": Variant("digits-few-pairs"),
-    "many pairs: regression only": Variant("digits", ("--distill.steps=500",)),
+    "many pairs: regression only": Variant("digits", ("--distill.steps=450",)),
     "many pairs: regression, then DMD": Variant("digits"),
     "many pairs: DMD without normaliser": Variant("digits", normaliser=False),
     "no pairs: matching only": Variant(
