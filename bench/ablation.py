@@ -29,18 +29,15 @@ from torch import Tensor
 
 from pipeline.classifier import train_classifier
 from pipeline.cli import load
-from pipeline.cluster.pairs import pair_plan
+from pipeline.cluster.pairs import make_pairs
 from pipeline.comparison import Images, Judge, against_teacher
 from pipeline.config import Config
-from pipeline.data import shards
 from pipeline.data.images import load_images
-from pipeline.data.store import open_store
 from pipeline.diffusion import seeds
 from pipeline.distill import dmd, loop, run
 from pipeline.distill.loop import Cluster
 from pipeline.models.build import load_student, load_teacher
 from pipeline.models.sampling import sample_student, sample_teacher
-from pipeline.pairs import PairMaker
 from pipeline.teacher import make_teacher
 
 COUNT, BATCH = 10_000, 500
@@ -85,16 +82,6 @@ def configure(variant: Variant, seed: int, name: str) -> Config:
         f"--pairs.output={folder.parent / f'pairs-{variant.config}'}",
     ]
     return load("ablation", [*settings, *overrides])[0]
-
-
-def make_pairs(config: Config) -> None:
-    """The pair set, in this process."""
-    plan, store = pair_plan(config), open_store(config.pairs.output)
-    shards.open_plan(store, plan)
-    maker = PairMaker(config.teacher, plan, config.pairs.output, config.pairs.batch_size)
-    for index in shards.missing(store, plan, config.pairs.count):
-        maker.make(index)
-    shards.close(store, plan, config.pairs.count)
 
 
 def train(config: Config) -> None:

@@ -5,16 +5,31 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from pipeline.config import TeacherConfig
+from pipeline.config import Config, TeacherConfig
 from pipeline.data import schema, shards
 from pipeline.data.schema import PairBatch
 from pipeline.data.shards import PairPlan, Shard
 from pipeline.data.store import open_store
 from pipeline.diffusion import seeds
 from pipeline.errors import UserError
-from pipeline.models.build import load_teacher
+from pipeline.models.build import load_teacher, teacher_fingerprint
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.sampling import sample_teacher
+
+
+def pair_plan(config: Config) -> PairPlan:
+    """All that defines the content of the configured set."""
+    teacher, pairs = load_teacher(config.teacher), config.pairs
+    return PairPlan(
+        teacher=teacher_fingerprint(config.teacher),
+        seed=config.seed,
+        solver=pairs.solver,
+        steps=pairs.steps,
+        guidance=pairs.guidance,
+        shard_size=pairs.shard_size,
+        shape=teacher.shape,
+        classes=teacher.classes,
+    )
 
 
 class PairMaker:

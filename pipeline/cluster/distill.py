@@ -46,7 +46,7 @@ def distill(config: Config) -> None:
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as folder:
         run.export(config, Path(folder))
-    print(f"distill  saved {output / 'student'}")
+    print(f"distill  saved {run.student_folder(config)}")
 
 
 def _scaling(config: Config) -> ScalingConfig:

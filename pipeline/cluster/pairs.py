@@ -10,8 +10,7 @@ from pipeline.config import Config
 from pipeline.data import shards
 from pipeline.data.shards import PairPlan
 from pipeline.data.store import open_store
-from pipeline.models.build import load_teacher, teacher_fingerprint
-from pipeline.pairs import PairMaker
+from pipeline.pairs import PairMaker, pair_plan
 from pipeline.progress import progress
 
 WAVE = 2000
@@ -38,21 +37,6 @@ def make_pairs(config: Config) -> None:
     print(
         f"pairs  {manifest.count} pairs in {len(manifest.shards)} shards, {size:,} bytes: "
         f"{pairs.output}"
-    )
-
-
-def pair_plan(config: Config) -> PairPlan:
-    """All that defines the content of the configured set."""
-    teacher, pairs = load_teacher(config.teacher), config.pairs
-    return PairPlan(
-        teacher=teacher_fingerprint(config.teacher),
-        seed=config.seed,
-        solver=pairs.solver,
-        steps=pairs.steps,
-        guidance=pairs.guidance,
-        shard_size=pairs.shard_size,
-        shape=teacher.shape,
-        classes=teacher.classes,
     )
 
 

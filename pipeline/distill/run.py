@@ -64,7 +64,7 @@ def claim(config: Config) -> None:
 
 def finished(config: Config) -> bool:
     """Whether the student of this run's last step is saved already."""
-    found = read_provenance(config.evaluate.student)
+    found = read_provenance(student_folder(config))
     return found is not None and found == _provenance(config, config.distill.steps)
 
 
@@ -76,7 +76,12 @@ def export(config: Config, checkpoint: Path) -> None:
     """
     student = new_student(load_teacher(config.teacher), config.network, config.seed)
     steps = load_student(checkpoint, student)
-    save_denoiser(student.eval(), config.evaluate.student, _provenance(config, steps))
+    save_denoiser(student.eval(), student_folder(config), _provenance(config, steps))
+
+
+def student_folder(config: Config) -> Path:
+    """Where the run leaves its student, a diffusers folder."""
+    return Path(config.distill.output) / "student"
 
 
 def _provenance(config: Config, steps: int) -> dict[str, Any]:

@@ -70,7 +70,10 @@ class Step:
         bare_student = self.accelerator.unwrap_model(self.student.network)
         bare_critic = self.accelerator.unwrap_model(self.critic.network)
         losses: list[Loss] = []
+        samples: list[Tensor] = []
         logged: dict[str, Tensor] = {}
+        if turn.critic and not turn.matching:
+            samples = [self.method.samples(bare_student, lane) for lane in mine]
         if turn.student:
             student_loss = partial(
                 self.method.student_loss, turn, self.student.network, self.teacher, bare_critic
@@ -78,11 +81,9 @@ class Step:
             losses, logged["student_norm"] = self._update(
                 self.student, step, [partial(student_loss, lane) for lane in mine]
             )
+            samples += [loss.samples for loss in losses if loss.samples is not None]
             self.ema.update_parameters(bare_student)
         if turn.critic:
-            samples = [loss.samples for loss in losses if loss.samples is not None]
-            if not samples:
-                samples = [self.method.samples(bare_student, lane) for lane in mine]
             critic_loss = partial(self.method.critic_loss, self.critic.network)
             critic_losses, logged["critic_norm"] = self._update(
                 self.critic,

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.cluster.pairs import pair_plan
 from pipeline.config import Config
 from pipeline.data import shards
 from pipeline.data.store import open_store
-from pipeline.pairs import PairMaker
+from pipeline.pairs import PairMaker, pair_plan
 
 
 @pytest.fixture
