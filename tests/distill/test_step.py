@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from pipeline.data.schema import PairBatch
 from pipeline.diffusion.noise import EDM
 from pipeline.distill.dmd import DMD, Lane
 from pipeline.distill.step import Step, Trained
@@ -89,9 +90,12 @@ def test_lanes_add_up_to_the_whole_batch():
         torch.testing.assert_close(*parts, rtol=1e-9, atol=1e-12)
 
 
-def test_critic_learns_the_samples_from_before_the_students_update(monkeypatch):
-    step = new_step(1, burn_in_steps=0)
-    one = lane(0)
+@pytest.mark.parametrize("matching_weight", [1.0, 0.0])
+def test_critic_learns_the_samples_from_before_the_students_update(monkeypatch, matching_weight):
+    weight = {"matching_weight": matching_weight, "regression_weight": 1.0 - matching_weight}
+    step = new_step(1, burn_in_steps=0, **weight)
+    noise, images = torch.randn(2, 3, *SHAPE, generator=torch.Generator().manual_seed(9)).double()
+    one = replace(lane(0), pairs=PairBatch(torch.arange(3), None, noise, images))
     before = step.method.samples(step.student.network, one)
     seen = []
     critic_loss = DMD.critic_loss
