@@ -1,5 +1,6 @@
 """The distill job: Ray Train workers, each of them reader -> loop -> report."""
 
+import logging
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ def _scaling(config: Config) -> ScalingConfig:
 def _worker(settings: dict[str, Any]) -> None:
     """What runs on every worker."""
     config = Config.model_validate(settings)
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # each checkpoint is two lines a rank
     torch.set_num_threads(max(1, int(config.distill.workers.cpus)))
     checkpoint = ray.train.get_checkpoint()
     with checkpoint.as_directory() if checkpoint else nullcontext() as folder:
