@@ -220,6 +220,18 @@ class SampleConfig(_Branch):
     count: int = Field(default=100, gt=0, le=1000, description="Images on the sheet.")
 
 
+class S3Config(_Branch):
+    """Where s3:// folders are; credentials come from environment, profile or machine role."""
+
+    endpoint: str | None = Field(
+        default=None, description="URL of a server other than Amazon's (MinIO, Ceph, R2)."
+    )
+    region: str | None = Field(default=None, description="Region; null: the environment's.")
+    profile: str | None = Field(
+        default=None, description="Profile of the AWS configuration; null: the environment's."
+    )
+
+
 class Config(_Branch):
     """Every setting of a run."""
 
@@ -236,6 +248,7 @@ class Config(_Branch):
     distill: DistillConfig = Field(default_factory=DistillConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     sample: SampleConfig = Field(default_factory=SampleConfig)
+    s3: S3Config = Field(default_factory=S3Config)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -265,7 +278,7 @@ class Config(_Branch):
 
     @model_validator(mode="after")
     def _agreement(self) -> Config:
-        for problem in (*_network_problems(self), *_count_problems(self)):
+        for problem in (*_network_problems(self), *_count_problems(self), *_folder_problems(self)):
             raise ValueError(problem)
         return self
 
@@ -330,3 +343,9 @@ def _count_problems(config: Config) -> Iterator[str]:
     ):
         if low > high:
             yield f"{name}: {low} is more than {limit} ({high})"
+
+
+def _folder_problems(config: Config) -> Iterator[str]:
+    for name in ("teacher", "distill", "evaluate", "sample"):
+        if "://" in (folder := getattr(config, name).output):
+            yield f"{name}.output: {folder!r} is no local folder; only pairs.output can be on S3"

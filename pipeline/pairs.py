@@ -9,7 +9,7 @@ from pipeline.config import Config, TeacherConfig
 from pipeline.data import schema, shards
 from pipeline.data.schema import PairBatch
 from pipeline.data.shards import PairPlan, Shard
-from pipeline.data.store import open_store
+from pipeline.data.store import Store
 from pipeline.diffusion import seeds
 from pipeline.errors import UserError
 from pipeline.models.build import load_teacher, teacher_fingerprint
@@ -38,15 +38,15 @@ class PairMaker:
     Args:
         teacher: Where the teacher is; it is loaded once, at the first shard.
         plan: What defines the pairs.
-        output: Folder of the set.
+        store: Where the set is.
         batch_size: Pairs solved at once.
     """
 
     def __init__(
-        self, teacher: TeacherConfig, plan: PairPlan, output: str, batch_size: int
+        self, teacher: TeacherConfig, plan: PairPlan, store: Store, batch_size: int
     ) -> None:
         self.plan, self.batch_size = plan, batch_size
-        self._config, self._store = teacher, open_store(output)
+        self._config, self._store = teacher, store
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @cached_property

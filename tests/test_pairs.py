@@ -59,7 +59,7 @@ def teachers(monkeypatch: pytest.MonkeyPatch) -> list[Shrink]:
 
 
 def _maker(folder: Path, batch_size: int = 20, plan: PairPlan = PLAN) -> PairMaker:
-    return PairMaker(TeacherConfig(), plan, str(folder), batch_size)
+    return PairMaker(TeacherConfig(), plan, LocalStore(folder), batch_size)
 
 
 def test_the_stored_noise_is_the_keyed_noise_and_the_teacher_saw_it_as_stored(

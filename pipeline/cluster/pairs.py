@@ -9,7 +9,7 @@ from pipeline.cluster.session import connect, user_errors
 from pipeline.config import Config
 from pipeline.data import shards
 from pipeline.data.shards import PairPlan
-from pipeline.data.store import open_store
+from pipeline.data.store import Store, open_store, probe
 from pipeline.pairs import PairMaker, pair_plan
 from pipeline.progress import progress
 
@@ -24,7 +24,8 @@ def make_pairs(config: Config) -> None:
         UserError: If the teacher cannot be loaded, the output holds another set, or the store
             refuses.
     """
-    pairs, plan, store = config.pairs, pair_plan(config), open_store(config.pairs.output)
+    pairs, plan, store = config.pairs, pair_plan(config), _store(config)
+    probe(store)
     shards.open_plan(store, plan)
     todo = shards.missing(store, plan, pairs.count)
     done = pairs.count - len(todo) * plan.shard_size
@@ -59,12 +60,16 @@ def _make(todo: list[int], plan: PairPlan, config: Config) -> Any:
     )
 
 
+def _store(config: Config) -> Store:
+    return open_store(config.pairs.output, config.s3)
+
+
 class _Maker:
     """One actor: a PairMaker that takes shard indices as Ray Data hands them over."""
 
     def __init__(self, plan: PairPlan, config: Config):
         pairs = config.pairs
-        self.maker = PairMaker(config.teacher, plan, pairs.output, pairs.batch_size)
+        self.maker = PairMaker(config.teacher, plan, _store(config), pairs.batch_size)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         stored = [self.maker.make(int(index)) for index in batch["index"]]

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from pipeline.config import S3Config
+from pipeline.data.s3 import S3Store
 from pipeline.errors import UserError
 
 
@@ -31,22 +33,47 @@ class Store(Protocol):
     def list(self, prefix: str = "") -> Sequence[str]:
         """Names that start with the prefix, sorted."""
 
+    def delete(self, name: str) -> None:
+        """Remove an object; nothing happens if there is none."""
+
     def where(self, name: str) -> str:
         """Full path of an object, for messages."""
 
 
-def open_store(path: str) -> Store:
+def open_store(path: str, s3: S3Config) -> Store:
     """The store at a path; nothing is made or read yet.
 
     Args:
-        path: A local folder; it is made with the first object.
+        path: A local folder, which is made with the first object, or s3://bucket/prefix.
+        s3: Where S3 is.
 
     Raises:
-        UserError: If the path is a URL.
+        UserError: If the path is a URL of another kind.
     """
-    if "://" in path:
-        raise UserError(f"pairs.output {path!r}: only local folders can be used; give a path")
-    return LocalStore(Path(path))
+    scheme, separator, rest = path.partition("://")
+    if not separator:
+        return LocalStore(Path(path))
+    bucket, _, prefix = rest.partition("/")
+    if scheme != "s3" or not bucket:
+        raise UserError(f"pairs.output {path!r}: give a local folder or s3://bucket/prefix")
+    prefix = prefix.rstrip("/")
+    return S3Store(bucket, f"{prefix}/" if prefix else "", s3.endpoint, s3.region, s3.profile)
+
+
+def probe(store: Store) -> None:
+    """Put an object twice and remove it: see that the store takes it, and only once.
+
+    Raises:
+        UserError: If the store refuses, or would overwrite an object.
+    """
+    name = f".probe-{uuid.uuid4().hex}"
+    first, second = store.put(name, b"1"), store.put(name, b"2")
+    store.delete(name)
+    if not first or second:
+        raise UserError(
+            f"{store.where('')} does not keep an object from being overwritten (PutObject with "
+            "If-None-Match), so pairs could be made twice: use another store"
+        )
 
 
 def record(store: Store, name: str, values: dict[str, Any], setting: str) -> None:
@@ -139,6 +166,12 @@ class LocalStore:
         except OSError as error:
             raise UserError(f"cannot list {self.folder}: {error.strerror}") from error
         return sorted(name for name in names if name.startswith(prefix) and name[0] != ".")
+
+    def delete(self, name: str) -> None:
+        try:
+            (self.folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot delete {self.where(name)}: {error.strerror}") from error
 
     def where(self, name: str) -> str:
         return str(self.folder / name)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.config import Config
 from pipeline.data.shards import check_stored, read_manifest
-from pipeline.data.store import open_store, record
+from pipeline.data.store import LocalStore, open_store, record
 from pipeline.distill.checkpoint import load_student
 from pipeline.models.build import load_teacher, new_student, teacher_fingerprint
 from pipeline.models.export import read_provenance, save_denoiser
@@ -26,7 +26,7 @@ def definition(config: Config) -> dict[str, Any]:
     teacher = teacher_fingerprint(config.teacher)
     pairs = None
     if needs_pairs(config):
-        manifest = read_manifest(open_store(config.pairs.output))
+        manifest = read_manifest(open_store(config.pairs.output, config.s3))
         manifest.check_teacher(teacher)
         pairs = {"plan": manifest.plan.fingerprint(), "count": manifest.count}
     return {
@@ -57,9 +57,11 @@ def claim(config: Config) -> None:
             missing or damaged; and as `definition`.
     """
     if needs_pairs(config):
-        store = open_store(config.pairs.output)
+        store = open_store(config.pairs.output, config.s3)
         check_stored(store, read_manifest(store))
-    record(open_store(config.distill.output), "run.json", definition(config), "distill.output")
+    record(
+        LocalStore(Path(config.distill.output)), "run.json", definition(config), "distill.output"
+    )
 
 
 def finished(config: Config) -> bool:

@@ -139,7 +139,7 @@ def _lanes(config: Config, method: DMD, device: torch.device) -> Callable[[int, 
     distill, reader = config.distill, None
     if needs_pairs(config):
         size = distill.regression.batch_size // distill.lanes
-        reader = PairReader(open_store(config.pairs.output), config.seed, size)
+        reader = PairReader(open_store(config.pairs.output, config.s3), config.seed, size)
 
     def lane(step: int, number: int) -> Lane:
         rng = seeds.generator("distill", config.seed, step, number)

@@ -41,7 +41,7 @@ def config_at(run: Path, **branches: dict) -> Config:
 def test_pairs_then_a_student_and_a_second_run_does_nothing(ray_cluster, tmp_path, capfd):
     config = config_at(tmp_path / "run")
     make_pairs(config)
-    store = open_store(config.pairs.output)
+    store = open_store(config.pairs.output, config.s3)
     manifest = shards.read_manifest(store)
     assert [shard.first for shard in manifest.shards] == list(range(0, 96, 16))
     reader = PairReader(store, seed=0, batch_size=96)

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.store import LocalStore, open_store
+from pipeline.config import S3Config
+from pipeline.data.store import LocalStore, open_store, probe
 from pipeline.errors import UserError
 
 
 def test_put_makes_the_object_and_never_overwrites(tmp_path):
-    store = open_store(str(tmp_path / "a" / "b"))
+    store = open_store(str(tmp_path / "a" / "b"), S3Config())
     assert store.put("x.parquet", b"one") is True
     assert store.put("x.parquet", b"two") is False
     assert store.get("x.parquet") == b"one"
@@ -107,5 +108,13 @@ def test_unusable_places_are_user_errors(tmp_path):
     for read in (LocalStore(tmp_path).get, LocalStore(tmp_path).open):
         with pytest.raises(UserError, match=f"cannot read {tmp_path}/gone.*jobs/pairs.py"):
             read("gone")
-    with pytest.raises(UserError, match="pairs.output 's3://bucket/x'"):
-        open_store("s3://bucket/x")
+    with pytest.raises(UserError, match="pairs.output 'ftp://bucket/x'.*s3://bucket/prefix"):
+        open_store("ftp://bucket/x", S3Config())
+
+
+def test_a_probe_leaves_nothing_and_finds_a_store_that_overwrites(tmp_path, monkeypatch):
+    probe(LocalStore(tmp_path))
+    assert os.listdir(tmp_path) == []
+    monkeypatch.setattr(LocalStore, "put", lambda *_: True)
+    with pytest.raises(UserError, match="use another store"):
+        probe(LocalStore(tmp_path))

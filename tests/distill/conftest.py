@@ -49,9 +49,9 @@ def tiny(tmp_path: Path) -> Callable[..., Config]:
 
 
 def _make_pairs(config: Config) -> None:
-    plan, store = pair_plan(config), open_store(config.pairs.output)
+    plan, store = pair_plan(config), open_store(config.pairs.output, config.s3)
     shards.open_plan(store, plan)
-    maker = PairMaker(config.teacher, plan, config.pairs.output, config.pairs.batch_size)
+    maker = PairMaker(config.teacher, plan, store, config.pairs.batch_size)
     for index in shards.missing(store, plan, config.pairs.count):
         maker.make(index)
     shards.close(store, plan, config.pairs.count)

@@ -1,0 +1,213 @@
+"""Objects in S3 or a server that speaks its language: each by one conditional PutObject."""
+
+import io
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
+
+import boto3
+import pyarrow as pa
+from botocore.config import Config as ClientConfig
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionClosedError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
+
+from pipeline.errors import UserError
+
+ATTEMPTS = 10
+"""Tries of one request: throttling, 5xx and broken connections are waited out."""
+
+_BROKEN = (ConnectionClosedError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
+_ADVICE = {
+    401: "check the credentials",
+    403: "check the credentials and their rights to read, write and list there",
+    404: "check the bucket's name, or make it",
+    301: "set s3.region to the bucket's",
+    400: "set s3.region to the bucket's, and check the credentials",
+    501: "the server has no conditional put: use another store",
+}
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class S3Store:
+    """Objects under a prefix of a bucket.
+
+    Credentials come from where boto3 finds them: environment, profile, role of the machine.
+
+    Attributes:
+        bucket: Name of the bucket, which exists.
+        prefix: In front of every object's name; empty, or ends with "/".
+        endpoint: URL of another server than Amazon's, or None.
+        region: Its region, or None for the environment's.
+        profile: Profile of the AWS configuration, or None for the environment's.
+    """
+
+    bucket: str
+    prefix: str
+    endpoint: str | None = None
+    region: str | None = None
+    profile: str | None = None
+
+    def put(self, name: str, data: bytes) -> bool:
+        for attempt in range(ATTEMPTS):
+            try:
+                with self._errors("write", name):
+                    self._client.put_object(
+                        Bucket=self.bucket, Key=self.prefix + name, Body=data, IfNoneMatch="*"
+                    )
+                return True
+            except _ConflictError:
+                time.sleep(min(0.1 * 2**attempt, 5))  # two writers at once: one will be first
+            except _TakenError:
+                return False
+        raise UserError(f"cannot write {self.where(name)}: other writers keep it busy; run again")
+
+    def get(self, name: str) -> bytes:
+        return self._patient(name, lambda: self._read(name, None))
+
+    def open(self, name: str) -> pa.NativeFile:
+        with self._errors("read", name):
+            head = self._client.head_object(Bucket=self.bucket, Key=self.prefix + name)
+
+        def part(first: int, last: int) -> bytes:
+            return self._patient(name, lambda: self._read(name, f"bytes={first}-{last}"))
+
+        return pa.PythonFile(_Ranges(part, head["ContentLength"]), mode="r")
+
+    def list(self, prefix: str = "") -> Sequence[str]:
+        pages = self._client.get_paginator("list_objects_v2")
+        start = len(self.prefix)
+        with self._errors("list", prefix):
+            keys = [
+                found["Key"][start:]
+                for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
+                for found in page.get("Contents", ())
+            ]
+        return sorted(key for key in keys if key and "/" not in key and key[0] != ".")
+
+    def delete(self, name: str) -> None:
+        with self._errors("delete", name):
+            self._client.delete_object(Bucket=self.bucket, Key=self.prefix + name)
+
+    def where(self, name: str) -> str:
+        return f"s3://{self.bucket}/{self.prefix}{name}"
+
+    @property
+    def _client(self) -> Any:
+        try:
+            return _connect(self.endpoint, self.region, self.profile)
+        except (BotoCoreError, ValueError) as error:
+            raise UserError(
+                f"{self.where('')}: {error}; check s3.endpoint, s3.region and s3.profile"
+            ) from error
+
+    def _read(self, name: str, span: str | None) -> bytes:
+        extra = {"Range": span} if span else {}
+        with self._errors("read", name):
+            answer = self._client.get_object(Bucket=self.bucket, Key=self.prefix + name, **extra)
+            return bytes(answer["Body"].read())
+
+    def _patient(self, name: str, read: Callable[[], _Result]) -> _Result:
+        """Read again where the connection broke in the middle of the body."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return read()
+            except _BrokenError as error:
+                cause = error
+                time.sleep(min(0.1 * 2**attempt, 5))
+        raise UserError(f"cannot read {self.where(name)}: {cause}; run the same command again")
+
+    @contextmanager
+    def _errors(self, verb: str, name: str) -> Iterator[None]:
+        """What the library raises, as one line that names object, reason and way out."""
+        where = f"cannot {verb} {self.where(name)}"
+        try:
+            yield
+        except ClientError as error:
+            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+            if status == 412:
+                raise _TakenError from error
+            if status == 409:
+                raise _ConflictError from error
+            reason = error.response["Error"].get("Code", status)
+            advice = _ADVICE.get(status, "run the same command again")
+            raise UserError(f"{where}: {reason}; {advice}") from error
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise UserError(
+                f"{where}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, s3.profile, "
+                "or give the machine a role"
+            ) from error
+        except _BROKEN as error:
+            if verb == "read":
+                raise _BrokenError(str(error)) from error
+            raise UserError(f"{where}: {error}; run the same command again") from error
+        except BotoCoreError as error:
+            raise UserError(f"{where}: {error}; check s3.endpoint and the network") from error
+
+
+class _TakenError(Exception):
+    """The name has an object already."""
+
+
+class _ConflictError(Exception):
+    """Another writer is putting the same name now."""
+
+
+class _BrokenError(Exception):
+    """The connection broke while a body was read."""
+
+
+@cache
+def _connect(endpoint: str | None, region: str | None, profile: str | None) -> Any:
+    """One client for all stores of a process; its threads may share it."""
+    settings = ClientConfig(
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        connect_timeout=10,
+        read_timeout=60,
+        max_pool_connections=32,
+        # what other servers than Amazon's understand
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    session = boto3.session.Session(profile_name=profile, region_name=region)
+    return session.client("s3", endpoint_url=endpoint, config=settings)
+
+
+class _Ranges(io.RawIOBase):
+    """An object as a file that fetches the bytes asked for, and no others."""
+
+    def __init__(self, part: Callable[[int, int], bytes], size: int) -> None:
+        self._part, self._size, self._at = part, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        stop = self._size if size < 0 else min(self._at + size, self._size)
+        if stop <= self._at:
+            return b""
+        data = self._part(self._at, stop - 1)
+        self._at += len(data)
+        return data
