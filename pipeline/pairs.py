@@ -61,8 +61,8 @@ class PairMaker:
             The stored shard.
 
         Raises:
-            UserError: If the teacher cannot be loaded or makes values that are not finite, or
-                the store refuses.
+            UserError: If the teacher cannot be loaded or the store refuses.
+            FloatingPointError: If the teacher makes values that are not finite.
         """
         ids = shards.ids(self.plan, index)
         noise = seeds.noise(self.plan.seed, ids, self.plan.shape, stream=seeds.PAIRS)
@@ -70,7 +70,7 @@ class PairMaker:
         labels = shards.labels(self.plan, ids)
         images = self._solve(noise, labels)
         if not images.half().isfinite().all():
-            raise UserError(
+            raise FloatingPointError(
                 f"the teacher made values that are not finite for ids {ids[0]} to {ids[-1]}: "
                 f"check teacher.output, or lower pairs.guidance {self.plan.guidance}"
             )

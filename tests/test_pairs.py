@@ -129,6 +129,6 @@ def test_guidance_without_labels_is_refused(teachers, tmp_path):
 
 def test_values_that_are_not_finite_are_not_stored(teachers, tmp_path, monkeypatch):
     monkeypatch.setattr(Shrink, "forward", lambda self, x_t, t, condition=None: x_t / 0)
-    with pytest.raises(UserError, match="not finite for ids 20 to 39.*pairs.guidance"):
+    with pytest.raises(FloatingPointError, match="not finite for ids 20 to 39.*pairs.guidance"):
         _maker(tmp_path).make(1)
     assert LocalStore(tmp_path).list() == []

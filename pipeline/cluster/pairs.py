@@ -1,5 +1,8 @@
 """The pairs job: missing shards -> a pool of Ray Data actors -> the manifest."""
 
+import queue
+import threading
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import ray
@@ -10,29 +13,44 @@ from pipeline.config import Config
 from pipeline.data import shards
 from pipeline.data.shards import PairPlan
 from pipeline.data.store import Store, open_store, probe
+from pipeline.errors import UserError
 from pipeline.pairs import PairMaker, pair_plan
 from pipeline.progress import progress
 
 WAVE = 2000
 """Shards handed to Ray at once: planning more would take its driver time and memory."""
+TRIES = 3
+"""Times an actor tries a shard before it is reported as failed."""
 
 
 def make_pairs(config: Config) -> None:
     """Make every shard that is not stored yet, then close the set; run again, it goes on.
 
     Raises:
-        UserError: If the teacher cannot be loaded, the output holds another set, or the store
-            refuses.
+        UserError: If the teacher cannot be loaded, the output holds another set, the store
+            refuses, or no shard comes for `pairs.patience` seconds; if shards failed, after all
+            others are made.
     """
     pairs, plan, store = config.pairs, pair_plan(config), _store(config)
     probe(store)
     shards.open_plan(store, plan)
     todo = shards.missing(store, plan, pairs.count)
     done = pairs.count - len(todo) * plan.shard_size
+    failed: dict[int, str] = {}
     with progress(pairs.count, "pairs", "pairs", start=done) as bar, user_errors():
         for first in range(0, len(todo), WAVE):
-            for _ in _make(todo[first : first + WAVE], plan, config):
-                bar.update(plan.shard_size)
+            rows = _make(todo[first : first + WAVE], plan, config)
+            for row in _patiently(rows, pairs.patience):
+                if row["error"]:
+                    failed[row["index"]] = row["error"]
+                else:
+                    bar.update(plan.shard_size)
+    if failed:
+        index, error = min(failed.items())
+        raise UserError(
+            f"{len(failed)} of {len(todo)} shards failed {TRIES} times each, the first of them "
+            f"shard {index}: {error}; the others are stored: mend it and run the same command again"
+        )
     manifest = shards.close(store, plan, pairs.count)
     size = sum(shard.bytes for shard in manifest.shards)
     print(
@@ -60,6 +78,35 @@ def _make(todo: list[int], plan: PairPlan, config: Config) -> Any:
     )
 
 
+def _patiently(rows: Iterable[dict[str, Any]], seconds: float) -> Iterator[dict[str, Any]]:
+    """Hand on what comes; where nothing comes for so long, raise a UserError."""
+    arrived: queue.SimpleQueue[dict[str, Any] | BaseException | None] = queue.SimpleQueue()
+
+    def wait() -> None:
+        try:
+            for row in rows:
+                arrived.put(row)
+            arrived.put(None)
+        except BaseException as error:
+            arrived.put(error)
+
+    threading.Thread(target=wait, name="pairs", daemon=True).start()
+    while True:
+        try:
+            row = arrived.get(timeout=seconds)
+        except queue.Empty:
+            raise UserError(
+                f"no shard was made in pairs.patience {seconds:g} seconds: `ray status` tells "
+                "whether the cluster has room for pairs.actors (cpus, gpus); if a shard takes "
+                "longer, raise pairs.patience or lower pairs.shard_size"
+            ) from None
+        if isinstance(row, BaseException):
+            raise row
+        if row is None:
+            return
+        yield row
+
+
 def _store(config: Config) -> Store:
     return open_store(config.pairs.output, config.s3)
 
@@ -72,5 +119,16 @@ class _Maker:
         self.maker = PairMaker(config.teacher, plan, _store(config), pairs.batch_size)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        stored = [self.maker.make(int(index)) for index in batch["index"]]
-        return {"name": [shard.name for shard in stored]}
+        return {**batch, "error": [self.make(int(index)) for index in batch["index"]]}
+
+    def make(self, index: int) -> str:
+        """Make a shard; returns why it failed, or "" if it did not."""
+        for _ in range(TRIES):
+            try:
+                self.maker.make(index)
+                return ""
+            except UserError:
+                raise
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+        return reason

@@ -1,0 +1,87 @@
+"""Pairs that fail or do not come: what the driver and an actor make of it."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipeline.cluster import pairs
+from pipeline.config import Config
+from pipeline.data.store import LocalStore
+from pipeline.errors import UserError
+from pipeline.pairs import PairMaker
+
+
+@pytest.fixture
+def config(tmp_path) -> Config:
+    return Config.model_validate(
+        {
+            "run": str(tmp_path),
+            "teacher": {"kind": "gaussian", "gaussian": {"shape": [1, 4, 4], "classes": 3}},
+            "pairs": {"count": 80, "shard_size": 16, "steps": 3},
+        }
+    )
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """One actor in this process, in place of the cluster's."""
+
+    def make(todo, plan, config):
+        actor = pairs._Maker(plan, config)
+        for index in todo:
+            row = actor({"index": [index]})
+            yield {"index": index, "error": row["error"][0]}
+
+    monkeypatch.setattr(pairs, "_make", make)
+
+
+def failing(monkeypatch, failures: dict[int, int], error: Exception) -> list[int]:
+    """Let shards fail so many times; returns the shards tried."""
+    plain, tried = PairMaker.make, []
+
+    def make(self, index):
+        tried.append(index)
+        if tried.count(index) <= failures.get(index, 0):
+            raise error
+        return plain(self, index)
+
+    monkeypatch.setattr(PairMaker, "make", make)
+    return tried
+
+
+def test_a_shard_that_fails_now_and_then_is_tried_again(in_process, config, monkeypatch):
+    tried = failing(monkeypatch, {1: 2, 3: 1}, RuntimeError("out of luck"))
+    pairs.make_pairs(config)
+    assert tried == [0, 1, 1, 1, 2, 3, 3, 4]
+    assert "manifest-80.json" in LocalStore(Path(config.pairs.output)).list()
+
+
+def test_a_bad_shard_is_reported_after_all_others_are_made(in_process, config, monkeypatch):
+    failing(monkeypatch, {1: 99, 3: 99}, RuntimeError("a wall"))
+    with pytest.raises(UserError, match="2 of 5 shards failed 3 times.*shard 1: RuntimeError: a w"):
+        pairs.make_pairs(config)
+    stored = LocalStore(Path(config.pairs.output)).list()
+    assert len([name for name in stored if name.endswith(".parquet")]) == 3
+    assert "manifest-80.json" not in stored
+
+
+def test_what_the_user_can_mend_ends_the_job_at_once(in_process, config, monkeypatch):
+    tried = failing(monkeypatch, {1: 99}, UserError("disk full"))
+    with pytest.raises(UserError, match="disk full"):
+        pairs.make_pairs(config)
+    assert tried == [0, 1]
+
+
+def test_a_job_without_progress_ends_with_a_message(config, monkeypatch):
+    hung = threading.Event()
+
+    def hang(*_):
+        hung.wait()
+        yield from ()
+
+    monkeypatch.setattr(pairs, "_make", hang)
+    patience = {"pairs": config.pairs.model_copy(update={"patience": 0.2})}
+    with pytest.raises(UserError, match="pairs.patience 0.2 seconds.*ray status"):
+        pairs.make_pairs(config.model_copy(update=patience))
+    hung.set()
