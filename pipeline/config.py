@@ -124,7 +124,10 @@ class PairsConfig(_Branch):
     guidance: float = Field(
         default=1.0, ge=0, le=100, description="Classifier-free guidance scale; 1 is none."
     )
-    batch_size: Positive = Field(default=250, description="Pairs solved at once by one actor.")
+    batch_size: Positive | None = Field(
+        default=250,
+        description="Pairs solved at once by one actor; null: as many as its memory holds.",
+    )
     patience: float = Field(
         default=1800.0, gt=0, le=604800, description="Seconds without a new shard that end the job."
     )

@@ -11,7 +11,6 @@ from pipeline.data.schema import PairBatch
 from pipeline.data.shards import PairPlan, Shard
 from pipeline.data.store import Store
 from pipeline.diffusion import seeds
-from pipeline.errors import UserError
 from pipeline.models.build import load_teacher, teacher_fingerprint
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.sampling import sample_teacher
@@ -39,13 +38,15 @@ class PairMaker:
         teacher: Where the teacher is; it is loaded once, at the first shard.
         plan: What defines the pairs.
         store: Where the set is.
-        batch_size: Pairs solved at once.
+        batch_size: Pairs solved at once; None begins with a whole shard and halves that
+            whenever the GPU's memory does not hold it.
     """
 
     def __init__(
-        self, teacher: TeacherConfig, plan: PairPlan, store: Store, batch_size: int
+        self, teacher: TeacherConfig, plan: PairPlan, store: Store, batch_size: int | None
     ) -> None:
-        self.plan, self.batch_size = plan, batch_size
+        self.plan, self.batch_size = plan, batch_size or plan.shard_size
+        self._fixed = batch_size is not None
         self._config, self._store = teacher, store
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -68,13 +69,23 @@ class PairMaker:
         noise = seeds.noise(self.plan.seed, ids, self.plan.shape, stream=seeds.PAIRS)
         noise = schema.storable(noise)
         labels = shards.labels(self.plan, ids)
-        images = self._solve(noise, labels)
+        images = self._fit(noise, labels)
         if not images.half().isfinite().all():
             raise FloatingPointError(
                 f"the teacher made values that are not finite for ids {ids[0]} to {ids[-1]}: "
                 f"check teacher.output, or lower pairs.guidance {self.plan.guidance}"
             )
         return shards.write(self._store, self.plan, index, PairBatch(ids, labels, noise, images))
+
+    def _fit(self, noise: Tensor, labels: Tensor | None) -> Tensor:
+        while True:
+            try:
+                return self._solve(noise, labels)
+            except torch.OutOfMemoryError:
+                if self._fixed or self.batch_size == 1:
+                    raise
+            torch.cuda.empty_cache()
+            self.batch_size //= 2
 
     def _solve(self, noise: Tensor, labels: Tensor | None) -> Tensor:
         plan, images = self.plan, []

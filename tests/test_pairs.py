@@ -58,7 +58,7 @@ def teachers(monkeypatch: pytest.MonkeyPatch) -> list[Shrink]:
     return loaded
 
 
-def _maker(folder: Path, batch_size: int = 20, plan: PairPlan = PLAN) -> PairMaker:
+def _maker(folder: Path, batch_size: int | None = 20, plan: PairPlan = PLAN) -> PairMaker:
     return PairMaker(TeacherConfig(), plan, LocalStore(folder), batch_size)
 
 
@@ -125,6 +125,25 @@ def test_guidance_calls_the_teacher_with_and_without_labels(teachers, tmp_path):
 def test_guidance_without_labels_is_refused(teachers, tmp_path):
     with pytest.raises(UserError, match="pairs.guidance: 2.0"):
         _maker(tmp_path, plan=replace(PLAN, classes=None, guidance=2.0)).make(0)
+
+
+def test_without_a_batch_size_it_is_halved_until_memory_holds_it(teachers, tmp_path, monkeypatch):
+    plain, sizes = Shrink.forward, []
+
+    def small(self, x_t, t, condition=None):
+        sizes.append(len(x_t))
+        if len(x_t) > 6:
+            raise torch.OutOfMemoryError
+        return plain(self, x_t, t, condition)
+
+    monkeypatch.setattr(Shrink, "forward", small)
+    with pytest.raises(torch.OutOfMemoryError):
+        _maker(tmp_path, batch_size=10).make(0)
+    sizes.clear()
+    maker = _maker(tmp_path, batch_size=None)
+    maker.make(0)
+    maker.make(1)
+    assert sizes[:3] == [20, 10, 5] and set(sizes[2:]) == {5}
 
 
 def test_values_that_are_not_finite_are_not_stored(teachers, tmp_path, monkeypatch):
