@@ -24,7 +24,7 @@ from botocore.exceptions import (
 
 from pipeline.errors import UserError
 
-ATTEMPTS = 10
+ATTEMPTS = 6
 """Tries of one request: throttling, 5xx and broken connections are waited out."""
 
 _BROKEN = (ConnectionClosedError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
