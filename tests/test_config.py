@@ -13,8 +13,14 @@ EXAMPLES = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
 
 def test_round_trip_through_plain_dict() -> None:
-    config = Config(run="s3://bucket/run", seed=3)
+    config = Config.model_validate({"seed": 3, "pairs": {"output": "s3://bucket/pairs"}})
+    assert config.pairs.output == "s3://bucket/pairs"
     assert Config.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_only_pairs_can_be_on_s3() -> None:
+    with pytest.raises(ValidationError, match="teacher.output: 's3://bucket/run/teacher'.*pairs"):
+        Config(run="s3://bucket/run")
 
 
 def test_frozen() -> None:
