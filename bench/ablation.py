@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """What each loss is worth on digits: the ablation table, mean and spread over seeds.
 
-Takes each seed's teacher from `runs/digits/seed-N` (trained there if it is missing), trains every
-variant of `configs/digits.yaml` and `configs/digits-few-pairs.yaml` in this process, and compares
+Takes each seed's teacher from `runs/digits/seed-N` (trained there if it is missing), makes pairs on
+Ray, trains every variant of `configs/digits.yaml` and `configs/digits-few-pairs.yaml` in this
+process, and compares
 10,000 images with the teacher's from the same noise. Writes `bench/results/<date>-ablation.json`
 with the commit it was measured at. Exit code 1 if regression then DMD does not reach 0.4 times
 the Fréchet distance of regression alone with 200 pairs.
@@ -46,33 +47,36 @@ FEW_BAR = 0.4
 
 @dataclass(frozen=True)
 class Variant:
-    """A configuration file, what is changed in it, and whether the normaliser is taken out."""
+    """A configuration file, what is changed in it, and what is left out.
+
+    Attributes:
+        config: Name of the file.
+        overrides: Settings changed.
+        only_regression: Whether training ends with the regression phase.
+        normaliser: Whether the matching gradient is normalised.
+    """
 
     config: str
     overrides: tuple[str, ...] = ()
+    only_regression: bool = False
     normaliser: bool = True
 
 
 VARIANTS = {
-    "few pairs: regression only": Variant("digits-few-pairs", ("--distill.steps=300",)),
+    "few pairs: regression only": Variant("digits-few-pairs", only_regression=True),
     "few pairs: regression, then DMD": Variant("digits-few-pairs"),
-    "many pairs: regression only": Variant("digits", ("--distill.steps=450",)),
+    "many pairs: regression only": Variant("digits", only_regression=True),
     "many pairs: regression, then DMD": Variant("digits"),
     "many pairs: DMD without normaliser": Variant("digits", normaliser=False),
     "no pairs: matching only": Variant(
         "digits", ("--distill.regression_steps=0", "--distill.regression.weight=0")
     ),
 }
-# Burn-in steps belong to neither regression-only run: they end with the regression phase.
-ONLY_REGRESSION = ("--distill.burn_in_steps=0",)
 
 
 def configure(variant: Variant, seed: int, name: str) -> Config:
     """The variant's settings: the seed's teacher, a pair set by count, an output of its own."""
     home = ROOT / "runs" / "digits" / f"seed-{seed}"
-    overrides = variant.overrides
-    if "regression only" in name:
-        overrides += ONLY_REGRESSION
     folder = ROOT / "runs" / "ablation" / f"seed-{seed}" / name.replace(" ", "-").replace(":", "")
     settings = [
         f"--config={ROOT / f'configs/{variant.config}.yaml'}",
@@ -81,7 +85,12 @@ def configure(variant: Variant, seed: int, name: str) -> Config:
         f"--teacher.output={home / 'teacher'}",
         f"--pairs.output={folder.parent / f'pairs-{variant.config}'}",
     ]
-    return load("ablation", [*settings, *overrides])[0]
+    settings += variant.overrides
+    config = load("ablation", settings)[0]
+    if variant.only_regression:
+        end = f"--distill.steps={config.distill.regression_steps}"
+        config = load("ablation", [*settings, "--distill.burn_in_steps=0", end])[0]
+    return config
 
 
 def train(config: Config) -> None:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The long proofs: every recipe over several seeds, held against its bars.
 
-Runs the four jobs for each configuration and seed (runs that are finished are not repeated),
+Runs the four jobs for each configuration and seed (what is trained already is only evaluated),
 prints one table per configuration, and writes `bench/results/<date>-<config>.json` with the
 commit it was measured at. Exit code 1 if a bar is missed.
 
@@ -51,20 +51,12 @@ def measure(config: str, seed: int, extra: list[str]) -> Figures:
     """The figures of one seed, from the jobs themselves."""
     run = ROOT / "runs" / config / f"seed-{seed}"
     for job in JOBS:
-        if job == "evaluate" and evaluated(run):
-            continue
         command = [sys.executable, f"jobs/{job}.py", "--config", f"configs/{config}.yaml"]
         subprocess.run(
             [*command, "--seed", str(seed), "--run", str(run), *extra], cwd=ROOT, check=True
         )
     figures: Figures = json.loads((run / "evaluation.json").read_text())
     return figures
-
-
-def evaluated(run: Path) -> bool:
-    """Whether the run has figures newer than its student."""
-    figures, student = run / "evaluation.json", run / "distill" / "student" / "provenance.json"
-    return figures.exists() and figures.stat().st_mtime > student.stat().st_mtime
 
 
 def table(config: str, results: list[Figures]) -> list[str]:

@@ -17,7 +17,11 @@ from pipeline.models.sampling import sample_teacher
 
 
 def pair_plan(config: Config) -> PairPlan:
-    """All that defines the content of the configured set."""
+    """All that defines the content of the configured set.
+
+    Raises:
+        UserError: If the teacher cannot be loaded.
+    """
     teacher, pairs = load_teacher(config.teacher), config.pairs
     return PairPlan(
         teacher=teacher_fingerprint(config.teacher),

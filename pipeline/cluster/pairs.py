@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import ray
+import torch
 from ray.data import ActorPoolStrategy, DataContext
 
 from pipeline.cluster.session import connect, user_errors
@@ -129,6 +130,11 @@ class _Maker:
                 return ""
             except UserError:
                 raise
+            except torch.OutOfMemoryError as error:
+                raise UserError(
+                    f"pairs.batch_size: memory does not hold {self.maker.batch_size} pairs; "
+                    "lower it, or let null find what it holds"
+                ) from error
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
         return reason

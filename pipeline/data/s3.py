@@ -74,16 +74,18 @@ class S3Store:
         raise UserError(f"cannot write {self.where(name)}: other writers keep it busy; run again")
 
     def get(self, name: str) -> bytes:
-        return self._patient(name, lambda: self._read(name, None))
+        return self._patient(name, lambda client, key: _body(client.get_object(**key)))
 
     def open(self, name: str) -> pa.NativeFile:
-        with self._errors("read", name):
-            head = self._client.head_object(Bucket=self.bucket, Key=self.prefix + name)
+        size = self._patient(name, lambda client, key: client.head_object(**key)["ContentLength"])
 
         def part(first: int, last: int) -> bytes:
-            return self._patient(name, lambda: self._read(name, f"bytes={first}-{last}"))
+            span = f"bytes={first}-{last}"
+            return self._patient(
+                name, lambda client, key: _body(client.get_object(**key, Range=span))
+            )
 
-        return pa.PythonFile(_Ranges(part, head["ContentLength"]), mode="r")
+        return pa.PythonFile(_Ranges(part, size), mode="r")
 
     def list(self, prefix: str = "") -> Sequence[str]:
         pages = self._client.get_paginator("list_objects_v2")
@@ -112,17 +114,13 @@ class S3Store:
                 f"{self.where('')}: {error}; check s3.endpoint, s3.region and s3.profile"
             ) from error
 
-    def _read(self, name: str, span: str | None) -> bytes:
-        extra = {"Range": span} if span else {}
-        with self._errors("read", name):
-            answer = self._client.get_object(Bucket=self.bucket, Key=self.prefix + name, **extra)
-            return bytes(answer["Body"].read())
-
-    def _patient(self, name: str, read: Callable[[], _Result]) -> _Result:
-        """Read again where the connection broke in the middle of the body."""
+    def _patient(self, name: str, read: Callable[[Any, dict[str, str]], _Result]) -> _Result:
+        """Read again where the connection broke, which may be in the middle of the body."""
+        key = {"Bucket": self.bucket, "Key": self.prefix + name}
         for attempt in range(ATTEMPTS):
             try:
-                return read()
+                with self._errors("read", name):
+                    return read(self._client, key)
             except _BrokenError as error:
                 cause = error
                 time.sleep(min(0.1 * 2**attempt, 5))
@@ -136,12 +134,14 @@ class S3Store:
             yield
         except ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-            if status == 412:
+            if verb == "write" and status == 412:
                 raise _TakenError from error
-            if status == 409:
+            if verb == "write" and status == 409:
                 raise _ConflictError from error
             reason = error.response["Error"].get("Code", status)
             advice = _ADVICE.get(status, "run the same command again")
+            if reason in ("NoSuchKey", "404"):  # a HEAD has no body to say which
+                reason, advice = "no such object", "run jobs/pairs.py again"
             raise UserError(f"{where}: {reason}; {advice}") from error
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise UserError(
@@ -154,6 +154,10 @@ class S3Store:
             raise UserError(f"{where}: {error}; run the same command again") from error
         except BotoCoreError as error:
             raise UserError(f"{where}: {error}; check s3.endpoint and the network") from error
+
+
+def _body(answer: Any) -> bytes:
+    return bytes(answer["Body"].read())
 
 
 class _TakenError(Exception):

@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.cluster import pairs
 from pipeline.config import Config
@@ -71,6 +72,14 @@ def test_what_the_user_can_mend_ends_the_job_at_once(in_process, config, monkeyp
     with pytest.raises(UserError, match="disk full"):
         pairs.make_pairs(config)
     assert tried == [0, 1]
+
+
+def test_a_batch_that_memory_does_not_hold_ends_the_job_with_the_way_out(
+    in_process, config, monkeypatch
+):
+    failing(monkeypatch, {0: 99}, torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(UserError, match="pairs.batch_size: memory does not hold 250.*null"):
+        pairs.make_pairs(config)
 
 
 def test_a_job_without_progress_ends_with_a_message(config, monkeypatch):

@@ -7,7 +7,7 @@ import boto3
 import botocore.client
 import pyarrow.parquet as pq
 import pytest
-from botocore.exceptions import ClientError, IncompleteReadError
+from botocore.exceptions import ClientError, ConnectionClosedError, IncompleteReadError
 from moto import mock_aws
 
 from pipeline.config import S3Config
@@ -186,3 +186,14 @@ def test_one_of_many_writers_wins(store):
     with ThreadPoolExecutor(8) as threads:
         won = list(threads.map(lambda n: store.put("x", bytes([n])), range(8)))
     assert store.get("x") == bytes([won.index(True)])
+
+
+def test_a_broken_look_at_the_size_is_repeated_and_a_missing_object_is_named(store, monkeypatch):
+    store.put("x", b"12")
+    calls = answer(monkeypatch, "HeadObject", *[ConnectionClosedError(endpoint_url="u")] * 2, None)
+    with store.open("x") as file:
+        assert file.read() == b"12"
+    assert len(calls) == 3
+    for read in (store.get, store.open):
+        with pytest.raises(UserError, match="set/gone: no such object; run jobs/pairs.py again"):
+            read("gone")
