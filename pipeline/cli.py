@@ -86,6 +86,7 @@ def plan(config: Config) -> list[str]:
     row = 2 * 2 * channels * height * width + 8 + 8  # noise and image in fp16; id; label
     calls = evaluations(pairs.solver, pairs.steps) * (1 if pairs.guidance == 1 else 2)
     first, burn_in = distill.regression_steps, distill.burn_in_steps
+    dmd = distill.steps - first - burn_in
     training = f"{config.teacher.training.steps} training steps"
     return [
         f"teacher: {'analytic' if config.teacher.kind == 'gaussian' else training}",
@@ -94,7 +95,7 @@ def plan(config: Config) -> list[str]:
         f"pairs: {calls} teacher evaluations per pair ({pairs.solver}, {pairs.steps} steps), "
         f"{calls * pairs.count} in all",
         f"distill: {distill.steps} steps: {first} regression, {burn_in} critic burn-in, "
-        f"{distill.steps - first - burn_in} DMD",
+        f"{dmd} DMD with {dmd // distill.student.every} student steps",
         f"evaluate: {config.evaluate.count} images per network",
     ]
 

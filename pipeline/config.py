@@ -138,6 +138,9 @@ class StudentConfig(_Branch):
     """The student's optimiser, after the regression phase."""
 
     lr: Rate = Field(default=1e-4, description="Learning rate of AdamW.")
+    every: Positive = Field(
+        default=1, description="The student learns in every n-th DMD step, the critic in each."
+    )
 
 
 class RegressionConfig(_Branch):

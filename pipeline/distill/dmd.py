@@ -83,8 +83,8 @@ class DMD:
     """Distribution matching distillation in three phases.
 
     First the student alone learns from the pairs, then the critic alone learns the student's
-    samples, then both learn in every step: the student first, then the critic on the samples
-    that the student gave before its update.
+    samples, then both learn: the critic in every step, the student in every n-th, where it comes
+    first and the critic learns the samples that it gave before its update.
 
     Args:
         schedule: Of all three networks.
@@ -94,8 +94,10 @@ class DMD:
         regression_weight, matching_weight: Weights of the student's losses in the third.
         matching_range, critic_range: Ends of the diffusion times, as fractions of
             `Schedule.at`.
+        student_every: Critic steps to one student step in the third phase.
 
-    Source: DMD (Yin et al., 2024), arXiv 2311.18828, Algorithm 1.
+    Source: DMD (Yin et al., 2024), arXiv 2311.18828, Algorithm 1; the two time scales of DMD2
+    (Yin et al., 2024), arXiv 2405.14867, Section 4.2.
     """
 
     schedule: Schedule
@@ -107,12 +109,14 @@ class DMD:
     matching_weight: float
     matching_range: tuple[float, float]
     critic_range: tuple[float, float]
+    student_every: int = 1
 
     def turn(self, step: int) -> Turn:
         """What happens at a step, counted from 0."""
         if step < self.regression_steps:
             return Turn(regression=1.0, matching=0.0, critic=False)
-        if step < self.regression_steps + self.burn_in_steps:
+        in_third = step - self.regression_steps - self.burn_in_steps
+        if in_third < 0 or (in_third + 1) % self.student_every:
             return Turn(regression=0.0, matching=0.0, critic=True)
         return Turn(self.regression_weight, self.matching_weight, critic=True)
 

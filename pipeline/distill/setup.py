@@ -63,6 +63,7 @@ def prepare(config: Config) -> Training:
         matching_weight=distill.matching.weight,
         matching_range=distill.matching.range,
         critic_range=distill.critic.range,
+        student_every=distill.student.every,
     )
     guided = guide(teacher, config.pairs.guidance)
     student = _trained(

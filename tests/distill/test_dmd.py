@@ -116,6 +116,13 @@ def test_phases_follow_each_other():
     assert [turn.regression for turn in turns] == [1.0] * 3 + [0] * 2 + [0.25] * 2
 
 
+def test_the_student_learns_in_every_nth_step_after_as_many_of_the_critic():
+    method = replace(METHOD, student_every=3)
+    turns = [method.turn(step) for step in range(5, 11)]
+    assert [turn.student for turn in turns] == [False, False, True] * 2
+    assert all(turn.critic for turn in turns)
+
+
 def test_student_loss_is_the_weighted_sum_of_its_parts_in_one_student_call():
     student, teacher, critic, lane = Recorder(0.7), Recorder(0.2), Recorder(0.5), lane_with_pairs()
     both = METHOD.student_loss(Turn(0.25, 2.0, True), student, teacher, critic, lane)
