@@ -8,7 +8,7 @@ from torch import Tensor
 from pipeline.config import Config, TeacherConfig
 from pipeline.data import schema, shards
 from pipeline.data.schema import PairBatch
-from pipeline.data.shards import PairPlan, Shard
+from pipeline.data.shards import PairPlan
 from pipeline.data.store import Store
 from pipeline.diffusion import seeds
 from pipeline.models.build import load_teacher, teacher_fingerprint
@@ -59,11 +59,8 @@ class PairMaker:
         """The frozen teacher, on the GPU where there is one."""
         return load_teacher(self._config).to(self._device)
 
-    def make(self, index: int) -> Shard:
-        """Make one shard and store it, unless it is stored already.
-
-        Returns:
-            The stored shard.
+    def make(self, index: int) -> str:
+        """Make one shard and store it, unless it is stored already; returns its name.
 
         Raises:
             UserError: If the teacher cannot be loaded or the store refuses.

@@ -70,8 +70,10 @@ def test_the_stored_noise_is_the_keyed_noise_and_the_teacher_saw_it_as_stored(
     monkeypatch.setattr(
         pairs, "sample_teacher", lambda *args: (solved.append(args[1]), plain(*args))[1]
     )
-    record = _maker(tmp_path).make(3)
-    batch = schema.decode(LocalStore(tmp_path).open(record.name), 0, (1, 4, 4), "it").float()
+    name = _maker(tmp_path).make(3)
+    batch = schema.decode(
+        LocalStore(tmp_path).open(name), 0, (1, 4, 4), PLAN.fingerprint(), "it"
+    ).float()
     ids = torch.arange(60, 80)
     noise = schema.storable(seeds.noise(5, ids, (1, 4, 4), stream=seeds.PAIRS))
     assert torch.equal(batch.ids, ids) and torch.equal(batch.labels, ids % 4)
@@ -103,8 +105,8 @@ def test_the_teacher_is_loaded_once_and_only_when_needed(teachers, tmp_path):
 def test_a_made_set_reads_back_whole(teachers, tmp_path):
     store = LocalStore(tmp_path)
     shards.open_plan(store, PLAN)
-    records = [_maker(tmp_path).make(index) for index in shards.missing(store, PLAN, 60)]
-    assert shards.close(store, PLAN, 60).shards == tuple(records)
+    names = [_maker(tmp_path).make(index) for index in shards.missing(store, PLAN, 60)]
+    assert [shard.name for shard in shards.close(store, PLAN, 60).shards] == names
     assert PairReader(store, 0, 60).batch(0).ids.sort().values.tolist() == list(range(60))
 
 
@@ -113,7 +115,9 @@ def test_guidance_calls_the_teacher_with_and_without_labels(teachers, tmp_path):
         _maker(tmp_path / str(scale), plan=replace(PLAN, guidance=scale)) for scale in (1.0, 3.0)
     )
     images = [
-        schema.decode(maker._store.open(maker.make(0).name), 0, (1, 4, 4), "it").images.float()
+        schema.decode(
+            maker._store.open(maker.make(0)), 0, (1, 4, 4), maker.plan.fingerprint(), "it"
+        ).images.float()
         for maker in (plain, guided)
     ]
     # steps 6: Heun evaluates 11 times, twice as often with guidance
@@ -150,4 +154,4 @@ def test_values_that_are_not_finite_are_not_stored(teachers, tmp_path, monkeypat
     monkeypatch.setattr(Shrink, "forward", lambda self, x_t, t, condition=None: x_t / 0)
     with pytest.raises(FloatingPointError, match="not finite for ids 20 to 39.*pairs.guidance"):
         _maker(tmp_path).make(1)
-    assert LocalStore(tmp_path).list() == []
+    assert LocalStore(tmp_path).list() == {}

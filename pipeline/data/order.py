@@ -37,6 +37,7 @@ class PairReader:
 
     def __init__(self, store: Store, seed: int, batch_size: int, window: int = 8) -> None:
         self.manifest = read_manifest(store)
+        self._fingerprint = self.manifest.plan.fingerprint()
         self._store, self._seed = store, seed
         self._batch_size, self._window_size = batch_size, window
         self._groups = [
@@ -84,7 +85,7 @@ class PairReader:
     def _read(self, shard: Shard, group: int, rows: int) -> PairBatch:
         plan, where = self.manifest.plan, self._store.where(shard.name)
         with self._store.open(shard.name) as file:
-            batch = schema.decode(file, group, plan.shape, where)
+            batch = schema.decode(file, group, plan.shape, self._fingerprint, where)
         again = "delete it and run jobs/pairs.py again"
         if len(batch.ids) != rows or (batch.labels is None) != (plan.classes is None):
             raise UserError(f"{where} is not the shard its manifest lists; {again}")

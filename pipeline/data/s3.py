@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -87,16 +87,18 @@ class S3Store:
 
         return pa.PythonFile(_Ranges(part, size), mode="r")
 
-    def list(self, prefix: str = "") -> Sequence[str]:
+    def list(self, prefix: str = "") -> dict[str, int]:
         pages = self._client.get_paginator("list_objects_v2")
         start = len(self.prefix)
         with self._errors("list", prefix):
-            keys = [
-                found["Key"][start:]
+            sizes = {
+                found["Key"][start:]: int(found["Size"])
                 for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
                 for found in page.get("Contents", ())
-            ]
-        return sorted(key for key in keys if key and "/" not in key and key[0] != ".")
+            }
+        return {
+            key: sizes[key] for key in sorted(sizes) if key and "/" not in key and key[0] != "."
+        }
 
     def delete(self, name: str) -> None:
         with self._errors("delete", name):

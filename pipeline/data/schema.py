@@ -112,44 +112,27 @@ def digest(table: pa.Table) -> str:
     return content.hexdigest()
 
 
-@dataclass(frozen=True)
-class Footer:
-    """What a shard says about itself: its number of rows and its metadata."""
-
-    rows: int
-    metadata: dict[str, str]
-
-
-def read_footer(file: pa.NativeFile, name: str) -> Footer:
-    """Read the end of a shard, not its rows.
-
-    Args:
-        file: The open shard.
-        name: What to call it in an error.
-
-    Raises:
-        UserError: If it is truncated or no Parquet file.
-    """
-    with _readable(name):
-        footer = pq.read_metadata(file)
-        metadata = {key.decode(): value.decode() for key, value in (footer.metadata or {}).items()}
-        return Footer(footer.num_rows, metadata)
-
-
-def decode(file: pa.NativeFile, group: int, shape: tuple[int, int, int], name: str) -> PairBatch:
+def decode(
+    file: pa.NativeFile, group: int, shape: tuple[int, int, int], plan: str, name: str
+) -> PairBatch:
     """Read one row group of a shard; noise and images stay float16, in memory not to be written.
 
     Args:
         file: The open shard.
         group: Number of the row group.
         shape: One image, (C, H, W).
+        plan: Fingerprint of the plan it is of, as in its footer.
         name: What to call the shard in an error.
 
     Raises:
-        UserError: If the shard is truncated, damaged or of another layout.
+        UserError: If the shard is truncated, damaged, of another layout or of another plan.
     """
     with _readable(name):
-        table = pq.ParquetFile(file).read_row_group(group, use_threads=False)
+        shard = pq.ParquetFile(file)
+        found = (shard.metadata.metadata or {}).get(b"plan", b"none").decode()
+        if found != plan:
+            raise ValueError(f"plan {found}, not {plan}")
+        table = shard.read_row_group(group, use_threads=False)
         labels = _values(table[_LABEL], torch.int32) if _LABEL in table.column_names else None
         return PairBatch(
             _values(table[_ID], torch.int64),

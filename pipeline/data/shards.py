@@ -4,9 +4,9 @@
     pairs-000000000000-000000000500.parquet    ids 0 to 499; the name follows from the plan
     manifest-5000.json                     the shards of a complete set of 5000 pairs
 
-Each is put once. Readers trust the manifest of the largest count and nothing else. Rows and
-checksum travel in the shard's own footer: closing a set reads the end of each stored shard,
-never its rows, and describes what is stored, whoever won the race to write it.
+Each is put once. Readers trust the manifest of the largest count and nothing else. A shard's
+checksum travels in its own footer; closing a set lists what is stored and reads no shard, so
+that the manifest describes what is there, whoever won the race to write it.
 """
 
 import hashlib
@@ -59,13 +59,12 @@ class PairPlan:
 
 @dataclass(frozen=True)
 class Shard:
-    """One stored shard: first id, rows, size in bytes, and SHA-256 of its rows."""
+    """One stored shard: its first id, its rows, and its size in bytes."""
 
     name: str
     first: int
     rows: int
     bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -114,18 +113,15 @@ def missing(store: Store, plan: PairPlan, count: int) -> list[int]:
     Raises:
         UserError: If the count is not a whole number of shards.
     """
-    stored = set(store.list("pairs-"))
+    stored = store.list("pairs-")
     return [index for index in _indices(plan, count) if _name(plan, index) not in stored]
 
 
-def write(store: Store, plan: PairPlan, index: int, batch: PairBatch) -> Shard:
-    """Store one shard, unless it is there already.
-
-    Returns:
-        The stored shard, which another process may have written first.
+def write(store: Store, plan: PairPlan, index: int, batch: PairBatch) -> str:
+    """Store one shard, unless it is there already; returns its name.
 
     Raises:
-        UserError: If the store refuses or holds something else under that name.
+        UserError: If the store refuses.
     """
     assert torch.equal(batch.ids.cpu(), ids(plan, index)), "these are not the shard's ids"
     metadata = {
@@ -133,18 +129,23 @@ def write(store: Store, plan: PairPlan, index: int, batch: PairBatch) -> Shard:
         for key, value in asdict(plan).items()
     }
     metadata |= {"noise": NOISE, "plan": plan.fingerprint()}
-    store.put(_name(plan, index), schema.encode(batch, metadata))
-    return _stored(store, plan, index)
+    name = _name(plan, index)
+    store.put(name, schema.encode(batch, metadata))
+    return name
 
 
 def close(store: Store, plan: PairPlan, count: int) -> Manifest:
     """Put the manifest of a complete set, or return the one that is there.
 
     Raises:
-        UserError: If a shard is missing, damaged, or not the one an earlier manifest lists.
+        UserError: If a shard is missing, or not the one an earlier manifest lists.
     """
-    shards = tuple(_stored(store, plan, index) for index in _indices(plan, count))
-    manifest = Manifest(plan, count, shards)
+    stored, size, shards = store.list("pairs-"), plan.shard_size, []
+    for index in _indices(plan, count):
+        if (name := _name(plan, index)) not in stored:
+            raise UserError(f"{store.where(name)} is missing: run jobs/pairs.py again")
+        shards.append(Shard(name, index * size, size, stored[name]))
+    manifest = Manifest(plan, count, tuple(shards))
     name = f"manifest-{count}.json"
     if not store.put(name, _dump(manifest)) and _load_manifest(store, name) != manifest:
         raise UserError(
@@ -171,13 +172,16 @@ def read_manifest(store: Store) -> Manifest:
 
 
 def check_stored(store: Store, manifest: Manifest) -> None:
-    """See from their footers that all shards are the manifest's, before work is spent on them.
+    """See from a listing that all shards are the manifest's, before work is spent on them.
 
     Raises:
-        UserError: If a shard is missing, damaged or another one.
+        UserError: If a shard is missing or of another size.
     """
-    for index, shard in enumerate(manifest.shards):
-        if _stored(store, manifest.plan, index) != shard:
+    stored = store.list("pairs-")
+    for shard in manifest.shards:
+        if shard.name not in stored:
+            raise UserError(f"{store.where(shard.name)} is missing: run jobs/pairs.py again")
+        if stored[shard.name] != shard.bytes:
             raise UserError(
                 f"{store.where(shard.name)} is not the shard its manifest lists; "
                 "delete it and run jobs/pairs.py again"
@@ -199,18 +203,6 @@ def _indices(plan: PairPlan, count: int) -> range:
 def _name(plan: PairPlan, index: int) -> str:
     first = index * plan.shard_size
     return f"pairs-{first:012d}-{first + plan.shard_size:012d}.parquet"
-
-
-def _stored(store: Store, plan: PairPlan, index: int) -> Shard:
-    name = _name(plan, index)
-    with store.open(name) as file:
-        size = file.size()
-        footer = schema.read_footer(file, store.where(name))
-    if footer.metadata.get("plan") != plan.fingerprint() or footer.rows != plan.shard_size:
-        raise UserError(
-            f"{store.where(name)} is a shard of another plan; delete it and run jobs/pairs.py again"
-        )
-    return Shard(name, index * plan.shard_size, footer.rows, size, footer.metadata["sha256"])
 
 
 def _dump(value: PairPlan | Manifest) -> bytes:

@@ -3,7 +3,6 @@
 import json
 import os
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,8 +29,8 @@ class Store(Protocol):
     def open(self, name: str) -> pa.NativeFile:
         """An object as a seekable file that reads only what is asked for."""
 
-    def list(self, prefix: str = "") -> Sequence[str]:
-        """Names that start with the prefix, sorted."""
+    def list(self, prefix: str = "") -> dict[str, int]:
+        """Names that start with the prefix, sorted, with their sizes in bytes."""
 
     def delete(self, name: str) -> None:
         """Remove an object; nothing happens if there is none."""
@@ -159,14 +158,15 @@ class LocalStore:
         except OSError as error:
             raise self._unreadable(name, error) from error
 
-    def list(self, prefix: str = "") -> Sequence[str]:
+    def list(self, prefix: str = "") -> dict[str, int]:
         try:
-            names = os.listdir(self.folder)
+            with os.scandir(self.folder) as entries:
+                found = [e for e in entries if e.name.startswith(prefix) and e.name[0] != "."]
+            return {e.name: e.stat().st_size for e in sorted(found, key=lambda e: e.name)}
         except FileNotFoundError:
-            return []
+            return {}
         except OSError as error:
             raise UserError(f"cannot list {self.folder}: {error.strerror}") from error
-        return sorted(name for name in names if name.startswith(prefix) and name[0] != ".")
 
     def delete(self, name: str) -> None:
         try:

@@ -81,7 +81,7 @@ def test_an_unconditional_set_has_no_labels(tiny, tmp_path):
 
 
 def _replace(store: LocalStore, plan, batch) -> str:
-    name = store.list("pairs-")[0]
+    name = next(iter(store.list("pairs-")))
     Path(store.where(name)).unlink()
     shards.write(store, plan, 0, batch)
     return name
@@ -95,7 +95,7 @@ def test_labels_out_of_range_are_named(pairs, tiny):
 
 
 def test_a_shard_that_is_gone_truncated_or_another_is_named(pairs, tiny):
-    path = Path(pairs.where(pairs.list("pairs-")[0]))
+    path = Path(pairs.where(next(iter(pairs.list("pairs-")))))
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError, match=f"{path.name} is no readable.*delete it and run"):

@@ -13,6 +13,8 @@ from pipeline.data import schema
 from pipeline.data.schema import PairBatch
 from pipeline.errors import UserError
 
+PLAN = {"plan": "p"}
+
 
 def _batch(rows: int = 600, shape: tuple[int, int, int] = (3, 4, 4), labels: bool = True):
     rng = torch.Generator().manual_seed(0)
@@ -24,24 +26,24 @@ def _batch(rows: int = 600, shape: tuple[int, int, int] = (3, 4, 4), labels: boo
 def _decode(data: bytes, shape: tuple[int, int, int]) -> PairBatch:
     groups = pq.read_metadata(io.BytesIO(data)).num_row_groups
     file = pa.BufferReader(data)
-    return schema.concat([schema.decode(file, group, shape, "it") for group in range(groups)])
+    return schema.concat([schema.decode(file, group, shape, "p", "it") for group in range(groups)])
 
 
 def test_a_shard_gives_back_the_very_pairs():
     batch = _batch()
-    back = _decode(schema.encode(batch, {}), (3, 4, 4)).float()
+    back = _decode(schema.encode(batch, PLAN), (3, 4, 4)).float()
     assert torch.equal(back.ids, batch.ids) and torch.equal(back.labels, batch.labels)
     assert torch.equal(back.noise, batch.noise) and torch.equal(back.images, batch.images)
 
 
 def test_an_unconditional_shard_has_no_label_column():
-    data = schema.encode(_batch(labels=False), {})
+    data = schema.encode(_batch(labels=False), PLAN)
     assert pq.read_schema(io.BytesIO(data)).names == ["sample_id", "noise", "image"]
     assert _decode(data, (3, 4, 4)).labels is None
 
 
 def test_the_layout_is_plain_fixed_size_binary_in_row_groups_of_256():
-    footer = pq.read_metadata(io.BytesIO(schema.encode(_batch(), {})))
+    footer = pq.read_metadata(io.BytesIO(schema.encode(_batch(), PLAN)))
     columns = footer.schema.to_arrow_schema()
     assert [field.type for field in columns] == [
         pa.int64(),
@@ -77,27 +79,27 @@ def test_the_same_pairs_are_the_same_bytes_whatever_their_memory_layout():
 
 
 def test_a_row_costs_at_most_1_percent_over_its_payload():
-    data = schema.encode(_batch(512, (3, 32, 32)), {})
+    data = schema.encode(_batch(512, (3, 32, 32)), PLAN)
     assert len(data) <= 1.01 * 512 * 2 * 2 * 3 * 32 * 32
 
 
 @pytest.mark.parametrize("damage", [lambda d: d[:-100], lambda d: d[: len(d) // 2], lambda d: b""])
 def test_a_truncated_shard_is_named_with_the_way_out(damage):
-    file = pa.BufferReader(damage(schema.encode(_batch(), {})))
+    file = pa.BufferReader(damage(schema.encode(_batch(), PLAN)))
     with pytest.raises(UserError, match="the-shard .*delete it and run jobs/pairs.py again"):
-        schema.read_footer(file, "the-shard")
-    with pytest.raises(UserError, match="the-shard"):
-        schema.decode(file, 0, (3, 4, 4), "the-shard")
+        schema.decode(file, 0, (3, 4, 4), "p", "the-shard")
 
 
-def test_a_shard_of_another_shape_or_layout_is_refused():
-    data = schema.encode(_batch(), {})
+def test_a_shard_of_another_plan_shape_or_layout_is_refused():
+    data = schema.encode(_batch(), PLAN)
+    with pytest.raises(UserError, match="the-shard .*plan p, not q"):
+        schema.decode(pa.BufferReader(data), 0, (3, 4, 4), "q", "the-shard")
     with pytest.raises(UserError, match="the-shard"):
-        schema.decode(pa.BufferReader(data), 0, (3, 5, 5), "the-shard")
+        schema.decode(pa.BufferReader(data), 0, (3, 5, 5), "p", "the-shard")
     other = io.BytesIO()
     pq.write_table(pa.table({"x": [1, 2]}), other)
     with pytest.raises(UserError, match="the-shard"):
-        schema.decode(pa.BufferReader(other.getvalue()), 0, (3, 4, 4), "the-shard")
+        schema.decode(pa.BufferReader(other.getvalue()), 0, (3, 4, 4), "p", "the-shard")
 
 
 def test_storable_rounds_to_float16_once():

@@ -35,12 +35,12 @@ def test_one_of_many_writers_wins_and_its_bytes_stay(tmp_path):
 
 def test_list_is_sorted_and_sees_only_finished_objects(tmp_path):
     store = LocalStore(tmp_path)
-    assert LocalStore(tmp_path / "none").list() == []
+    assert LocalStore(tmp_path / "none").list() == {}
     for name in ("b-2", "a-1", "b-1"):
-        store.put(name, b"")
+        store.put(name, b"123")
     (tmp_path / ".b-3.123.tmp").write_bytes(b"left by a dead process")
-    assert store.list() == ["a-1", "b-1", "b-2"]
-    assert store.list("b-") == ["b-1", "b-2"]
+    assert list(store.list().items()) == [("a-1", 3), ("b-1", 3), ("b-2", 3)]
+    assert list(store.list("b-")) == ["b-1", "b-2"]
 
 
 KILLED = """
@@ -59,7 +59,7 @@ def test_a_writer_killed_before_the_link_leaves_no_object(tmp_path):
     left = os.listdir(tmp_path)
     assert len(left) == 1 and not left[0].endswith(".parquet")
     store = LocalStore(tmp_path)
-    assert store.list() == []
+    assert store.list() == {}
     assert store.put("x.parquet", b"2") and store.get("x.parquet") == b"2"
 
 
