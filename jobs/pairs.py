@@ -3,8 +3,9 @@
 
 import sys
 
+from pipeline.audit import inspect, verify
 from pipeline.cli import main
 from pipeline.cluster.pairs import make_pairs as job
 
 if __name__ == "__main__":
-    sys.exit(main(job, __doc__))
+    sys.exit(main(job, __doc__, instead={"inspect": inspect, "verify": verify}))

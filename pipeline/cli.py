@@ -6,8 +6,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
+from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
 from pydantic import ValidationError
@@ -17,12 +18,19 @@ from pipeline import settings_yaml
 from pipeline.config import Config
 from pipeline.errors import UserError
 
+DRY_RUN = "dry-run"
 DEFAULT_FILE = "configs/digits.yaml"
 """Config file of a run that names none, neither by --config nor by DMD_CONFIG."""
 
 
+Job = Callable[[Config], object]
+
+
 def main(
-    job: Callable[[Config], object], description: str, arguments: Sequence[str] | None = None
+    job: Job,
+    description: str,
+    arguments: Sequence[str] | None = None,
+    instead: Mapping[str, Job] = MappingProxyType({}),
 ) -> int:
     """Read the settings, then run a job on them.
 
@@ -30,21 +38,24 @@ def main(
         job: What to do with the settings.
         description: Its help text.
         arguments: Command line, without the program's name; None means `sys.argv`.
+        instead: Name of a flag -> what it does instead of the job; the first line of its
+            docstring is the flag's help.
 
     Returns:
         Exit code: 0 done (or dry run printed), 2 bad input, 130 interrupted. Any other
         exception passes through: a traceback and exit code 1.
     """
     try:
-        config, dry_run = load(description, sys.argv[1:] if arguments is None else arguments)
-        if dry_run:
+        arguments = sys.argv[1:] if arguments is None else arguments
+        config, flag = load(description, arguments, instead)
+        if flag == DRY_RUN:
             print(
                 settings_yaml.dump(config.model_dump(mode="json"))
                 + "".join(f"# {line}\n" for line in plan(config)),
                 end="",
             )
         else:
-            job(config)
+            instead.get(flag, job)(config)
     except UserError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2
@@ -54,25 +65,27 @@ def main(
     return 0
 
 
-def load(description: str, arguments: Sequence[str]) -> tuple[Config, bool]:
-    """Read the settings a command line asks for, and whether it asks for a dry run.
+def load(
+    description: str, arguments: Sequence[str], instead: Mapping[str, Job] = MappingProxyType({})
+) -> tuple[Config, str]:
+    """Read the settings a command line asks for, and its flag: one of `main`, or none, "".
 
     The command line goes before the YAML file, the file before the defaults.
 
     Raises:
         UserError: For an unknown key, a wrong value, or a file that cannot be read.
     """
-    parser = _parser(description)
+    parser = _parser(description, instead)
     known, unknown = parser.parse_known_args(arguments)
     if unknown:
         raise UserError(_unknown_argument(unknown[0]))
     given = vars(known)
-    path, dry_run = given.pop("config"), given.pop("dry_run")
+    path, flag = given.pop("config"), given.pop("flag")
     tree = settings_yaml.read(path or os.environ.get("DMD_CONFIG") or DEFAULT_FILE)
     for key, value in given.items():
         _put(tree, key, value)
     try:
-        return Config.model_validate(tree), dry_run
+        return Config.model_validate(tree), flag
     except ValidationError as error:
         raise UserError(_line(error.errors()[0])) from None
 
@@ -126,11 +139,16 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message.removeprefix("argument "))
 
 
-def _parser(description: str) -> argparse.ArgumentParser:
+def _parser(description: str, instead: Mapping[str, Job]) -> argparse.ArgumentParser:
+    flags = {DRY_RUN: "print all settings and the plan, start nothing"}
+    for flag, other in instead.items():
+        line = (other.__doc__ or "").partition("\n")[0]
+        flags[flag] = line[:1].lower() + line[1:].rstrip(".")
     parser = _Parser(
         description=description,
         allow_abbrev=False,
-        usage="%(prog)s [--config FILE] [--dry-run] [--setting value ...]",
+        usage=f"%(prog)s [--config FILE] [{' | '.join(f'--{f}' for f in flags)}] "
+        "[--setting value ...]",
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
             prog, max_help_position=38, width=100
         ),
@@ -140,9 +158,11 @@ def _parser(description: str) -> argparse.ArgumentParser:
         metavar="FILE",
         help=f"YAML file of settings; default: $DMD_CONFIG, else {DEFAULT_FILE}",
     )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print all settings and the plan, start nothing"
-    )
+    one = parser.add_mutually_exclusive_group()
+    for flag, text in flags.items():
+        one.add_argument(
+            f"--{flag}", action="store_const", dest="flag", const=flag, default="", help=text
+        )
     groups: dict[str, Any] = {}
     for name, title, schema in _settings():
         branch = name.rpartition(".")[0] or "all jobs"

@@ -128,6 +128,9 @@ class PairsConfig(_Branch):
         default=250,
         description="Pairs solved at once by one actor; null: as many as its memory holds.",
     )
+    resolve: int = Field(
+        default=0, ge=0, description="With --verify: pairs the teacher solves again to compare."
+    )
     patience: float = Field(
         default=1800.0, gt=0, le=604800, description="Seconds without a new shard that end the job."
     )

@@ -44,8 +44,8 @@ def leaves(tree: dict[str, object], prefix: str = "") -> list[str]:
 def test_command_line_before_file_before_defaults(empty_file: Path) -> None:
     empty_file.write_text("seed: 1\ndistill: {steps: 2000, clip: 5, critic: {lr: 1e-4}}\n")
     arguments = ["--distill.steps", "4000", "--distill.matching.range", "[0.3,0.6]"]
-    config, dry_run = load("", arguments)
-    assert not dry_run
+    config, flag = load("", arguments)
+    assert flag == ""
     assert (config.seed, config.distill.steps, config.distill.clip) == (1, 4000, 5.0)
     assert config.distill.critic.lr == 1e-4
     assert config.distill.matching.range == (0.3, 0.6)

@@ -132,14 +132,41 @@ def decode(
         found = (shard.metadata.metadata or {}).get(b"plan", b"none").decode()
         if found != plan:
             raise ValueError(f"plan {found}, not {plan}")
-        table = shard.read_row_group(group, use_threads=False)
-        labels = _values(table[_LABEL], torch.int32) if _LABEL in table.column_names else None
-        return PairBatch(
-            _values(table[_ID], torch.int64),
-            None if labels is None else labels.long(),
-            _values(table[_NOISE], torch.float16).reshape(-1, *shape),
-            _values(table[_IMAGE], torch.float16).reshape(-1, *shape),
-        )
+        return _pairs(shard.read_row_group(group, use_threads=False), shape)
+
+
+@dataclass(frozen=True)
+class Content:
+    """A whole shard.
+
+    Attributes:
+        pairs: All its pairs, as `decode` gives them.
+        metadata: What its footer says.
+        sha256: `digest` of the rows as they are now.
+    """
+
+    pairs: PairBatch
+    metadata: dict[str, str]
+    sha256: str
+
+
+def decode_all(file: pa.NativeFile, shape: tuple[int, int, int], name: str) -> Content:
+    """Read a whole shard, to check it; arguments and errors as in `decode`, whatever its plan."""
+    with _readable(name):
+        shard = pq.ParquetFile(file)
+        metadata = {k.decode(): v.decode() for k, v in (shard.metadata.metadata or {}).items()}
+        table = shard.read(use_threads=False)
+        return Content(_pairs(table, shape), metadata, digest(table))
+
+
+def _pairs(table: pa.Table, shape: tuple[int, int, int]) -> PairBatch:
+    labels = _values(table[_LABEL], torch.int32) if _LABEL in table.column_names else None
+    return PairBatch(
+        _values(table[_ID], torch.int64),
+        None if labels is None else labels.long(),
+        _values(table[_NOISE], torch.float16).reshape(-1, *shape),
+        _values(table[_IMAGE], torch.float16).reshape(-1, *shape),
+    )
 
 
 def _to_binary(images: Tensor) -> pa.Array:

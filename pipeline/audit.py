@@ -1,0 +1,160 @@
+"""Look at a closed pair set, and check every byte of it."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.config import Config
+from pipeline.data import schema, shards
+from pipeline.data.order import PairReader
+from pipeline.data.shards import Manifest, PairPlan, Shard
+from pipeline.data.store import Store, open_store
+from pipeline.diffusion import seeds
+from pipeline.errors import UserError
+from pipeline.models.build import load_teacher, teacher_fingerprint
+from pipeline.models.sampling import sample_teacher
+from pipeline.pictures import save_grid
+from pipeline.progress import progress
+
+TOLERANCE = 0.02
+"""Largest difference of a pixel solved again, in [-1, 1]: other hardware rounds otherwise."""
+_LINES, _COLUMNS = 20, 10
+
+
+def inspect(config: Config) -> None:
+    """Print the manifest of a set as a table, and draw its first pairs.
+
+    Raises:
+        UserError: If there is no complete set, or a shard or the picture's folder is unusable.
+    """
+    store = open_store(config.pairs.output, config.s3)
+    manifest = shards.read_manifest(store)
+    plan, size = manifest.plan, sum(shard.bytes for shard in manifest.shards)
+    print(f"set      {store.where('')}")
+    print(f"pairs    {manifest.count} in {len(manifest.shards)} shards, {size:,} bytes")
+    print(f"images   {'x'.join(map(str, plan.shape))}, classes {plan.classes}, float16")
+    print(f"solver   {plan.solver}, {plan.steps} steps, guidance {plan.guidance:g}")
+    print(f"seed     {plan.seed}\nteacher  {plan.teacher}\n")
+    width = len(manifest.shards[0].name)
+    print(f"{'shard':{width}} {'first id':>12} {'pairs':>7} {'bytes':>13}")
+    for shard in manifest.shards[:_LINES]:
+        print(f"{shard.name:{width}} {shard.first:12} {shard.rows:7} {shard.bytes:13,}")
+    if len(manifest.shards) > _LINES:
+        print(f"... and {len(manifest.shards) - _LINES} more")
+    picture = Path(config.run) / "pairs.png"
+    _draw(store, manifest, picture)
+    print(f"\npicture  {picture}")
+
+
+def verify(config: Config) -> None:
+    """Read every pair of a set again and check it.
+
+    Checked are each shard's size, plan, checksum, ids and labels, and that its values are finite.
+    Printed besides are mean and standard deviation of each channel, and how many images are
+    there more than once. As many as `pairs.resolve` random pairs are solved again: their noise
+    must be the same bit for bit, their images within `TOLERANCE`.
+
+    Raises:
+        UserError: If there is no complete set, or anything is wrong with it; names the shards.
+    """
+    store = open_store(config.pairs.output, config.s3)
+    manifest = shards.read_manifest(store)
+    plan, stored = manifest.plan, store.list("pairs-")
+    faults: dict[str, str] = {}
+    sums = torch.zeros(2, plan.shape[0], dtype=torch.float64)
+    prints = np.zeros(manifest.count, dtype=np.uint64)
+    with progress(manifest.count, "verify", "pairs") as bar:
+        for shard in manifest.shards:
+            try:
+                images = _sound_images(store, plan, shard, stored.get(shard.name))
+            except UserError as error:
+                faults[shard.name] = str(error)
+                images = torch.zeros(0, *plan.shape)
+            sums += torch.stack([images.sum((0, 2, 3)), images.square().sum((0, 2, 3))])
+            prints[shard.first :][: len(images)] = _fingerprints(images)
+            bar.update(shard.rows)
+    if faults:
+        name, fault = next(iter(faults.items()))
+        raise UserError(
+            f"{len(faults)} of {len(manifest.shards)} shards are bad, the first of them {name}: "
+            f"{fault}; delete {', '.join(faults)} and run jobs/pairs.py again"
+        )
+    mean, square = sums / (manifest.count * plan.shape[1] * plan.shape[2])
+    deviation = (square - mean.square()).clamp(min=0).sqrt()
+    for channel, figures in enumerate(zip(mean.tolist(), deviation.tolist(), strict=True)):
+        print(f"verify   channel {channel}: mean {figures[0]:.4f}, deviation {figures[1]:.4f}")
+    twice = manifest.count - len(np.unique(prints))
+    print(f"verify   {manifest.count} pairs are sound, {twice} of their images a second time")
+    if config.pairs.resolve:
+        _resolve(config, store, manifest)
+
+
+def _sound_images(store: Store, plan: PairPlan, shard: Shard, size: int | None) -> Tensor:
+    """A shard's images, (B, C, H, W) float64, if nothing is wrong with it."""
+    if size != shard.bytes:
+        raise UserError("is missing" if size is None else f"has {size} bytes, not {shard.bytes}")
+    with store.open(shard.name) as file:
+        content = schema.decode_all(file, plan.shape, store.where(shard.name))
+    pairs, ids = content.pairs, shards.ids(plan, shard.first // plan.shard_size)
+    labels = shards.labels(plan, ids)
+    if content.metadata.get("plan") != plan.fingerprint():
+        raise UserError("is of another plan")
+    if content.sha256 != content.metadata.get("sha256"):
+        raise UserError("has other values than when it was written")
+    if not torch.equal(pairs.ids, ids):
+        raise UserError("holds other ids than its name says")
+    if not _equal(labels, pairs.labels):
+        raise UserError("holds other labels than its ids have")
+    if not (pairs.noise.isfinite().all() and pairs.images.isfinite().all()):
+        raise UserError("holds values that are not finite")
+    return pairs.images.double()
+
+
+def _equal(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return torch.equal(one, other)
+
+
+def _fingerprints(images: Tensor) -> np.ndarray:
+    """One 64-bit number for each image, (B,): equal for equal images."""
+    rows = images.half().flatten(1).numpy()
+    return np.array([hash(row.tobytes()) for row in rows], dtype=np.int64).view(np.uint64)
+
+
+def _resolve(config: Config, store: Store, manifest: Manifest) -> None:
+    plan = manifest.plan
+    manifest.check_teacher(teacher_fingerprint(config.teacher))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    teacher = load_teacher(config.teacher).to(device)
+    pairs = PairReader(store, config.seed, min(config.pairs.resolve, manifest.count)).batch(0)
+    noise = schema.storable(seeds.noise(plan.seed, pairs.ids, plan.shape, stream=seeds.PAIRS))
+    if not torch.equal(noise, pairs.noise):
+        raise UserError(f"{store.where('')} holds other noise than its seed {plan.seed} gives")
+    pairs = pairs.to(device)
+    again = sample_teacher(
+        teacher, pairs.noise, pairs.labels, plan.solver, plan.steps, plan.guidance
+    )
+    difference = float((again - pairs.images).abs().max())
+    print(f"verify   {len(noise)} pairs solved again: largest difference {difference:.2g}")
+    if difference > TOLERANCE:
+        raise UserError(
+            f"pairs solved again differ by up to {difference:.2g} of 2, more than {TOLERANCE}: "
+            "make them again in a new pairs.output"
+        )
+
+
+def _draw(store: Store, manifest: Manifest, picture: Path) -> None:
+    """The first pairs, noise over image; of more than three channels the first three."""
+    plan, shard = manifest.plan, manifest.shards[0]
+    with store.open(shard.name) as file:
+        where = store.where(shard.name)
+        batch = schema.decode(file, 0, plan.shape, plan.fingerprint(), where).float()
+    colours = slice(0, 3 if plan.shape[0] >= 3 else 1)
+    rows = {"noise": batch.noise / 3, "image": batch.images}
+    labels = [] if batch.labels is None else [f"{label}" for label in batch.labels[:_COLUMNS]]
+    save_grid(
+        {name: images[:_COLUMNS, colours] for name, images in rows.items()}, picture, columns=labels
+    )
