@@ -13,6 +13,14 @@ UV := uv==0.13.9
 TORCH := $(shell grep '^torch==' constraints.txt)
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 
+# The S3 server of the tests: Ceph's radosgw, from Debian's packages.
+define install_s3_server
+root=$$([ "$$(id -u)" = 0 ] || echo sudo) && $$root apt-get update -qq && \
+$$root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
+  ceph-mon ceph-osd radosgw >/dev/null || \
+{ echo "test-cluster needs Ceph's radosgw, ceph-mon and ceph-osd on the PATH" >&2; exit 1; }
+endef
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-cluster prove check format
 
@@ -32,6 +40,7 @@ test: $(READY) ## the fast tests, one short case of everything (at most 12 minut
 	$(BIN)/python -m pytest -m "not cluster and not prove"
 
 test-cluster: $(READY) ## tests with kills, servers and several Ray nodes (at most 25 minutes)
+	@command -v radosgw >/dev/null || { $(install_s3_server); }
 	$(BIN)/python -m pytest -m cluster
 
 prove: $(READY) ## the long proofs (3 seeds, ablations): dated results, stamped with the commit

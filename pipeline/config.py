@@ -124,6 +124,9 @@ class PairsConfig(_Branch):
     guidance: float = Field(
         default=1.0, ge=0, le=100, description="Classifier-free guidance scale; 1 is none."
     )
+    weights: tuple[Weight, ...] | None = Field(
+        default=None, strict=False, description="Relative frequency of each class; null: all alike."
+    )
     batch_size: Positive | None = Field(
         default=250,
         description="Pairs solved at once by one actor; null: as many as its memory holds.",
@@ -336,6 +339,8 @@ def _count_problems(config: Config) -> Iterator[str]:
             f"pairs.count: {pairs.count} is not a multiple of pairs.shard_size "
             f"({pairs.shard_size}); use {nearest}"
         )
+    if pairs.weights is not None and not any(pairs.weights):
+        yield "pairs.weights: at least one class must have a weight above 0"
     for name, size in (
         ("distill.batch_size", distill.batch_size),
         ("distill.regression.batch_size", distill.regression.batch_size),

@@ -1,5 +1,6 @@
 """Make pairs: sample ids -> noise -> the teacher's ODE -> a stored shard."""
 
+import socket
 from functools import cached_property
 
 import torch
@@ -11,6 +12,7 @@ from pipeline.data.schema import PairBatch
 from pipeline.data.shards import PairPlan
 from pipeline.data.store import Store
 from pipeline.diffusion import seeds
+from pipeline.errors import UserError
 from pipeline.models.build import load_teacher, teacher_fingerprint
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.sampling import sample_teacher
@@ -20,9 +22,14 @@ def pair_plan(config: Config) -> PairPlan:
     """All that defines the content of the configured set.
 
     Raises:
-        UserError: If the teacher cannot be loaded.
+        UserError: If the teacher cannot be loaded, or has not as many classes as weights.
     """
     teacher, pairs = load_teacher(config.teacher), config.pairs
+    if pairs.weights is not None and len(pairs.weights) != teacher.classes:
+        raise UserError(
+            f"pairs.weights: {len(pairs.weights)} values, but the teacher has "
+            f"{teacher.classes or 'no'} classes; give one per class, or null"
+        )
     return PairPlan(
         teacher=teacher_fingerprint(config.teacher),
         seed=config.seed,
@@ -32,6 +39,7 @@ def pair_plan(config: Config) -> PairPlan:
         shard_size=pairs.shard_size,
         shape=teacher.shape,
         classes=teacher.classes,
+        weights=pairs.weights,
     )
 
 
@@ -56,7 +64,17 @@ class PairMaker:
 
     @cached_property
     def teacher(self) -> Denoiser:
-        """The frozen teacher, on the GPU where there is one."""
+        """The frozen teacher, on the GPU where there is one.
+
+        Raises:
+            UserError: If this machine does not see the set, or has no or another teacher.
+        """
+        shards.check_shared(self._store)
+        if teacher_fingerprint(self._config) != self.plan.teacher:
+            raise UserError(
+                f"teacher.output: {self._config.output} on node {socket.gethostname()} is another "
+                "teacher than the job's; every node needs the same files there"
+            )
         return load_teacher(self._config).to(self._device)
 
     def make(self, index: int) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline import pairs
-from pipeline.config import TeacherConfig
+from pipeline.config import Config, TeacherConfig
 from pipeline.data import schema, shards
 from pipeline.data.order import PairReader
 from pipeline.data.shards import PairPlan
@@ -17,7 +17,7 @@ from pipeline.diffusion import seeds
 from pipeline.diffusion.noise import EDM
 from pipeline.errors import UserError
 from pipeline.models.denoiser import Denoiser
-from pipeline.pairs import PairMaker
+from pipeline.pairs import PairMaker, pair_plan
 
 PLAN = PairPlan(
     teacher="fake",
@@ -45,6 +45,11 @@ class Shrink(Denoiser):
         return mean[:, None, None, None] + (x_t - mean[:, None, None, None]) / (1 + 4 * t**2)
 
 
+def configure(**values: object) -> Config:
+    gaussian = {"kind": "gaussian", "gaussian": {"classes": 5}}
+    return Config.model_validate({"data": {"name": None}, "teacher": gaussian, "pairs": values})
+
+
 @pytest.fixture
 def teachers(monkeypatch: pytest.MonkeyPatch) -> list[Shrink]:
     """Every teacher the makers load."""
@@ -55,11 +60,24 @@ def teachers(monkeypatch: pytest.MonkeyPatch) -> list[Shrink]:
         return loaded[-1]
 
     monkeypatch.setattr(pairs, "load_teacher", load)
+    monkeypatch.setattr(pairs, "teacher_fingerprint", lambda _: "fake")
     return loaded
 
 
 def _maker(folder: Path, batch_size: int | None = 20, plan: PairPlan = PLAN) -> PairMaker:
-    return PairMaker(TeacherConfig(), plan, LocalStore(folder), batch_size)
+    store = LocalStore(folder)
+    shards.open_plan(store, plan)
+    return PairMaker(TeacherConfig(), plan, store, batch_size)
+
+
+def test_a_node_without_the_set_or_with_another_teacher_does_not_begin(teachers, tmp_path):
+    lonely = PairMaker(TeacherConfig(), PLAN, LocalStore(tmp_path / "lonely"), 20)
+    with pytest.raises(UserError, match="pairs.output: node .* does not see .*plan.json"):
+        lonely.make(0)
+    assert not (tmp_path / "lonely").exists()
+    with pytest.raises(UserError, match="teacher.output: .* is another teacher than the job's"):
+        _maker(tmp_path, plan=replace(PLAN, teacher="other")).make(0)
+    assert teachers == []
 
 
 def test_the_stored_noise_is_the_keyed_noise_and_the_teacher_saw_it_as_stored(
@@ -150,8 +168,16 @@ def test_without_a_batch_size_it_is_halved_until_memory_holds_it(teachers, tmp_p
     assert sizes[:3] == [20, 10, 5] and set(sizes[2:]) == {5}
 
 
+def test_weights_are_one_per_class():
+    assert pair_plan(configure(weights=[1, 0, 2, 0, 1])).weights == (1, 0, 2, 0, 1)
+    with pytest.raises(UserError, match="pairs.weights: 2 values, but the teacher has 5 classes"):
+        pair_plan(configure(weights=[1, 2]))
+    with pytest.raises(ValueError, match="pairs.weights: at least one class"):
+        configure(weights=[0, 0])
+
+
 def test_values_that_are_not_finite_are_not_stored(teachers, tmp_path, monkeypatch):
     monkeypatch.setattr(Shrink, "forward", lambda self, x_t, t, condition=None: x_t / 0)
     with pytest.raises(FloatingPointError, match="not finite for ids 20 to 39.*pairs.guidance"):
         _maker(tmp_path).make(1)
-    assert LocalStore(tmp_path).list() == {}
+    assert LocalStore(tmp_path).list("pairs-") == {}

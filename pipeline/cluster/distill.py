@@ -66,7 +66,8 @@ def _scaling(config: Config) -> ScalingConfig:
 def _worker(settings: dict[str, Any]) -> None:
     """What runs on every worker."""
     config = Config.model_validate(settings)
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # each checkpoint is two lines a rank
+    # Ray tells every checkpoint on every rank, by a logger that is named after a file of its own.
+    logging.getLogger().setLevel(logging.WARNING)
     torch.set_num_threads(max(1, int(config.distill.workers.cpus)))
     checkpoint = ray.train.get_checkpoint()
     with checkpoint.as_directory() if checkpoint else nullcontext() as folder:

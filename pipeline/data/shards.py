@@ -11,6 +11,7 @@ that the manifest describes what is there, whoever won the race to write it.
 
 import hashlib
 import json
+import socket
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -23,6 +24,8 @@ from pipeline.data.store import Store, record
 from pipeline.errors import UserError
 
 PLAN = "plan.json"
+_GOLDEN = 0x9E3779B1
+"""2^32 over the golden ratio, made odd."""
 NOISE = "Philox4x32-10 of (seed, stream 0, sample_id), AS 241 normal quantile, float16"
 
 
@@ -39,6 +42,7 @@ class PairPlan:
         shard_size: Pairs in a shard.
         shape: One image, (C, H, W).
         classes: Number of class labels, or None for an unconditional teacher.
+        weights: Relative frequency of each class; None means all alike.
         version: Version of the layout.
     """
 
@@ -50,6 +54,7 @@ class PairPlan:
     shard_size: int
     shape: tuple[int, int, int]
     classes: int | None
+    weights: tuple[float, ...] | None = None
     version: int = schema.VERSION
 
     def fingerprint(self) -> str:
@@ -97,14 +102,35 @@ def open_plan(store: Store, plan: PairPlan) -> None:
     record(store, PLAN, json.loads(_dump(plan)), "pairs.output")
 
 
+def check_shared(store: Store) -> None:
+    """Make sure that this machine sees the set the job has opened, before it works for it.
+
+    Raises:
+        UserError: If the plan is not there: another machine has a folder of the same name.
+    """
+    if PLAN not in store.list(PLAN):
+        raise UserError(
+            f"pairs.output: node {socket.gethostname()} does not see {store.where(PLAN)}, which "
+            "the job has put there; give a folder that all nodes share, or s3://bucket/prefix"
+        )
+
+
 def ids(plan: PairPlan, index: int) -> Tensor:
     """Sample ids of a shard, (shard_size,) int64."""
     return torch.arange(index * plan.shard_size, (index + 1) * plan.shard_size)
 
 
 def labels(plan: PairPlan, ids: Tensor) -> Tensor | None:
-    """Class labels of sample ids, (B,) int64, each class equally often; None without classes."""
-    return None if plan.classes is None else ids % plan.classes
+    """Class labels of sample ids, (B,) int64, as often as the plan says; None without classes.
+
+    Equal classes take turns; weighted ones follow a golden-ratio sequence through [0, 1), so that
+    any run of ids has them about as often as their weights.
+    """
+    if plan.classes is None or plan.weights is None:
+        return None if plan.classes is None else ids % plan.classes
+    ends = torch.tensor(plan.weights, dtype=torch.float64).cumsum(0)
+    place = (ids * _GOLDEN % 2**32).double() / 2**32 * ends[-1]
+    return torch.searchsorted(ends, place, right=True)
 
 
 def missing(store: Store, plan: PairPlan, count: int) -> list[int]:
@@ -220,7 +246,8 @@ def _load_plan(values: dict[str, Any], where: str) -> PairPlan:
     names = {field.name for field in fields(PairPlan)}
     if set(values) != names or values["version"] != schema.VERSION:
         raise UserError(f"{where} was written by another version; make the pairs again elsewhere")
-    return PairPlan(**{**values, "shape": tuple(values["shape"])})
+    weights = None if values["weights"] is None else tuple(values["weights"])
+    return PairPlan(**{**values, "shape": tuple(values["shape"]), "weights": weights})
 
 
 def _load_manifest(store: Store, name: str) -> Manifest:

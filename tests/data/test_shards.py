@@ -96,6 +96,15 @@ def test_labels_are_balanced_and_absent_without_classes(tiny):
     assert shards.labels(tiny.plan(classes=None), torch.arange(3)) is None
 
 
+def test_weighted_labels_come_as_often_as_their_weights_in_every_run_of_ids(tiny):
+    plan = tiny.plan(classes=4, weights=(0.0, 3.0, 1.0, 0.0))
+    for first in (0, 7_777_777_777):
+        labels = shards.labels(plan, torch.arange(first, first + 400))
+        assert set(labels.tolist()) == {1, 2}
+        assert abs(int((labels == 1).sum()) - 300) <= 3
+        assert abs(int((labels[:40] == 1).sum()) - 30) <= 2
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -103,6 +112,7 @@ def test_labels_are_balanced_and_absent_without_classes(tiny):
         ({"teacher": "xyz"}, "teacher 'abc', not 'xyz'"),
         ({"guidance": 2.0, "steps": 9}, "guidance 1.0, not 2.0; steps 18, not 9"),
         ({"classes": None}, "classes 10, not None"),
+        ({"weights": (1.0,) * 10}, r"weights None, not \[1.0, "),
     ],
 )
 def test_another_plan_is_refused_with_every_difference(pairs, tiny, change, message):

@@ -1,0 +1,86 @@
+"""Pairs on a real S3 server: crashes, kills and a bad network leave the same set."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.config import S3Config
+from pipeline.data.s3 import S3Store, _connect
+from pipeline.data.store import LocalStore, open_store
+from tests.cluster.faulty_proxy import faulty_proxy
+from tests.cluster.job import Job
+from tests.cluster.radosgw import KEY, SECRET, radosgw
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+PAIRS = [
+    *("--config", "configs/gaussian.yaml", "--s3.region", "us-east-1"),
+    *("--pairs.count", "240", "--pairs.shard_size", "20", "--pairs.steps", "3"),
+]
+NAMES = ["manifest-240.json", *(f"pairs-{i:012}-{i + 20:012}.parquet" for i in range(0, 240, 20))]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[str]:
+    """URL of a server with one bucket, "bucket"."""
+    with pytest.MonkeyPatch.context() as patch, radosgw(tmp_path_factory.mktemp("s3") / "x") as url:
+        patch.setenv("AWS_ACCESS_KEY_ID", KEY)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        _connect(url, "us-east-1", None).create_bucket(Bucket="bucket")
+        yield url
+
+
+@pytest.fixture(scope="module")
+def clean(server, tmp_path_factory) -> dict[str, bytes]:
+    """What an undisturbed job leaves in a local folder."""
+    folder = tmp_path_factory.mktemp("clean")
+    Job(1000, folder / "log", ["jobs/pairs.py", *PAIRS, "--run", str(folder)], {}).finish()
+    store = LocalStore(folder / "pairs")
+    assert list(store.list()) == [*NAMES, "plan.json"]
+    return {name: store.get(name) for name in store.list()}
+
+
+def open_set(url: str, prefix: str) -> S3Store:
+    return open_store(f"s3://bucket/{prefix}", S3Config(endpoint=url, region="us-east-1"))
+
+
+def test_crashing_actors_and_a_killed_driver_leave_every_pair_once(server, clean, start, tmp_path):
+    store = open_set(server, "crashes")
+    (tmp_path / "marks").mkdir()
+    command = ["tests/cluster/crashing_pairs.py", str(tmp_path / "marks"), *PAIRS]
+    command += ["--run", str(tmp_path), "--pairs.output", store.where("")]
+    command += ["--s3.endpoint", server]
+    for least in (2, 5):
+        job = start(*command, "--teacher.delay", "0.1")
+        job.wait_for(lambda least=least: len(store.list("pairs-")) >= least)
+        job.kill()
+        assert least <= len(store.list("pairs-")) < 12, "killed in the middle"
+    start(*command).finish()
+    assert len(list((tmp_path / "marks").iterdir())) == 4, "every crash has been"
+    assert {name: store.get(name) for name in store.list()} == clean
+    lines = start("jobs/pairs.py", *command[2:], "--verify").finish()
+    assert lines[-1].startswith("verify   240 pairs are sound")
+
+
+def test_a_bad_network_leaves_the_same_set(server, clean, start, tmp_path):
+    with faulty_proxy(server, share=0.05, stall=5, seed=0) as (url, shown):
+        output = ["--pairs.output", "s3://bucket/faults", "--s3.endpoint", url]
+        start("jobs/pairs.py", *PAIRS, *output, "--run", str(tmp_path)).finish()
+        store = open_set(url, "faults")
+        assert {name: store.get(name) for name in store.list()} == clean
+    assert min(shown["503"], shown["reset"], shown["stall"]) >= 1 and shown["passed on"] > 20
+
+
+@pytest.mark.parametrize(
+    ("where", "key", "message"),
+    [
+        ("s3://bucket/x", "wrong", "AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch"),
+        ("s3://no-such-bucket/x", KEY, "NoSuchBucket.*check the bucket's name"),
+    ],
+)
+def test_wrong_credentials_or_bucket_are_one_line(server, start, tmp_path, where, key, message):
+    settings = ["--pairs.output", where, "--s3.endpoint", server, "--run", str(tmp_path)]
+    lines = start("jobs/pairs.py", *PAIRS, *settings, AWS_ACCESS_KEY_ID=key).finish(2)
+    assert len(lines) == 1 and re.search(message, lines[0]), lines
+    assert SECRET not in lines[0]
