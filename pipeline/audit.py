@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pipeline.config import Config
 from pipeline.data import schema, shards
+from pipeline.data.fetch import fetch_inputs
 from pipeline.data.order import PairReader
 from pipeline.data.shards import Manifest, PairPlan, Shard
 from pipeline.data.store import Store, open_store
@@ -125,7 +126,7 @@ def _fingerprints(images: Tensor) -> np.ndarray:
 
 
 def _resolve(config: Config, store: Store, manifest: Manifest) -> None:
-    plan = manifest.plan
+    config, plan = fetch_inputs(config), manifest.plan
     manifest.check_teacher(teacher_fingerprint(config.teacher))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = load_teacher(config.teacher).to(device)

@@ -50,7 +50,8 @@ class DataConfig(_Branch):
     )
     size: int = Field(default=8, ge=4, le=1024, description="Height and width, in pixels.")
     folder: str | None = Field(
-        default=None, description="Folder of the IDX files of mnist or fashion-mnist."
+        default=None,
+        description="Folder or s3:// of the IDX files of mnist or fashion-mnist.",
     )
 
 
@@ -96,7 +97,9 @@ class TeacherConfig(_Branch):
     kind: Literal["diffusers", "gaussian"] = Field(
         default="diffusers", description="A diffusers folder, or an exact Gaussian score."
     )
-    output: Folder = Field(default="", description="Its diffusers folder; null: <run>/teacher.")
+    output: Folder = Field(
+        default="", description="Its diffusers folder, local or s3://; null: <run>/teacher."
+    )
     delay: float = Field(default=0.0, ge=0, le=60, description="Seconds added to a gaussian call.")
     gaussian: GaussianConfig = Field(default_factory=GaussianConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
@@ -363,6 +366,6 @@ def _count_problems(config: Config) -> Iterator[str]:
 
 
 def _folder_problems(config: Config) -> Iterator[str]:
-    for name in ("teacher", "distill", "evaluate", "sample"):
+    for name in ("distill", "evaluate", "sample"):
         if "://" in (folder := getattr(config, name).output):
             yield f"{name}.output: {folder!r} is no local folder; only pairs.output can be on S3"

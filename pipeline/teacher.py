@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config import Config, TrainingConfig
+from pipeline.data.fetch import fetch_inputs
 from pipeline.data.images import load_images
 from pipeline.diffusion import seeds
 from pipeline.diffusion.losses import denoising_loss
@@ -30,6 +31,10 @@ def make_teacher(config: Config) -> None:
     if teacher.kind == "gaussian":
         print("teacher  the gaussian teacher is a formula: nothing to train")
         return
+    if "://" in teacher.output:
+        raise UserError(
+            f"teacher.output: {teacher.output} is there to be read; train into a local folder"
+        )
     provenance = {
         "seed": config.seed,
         "data": config.data.model_dump(mode="json"),
@@ -45,7 +50,8 @@ def make_teacher(config: Config) -> None:
         print(f"teacher  {teacher.output} is trained already")
         return
     check_writable(Path(teacher.output), "teacher.output")
-    data = load_images(config.data.name, config.data.size, config.data.folder)
+    images = fetch_inputs(config).data
+    data = load_images(images.name, images.size, images.folder)
     shape = (data.images.shape[1], data.images.shape[2], data.images.shape[3])
     network = new_unet(config.network, shape, data.classes, config.seed)
     trained = train(network, data.images, data.labels, teacher.training, config.seed)

@@ -19,7 +19,7 @@ def test_round_trip_through_plain_dict() -> None:
 
 
 def test_only_pairs_can_be_on_s3() -> None:
-    with pytest.raises(ValidationError, match="teacher.output: 's3://bucket/run/teacher'.*pairs"):
+    with pytest.raises(ValidationError, match="distill.output: 's3://bucket/run/distill'.*pairs"):
         Config(run="s3://bucket/run")
 
 

@@ -12,6 +12,7 @@ from ray.train.torch import TorchTrainer
 
 from pipeline.cluster.session import connect, user_errors
 from pipeline.config import Config
+from pipeline.data.fetch import fetch_inputs
 from pipeline.distill import loop, run
 from pipeline.distill.loop import Cluster
 
@@ -25,7 +26,8 @@ def distill(config: Config) -> None:
     Raises:
         UserError: If teacher, pairs and output do not belong together or cannot be used.
     """
-    output = Path(config.distill.output).absolute()
+    output, everywhere = Path(config.distill.output).absolute(), config
+    config = fetch_inputs(config)
     if run.finished(config):
         print(f"distill  {output} is finished already")
         return
@@ -33,7 +35,7 @@ def distill(config: Config) -> None:
     connect()
     trainer = TorchTrainer(
         _worker,
-        train_loop_config=config.model_dump(mode="json"),
+        train_loop_config=everywhere.model_dump(mode="json"),
         scaling_config=_scaling(config),
         run_config=RunConfig(
             name=output.name,
@@ -65,7 +67,7 @@ def _scaling(config: Config) -> ScalingConfig:
 
 def _worker(settings: dict[str, Any]) -> None:
     """What runs on every worker."""
-    config = Config.model_validate(settings)
+    config = fetch_inputs(Config.model_validate(settings))
     # Ray tells every checkpoint on every rank, by a logger that is named after a file of its own.
     logging.getLogger().setLevel(logging.WARNING)
     torch.set_num_threads(max(1, int(config.distill.workers.cpus)))

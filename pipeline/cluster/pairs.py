@@ -12,6 +12,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from pipeline.cluster.session import connect, user_errors
 from pipeline.config import Config
 from pipeline.data import shards
+from pipeline.data.fetch import fetch_inputs
 from pipeline.data.shards import PairPlan
 from pipeline.data.store import Store, open_store, probe
 from pipeline.errors import UserError
@@ -32,7 +33,7 @@ def make_pairs(config: Config) -> None:
             refuses, or no shard comes for `pairs.patience` seconds; if shards failed, after all
             others are made.
     """
-    pairs, plan, store = config.pairs, pair_plan(config), _store(config)
+    pairs, plan, store = config.pairs, pair_plan(fetch_inputs(config)), _store(config)
     probe(store)
     shards.open_plan(store, plan)
     todo = shards.missing(store, plan, pairs.count)
@@ -116,8 +117,8 @@ class _Maker:
     """One actor: a PairMaker that takes shard indices as Ray Data hands them over."""
 
     def __init__(self, plan: PairPlan, config: Config):
-        pairs = config.pairs
-        self.maker = PairMaker(config.teacher, plan, _store(config), pairs.batch_size)
+        store, teacher = _store(config), fetch_inputs(config).teacher
+        self.maker = PairMaker(teacher, plan, store, config.pairs.batch_size)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {**batch, "error": [self.make(int(index)) for index in batch["index"]]}

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import boto3
 import pyarrow as pa
+from boto3.exceptions import Boto3Error
 from botocore.config import Config as ClientConfig
 from botocore.exceptions import (
     BotoCoreError,
@@ -88,17 +90,18 @@ class S3Store:
         return pa.PythonFile(_Ranges(part, size), mode="r")
 
     def list(self, prefix: str = "") -> dict[str, int]:
-        pages = self._client.get_paginator("list_objects_v2")
-        start = len(self.prefix)
-        with self._errors("list", prefix):
-            sizes = {
-                found["Key"][start:]: int(found["Size"])
-                for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
-                for found in page.get("Contents", ())
-            }
-        return {
-            key: sizes[key] for key in sorted(sizes) if key and "/" not in key and key[0] != "."
-        }
+        sizes = {name: int(found["Size"]) for name, found in self._found(prefix)}
+        return {name: sizes[name] for name in sorted(sizes) if "/" not in name and name[0] != "."}
+
+    def tree(self) -> dict[str, str]:
+        """Name -> ETag of every object under the prefix, in its folders as well; sorted."""
+        tags = {name: str(found["ETag"]) for name, found in self._found("") if name[-1] != "/"}
+        return dict(sorted(tags.items()))
+
+    def download(self, name: str, path: Path) -> None:
+        """Copy an object to a new local file, in parallel parts if it is large."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._patient(name, lambda client, key: client.download_file(*key.values(), str(path)))
 
     def delete(self, name: str) -> None:
         with self._errors("delete", name):
@@ -106,6 +109,15 @@ class S3Store:
 
     def where(self, name: str) -> str:
         return f"s3://{self.bucket}/{self.prefix}{name}"
+
+    def _found(self, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Name and listing of every object whose name starts so, page by page."""
+        pages = self._client.get_paginator("list_objects_v2")
+        with self._errors("list", prefix):
+            for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix + prefix):
+                for found in page.get("Contents", ()):
+                    if name := found["Key"][len(self.prefix) :]:
+                        yield name, found
 
     @property
     def _client(self) -> Any:
@@ -154,7 +166,7 @@ class S3Store:
             if verb == "read":
                 raise _BrokenError(str(error)) from error
             raise UserError(f"{where}: {error}; run the same command again") from error
-        except BotoCoreError as error:
+        except (BotoCoreError, Boto3Error) as error:
             raise UserError(f"{where}: {error}; check s3.endpoint and the network") from error
 
 

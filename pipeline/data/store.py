@@ -49,12 +49,19 @@ def open_store(path: str, s3: S3Config) -> Store:
     Raises:
         UserError: If the path is a URL of another kind.
     """
-    scheme, separator, rest = path.partition("://")
-    if not separator:
-        return LocalStore(Path(path))
+    return open_s3(path, s3, "pairs.output") if "://" in path else LocalStore(Path(path))
+
+
+def open_s3(url: str, s3: S3Config, setting: str) -> S3Store:
+    """The objects at s3://bucket/prefix.
+
+    Raises:
+        UserError: If the URL is of another kind; names the setting it comes from.
+    """
+    scheme, _, rest = url.partition("://")
     bucket, _, prefix = rest.partition("/")
     if scheme != "s3" or not bucket:
-        raise UserError(f"pairs.output {path!r}: give a local folder or s3://bucket/prefix")
+        raise UserError(f"{setting} {url!r}: give a local folder or s3://bucket/prefix")
     prefix = prefix.rstrip("/")
     return S3Store(bucket, f"{prefix}/" if prefix else "", s3.endpoint, s3.region, s3.profile)
 

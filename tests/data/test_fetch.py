@@ -1,0 +1,103 @@
+"""Laws of inputs on S3, on moto's S3 in this process."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from pipeline.config import Config, S3Config
+from pipeline.data import s3
+from pipeline.data.fetch import cache_folder, fetch, fetch_inputs
+from pipeline.data.s3 import S3Store
+from pipeline.errors import UserError
+
+REGION = S3Config(region="us-east-1")
+FILES = {"model_index.json": b"{}", "unet/config.json": b"[1]", "unet/weights": b"7" * 5000}
+
+
+@pytest.fixture
+def bucket(monkeypatch, tmp_path):
+    """A bucket with a model under some/model/, and an empty cache."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "some-key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with mock_aws():
+        s3._connect.cache_clear()
+        client = boto3.client("s3", region_name="us-east-1")
+        client.create_bucket(Bucket="bucket")
+        for name, data in FILES.items():
+            client.put_object(Bucket="bucket", Key=f"some/model/{name}", Body=data)
+        yield client
+    s3._connect.cache_clear()
+
+
+@pytest.fixture
+def downloads(monkeypatch) -> list[str]:
+    """Every object that is downloaded."""
+    names, plain = [], S3Store.download
+    monkeypatch.setattr(
+        S3Store,
+        "download",
+        lambda self, name, path: (names.append(name), plain(self, name, path))[1],
+    )
+    return names
+
+
+def test_a_folder_is_copied_once_and_again_when_it_changes(bucket, downloads):
+    copy = fetch("s3://bucket/some/model", REGION, "teacher.output")
+    assert {n: (copy / n).read_bytes() for n in FILES} == FILES
+    assert fetch("s3://bucket/some/model/", REGION, "teacher.output").parent == copy.parent
+    assert fetch("s3://bucket/some/model", REGION, "teacher.output") == copy
+    bucket.put_object(Bucket="bucket", Key="some/model/unet/weights", Body=b"8" * 5000)
+    changed = fetch("s3://bucket/some/model", REGION, "teacher.output")
+    assert changed != copy and (changed / "unet/weights").read_bytes() == b"8" * 5000
+    assert (copy / "unet/weights").read_bytes() == b"7" * 5000
+
+
+def test_of_many_at_once_one_downloads(bucket, downloads):
+    with ThreadPoolExecutor(8) as pool:
+        copies = pool.map(lambda _: fetch("s3://bucket/some/model", REGION, "x"), range(8))
+    assert len(set(copies)) == 1 and sorted(downloads) == sorted(FILES)
+
+
+def test_a_failed_download_leaves_no_copy(bucket, monkeypatch):
+    def fail(self, name, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+        raise UserError("the network is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(S3Store, "download", fail)
+        with pytest.raises(UserError, match="the network is gone"):
+            fetch("s3://bucket/some/model", REGION, "teacher.output")
+    assert not [path for path in cache_folder().iterdir() if path.is_dir()]
+    copy = fetch("s3://bucket/some/model", REGION, "teacher.output")
+    assert (copy / "unet/weights").read_bytes() == FILES["unet/weights"]
+
+
+def test_every_input_setting_is_replaced_and_local_ones_stay(bucket, tmp_path):
+    url = "s3://bucket/some/model"
+    tree = {"s3": {"region": "us-east-1"}, "run": str(tmp_path)}
+    config = Config.model_validate(
+        tree | {"teacher": {"output": url}, "evaluate": {"student": url}, "data": {"folder": url}}
+    )
+    local = fetch_inputs(config)
+    folders = {local.teacher.output, local.evaluate.student, local.data.folder}
+    assert len(folders) == 1 and folders.pop().startswith(str(cache_folder()))
+    config = Config.model_validate(tree)
+    assert fetch_inputs(config) is config
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("s3://bucket/nothing", "teacher.output: there is nothing in s3://bucket/nothing/"),
+        ("s3://other/model", "NoSuchBucket.*check the bucket's name"),
+        ("gs://bucket/model", "teacher.output 'gs://bucket/model': give a local folder or s3://"),
+    ],
+)
+def test_what_cannot_be_fetched_is_one_clear_error(bucket, url, message):
+    with pytest.raises(UserError, match=message):
+        fetch(url, REGION, "teacher.output")
