@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
 import ray
@@ -43,8 +44,10 @@ def make_pairs(config: Config) -> None:
         for first in range(0, len(todo), WAVE):
             rows = _make(todo[first : first + WAVE], plan, config)
             for row in _patiently(rows, pairs.patience):
-                if row["error"]:
-                    failed[row["index"]] = row["error"]
+                if row["refused"]:
+                    raise UserError(row["refused"])
+                if row["failed"]:
+                    failed[row["index"]] = row["failed"]
                 else:
                     bar.update(plan.shard_size)
     if failed:
@@ -117,25 +120,37 @@ class _Maker:
     """One actor: a PairMaker that takes shard indices as Ray Data hands them over."""
 
     def __init__(self, plan: PairPlan, config: Config):
-        store, teacher = _store(config), fetch_inputs(config).teacher
-        self.maker = PairMaker(teacher, plan, store, config.pairs.batch_size)
+        self.plan, self.config = plan, config
+
+    @cached_property
+    def maker(self) -> PairMaker:
+        """Made at the first shard: an error in an actor's constructor would not come back."""
+        teacher = fetch_inputs(self.config).teacher
+        return PairMaker(teacher, self.plan, _store(self.config), self.config.pairs.batch_size)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {**batch, "error": [self.make(int(index)) for index in batch["index"]]}
+        outcomes = [self.make(int(index)) for index in batch["index"]]
+        failed, refused = ([outcome[side] for outcome in outcomes] for side in (0, 1))
+        return {**batch, "failed": failed, "refused": refused}
 
-    def make(self, index: int) -> str:
-        """Make a shard; returns why it failed, or "" if it did not."""
+    def make(self, index: int) -> tuple[str, str]:
+        """Make a shard.
+
+        Returns:
+            Why it failed, and what the user has to mend before any shard can be made; "" where
+            there is nothing to say. They are returned, for Ray Data loses what is raised here.
+        """
         for _ in range(TRIES):
             try:
                 self.maker.make(index)
-                return ""
-            except UserError:
-                raise
-            except torch.OutOfMemoryError as error:
-                raise UserError(
+                return "", ""
+            except UserError as error:
+                return "", str(error)
+            except torch.OutOfMemoryError:
+                return "", (
                     f"pairs.batch_size: memory does not hold {self.maker.batch_size} pairs; "
                     "lower it, or let null find what it holds"
-                ) from error
+                )
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
-        return reason
+        return reason, ""

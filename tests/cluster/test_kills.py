@@ -1,5 +1,7 @@
 """Jobs that are killed and started again, each with a Ray of its own."""
 
+import sys
+
 import pyarrow.parquet as pq
 import pytest
 
@@ -52,3 +54,32 @@ def test_a_killed_distillation_goes_on_and_ends_with_the_same_student(start, tmp
 def test_wrong_input_is_one_line_and_exit_code_2(start, tmp_path):
     lines = start("jobs/distill.py", *EXACT, *DISTILL, "--run", str(tmp_path / "run")).finish(2)
     assert len(lines) == 1 and "run jobs/pairs.py" in lines[0]
+
+
+FULL = """
+import os, sys
+os.execvp("unshare", ["unshare", "-rm", "bash", "-c", sys.argv[1]])
+"""
+
+
+def test_a_full_disk_is_one_line_and_after_space_is_freed_the_job_goes_on(start, tmp_path):
+    disk, pairs = tmp_path / "disk", tmp_path / "disk" / "pairs"
+    disk.mkdir()
+    job = " ".join([sys.executable, "jobs/pairs.py", *PAIRS, f"--run {tmp_path}/run"])
+    script = f"""
+        mount -t tmpfs -o size=60k none {disk} || exit 9
+        {job} --pairs.output {pairs} 2>{tmp_path}/error; echo "exit code $?"
+        ls -A {pairs} >{tmp_path}/full
+        mount -o remount,size=10m {disk}
+        {job} --pairs.output {pairs} || exit 8
+        cp -r {pairs} {tmp_path}/kept
+    """
+    assert "exit code 2" in start("-c", FULL, script).finish()
+    error = (tmp_path / "error").read_text().splitlines()[-1]
+    assert "No space left on device; free space" in error and "pairs-0000" in error
+    full = (tmp_path / "full").read_text().split()
+    made = [name for name in full if name.endswith(".parquet")]
+    assert 1 <= len(made) < 12 and set(full) == {*made, "plan.json"}, "nothing half-written"
+    start("jobs/pairs.py", *PAIRS, "--run", str(tmp_path / "clean")).finish()
+    clean = {path.name: path.read_bytes() for path in (tmp_path / "clean" / "pairs").iterdir()}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "kept").iterdir()} == clean

@@ -32,7 +32,7 @@ def in_process(monkeypatch):
         actor = pairs._Maker(plan, config)
         for index in todo:
             row = actor({"index": [index]})
-            yield {"index": index, "error": row["error"][0]}
+            yield {name: values[0] for name, values in row.items()}
 
     monkeypatch.setattr(pairs, "_make", make)
 
@@ -71,7 +71,7 @@ def test_what_the_user_can_mend_ends_the_job_at_once(in_process, config, monkeyp
     tried = failing(monkeypatch, {1: 99}, UserError("disk full"))
     with pytest.raises(UserError, match="disk full"):
         pairs.make_pairs(config)
-    assert tried == [0, 1]
+    assert tried.count(1) == 1, "it is not tried again"
 
 
 def test_a_batch_that_memory_does_not_hold_ends_the_job_with_the_way_out(
