@@ -45,6 +45,7 @@ test-cluster: $(READY) ## tests with kills, servers and several Ray nodes (at mo
 
 prove: $(READY) ## the long proofs (3 seeds, ablations): dated results, stamped with the commit
 	$(BIN)/python bench/prove.py
+	$(BIN)/python bench/ablation.py
 
 check: $(READY) ## ruff, mypy, import contracts
 	$(BIN)/ruff check

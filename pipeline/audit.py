@@ -13,7 +13,7 @@ from pipeline.data.order import PairReader
 from pipeline.data.shards import Manifest, PairPlan, Shard
 from pipeline.data.store import Store, open_store
 from pipeline.diffusion import seeds
-from pipeline.errors import UserError
+from pipeline.errors import DamagedError, UserError
 from pipeline.models.build import load_teacher, teacher_fingerprint
 from pipeline.models.sampling import sample_teacher
 from pipeline.pictures import save_grid
@@ -63,6 +63,9 @@ def verify(config: Config) -> None:
     store = open_store(config.pairs.output, config.s3)
     manifest = shards.read_manifest(store)
     plan, stored = manifest.plan, store.list("pairs-")
+    if config.pairs.resolve:
+        config = fetch_inputs(config, "teacher")
+        manifest.check_teacher(teacher_fingerprint(config.teacher))
     faults: dict[str, str] = {}
     sums = torch.zeros(2, plan.shape[0], dtype=torch.float64)
     prints = np.zeros(manifest.count, dtype=np.uint64)
@@ -70,7 +73,7 @@ def verify(config: Config) -> None:
         for shard in manifest.shards:
             try:
                 images = _sound_images(store, plan, shard, stored.get(shard.name))
-            except UserError as error:
+            except DamagedError as error:
                 faults[shard.name] = str(error)
                 images = torch.zeros(0, *plan.shape)
             sums += torch.stack([images.sum((0, 2, 3)), images.square().sum((0, 2, 3))])
@@ -80,7 +83,8 @@ def verify(config: Config) -> None:
         name, fault = next(iter(faults.items()))
         raise UserError(
             f"{len(faults)} of {len(manifest.shards)} shards are bad, the first of them {name}: "
-            f"{fault}; delete {', '.join(faults)} and run jobs/pairs.py again"
+            f"{fault}; delete {', '.join(list(faults)[:_LINES])}{' ...' * (len(faults) > _LINES)} "
+            "and run jobs/pairs.py again"
         )
     mean, square = sums / (manifest.count * plan.shape[1] * plan.shape[2])
     deviation = (square - mean.square()).clamp(min=0).sqrt()
@@ -95,21 +99,21 @@ def verify(config: Config) -> None:
 def _sound_images(store: Store, plan: PairPlan, shard: Shard, size: int | None) -> Tensor:
     """A shard's images, (B, C, H, W) float64, if nothing is wrong with it."""
     if size != shard.bytes:
-        raise UserError("is missing" if size is None else f"has {size} bytes, not {shard.bytes}")
+        raise DamagedError("is missing" if size is None else f"has {size} bytes, not {shard.bytes}")
     with store.open(shard.name) as file:
         content = schema.decode_all(file, plan.shape, store.where(shard.name))
     pairs, ids = content.pairs, shards.ids(plan, shard.first // plan.shard_size)
     labels = shards.labels(plan, ids)
     if content.metadata.get("plan") != plan.fingerprint():
-        raise UserError("is of another plan")
+        raise DamagedError("is of another plan")
     if content.sha256 != content.metadata.get("sha256"):
-        raise UserError("has other values than when it was written")
+        raise DamagedError("has other values than when it was written")
     if not torch.equal(pairs.ids, ids):
-        raise UserError("holds other ids than its name says")
+        raise DamagedError("holds other ids than its name says")
     if not _equal(labels, pairs.labels):
-        raise UserError("holds other labels than its ids have")
+        raise DamagedError("holds other labels than its ids have")
     if not (pairs.noise.isfinite().all() and pairs.images.isfinite().all()):
-        raise UserError("holds values that are not finite")
+        raise DamagedError("holds values that are not finite")
     return pairs.images.double()
 
 
@@ -126,19 +130,20 @@ def _fingerprints(images: Tensor) -> np.ndarray:
 
 
 def _resolve(config: Config, store: Store, manifest: Manifest) -> None:
-    config, plan = fetch_inputs(config), manifest.plan
-    manifest.check_teacher(teacher_fingerprint(config.teacher))
+    plan, rows = manifest.plan, config.pairs.batch_size or manifest.plan.shard_size
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = load_teacher(config.teacher).to(device)
     pairs = PairReader(store, config.seed, min(config.pairs.resolve, manifest.count)).batch(0)
     noise = schema.storable(seeds.noise(plan.seed, pairs.ids, plan.shape, stream=seeds.PAIRS))
     if not torch.equal(noise, pairs.noise):
         raise UserError(f"{store.where('')} holds other noise than its seed {plan.seed} gives")
-    pairs = pairs.to(device)
-    again = sample_teacher(
-        teacher, pairs.noise, pairs.labels, plan.solver, plan.steps, plan.guidance
-    )
-    difference = float((again - pairs.images).abs().max())
+    difference = 0.0
+    for first in range(0, len(noise), rows):
+        part = pairs.rows(slice(first, first + rows)).to(device)
+        again = sample_teacher(
+            teacher, part.noise, part.labels, plan.solver, plan.steps, plan.guidance
+        )
+        difference = max(difference, float((again - part.images).abs().max().nan_to_num(torch.inf)))
     print(f"verify   {len(noise)} pairs solved again: largest difference {difference:.2g}")
     if difference > TOLERANCE:
         raise UserError(

@@ -368,4 +368,4 @@ def _count_problems(config: Config) -> Iterator[str]:
 def _folder_problems(config: Config) -> Iterator[str]:
     for name in ("distill", "evaluate", "sample"):
         if "://" in (folder := getattr(config, name).output):
-            yield f"{name}.output: {folder!r} is no local folder; only pairs.output can be on S3"
+            yield f"{name}.output: {folder!r} is no local folder; only pairs.output may be s3://"

@@ -6,3 +6,7 @@ class UserError(Exception):
 
     Jobs print it as one line and end with exit code 2.
     """
+
+
+class DamagedError(UserError):
+    """One file of a set is not what it should be; the others may be sound."""

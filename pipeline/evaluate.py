@@ -20,7 +20,7 @@ from pipeline.comparison import (
     compare_speed,
 )
 from pipeline.config import Config
-from pipeline.data.fetch import fetch_inputs
+from pipeline.data.fetch import INPUTS, fetch_inputs
 from pipeline.data.images import RealImages, load_images
 from pipeline.diffusion import seeds
 from pipeline.diffusion.solver import evaluations
@@ -69,7 +69,7 @@ def evaluate(config: Config) -> Evaluation:
     """
     output = Path(config.evaluate.output)
     check_writable(output, "evaluate.output")
-    config = fetch_inputs(config)
+    config = fetch_inputs(config, *INPUTS)
     student, teacher = load_student(config.evaluate.student), load_teacher(config.teacher)
     real = _real_images(config)
     _check_fit(config, student, teacher, real)

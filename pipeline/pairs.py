@@ -69,11 +69,15 @@ class PairMaker:
         Raises:
             UserError: If this machine does not see the set, or has no or another teacher.
         """
-        shards.check_shared(self._store)
-        if teacher_fingerprint(self._config) != self.plan.teacher:
+        shards.check_shared(self._store, self.plan)
+        try:
+            found, problem = teacher_fingerprint(self._config), "has another teacher than the job"
+        except UserError as error:
+            found, problem = "", f"has no teacher: {error}"
+        if found != self.plan.teacher:
             raise UserError(
-                f"teacher.output: {self._config.output} on node {socket.gethostname()} is another "
-                "teacher than the job's; every node needs the same files there"
+                f"teacher.output: node {socket.gethostname()} {problem} "
+                f"({self._config.output}); every node needs the same files there, or give s3://"
             )
         return load_teacher(self._config).to(self._device)
 

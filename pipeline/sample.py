@@ -27,7 +27,7 @@ def sample(config: Config) -> None:
     output = Path(config.sample.output)
     check_writable(output.parent, "sample.output")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    student = load_student(fetch_inputs(config).evaluate.student).to(device)
+    student = load_student(fetch_inputs(config, "evaluate").evaluate.student).to(device)
     ids = torch.arange(config.sample.count)
     noise = seeds.noise(config.seed, ids, student.shape, stream=seeds.EVALUATION)
     labels = None if student.classes is None else ids.to(device) % student.classes

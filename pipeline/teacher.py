@@ -50,7 +50,7 @@ def make_teacher(config: Config) -> None:
         print(f"teacher  {teacher.output} is trained already")
         return
     check_writable(Path(teacher.output), "teacher.output")
-    images = fetch_inputs(config).data
+    images = fetch_inputs(config, "data").data
     data = load_images(images.name, images.size, images.folder)
     shape = (data.images.shape[1], data.images.shape[2], data.images.shape[3])
     network = new_unet(config.network, shape, data.classes, config.seed)

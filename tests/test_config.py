@@ -18,7 +18,7 @@ def test_round_trip_through_plain_dict() -> None:
     assert Config.model_validate(config.model_dump(mode="json")) == config
 
 
-def test_only_pairs_can_be_on_s3() -> None:
+def test_of_the_outputs_only_pairs_can_be_on_s3() -> None:
     with pytest.raises(ValidationError, match="distill.output: 's3://bucket/run/distill'.*pairs"):
         Config(run="s3://bucket/run")
 

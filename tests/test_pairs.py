@@ -75,7 +75,7 @@ def test_a_node_without_the_set_or_with_another_teacher_does_not_begin(teachers,
     with pytest.raises(UserError, match="pairs.output: node .* does not see .*plan.json"):
         lonely.make(0)
     assert not (tmp_path / "lonely").exists()
-    with pytest.raises(UserError, match="teacher.output: .* is another teacher than the job's"):
+    with pytest.raises(UserError, match="teacher.output: node .* has another teacher than the job"):
         _maker(tmp_path, plan=replace(PLAN, teacher="other")).make(0)
     assert teachers == []
 

@@ -27,7 +27,7 @@ def distill(config: Config) -> None:
         UserError: If teacher, pairs and output do not belong together or cannot be used.
     """
     output, everywhere = Path(config.distill.output).absolute(), config
-    config = fetch_inputs(config)
+    config = fetch_inputs(config, "teacher")
     if run.finished(config):
         print(f"distill  {output} is finished already")
         return
@@ -67,7 +67,7 @@ def _scaling(config: Config) -> ScalingConfig:
 
 def _worker(settings: dict[str, Any]) -> None:
     """What runs on every worker."""
-    config = fetch_inputs(Config.model_validate(settings))
+    config = fetch_inputs(Config.model_validate(settings), "teacher")
     # Ray tells every checkpoint on every rank, by a logger that is named after a file of its own.
     logging.getLogger().setLevel(logging.WARNING)
     torch.set_num_threads(max(1, int(config.distill.workers.cpus)))

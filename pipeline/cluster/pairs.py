@@ -34,7 +34,7 @@ def make_pairs(config: Config) -> None:
             refuses, or no shard comes for `pairs.patience` seconds; if shards failed, after all
             others are made.
     """
-    pairs, plan, store = config.pairs, pair_plan(fetch_inputs(config)), _store(config)
+    pairs, plan, store = config.pairs, pair_plan(fetch_inputs(config, "teacher")), _store(config)
     probe(store)
     shards.open_plan(store, plan)
     todo = shards.missing(store, plan, pairs.count)
@@ -84,32 +84,41 @@ def _make(todo: list[int], plan: PairPlan, config: Config) -> Any:
 
 
 def _patiently(rows: Iterable[dict[str, Any]], seconds: float) -> Iterator[dict[str, Any]]:
-    """Hand on what comes; where nothing comes for so long, raise a UserError."""
+    """Hand on what comes; where nothing comes for so long, raise a UserError.
+
+    Who stops asking also stops the work behind the rows, when the next of them comes.
+    """
     arrived: queue.SimpleQueue[dict[str, Any] | BaseException | None] = queue.SimpleQueue()
+    ended = threading.Event()
 
     def wait() -> None:
         try:
             for row in rows:
                 arrived.put(row)
+                if ended.is_set():
+                    return
             arrived.put(None)
         except BaseException as error:
             arrived.put(error)
 
     threading.Thread(target=wait, name="pairs", daemon=True).start()
-    while True:
-        try:
-            row = arrived.get(timeout=seconds)
-        except queue.Empty:
-            raise UserError(
-                f"no shard was made in pairs.patience {seconds:g} seconds: `ray status` tells "
-                "whether the cluster has room for pairs.actors (cpus, gpus); if a shard takes "
-                "longer, raise pairs.patience or lower pairs.shard_size"
-            ) from None
-        if isinstance(row, BaseException):
-            raise row
-        if row is None:
-            return
-        yield row
+    try:
+        while True:
+            try:
+                row = arrived.get(timeout=seconds)
+            except queue.Empty:
+                raise UserError(
+                    f"no shard was made in pairs.patience {seconds:g} seconds: `ray status` tells "
+                    "whether the cluster has room for pairs.actors (cpus, gpus); if a shard takes "
+                    "longer, raise pairs.patience or lower pairs.shard_size"
+                ) from None
+            if isinstance(row, BaseException):
+                raise row
+            if row is None:
+                return
+            yield row
+    finally:
+        ended.set()
 
 
 def _store(config: Config) -> Store:
@@ -125,7 +134,7 @@ class _Maker:
     @cached_property
     def maker(self) -> PairMaker:
         """Made at the first shard: an error in an actor's constructor would not come back."""
-        teacher = fetch_inputs(self.config).teacher
+        teacher = fetch_inputs(self.config, "teacher").teacher
         return PairMaker(teacher, self.plan, _store(self.config), self.config.pairs.batch_size)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -148,8 +157,9 @@ class _Maker:
                 return "", str(error)
             except torch.OutOfMemoryError:
                 return "", (
-                    f"pairs.batch_size: memory does not hold {self.maker.batch_size} pairs; "
-                    "lower it, or let null find what it holds"
+                    "pairs.batch_size: memory does not hold the teacher and "
+                    f"{self.maker.batch_size} pairs; lower it or let null find what it holds, "
+                    "share a GPU among fewer pairs.actors, or use a larger one"
                 )
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
 from pathlib import Path
 
 from filelock import FileLock
@@ -13,23 +12,28 @@ from pipeline.config import Config, S3Config
 from pipeline.data.store import open_s3
 from pipeline.errors import UserError
 
+INPUTS = {"teacher": "output", "data": "folder", "evaluate": "student"}
 
-def fetch_inputs(config: Config) -> Config:
-    """The same settings, with a local copy in place of each input folder on S3.
 
-    Inputs are `teacher.output`, `data.folder` and `evaluate.student`. Every process that reads
-    them calls this for itself; a remote folder that has changed is another copy.
+def fetch_inputs(config: Config, *branches: str) -> Config:
+    """The same settings, with a local copy in place of input folders on S3.
+
+    Every process that reads them calls this for itself; a remote folder that has changed is
+    another copy.
+
+    Args:
+        config: The settings.
+        branches: Which inputs: "teacher" (its output), "data" (folder), "evaluate" (student).
 
     Raises:
         UserError: If S3 refuses, a folder is empty, or it cannot be written here.
     """
-    changed = config
-    for branch, field in (("teacher", "output"), ("data", "folder"), ("evaluate", "student")):
-        group = getattr(changed, branch)
+    for branch in branches:
+        group, field = getattr(config, branch), INPUTS[branch]
         if "://" in (url := getattr(group, field) or ""):
             local = str(fetch(url, config.s3, f"{branch}.{field}"))
-            changed = changed.model_copy(update={branch: group.model_copy(update={field: local})})
-    return changed
+            config = config.model_copy(update={branch: group.model_copy(update={field: local})})
+    return config
 
 
 def fetch(url: str, s3: S3Config, setting: str) -> Path:
@@ -41,28 +45,33 @@ def fetch(url: str, s3: S3Config, setting: str) -> Path:
         setting: Name of the setting, for messages.
 
     Raises:
-        UserError: As `fetch_inputs`.
+        UserError: As `fetch_inputs`, or if an object's name would leave the copy.
     """
     store = open_s3(url, s3, setting)
-    objects = store.tree()
+    objects, where = store.tree(), store.where("")
     if not objects:
-        raise UserError(f"{setting}: there is nothing in {store.where('')}")
-    content = json.dumps([url, s3.endpoint, objects], sort_keys=True).encode()
+        raise UserError(f"{setting}: there is nothing in {where}")
+    for name in objects:
+        if not {"", ".", ".."}.isdisjoint(name.split("/")):
+            raise UserError(f"{setting}: {where}{name} is no name of a file; remove it")
+    content = json.dumps([where, s3.endpoint, objects], sort_keys=True).encode()
     copy = cache_folder() / hashlib.sha256(content).hexdigest()[:32]
+    partial = copy.with_suffix(".tmp")
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{copy}.lock"):
             if not copy.is_dir():
-                partial = copy.with_name(f"{copy.name}.{uuid.uuid4().hex}.tmp")
                 try:
                     for name in objects:
                         store.download(name, partial / name)
+                    if store.tree() != objects:
+                        raise UserError(f"{setting}: {where} has changed meanwhile; run again")
                     partial.rename(copy)
                 finally:
                     shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise UserError(
-            f"{setting}: cannot write the copy of {url} to {copy}: {error.strerror}; "
+            f"{setting}: cannot write the copy of {where} to {copy}: {error.strerror}; "
             "free space, or set XDG_CACHE_HOME to another folder"
         ) from error
     return copy

@@ -155,7 +155,7 @@ class S3Store:
             reason = error.response["Error"].get("Code", status)
             advice = _ADVICE.get(status, "run the same command again")
             if reason in ("NoSuchKey", "404"):  # a HEAD has no body to say which
-                reason, advice = "no such object", "run jobs/pairs.py again"
+                reason, advice = "no such object", "run the job that makes it"
             raise UserError(f"{where}: {reason}; {advice}") from error
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise UserError(

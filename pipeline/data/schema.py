@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from pipeline.errors import UserError
+from pipeline.errors import DamagedError
 
-VERSION = 1
+VERSION = 2
 GROUP = 256
 
 _ID, _LABEL, _NOISE, _IMAGE = "sample_id", "label", "noise", "image"
@@ -193,6 +193,6 @@ def _readable(name: str) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, KeyError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(
+        raise DamagedError(
             f"{name} is no readable pair shard ({reason}); delete it and run jobs/pairs.py again"
         ) from error

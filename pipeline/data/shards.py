@@ -102,13 +102,13 @@ def open_plan(store: Store, plan: PairPlan) -> None:
     record(store, PLAN, json.loads(_dump(plan)), "pairs.output")
 
 
-def check_shared(store: Store) -> None:
+def check_shared(store: Store, plan: PairPlan) -> None:
     """Make sure that this machine sees the set the job has opened, before it works for it.
 
     Raises:
-        UserError: If the plan is not there: another machine has a folder of the same name.
+        UserError: If this plan is not there: another machine has a folder of the same name.
     """
-    if PLAN not in store.list(PLAN):
+    if PLAN not in store.list(PLAN) or store.get(PLAN) != _dump(plan):
         raise UserError(
             f"pairs.output: node {socket.gethostname()} does not see {store.where(PLAN)}, which "
             "the job has put there; give a folder that all nodes share, or s3://bucket/prefix"

@@ -3,6 +3,7 @@
 import json
 import os
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -110,7 +111,7 @@ def record(store: Store, name: str, values: dict[str, Any], setting: str) -> Non
     if differences:
         raise UserError(
             f"{setting}: {store.where(name)} is of another one: it has {'; '.join(differences)}; "
-            "choose another folder, or delete that one"
+            "choose another folder, or delete all of that one"
         )
 
 
@@ -169,11 +170,15 @@ class LocalStore:
         try:
             with os.scandir(self.folder) as entries:
                 found = [e for e in entries if e.name.startswith(prefix) and e.name[0] != "."]
-            return {e.name: e.stat().st_size for e in sorted(found, key=lambda e: e.name)}
         except FileNotFoundError:
             return {}
         except OSError as error:
             raise UserError(f"cannot list {self.folder}: {error.strerror}") from error
+        sizes = {}
+        for entry in sorted(found, key=lambda entry: entry.name):
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                sizes[entry.name] = entry.stat().st_size
+        return sizes
 
     def delete(self, name: str) -> None:
         try:

@@ -54,7 +54,7 @@ def claim(config: Config) -> None:
 
     Raises:
         UserError: If another run is there (names every difference), or a shard of the pairs is
-            missing or damaged; and as `definition`.
+            missing or of another size; and as `definition`.
     """
     if needs_pairs(config):
         store = open_store(config.pairs.output, config.s3)

@@ -2,14 +2,14 @@
 
     crashing_pairs.py MARKS [settings of jobs/pairs.py]
 
-Shard 1 kills its actor before the put, shard 4 in its middle, shard 7 after it, shard 10 before it
-twice; MARKS is a folder that notes which crash has been.
+Shards 1 and 10 kill their actor before the put, shard 4 in its middle (the file is written but has
+not its name; half of the request is sent), shard 7 after it. MARKS is a folder that notes which
+crash has been.
 """
 
 import os
 import sys
-import threading
-import time
+from http.client import HTTPConnection
 from pathlib import Path
 from types import FunctionType
 
@@ -30,11 +30,21 @@ class CrashingMaker(pairs._Maker):
         if crash == "before":
             os._exit(1)
         if crash == "during":
-            threading.Thread(target=super().make, args=(index,), daemon=True).start()
-            time.sleep(0.05)
-            os._exit(1)
+            os.link = lambda *_: os._exit(1)  # a local file is written, but not under its name
+            HTTPConnection.send = die_in_the_body
         super().make(index)
         os._exit(1)
+
+
+def die_in_the_body(connection: HTTPConnection, data: object) -> None:
+    """Send half of a request's body, then die."""
+    if connection.sock is None:
+        connection.connect()
+    body = data if isinstance(data, bytes) else getattr(data, "read", bytes)()
+    if b"PAR1" in body:
+        connection.sock.sendall(body[: len(body) // 2])
+        os._exit(1)
+    connection.sock.sendall(body)
 
 
 def first_time(mark: Path) -> bool:

@@ -29,7 +29,7 @@ def faulty_proxy(
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.target, server.stall = urlsplit(target).netloc, stall
     server.share, server.random = share, random.Random(seed)
-    server.shown, server.first = Counter(), ["503", "reset", "stall"]
+    server.shown, server.first, server.spoilt = Counter(), ["503", "reset", "stall"], set()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", server.shown
@@ -69,13 +69,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _fault(self) -> str:
         server = self.server
-        if server.first:
+        fresh = "pairs-" in self.path and self.command == "PUT" and self.path not in server.spoilt
+        if server.first and fresh:
+            server.spoilt.add(self.path)
             fault = server.first.pop(0)
         elif server.random.random() < server.share:
             fault = server.random.choice(["503", "reset", "stall"])
         else:
             fault = ""
-        server.shown[fault or "passed on"] += 1
+        server.shown[f"{fault or 'passed on'} {self.command}"] += 1
         return fault
 
     def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:

@@ -75,7 +75,7 @@ def test_another_seed_in_the_same_folder_is_refused(ray_cluster, tmp_path):
         make_pairs(config.model_copy(update={"seed": 1}))
 
 
-def test_what_an_actor_refuses_ends_the_job_with_one_line(ray_cluster, tmp_path, monkeypatch):
+def test_what_an_actor_refuses_ends_the_job_with_its_message(ray_cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "open_plan", lambda *_: None)  # as on a disk of the driver alone
     with pytest.raises(UserError, match="pairs.output: node .* does not see .*plan.json"):
         make_pairs(config_at(tmp_path / "run"))

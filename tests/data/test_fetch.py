@@ -8,7 +8,7 @@ from moto import mock_aws
 
 from pipeline.config import Config, S3Config
 from pipeline.data import s3
-from pipeline.data.fetch import cache_folder, fetch, fetch_inputs
+from pipeline.data.fetch import INPUTS, cache_folder, fetch, fetch_inputs
 from pipeline.data.s3 import S3Store
 from pipeline.errors import UserError
 
@@ -48,8 +48,8 @@ def downloads(monkeypatch) -> list[str]:
 def test_a_folder_is_copied_once_and_again_when_it_changes(bucket, downloads):
     copy = fetch("s3://bucket/some/model", REGION, "teacher.output")
     assert {n: (copy / n).read_bytes() for n in FILES} == FILES
-    assert fetch("s3://bucket/some/model/", REGION, "teacher.output").parent == copy.parent
-    assert fetch("s3://bucket/some/model", REGION, "teacher.output") == copy
+    assert fetch("s3://bucket/some/model/", REGION, "teacher.output") == copy
+    assert sorted(downloads) == sorted(FILES)
     bucket.put_object(Bucket="bucket", Key="some/model/unet/weights", Body=b"8" * 5000)
     changed = fetch("s3://bucket/some/model", REGION, "teacher.output")
     assert changed != copy and (changed / "unet/weights").read_bytes() == b"8" * 5000
@@ -83,11 +83,37 @@ def test_every_input_setting_is_replaced_and_local_ones_stay(bucket, tmp_path):
     config = Config.model_validate(
         tree | {"teacher": {"output": url}, "evaluate": {"student": url}, "data": {"folder": url}}
     )
-    local = fetch_inputs(config)
+    local = fetch_inputs(config, *INPUTS)
     folders = {local.teacher.output, local.evaluate.student, local.data.folder}
     assert len(folders) == 1 and folders.pop().startswith(str(cache_folder()))
     config = Config.model_validate(tree)
-    assert fetch_inputs(config) is config
+    assert fetch_inputs(config, *INPUTS) is config
+
+
+def test_what_a_job_does_not_read_is_not_fetched(bucket, tmp_path):
+    elsewhere = {"evaluate": {"student": "s3://bucket/not-there-yet"}, "run": str(tmp_path)}
+    config = Config.model_validate(elsewhere)
+    assert fetch_inputs(config, "teacher", "data") is config
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "unet//weights", "../other", "a/./b"])
+def test_a_name_that_leaves_the_folder_is_refused(bucket, downloads, name):
+    bucket.put_object(Bucket="bucket", Key=f"some/model/{name}", Body=b"")
+    with pytest.raises(UserError, match="teacher.output: .* is no name of a file"):
+        fetch("s3://bucket/some/model", REGION, "teacher.output")
+    assert downloads == []
+
+
+def test_a_folder_that_changes_while_it_is_copied_is_refused(bucket, monkeypatch):
+    plain = S3Store.download
+
+    def download(self, name, path):
+        bucket.put_object(Bucket="bucket", Key="some/model/new", Body=b"1")
+        plain(self, name, path)
+
+    monkeypatch.setattr(S3Store, "download", download)
+    with pytest.raises(UserError, match="has changed meanwhile; run again"):
+        fetch("s3://bucket/some/model", REGION, "teacher.output")
 
 
 @pytest.mark.parametrize(

@@ -195,5 +195,5 @@ def test_a_broken_look_at_the_size_is_repeated_and_a_missing_object_is_named(sto
         assert file.read() == b"12"
     assert len(calls) == 3
     for read in (store.get, store.open):
-        with pytest.raises(UserError, match="set/gone: no such object; run jobs/pairs.py again"):
+        with pytest.raises(UserError, match="set/gone: no such object; run the job that makes it"):
             read("gone")
