@@ -76,8 +76,9 @@ def verify(config: Config) -> None:
             except DamagedError as error:
                 faults[shard.name] = str(error)
                 images = torch.zeros(0, *plan.shape)
-            sums += torch.stack([images.sum((0, 2, 3)), images.square().sum((0, 2, 3))])
             prints[shard.first :][: len(images)] = _fingerprints(images)
+            images = images.double()
+            sums += torch.stack([images.sum((0, 2, 3)), images.square().sum((0, 2, 3))])
             bar.update(shard.rows)
     if faults:
         name, fault = next(iter(faults.items()))
@@ -97,7 +98,7 @@ def verify(config: Config) -> None:
 
 
 def _sound_images(store: Store, plan: PairPlan, shard: Shard, size: int | None) -> Tensor:
-    """A shard's images, (B, C, H, W) float64, if nothing is wrong with it."""
+    """A shard's images, (B, C, H, W) float16; raises DamagedError if anything is wrong with it."""
     if size != shard.bytes:
         raise DamagedError("is missing" if size is None else f"has {size} bytes, not {shard.bytes}")
     with store.open(shard.name) as file:
@@ -114,7 +115,7 @@ def _sound_images(store: Store, plan: PairPlan, shard: Shard, size: int | None) 
         raise DamagedError("holds other labels than its ids have")
     if not (pairs.noise.isfinite().all() and pairs.images.isfinite().all()):
         raise DamagedError("holds values that are not finite")
-    return pairs.images.double()
+    return pairs.images
 
 
 def _equal(one: Tensor | None, other: Tensor | None) -> bool:
@@ -125,11 +126,12 @@ def _equal(one: Tensor | None, other: Tensor | None) -> bool:
 
 def _fingerprints(images: Tensor) -> np.ndarray:
     """One 64-bit number for each image, (B,): equal for equal images."""
-    rows = images.half().flatten(1).numpy()
+    rows = images.flatten(1).numpy()
     return np.array([hash(row.tobytes()) for row in rows], dtype=np.int64).view(np.uint64)
 
 
 def _resolve(config: Config, store: Store, manifest: Manifest) -> None:
+    """Compare random pairs with what their seed and the teacher give now."""
     plan, rows = manifest.plan, config.pairs.batch_size or manifest.plan.shard_size
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = load_teacher(config.teacher).to(device)

@@ -26,16 +26,15 @@ def distill(config: Config) -> None:
     Raises:
         UserError: If teacher, pairs and output do not belong together or cannot be used.
     """
-    output, everywhere = Path(config.distill.output).absolute(), config
-    config = fetch_inputs(config, "teacher")
-    if run.finished(config):
+    output, local = Path(config.distill.output).absolute(), fetch_inputs(config, "teacher")
+    if run.finished(local):
         print(f"distill  {output} is finished already")
         return
-    run.claim(config)
+    run.claim(local)
     connect()
     trainer = TorchTrainer(
         _worker,
-        train_loop_config=everywhere.model_dump(mode="json"),
+        train_loop_config=config.model_dump(mode="json"),
         scaling_config=_scaling(config),
         run_config=RunConfig(
             name=output.name,
@@ -48,7 +47,7 @@ def distill(config: Config) -> None:
         result = trainer.fit()
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as folder:
-        run.export(config, Path(folder))
+        run.export(local, Path(folder))
     print(f"distill  saved {run.student_folder(config)}")
 
 

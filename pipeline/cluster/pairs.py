@@ -10,7 +10,7 @@ import ray
 import torch
 from ray.data import ActorPoolStrategy, DataContext
 
-from pipeline.cluster.session import connect, user_errors
+from pipeline.cluster.session import connect
 from pipeline.config import Config
 from pipeline.data import shards
 from pipeline.data.fetch import fetch_inputs
@@ -40,7 +40,7 @@ def make_pairs(config: Config) -> None:
     todo = shards.missing(store, plan, pairs.count)
     done = pairs.count - len(todo) * plan.shard_size
     failed: dict[int, str] = {}
-    with progress(pairs.count, "pairs", "pairs", start=done) as bar, user_errors():
+    with progress(pairs.count, "pairs", "pairs", start=done) as bar:
         for first in range(0, len(todo), WAVE):
             rows = _make(todo[first : first + WAVE], plan, config)
             for row in _patiently(rows, pairs.patience):

@@ -13,6 +13,7 @@ from pipeline.data.store import open_s3
 from pipeline.errors import UserError
 
 INPUTS = {"teacher": "output", "data": "folder", "evaluate": "student"}
+"""Group of settings -> its field that names an input folder."""
 
 
 def fetch_inputs(config: Config, *branches: str) -> Config:

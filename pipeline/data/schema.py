@@ -129,8 +129,7 @@ def decode(
     """
     with _readable(name):
         shard = pq.ParquetFile(file)
-        found = (shard.metadata.metadata or {}).get(b"plan", b"none").decode()
-        if found != plan:
+        if (found := _metadata(shard).get("plan")) != plan:
             raise ValueError(f"plan {found}, not {plan}")
         return _pairs(shard.read_row_group(group, use_threads=False), shape)
 
@@ -154,9 +153,12 @@ def decode_all(file: pa.NativeFile, shape: tuple[int, int, int], name: str) -> C
     """Read a whole shard, to check it; arguments and errors as in `decode`, whatever its plan."""
     with _readable(name):
         shard = pq.ParquetFile(file)
-        metadata = {k.decode(): v.decode() for k, v in (shard.metadata.metadata or {}).items()}
         table = shard.read(use_threads=False)
-        return Content(_pairs(table, shape), metadata, digest(table))
+        return Content(_pairs(table, shape), _metadata(shard), digest(table))
+
+
+def _metadata(shard: pq.ParquetFile) -> dict[str, str]:
+    return {k.decode(): v.decode() for k, v in (shard.metadata.metadata or {}).items()}
 
 
 def _pairs(table: pa.Table, shape: tuple[int, int, int]) -> PairBatch:

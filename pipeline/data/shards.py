@@ -125,6 +125,8 @@ def labels(plan: PairPlan, ids: Tensor) -> Tensor | None:
 
     Equal classes take turns; weighted ones follow a golden-ratio sequence through [0, 1), so that
     any run of ids has them about as often as their weights.
+
+    Source: Knuth, The Art of Computer Programming, volume 3, Section 6.4, Theorem S.
     """
     if plan.classes is None or plan.weights is None:
         return None if plan.classes is None else ids % plan.classes
