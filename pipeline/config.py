@@ -217,6 +217,9 @@ class DistillConfig(_Branch):
         default=500, description="Steps from one checkpoint to the next."
     )
     keep: Positive = Field(default=2, description="Newest checkpoints kept.")
+    bad_steps: Positive = Field(
+        default=5, description="Steps in a row without finite gradients that end the run."
+    )
     workers: WorkersConfig = Field(default_factory=WorkersConfig)
 
 

@@ -1,30 +1,40 @@
-"""The distill job: Ray Train workers, each of them reader -> loop -> report."""
+"""The distill job: Ray Train workers, each of them reader -> loop -> checkpoints."""
 
 import logging
-from contextlib import nullcontext
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import RunConfig, ScalingConfig
+from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer
 
 from pipeline.cluster.session import connect, user_errors
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.distill import loop, run
-from pipeline.distill.loop import Cluster
+from pipeline.errors import UserError
 
 RESTARTS = 3
-"""Worker groups that may fail before the job does."""
+"""Failures in a row without a new checkpoint between them that end the job."""
+
+RESIZE_SECONDS = 60.0
+"""How often a smaller group than the largest looks for new room."""
+
+log = logging.getLogger(__name__)
 
 
 def distill(config: Config) -> None:
     """Train the student and save it as a diffusers folder; run again, it goes on.
 
     Raises:
-        UserError: If teacher, pairs and output do not belong together or cannot be used.
+        UserError: If teacher, pairs and output do not belong together or cannot be used, or the
+            job was stopped before its last step.
     """
     output, local = Path(config.distill.output).absolute(), fetch_inputs(config, "teacher")
     if run.finished(local):
@@ -32,33 +42,100 @@ def distill(config: Config) -> None:
         return
     run.claim(local)
     connect()
+    with _stoppable(config) as stopped:
+        _until_finished(config, stopped)
+    run.export(local)
+    print(f"distill  saved {run.student_folder(config)}")
+
+
+def _until_finished(config: Config, stopped: threading.Event) -> None:
+    """Fit again after a failure or a leave, as long as new checkpoints come."""
+    history, failures = run.history(config), 0
+    while (before := history.step()) < config.distill.steps:
+        failure = _fit(config)
+        done = history.step()
+        if isinstance(failure, UserError):
+            raise failure
+        if stopped.is_set():
+            raise UserError(f"stopped at step {done}; run the same command to go on")
+        if failure is None:
+            continue
+        failures = 1 if done > before else failures + 1
+        if failures > RESTARTS:
+            raise failure
+        log.warning("the workers failed (%s): starting again at step %d", _line(failure), done)
+
+
+def _fit(config: Config) -> Exception | None:
+    """Run one group of workers to its end; returns what it failed with."""
+    output, failed = Path(config.distill.output).absolute(), []
     trainer = TorchTrainer(
         _worker,
         train_loop_config=config.model_dump(mode="json"),
         scaling_config=_scaling(config),
         run_config=RunConfig(
-            name=output.name,
-            storage_path=str(output.parent),
-            failure_config=FailureConfig(max_failures=RESTARTS),
-            checkpoint_config=CheckpointConfig(num_to_keep=config.distill.keep),
+            name="ray", storage_path=str(output), worker_runtime_env={"env_vars": _QUIET}
         ),
     )
-    with user_errors():
-        result = trainer.fit()
-    assert result.checkpoint is not None
-    with result.checkpoint.as_directory() as folder:
-        run.export(local, Path(folder))
-    print(f"distill  saved {run.student_folder(config)}")
+
+    def fit() -> None:
+        try:
+            with user_errors():
+                trainer.fit()
+        except Exception as error:
+            failed.append(error)
+
+    # Not in the main thread: there Ray would take Ctrl-C for itself.
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.5)
+    return failed[0] if failed else None
+
+
+@contextmanager
+def _stoppable(config: Config) -> Iterator[threading.Event]:
+    """While the block runs, the first SIGTERM or Ctrl-C has the workers save and leave.
+
+    The event is set then; a second one ends the driver at once.
+    """
+    store, stopped = run.history(config).store, threading.Event()
+    store.delete(_STOP)
+
+    def stop(number: int, frame: object) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        stopped.set()
+        print("distill  stopping: the workers save a checkpoint; again to end at once", flush=True)
+        store.put(_STOP, b"")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stopped
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        store.delete(_STOP)
+
+
+# Else every worker warns that DDP looks for unused parameters, which it does on purpose.
+_QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
+
+_STOP = "stop"
+"""The object among the checkpoints that tells the workers to leave."""
 
 
 def _scaling(config: Config) -> ScalingConfig:
-    """As many workers as the cluster holds now, within the configured range."""
+    """As many workers as the cluster holds, within the configured range, now and later."""
     workers = config.distill.workers
     each = {name: n for name, n in (("CPU", workers.cpus), ("GPU", workers.gpus)) if n}
-    cluster = ray.cluster_resources()
-    fit = min((int(cluster.get(name, 0) // n) for name, n in each.items()), default=workers.max)
+    least, most = workers.min, workers.max
     return ScalingConfig(
-        num_workers=max(workers.min, min(workers.max, fit)),
+        num_workers=(least, most) if least < most else most,
+        elastic_resize_monitor_interval_s=RESIZE_SECONDS,
         use_gpu=workers.gpus > 0,
         resources_per_worker=each,
     )
@@ -67,16 +144,17 @@ def _scaling(config: Config) -> ScalingConfig:
 def _worker(settings: dict[str, Any]) -> None:
     """What runs on every worker."""
     config = fetch_inputs(Config.model_validate(settings), "teacher")
-    # Ray tells every checkpoint on every rank, by a logger that is named after a file of its own.
-    logging.getLogger().setLevel(logging.WARNING)
     torch.set_num_threads(max(1, int(config.distill.workers.cpus)))
-    checkpoint = ray.train.get_checkpoint()
-    with checkpoint.as_directory() if checkpoint else nullcontext() as folder:
-        loop.run(config, Cluster(Path(folder) if folder else None, _report))
+    store = run.history(config).store
+
+    def leaving() -> bool:
+        """Stopped by the driver, or a node of the group is about to be taken away."""
+        first = ray.train.get_context().get_world_rank() == 0
+        stop = broadcast_from_rank_zero(first and bool(store.list(_STOP)))
+        return stop or ray.train.get_preemption_info() is not None
+
+    loop.train(config, leaving)
 
 
-def _report(step: int, folder: Path | None) -> None:
-    checkpoint = Checkpoint.from_directory(folder) if folder else None
-    ray.train.report(
-        {"step": step}, checkpoint=checkpoint, checkpoint_dir_name=f"checkpoint-{step:07d}"
-    )
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

@@ -78,6 +78,10 @@ class S3Store:
     def get(self, name: str) -> bytes:
         return self._patient(name, lambda client, key: _body(client.get_object(**key)))
 
+    def upload(self, file: Path, name: str) -> None:
+        with self._errors("write", name):
+            self._client.upload_file(str(file), self.bucket, self.prefix + name)
+
     def open(self, name: str) -> pa.NativeFile:
         size = self._patient(name, lambda client, key: client.head_object(**key)["ContentLength"])
 

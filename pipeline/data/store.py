@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +33,15 @@ class Store(Protocol):
 
     def list(self, prefix: str = "") -> dict[str, int]:
         """Names that start with the prefix, sorted, with their sizes in bytes."""
+
+    def upload(self, file: Path, name: str) -> None:
+        """Copy a file of any size to an object, whole or not at all; overwrites."""
+
+    def download(self, name: str, path: Path) -> None:
+        """Copy an object to a new local file."""
+
+    def tree(self) -> dict[str, str]:
+        """Names of all objects, in folders as well, sorted, each with a mark of its version."""
 
     def delete(self, name: str) -> None:
         """Remove an object; nothing happens if there is none."""
@@ -149,10 +159,7 @@ class LocalStore:
                 temporary.unlink(missing_ok=True)
                 _sync(self.folder)
         except OSError as error:
-            raise UserError(
-                f"cannot write {self.where(name)}: {error.strerror}; "
-                "free space or choose another folder, then run the same command again"
-            ) from error
+            raise self._unwritable(name, error) from error
 
     def get(self, name: str) -> bytes:
         try:
@@ -180,14 +187,58 @@ class LocalStore:
                 sizes[entry.name] = entry.stat().st_size
         return sizes
 
-    def delete(self, name: str) -> None:
+    def upload(self, file: Path, name: str) -> None:
+        target = self.folder / name
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
         try:
-            (self.folder / name).unlink(missing_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with file.open("rb") as source, temporary.open("xb") as copy:
+                    shutil.copyfileobj(source, copy, 2**20)
+                    copy.flush()
+                    os.fsync(copy.fileno())
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
+                _sync(target.parent)
+        except OSError as error:
+            raise self._unwritable(name, error) from error
+
+    def download(self, name: str, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.folder / name, path)
+        except OSError as error:
+            raise self._unreadable(name, error) from error
+
+    def tree(self) -> dict[str, str]:
+        found = {}
+        for path in self.folder.rglob("*"):
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                if path.is_file() and path.name[0] != ".":
+                    status = path.stat()
+                    name = path.relative_to(self.folder).as_posix()
+                    found[name] = f"{status.st_size}-{status.st_mtime_ns}"
+        return dict(sorted(found.items()))
+
+    def delete(self, name: str) -> None:
+        path = self.folder / name
+        try:
+            path.unlink(missing_ok=True)
+            if path.parent != self.folder:
+                with suppress(OSError):  # others are left in it
+                    path.parent.rmdir()
         except OSError as error:
             raise UserError(f"cannot delete {self.where(name)}: {error.strerror}") from error
 
     def where(self, name: str) -> str:
         return str(self.folder / name)
+
+    def _unwritable(self, name: str, error: OSError) -> UserError:
+        return UserError(
+            f"cannot write {self.where(name)}: {error.strerror}; "
+            "free space or choose another folder, then run the same command again"
+        )
 
     def _unreadable(self, name: str, error: OSError) -> UserError:
         reason = error.strerror or "no such file"

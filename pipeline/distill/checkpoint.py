@@ -1,71 +1,138 @@
-"""The state of a training run in one file: written and read here alone."""
+"""The state of a training run as safetensors files: each worker writes its share, all can read.
 
+The files are those of `torch.distributed.checkpoint`; nothing in them is code.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+)
+from torch.optim import Optimizer
 
-from pipeline.ema import ema_of
 from pipeline.errors import UserError
 
-FILE = "state.pt"
+# It says so of every call of one worker alone.
+warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+
+_FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
-def save(folder: Path, step: int, fingerprint: str, state: dict[str, Any]) -> None:
-    """Write everything that the steps after `step` depend on.
+@dataclass(frozen=True)
+class State:
+    """Everything that later steps depend on.
 
     Args:
-        folder: An existing empty folder.
-        step: Number of steps done.
-        fingerprint: Of the settings that define the run.
-        state: What has a `state_dict`: networks, their average, optimisers, by name.
+        networks: Student, critic and average, by name, bare or sharded.
+        optimizers: By the name of the network they train. They are given their state of step 0
+            here, so that it is the same whether or not a checkpoint is made before they begin.
+    """
+
+    networks: Mapping[str, nn.Module]
+    optimizers: Mapping[str, Optimizer]
+
+    def __post_init__(self) -> None:
+        for name, optimizer in self.optimizers.items():
+            get_optimizer_state_dict(self.networks[name], optimizer)  # makes what is missing
+            for values in optimizer.state.values():
+                values["step"].zero_()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors themselves, not copies, as "student.<name>", "student_optimizer.<name>"."""
+        parts: dict[str, Mapping[str, Any]] = {
+            name: get_model_state_dict(each) for name, each in self.networks.items()
+        }
+        for name, each in self.optimizers.items():
+            found = get_optimizer_state_dict(self.networks[name], each, options=_FLAT)
+            parts[f"{name}_optimizer"] = found
+        return {
+            f"{part}.{name}": value.detach() if value.ndim else value.detach().view(1)
+            for part, values in parts.items()
+            for name, value in values.items()
+            if isinstance(value, Tensor)
+        }
+
+    def copy(self) -> dict[str, Tensor]:
+        """A copy of the tensors on the CPU, which training leaves alone."""
+        return {name: value.to("cpu", copy=True) for name, value in self.tensors().items()}
+
+
+def write(folder: Path, tensors: dict[str, Tensor], group: dist.ProcessGroup | None) -> None:
+    """Write this worker's share of the tensors; every worker of the group calls it.
+
+    Args:
+        folder: An existing empty folder of this worker.
+        tensors: As `State.tensors`.
+        group: Of all workers, None for one alone. Not the group that training uses meanwhile.
 
     Raises:
-        UserError: If the file cannot be written.
+        UserError: If a worker cannot write its share.
     """
-    content = {name: each.state_dict() for name, each in state.items()}
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
-        torch.save({"step": step, "fingerprint": fingerprint, **content}, folder / FILE)
-    except (OSError, RuntimeError) as error:
+        dcp.save(tensors, storage_writer=writer, process_group=group, no_dist=group is None)
+    except Exception as error:
         raise UserError(f"cannot write a checkpoint to {folder}: {error}; free space") from error
 
 
-def load(folder: Path, fingerprint: str, state: dict[str, Any]) -> int:
-    """Restore in place what `save` wrote; returns the number of steps done.
+def read(folder: Path, state: State) -> None:
+    """Restore in place, whoever wrote the files; every worker calls it.
 
     Raises:
-        UserError: If the file cannot be read, or belongs to a run with other settings.
+        UserError: If the files cannot be read or hold other networks.
     """
-    content = _read(folder)
-    if content["fingerprint"] != fingerprint:
-        raise UserError(
-            f"distill.output: {folder} holds a run with other settings; "
-            "choose another folder, or remove it"
-        )
-    for name, each in state.items():
-        each.load_state_dict(content[name])
-    return int(content["step"])
+    _load(folder, state.tensors(), alone=not dist.is_initialized())
 
 
-def load_student(folder: Path, student: nn.Module) -> int:
-    """Put the averaged weights into a bare student; returns the number of steps done.
+def read_part(folder: Path, part: str) -> dict[str, Tensor]:
+    """One part of a state, whole, on the CPU: "student", "ema", "critic_optimizer" ...
 
     Raises:
-        UserError: If the file cannot be read.
+        UserError: If the files cannot be read.
     """
-    content = _read(folder)
-    average = ema_of(student, 0.0)
-    average.load_state_dict(content["ema"])
-    student.load_state_dict(average.module.state_dict())
-    return int(content["step"])
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    """Tensors and plain values only: code in the file is never run."""
     try:
-        content = torch.load(folder / FILE, map_location="cpu", weights_only=True)
+        stored = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     except Exception as error:
-        raise UserError(f"cannot read the checkpoint {folder}: {error}") from error
-    assert isinstance(content, dict)
-    return content
+        raise _unreadable(folder, error) from error
+    tensors = {
+        name: torch.empty(found.size, dtype=found.properties.dtype)
+        for name, found in stored.items()
+        if name.startswith(f"{part}.") and isinstance(found, TensorStorageMetadata)
+    }
+    _load(folder, tensors, alone=True)
+    return {name.removeprefix(f"{part}."): value for name, value in tensors.items()}
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and bits, in the order of the names."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].contiguous()
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        total.update(value.flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def _load(folder: Path, tensors: dict[str, Tensor], alone: bool) -> None:
+    try:
+        reader = HuggingFaceStorageReader(str(folder))
+        dcp.load(tensors, storage_reader=reader, no_dist=alone)
+    except Exception as error:
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(folder: Path, error: Exception) -> UserError:
+    return UserError(f"cannot read the checkpoint {folder}: {error}")

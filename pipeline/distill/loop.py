@@ -1,65 +1,96 @@
 """The training loop of one worker: lanes -> steps -> metrics, pictures, checkpoints."""
 
-import tempfile
+import secrets
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from pipeline.config import Config
-from pipeline.distill import checkpoint
+from pipeline.distill import checkpoint, run
 from pipeline.distill.record import Recorder
+from pipeline.distill.saving import Saver
 from pipeline.distill.setup import Training, prepare
+from pipeline.distill.watchdog import Watchdog
+from pipeline.errors import UserError
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """What the loop asks of the cluster it runs on.
-
-    Attributes:
-        resume: Folder of the newest checkpoint; None in a new run.
-        report: Hands over the number of steps done and, on the first worker, a folder to keep
-            as their checkpoint; every worker calls it equally often.
-    """
-
-    resume: Path | None
-    report: Callable[[int, Path | None], None]
-
-
-def run(config: Config, cluster: Cluster) -> None:
+def train(config: Config, leaving: Callable[[], bool] = lambda: False) -> int:
     """Train from the newest checkpoint, or from the teacher, to the last step.
 
+    Args:
+        config: Of the run.
+        leaving: Whether to save and leave now. All workers call it together, every
+            `distill.log_every` steps, and all get the same answer.
+
+    Returns:
+        Steps done, of which a checkpoint is kept: all of them, unless it was to leave.
+
     Raises:
-        UserError: If teacher, pairs, checkpoint or output folder cannot be used together.
+        UserError: If teacher, pairs, checkpoint or output folder cannot be used together, or
+            the gradients stay without finite values.
     """
     distill, training = config.distill, prepare(config)
-    accelerator = training.step.accelerator
-    start = 0
-    if cluster.resume is not None:
-        start = checkpoint.load(cluster.resume, training.fingerprint, training.state)
+    accelerator, output = training.step.accelerator, Path(distill.output)
+    done = start = _resume(config, training)
     mine = range(accelerator.process_index, distill.lanes, accelerator.num_processes)
     logged: list[dict[str, Tensor]] = []
     with ExitStack() as stack:
         recorder = None
         if accelerator.is_main_process:
-            recorder = stack.enter_context(Recorder(Path(distill.output), start, distill.steps))
+            recorder = stack.enter_context(Recorder(output, start, distill.steps))
+        watchdog = Watchdog(distill.bad_steps, output, accelerator)
+        saver = Saver(run.history(config), _attempt(), training.fingerprint)
+        stack.enter_context(saver)
         for done in range(start + 1, distill.steps + 1):
-            lanes = [training.lane(done - 1, number) for number in mine]
-            logged.append(training.step(done - 1, lanes))
-            last = done == distill.steps
+            lanes = {number: training.lane(done - 1, number) for number in mine}
+            result = training.step(done - 1, lanes)
+            watchdog.look(done, result.skipped)
+            logged.append(result.figures)
+            last, leave = done == distill.steps, False
             if last or done % distill.log_every == 0:
-                figures = _figures(logged, accelerator)
+                leave = not last and leaving()
+                figures = _figures(logged, accelerator) | {"skipped": watchdog.total}
                 logged.clear()
                 if recorder:
                     recorder.scalars(done, figures)
             if recorder and (last or done % distill.sample_every == 0):
-                recorder.grid(done, training.grid.rows(training.step.ema, training.state["critic"]))
-            if last or done % distill.checkpoint_every == 0:
-                _checkpoint(done, training, cluster, recorder is not None)
+                networks = training.state.networks
+                recorder.grid(done, training.grid.rows(training.step.ema, networks["critic"]))
+            if last or leave or done % distill.checkpoint_every == 0:
+                saver.save(done, training.state)
+            if leave:
+                break
+    return done
+
+
+def _resume(config: Config, training: Training) -> int:
+    """Restore the newest whole checkpoint; returns its number of steps, 0 without one."""
+    with run.history(config).newest() as found:
+        steps = found[0].step if found else 0
+        if len(set(gather_object([steps]))) > 1:
+            raise UserError(f"distill.output: {config.distill.output} is not the same everywhere")
+        if found is None:
+            return 0
+        commit, folder = found
+        if commit.fingerprint != training.fingerprint:
+            raise UserError(
+                f"distill.output: {config.distill.output} holds a run with other settings; "
+                "choose another folder, or remove it"
+            )
+        checkpoint.read(folder, training.state)
+    return steps
+
+
+def _attempt() -> str:
+    """A name for this start of the workers, the same for all."""
+    name: list[str] = [secrets.token_hex(4)]
+    broadcast_object_list(name)
+    return name[0]
 
 
 def _figures(logged: list[dict[str, Tensor]], accelerator: Accelerator) -> dict[str, float]:
@@ -71,12 +102,3 @@ def _figures(logged: list[dict[str, Tensor]], accelerator: Accelerator) -> dict[
     ]
     total = accelerator.reduce(torch.stack(means), reduction="sum")
     return dict(zip(names, total.tolist(), strict=True))
-
-
-def _checkpoint(done: int, training: Training, cluster: Cluster, first: bool) -> None:
-    if not first:
-        cluster.report(done, None)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(Path(folder), done, training.fingerprint, training.state)
-        cluster.report(done, Path(folder))

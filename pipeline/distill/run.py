@@ -8,12 +8,19 @@ from typing import Any
 from pipeline.config import Config
 from pipeline.data.shards import check_stored, read_manifest
 from pipeline.data.store import LocalStore, open_store, record
-from pipeline.distill.checkpoint import load_student
+from pipeline.distill.checkpoint import digest, read_part
+from pipeline.distill.history import History
+from pipeline.files import write_file
 from pipeline.models.build import load_teacher, new_student, teacher_fingerprint
 from pipeline.models.export import read_provenance, save_denoiser
 
+PARTS = ("student", "critic", "ema", "student_optimizer", "critic_optimizer")
+
 # Folders, workers and cadences do not change the optimisation, nor does a later end.
-_FREE = {"output", "workers", "log_every", "sample_every", "checkpoint_every", "keep", "steps"}
+_FREE = {
+    *("output", "workers", "log_every", "sample_every", "checkpoint_every", "keep", "steps"),
+    "bad_steps",
+}
 
 
 def definition(config: Config) -> dict[str, Any]:
@@ -70,15 +77,32 @@ def finished(config: Config) -> bool:
     return found is not None and found == _provenance(config, config.distill.steps)
 
 
-def export(config: Config, checkpoint: Path) -> None:
-    """Save the averaged student of a checkpoint as a diffusers folder.
+def history(config: Config) -> History:
+    """The run's checkpoints."""
+    store = open_store(f"{config.distill.output}/checkpoints", config.s3)
+    return History(store, config.distill.keep)
+
+
+def export(config: Config) -> None:
+    """Leave the averaged student of the newest checkpoint, a diffusers folder, and `state.json`.
+
+    `state.json` has the step and the SHA-256 of every part of the state: two runs that end
+    alike, bit for bit, have the same.
 
     Raises:
         UserError: If the checkpoint cannot be read or the folder cannot be written.
     """
     student = new_student(load_teacher(config.teacher), config.network, config.seed)
-    steps = load_student(checkpoint, student)
-    save_denoiser(student.eval(), student_folder(config), _provenance(config, steps))
+    with history(config).newest() as found:
+        assert found is not None, "a run ends with a checkpoint"
+        commit, folder = found
+        average = read_part(folder, "ema")
+        digests = {part: digest(read_part(folder, part)) for part in PARTS}
+    average.pop("n_averaged")
+    student.load_state_dict({key.removeprefix("module."): each for key, each in average.items()})
+    state = json.dumps({"step": commit.step, **digests}, indent=2) + "\n"
+    write_file(Path(config.distill.output) / "state.json", state.encode())
+    save_denoiser(student.eval(), student_folder(config), _provenance(config, commit.step))
 
 
 def student_folder(config: Config) -> Path:

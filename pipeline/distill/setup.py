@@ -3,10 +3,10 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from torch.optim import AdamW
 
@@ -14,6 +14,7 @@ from pipeline.config import Config, DistillConfig
 from pipeline.data.order import PairReader
 from pipeline.data.store import open_store
 from pipeline.diffusion import seeds
+from pipeline.distill.checkpoint import State
 from pipeline.distill.dmd import DMD, Lane
 from pipeline.distill.grid import Grid
 from pipeline.distill.run import fingerprint, needs_pairs
@@ -31,14 +32,14 @@ class Training:
         step: The optimiser step.
         lane: The lane `(step, number)`: the same draws and pairs whichever worker asks.
         grid: Pictures from fixed noise.
-        state: What a checkpoint holds, by name.
+        state: What a checkpoint holds.
         fingerprint: SHA-256 of all that defines the optimisation.
     """
 
     step: Step
     lane: Callable[[int, int], Lane]
     grid: Grid
-    state: dict[str, Any]
+    state: State
     fingerprint: str
 
 
@@ -50,7 +51,10 @@ def prepare(config: Config) -> Training:
             teacher.
     """
     distill = config.distill
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    # PyTorch's DDP rebuilds its buckets after the first step of a process, and three and more
+    # workers then sum in another order after a restart: with this it does not.
+    wrapper = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[wrapper])
     device = accelerator.device
     teacher = load_teacher(config.teacher).to(device)
     method = DMD(
@@ -88,13 +92,14 @@ def prepare(config: Config) -> Training:
         ),
         lane=_lanes(config, method, device),
         grid=Grid(method, teacher, guided, solver, config.seed, device),
-        state={
-            "student": bare_student,
-            "critic": accelerator.unwrap_model(critic.network),
-            "ema": ema,
-            "student_optimizer": student.optimizer,
-            "critic_optimizer": critic.optimizer,
-        },
+        state=State(
+            networks={
+                "student": bare_student,
+                "critic": accelerator.unwrap_model(critic.network),
+                "ema": ema,
+            },
+            optimizers={"student": student.optimizer, "critic": critic.optimizer},
+        ),
         fingerprint=fingerprint(config),
     )
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
@@ -27,6 +26,38 @@ class Trained:
     network: nn.Module
     optimizer: torch.optim.Optimizer
     rate: Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A gradient that was not finite, so that its network did not take the step.
+
+    Attributes:
+        network: Whose: "student" or "critic".
+        lane: Number of a lane of this worker with a loss that is not finite; None if there is
+            none, which may be on another worker.
+        loss: Name of that loss.
+        pairs: Ids of the pairs in that lane.
+    """
+
+    network: str
+    lane: int | None = None
+    loss: str | None = None
+    pairs: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a step gives back.
+
+    Attributes:
+        figures: Scalars for the log: this worker's share of each, so that the sum over all
+            workers is the batch's figure.
+        skipped: The networks that did not take it; the same ones on every worker.
+    """
+
+    figures: dict[str, Tensor]
+    skipped: list[Skipped]
 
 
 @dataclass(frozen=True)
@@ -55,66 +86,76 @@ class Step:
     lanes: int
     clip: float
 
-    def __call__(self, step: int, mine: list[Lane]) -> dict[str, Tensor]:
-        """Run step `step`, counted from 0, on this worker's lanes.
+    def __call__(self, step: int, mine: dict[int, Lane]) -> Done:
+        """Run step `step`, counted from 0, on this worker's lanes, by their numbers.
 
         The student learns first; the critic then learns the samples that the student gave
         before its update. In the student's turn the critic is called bare: its wrapper would
         leave gradients behind.
-
-        Returns:
-            Scalars for the log: this worker's share of each, so that the sum over all workers
-            is the batch's figure.
         """
         turn = self.method.turn(step)
         bare_student = self.accelerator.unwrap_model(self.student.network)
         bare_critic = self.accelerator.unwrap_model(self.critic.network)
-        losses: list[Loss] = []
-        samples: list[Tensor] = []
-        logged: dict[str, Tensor] = {}
+        samples: dict[int, Tensor] = {}
+        done = Done({}, [])
         if turn.critic and not turn.matching:
-            samples = [self.method.samples(bare_student, lane) for lane in mine]
+            samples = {n: self.method.samples(bare_student, lane) for n, lane in mine.items()}
         if turn.student:
-            student_loss = partial(
-                self.method.student_loss, turn, self.student.network, self.teacher, bare_critic
-            )
-            losses, logged["student_norm"] = self._update(
-                self.student, step, [partial(student_loss, lane) for lane in mine]
-            )
-            samples += [loss.samples for loss in losses if loss.samples is not None]
+
+            def student_loss(number: int) -> Loss:
+                network, lane = self.student.network, mine[number]
+                return self.method.student_loss(turn, network, self.teacher, bare_critic, lane)
+
+            losses = self._update("student", self.student, step, mine, student_loss, done)
+            samples |= {n: x.samples for n, x in losses.items() if x.samples is not None}
             self.ema.update_parameters(bare_student)
         if turn.critic:
-            critic_loss = partial(self.method.critic_loss, self.critic.network)
-            critic_losses, logged["critic_norm"] = self._update(
-                self.critic,
-                step,
-                [partial(critic_loss, x0, lane) for x0, lane in zip(samples, mine, strict=True)],
-            )
-            losses = losses + critic_losses
-        for loss in losses:
-            for name, value in loss.parts.items():
-                logged[name] = logged.get(name, 0.0) + value / self.lanes
-        return logged
+
+            def critic_loss(number: int) -> Loss:
+                return self.method.critic_loss(self.critic.network, samples[number], mine[number])
+
+            self._update("critic", self.critic, step, mine, critic_loss, done)
+        return done
 
     def _update(
-        self, trained: Trained, step: int, losses: list[Callable[[], Loss]]
-    ) -> tuple[list[Loss], Tensor]:
+        self,
+        name: str,
+        trained: Trained,
+        step: int,
+        lanes: dict[int, Lane],
+        loss_of: Callable[[int], Loss],
+        done: Done,
+    ) -> dict[int, Loss]:
         """Backward through this worker's lanes, one synchronisation, one optimiser step.
 
-        Returns the lanes' losses, and the norm of the batch's gradient before clipping divided by
-        the number of workers.
+        Returns the lanes' losses, and adds to what is `done` their mean parts and the norm of
+        the batch's gradient before clipping divided by the number of workers.
         """
         share = self.accelerator.num_processes / self.lanes
-        done = []
-        for left, loss_of in zip(reversed(range(len(losses))), losses, strict=True):
-            last = left == 0
-            with nullcontext() if last else self.accelerator.no_sync(trained.network):
-                loss = loss_of()
-                self.accelerator.backward(loss.total * share)
-            done.append(loss)
+        losses, last = {}, max(lanes)
+        for number in lanes:
+            with nullcontext() if number == last else self.accelerator.no_sync(trained.network):
+                losses[number] = loss_of(number)
+                self.accelerator.backward(losses[number].total * share)
         norm = self.accelerator.clip_grad_norm_(trained.network.parameters(), self.clip)
-        for group in trained.optimizer.param_groups:
-            group["lr"] = trained.rate(step)
-        trained.optimizer.step()
+        if norm.isfinite():
+            for group in trained.optimizer.param_groups:
+                group["lr"] = trained.rate(step)
+            trained.optimizer.step()
+        else:
+            done.skipped.append(_reason(name, lanes, losses))
         trained.optimizer.zero_grad()
-        return done, norm / self.accelerator.num_processes
+        for loss in losses.values():
+            for part, value in loss.parts.items():
+                done.figures[part] = done.figures.get(part, 0.0) + value / self.lanes
+        done.figures[f"{name}_norm"] = norm / self.accelerator.num_processes
+        return losses
+
+
+def _reason(network: str, lanes: dict[int, Lane], losses: dict[int, Loss]) -> Skipped:
+    for number, loss in losses.items():
+        for part, value in loss.parts.items():
+            if not value.isfinite():
+                pairs = lanes[number].pairs
+                return Skipped(network, number, part, pairs.ids.tolist() if pairs else [])
+    return Skipped(network)

@@ -2,35 +2,44 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from pipeline.distill import checkpoint, loop, run
-from pipeline.distill.loop import Cluster
+from pipeline.distill import loop, run
+from pipeline.distill.checkpoint import read_part
+from pipeline.distill.dmd import DMD
+from pipeline.distill.history import History
 from pipeline.errors import UserError
 from pipeline.models.build import load_student
 
 
-class Keeper:
-    """Stands in for the cluster: keeps every checkpoint, and may die at one."""
-
-    def __init__(self, folder: Path, die_at: int | None = None):
-        self.folder, self.die_at = folder, die_at
-        self.steps: list[int] = []
-
-    def report(self, step: int, folder: Path | None) -> None:
-        assert folder is not None
-        shutil.copytree(folder, self.folder / str(step), dirs_exist_ok=True)
-        self.steps.append(step)
-        if step == self.die_at:
-            raise KeyboardInterrupt
+class Killed(BaseException):
+    """Stands in for a SIGKILL."""
 
 
-def read(folder: Path) -> dict:
-    return torch.load(folder / checkpoint.FILE, weights_only=True)
+def die_after(monkeypatch, step: int) -> None:
+    """Die as soon as the checkpoint of a step is kept."""
+    commit = History.commit
+
+    def dying(self, which):
+        commit(self, which)
+        if which.step == step:
+            raise Killed
+
+    monkeypatch.setattr(History, "commit", dying)
+
+
+def kept(config) -> list[int]:
+    return [commit.step for commit in run.history(config).commits()]
+
+
+def digests(config) -> dict:
+    run.export(config)
+    return json.loads((Path(config.distill.output) / "state.json").read_text())
 
 
 def lines(config) -> list[dict]:
@@ -38,10 +47,10 @@ def lines(config) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def test_a_run_leaves_checkpoints_metrics_and_pictures(tiny, tmp_path):
-    config, keeper = tiny(), Keeper(tmp_path / "kept")
-    loop.run(config, Cluster(None, keeper.report))
-    assert keeper.steps == [2, 4, 6, 8, 10]
+def test_a_run_leaves_checkpoints_metrics_and_pictures(tiny):
+    config = tiny(keep=3)
+    assert loop.train(config) == 10
+    assert kept(config) == [10, 8, 6]
     assert [line["step"] for line in lines(config)] == [2, 4, 6, 8, 10]
     assert {"regression", "student_norm"} <= lines(config)[0].keys()
     assert {"critic", "matching_gradient", "sample_std"} <= lines(config)[-1].keys()
@@ -53,34 +62,117 @@ def test_a_run_leaves_checkpoints_metrics_and_pictures(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("die_at", [2, 4, 8])
-def test_a_broken_run_ends_like_an_unbroken_one_bit_for_bit(tiny, tmp_path, die_at):
-    whole, broken = tiny("whole"), tiny("broken")
-    keeper = Keeper(tmp_path / "whole-kept")
-    loop.run(whole, Cluster(None, keeper.report))
-    dying = Keeper(tmp_path / "broken-kept", die_at)
-    with pytest.raises(KeyboardInterrupt):
-        loop.run(broken, Cluster(None, dying.report))
-    dying.die_at = None
-    loop.run(broken, Cluster(dying.folder / str(die_at), dying.report))
-    a, b = read(keeper.folder / "10"), read(dying.folder / "10")
-    assert a.pop("fingerprint") == b.pop("fingerprint")
-    torch.testing.assert_close(a, b, rtol=0, atol=0)
+def test_a_broken_run_ends_like_an_unbroken_one_bit_for_bit(tiny, monkeypatch, die_at):
+    whole, broken = tiny("whole", checkpoint_every=10), tiny("broken")
+    loop.train(whole)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        die_after(patch, die_at)
+        loop.train(broken)
+    loop.train(broken)
+    assert digests(whole) == digests(broken)
     assert lines(whole) == lines(broken)
 
 
-def test_a_checkpoint_of_other_settings_is_refused(tiny, tmp_path):
-    keeper = Keeper(tmp_path / "kept")
-    loop.run(tiny(steps=6), Cluster(None, keeper.report))
-    other = tiny("other", clip=1.0)
+def test_leaving_keeps_a_checkpoint_of_that_step(tiny):
+    config, answers = tiny(checkpoint_every=100), iter([False, True])
+    assert loop.train(config, lambda: next(answers)) == 4
+    assert kept(config) == [4]
+    assert loop.train(config) == 10
+
+
+def test_a_finished_run_does_nothing_more(tiny):
+    config = tiny()
+    loop.train(config)
+    before = digests(config)
+    assert loop.train(config) == 10
+    assert digests(config) == before
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tiny):
+    loop.train(tiny(steps=6))
     with pytest.raises(UserError, match="run with other settings; choose another folder"):
-        loop.run(other, Cluster(keeper.folder / "6", keeper.report))
+        loop.train(tiny(clip=1.0))
 
 
-def test_a_longer_run_goes_on_from_a_shorter_one(tiny, tmp_path):
-    keeper = Keeper(tmp_path / "kept")
-    loop.run(tiny(steps=6), Cluster(None, keeper.report))
-    loop.run(tiny(steps=9), Cluster(keeper.folder / "6", keeper.report))
-    assert keeper.steps == [2, 4, 6, 8, 9]
+def test_a_longer_run_goes_on_from_a_shorter_one(tiny):
+    loop.train(tiny(steps=6))
+    config = tiny(steps=9)
+    loop.train(config)
+    assert [line["step"] for line in lines(config)] == [2, 4, 6, 8, 9]
+
+
+@pytest.mark.parametrize("harm", ["truncated", "missing", "flipped"])
+def test_a_torn_checkpoint_is_passed_over_for_the_one_before(tiny, caplog, harm):
+    whole, config = tiny("whole"), tiny("torn")
+    for each in (whole, config):
+        loop.train(each)
+    newest = sorted((Path(config.distill.output) / "checkpoints").glob("0000010-*/*.safetensors"))
+    if harm == "missing":
+        newest[0].unlink()
+    else:
+        data = bytearray(newest[0].read_bytes())
+        data[-1] ^= 1
+        newest[0].write_bytes(data if harm == "flipped" else data[:-100])
+    with run.history(config).newest() as found:
+        assert found[0].step == 8
+    assert "torn or missing: the checkpoint of step 10 is passed over" in caplog.text
+    loop.train(config)
+    assert digests(config) == digests(whole)
+
+
+def test_when_no_checkpoint_is_whole_nothing_is_trained_over_it(tiny):
+    config = tiny()
+    loop.train(config)
+    for file in (Path(config.distill.output) / "checkpoints").glob("*/*.safetensors"):
+        file.unlink()
+    with pytest.raises(UserError, match="not one checkpoint is whole"):
+        loop.train(config)
+
+
+def test_a_checkpoint_that_cannot_be_stored_ends_the_run(tiny, monkeypatch):
+    def full(self, folder, name):
+        raise UserError("cannot write there: No space left on device")
+
+    monkeypatch.setattr(History, "add", full)
+    with pytest.raises(UserError, match="No space left"):
+        loop.train(tiny())
+
+
+def spoil(monkeypatch, steps: range) -> None:
+    """The matching loss of lane 1 is not finite at some steps."""
+    loss, calls = DMD.student_loss, []
+
+    def spoilt(self, turn, student, teacher, critic, lane):
+        found = loss(self, turn, student, teacher, critic, lane)
+        calls.append(None)
+        step, number = divmod(len(calls) - 1, 2)
+        if step not in steps or number != 1:
+            return found
+        parts = found.parts | {"regression": found.parts["regression"] * float("nan")}
+        return replace(found, total=found.total * float("nan"), parts=parts)
+
+    monkeypatch.setattr(DMD, "student_loss", spoilt)
+
+
+def test_a_step_without_a_finite_gradient_is_skipped_and_counted(tiny, monkeypatch):
+    config = tiny()
+    spoil(monkeypatch, range(1, 3))
+    loop.train(config)
+    assert [line["skipped"] for line in lines(config)] == [1, 2, 2, 2, 2]
+    with run.history(config).newest() as found:
+        weights = read_part(found[1], "student")
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_too_many_in_a_row_end_the_run_and_name_loss_lane_and_pairs(tiny, monkeypatch):
+    config = tiny(bad_steps=2)
+    spoil(monkeypatch, range(2, 9))
+    with pytest.raises(UserError, match="step 4: 2 steps in a row .*loss 'regression' in lane 1"):
+        loop.train(config)
+    rows = (Path(config.distill.output) / "skipped.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [3, 4]
+    assert len(json.loads(rows[0])["pairs"]) == 4
+    assert kept(config)[0] == 2
 
 
 def test_an_output_folder_belongs_to_one_run(tiny):
@@ -91,11 +183,10 @@ def test_an_output_folder_belongs_to_one_run(tiny):
         run.claim(tiny(clip=1.0))
 
 
-def test_without_regression_no_pairs_are_needed(tiny, tmp_path):
-    config, keeper = tiny(regression_steps=0, regression={"weight": 0.0}), Keeper(tmp_path / "kept")
+def test_without_regression_no_pairs_are_needed(tiny):
+    config = tiny(regression_steps=0, regression={"weight": 0.0})
     shutil.rmtree(config.pairs.output)
-    loop.run(config, Cluster(None, keeper.report))
-    assert keeper.steps[-1] == 10
+    assert loop.train(config) == 10
 
 
 def test_missing_pairs_and_pairs_of_another_teacher_are_refused(tiny):
@@ -110,22 +201,14 @@ def test_missing_pairs_and_pairs_of_another_teacher_are_refused(tiny):
         run.claim(config)
 
 
-def test_export_is_the_averaged_student(tiny, tmp_path):
-    config, keeper = tiny(), Keeper(tmp_path / "kept")
-    loop.run(config, Cluster(None, keeper.report))
+def test_export_is_the_averaged_student(tiny):
+    config = tiny()
+    loop.train(config)
     assert not run.finished(config)
-    run.export(config, keeper.folder / "10")
+    run.export(config)
     assert run.finished(config)
-    average = read(keeper.folder / "10")["ema"]
+    with run.history(config).newest() as found:
+        average = read_part(found[1], "ema")
     student = load_student(config.evaluate.student)
     for name, value in student.state_dict().items():
         assert torch.equal(value, average[f"module.{name}"])
-
-
-def test_a_torn_checkpoint_is_one_clear_line(tiny, tmp_path):
-    keeper = Keeper(tmp_path / "kept")
-    loop.run(tiny(steps=6), Cluster(None, keeper.report))
-    file = keeper.folder / "6" / checkpoint.FILE
-    file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(UserError, match="cannot read the checkpoint"):
-        loop.run(tiny(), Cluster(keeper.folder / "6", keeper.report))

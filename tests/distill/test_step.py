@@ -82,7 +82,7 @@ def test_lanes_add_up_to_the_whole_batch():
     split, whole = new_step(4), new_step(1)
     lanes = [lane(number) for number in range(4)]
     for step in range(5):
-        a, b = split(step, lanes), whole(step, [join(lanes)])
+        a, b = split(step, dict(enumerate(lanes))).figures, whole(step, {0: join(lanes)}).figures
         for name in ("critic", "critic_norm"):
             torch.testing.assert_close(a[name], b[name], rtol=1e-9, atol=0)
     for name in ("student", "critic"):
@@ -106,7 +106,7 @@ def test_critic_learns_the_samples_from_before_the_students_update(monkeypatch, 
 
     monkeypatch.setattr(DMD, "critic_loss", spy)
     old = weights(step.student.network)
-    step(0, [one])
+    step(0, {0: one})
     samples, student = seen[0]
     torch.testing.assert_close(samples, before, rtol=0, atol=0)
     assert not torch.equal(student, old), "the student learns first"
@@ -116,7 +116,7 @@ def test_critic_learns_the_samples_from_before_the_students_update(monkeypatch, 
 def test_burn_in_leaves_the_student_alone():
     step = new_step(1)
     student, critic = weights(step.student.network), weights(step.critic.network)
-    logged = step(0, [lane(0)])
+    logged = step(0, {0: lane(0)}).figures
     assert torch.equal(weights(step.student.network), student)
     assert not torch.equal(weights(step.critic.network), critic)
     assert set(logged) == {"critic", "critic_norm"}
@@ -126,8 +126,8 @@ def test_teacher_never_and_critic_in_the_students_turn_never_hold_a_gradient(mon
     step = new_step(1, burn_in_steps=0)
     update = Step._update
 
-    def spy(self, trained, number, losses):
-        result = update(self, trained, number, losses)
+    def spy(self, name, trained, *rest):
+        result = update(self, name, trained, *rest)
         assert all(p.grad is None for p in self.teacher.parameters())
         if trained is self.student:
             assert all(p.grad is None for p in self.critic.network.parameters())
@@ -135,13 +135,13 @@ def test_teacher_never_and_critic_in_the_students_turn_never_hold_a_gradient(mon
 
     monkeypatch.setattr(Step, "_update", spy)
     for number in range(3):
-        step(number, [lane(number)])
+        step(number, {0: lane(number)})
 
 
 @pytest.mark.parametrize("clip", [1e9, 1e-3])
 def test_gradient_is_clipped_to_its_norm(clip):
     step = new_step(1, clip=clip)
     old = weights(step.critic.network)
-    norm = step(0, [lane(0)])["critic_norm"]
+    norm = step(0, {0: lane(0)}).figures["critic_norm"]
     moved = (weights(step.critic.network) - old).norm() / 0.01
     torch.testing.assert_close(moved, norm.clamp(max=clip), rtol=1e-3, atol=0)

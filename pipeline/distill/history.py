@@ -1,0 +1,135 @@
+"""The checkpoints of a run where they are kept: each is whole or does not count.
+
+    <output>/checkpoints/0000500-1f2e3d4c/*.safetensors    the state, as `checkpoint.write` left it
+    <output>/checkpoints/0000500-1f2e3d4c.json             put last: step, fingerprint, checksums
+
+The second half of the name is of the attempt that made it, so that no attempt ever writes where
+another one did.
+"""
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipeline.data.store import LocalStore, Store
+from pipeline.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What makes the files of a folder a checkpoint.
+
+    Attributes:
+        step: Steps done.
+        attempt: Name of the attempt that made it.
+        fingerprint: Of all that defines the optimisation.
+        files: SHA-256 of every file, by its name in the folder.
+    """
+
+    step: int
+    attempt: str
+    fingerprint: str
+    files: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.step:07d}-{self.attempt}"
+
+
+@dataclass(frozen=True)
+class History:
+    """The checkpoints in a store.
+
+    Args:
+        store: Of these checkpoints alone.
+        keep: How many of the newest stay.
+    """
+
+    store: Store
+    keep: int
+
+    def add(self, folder: Path, name: str) -> dict[str, str]:
+        """Store this worker's files of a checkpoint; returns their checksums."""
+        sums = {}
+        for file in sorted(folder.iterdir()):
+            self.store.upload(file, f"{name}/{file.name}")
+            sums[file.name] = _sha256(file)
+        return sums
+
+    def commit(self, commit: Commit) -> None:
+        """Make stored files a checkpoint, and remove those that are not kept."""
+        self.store.put(f"{commit.name}.json", json.dumps(asdict(commit)).encode())
+        kept = {each.name for each in self.commits()[: self.keep]} | {commit.name}
+        names = sorted(self.store.tree(), key=lambda name: not name.endswith(".json"))
+        for name in names:
+            made = name.split("/")[0].removesuffix(".json")
+            if made not in kept and made <= commit.name:
+                self.store.delete(name)
+
+    def commits(self) -> list[Commit]:
+        """All checkpoints, the newest first; what is unreadable is told and left out."""
+        found = []
+        for name in sorted(self.store.list(), reverse=True):
+            if name.endswith(".json"):
+                try:
+                    found.append(Commit(**json.loads(self.store.get(name))))
+                except (ValueError, TypeError):
+                    log.warning("%s is damaged and is not used", self.store.where(name))
+        return found
+
+    def step(self) -> int:
+        """Steps of the newest checkpoint, 0 without any."""
+        return max((commit.step for commit in self.commits()), default=0)
+
+    @contextmanager
+    def newest(self) -> Iterator[tuple[Commit, Path] | None]:
+        """The newest checkpoint of which no bit is lost, in a local folder while the block runs.
+
+        Those that are torn are told in a warning and passed over; None if there never was one.
+
+        Raises:
+            UserError: If the store refuses, or all of them are torn.
+        """
+        commits, stored = self.commits(), self.store.tree()
+        for commit in commits:
+            with tempfile.TemporaryDirectory() as copy:
+                names = [f"{commit.name}/{name}" for name in commit.files]
+                lost = [name for name in names if name not in stored]
+                if not lost:
+                    folder = self._local(commit, Path(copy))
+                    sums = {name: _sha256(folder / name) for name in commit.files}
+                    if sums == commit.files:
+                        yield commit, folder
+                        return
+                    lost = [n for n in names if sums[Path(n).name] != commit.files[Path(n).name]]
+                log.warning(
+                    "%s is torn or missing: the checkpoint of step %d is passed over",
+                    self.store.where(lost[0]),
+                    commit.step,
+                )
+        if commits:
+            raise UserError(
+                f"{self.store.where('')}: not one checkpoint is whole; delete it to start again"
+            )
+        yield None
+
+    def _local(self, commit: Commit, copy: Path) -> Path:
+        """Where a checkpoint's files are: in their own folder, or copied to the given one."""
+        if isinstance(self.store, LocalStore):
+            return Path(self.store.where(commit.name))
+        for name in commit.files:
+            self.store.download(f"{commit.name}/{name}", copy / name)
+        return copy
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -1,0 +1,81 @@
+"""Checkpoints written while training goes on."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+
+from pipeline.distill import checkpoint
+from pipeline.distill.checkpoint import State
+from pipeline.distill.history import Commit, History
+from pipeline.errors import UserError
+
+
+class Saver:
+    """Copies the state and stores the copy on a thread of its own; one checkpoint at a time.
+
+    Every worker has one and calls it at the same steps. At the end of a `with` block, also by an
+    error, what was begun is stored.
+
+    Args:
+        history: Where the checkpoints go.
+        attempt: Name of this attempt, the same on every worker.
+        fingerprint: Of all that defines the optimisation.
+    """
+
+    def __init__(self, history: History, attempt: str, fingerprint: str):
+        self.history, self.attempt, self.fingerprint = history, attempt, fingerprint
+        many = dist.is_initialized() and dist.get_world_size() > 1
+        self._group = dist.new_group(backend="gloo") if many else None
+        self._rank = dist.get_rank() if many else 0
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
+
+    def save(self, step: int, state: State) -> None:
+        """Begin to store the state after `step` steps, once the one before is stored.
+
+        Raises:
+            UserError: If the one before could not be stored.
+        """
+        self.wait()
+        self._pending = self._thread.submit(self._store, step, state.copy())
+
+    def wait(self) -> None:
+        """Wait until what was begun is stored; raises as `save`."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def __enter__(self) -> "Saver":
+        """Nothing happens."""
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Wait, as `wait`."""
+        self.wait()
+
+    def _store(self, step: int, tensors: dict[str, Tensor]) -> None:
+        commit = Commit(step, self.attempt, self.fingerprint, {})
+        with TemporaryDirectory() as folder:
+            checkpoint.write(Path(folder), tensors, self._group)
+            try:
+                result: dict[str, str] | str = self.history.add(Path(folder), commit.name)
+            except UserError as error:
+                result = str(error)
+        for each in self._gather(result):
+            if isinstance(each, str):
+                raise UserError(each)
+            commit.files.update(each)
+        if self._rank == 0:
+            self.history.commit(commit)
+
+    def _gather(self, result: dict[str, str] | str) -> list[dict[str, str] | str]:
+        """Every worker's result, so that all know whether all have stored theirs."""
+        if self._group is None:
+            return [result]
+        results: list[dict[str, str] | str] = [{}] * dist.get_world_size(self._group)
+        dist.all_gather_object(results, result, self._group)
+        return results
