@@ -1,0 +1,98 @@
+"""Training that loses a worker, its driver, a node, or is told to stop, on one real Ray cluster."""
+
+import json
+import os
+import random
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from pipeline.cli import load
+from pipeline.cluster.pairs import make_pairs
+from pipeline.distill import run
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+STEPS = 60
+
+
+def settings(folder: Path, workers: int) -> list[str]:
+    values = {
+        "run": folder,
+        "pairs.output": folder.parent / "pairs",
+        "pairs.count": 240,
+        "pairs.shard_size": 40,
+        "pairs.steps": 3,
+        "teacher.delay": 0.05,
+        "distill.steps": STEPS,
+        "distill.regression_steps": 10,
+        "distill.burn_in_steps": 5,
+        "distill.lanes": 4,
+        "distill.batch_size": 16,
+        "distill.regression.batch_size": 16,
+        "distill.checkpoint_every": 5,
+        "distill.log_every": 5,
+        "distill.sample_every": STEPS,
+        "distill.workers.min": workers,
+        "distill.workers.max": workers,
+    }
+    flags = [text for name, value in values.items() for text in (f"--{name}", str(value))]
+    return ["--config", "configs/gaussian.yaml", *flags]
+
+
+class Run:
+    """A distillation in a process of its own, on the session's cluster."""
+
+    def __init__(self, start, folder: Path, workers: int):
+        self.settings = settings(folder, workers)
+        self.config, _ = load("distill", self.settings)
+        self.start = start
+
+    def job(self):
+        address = ray.get_runtime_context().gcs_address
+        return self.start("jobs/distill.py", *self.settings, RAY_ADDRESS=address)
+
+    def step(self) -> int:
+        return run.history(self.config).step()
+
+    def state(self) -> dict:
+        return json.loads((Path(self.config.distill.output) / "state.json").read_text())
+
+
+def workers() -> list[psutil.Process]:
+    """The training workers of this session's cluster."""
+    found = psutil.Process().children(recursive=True)
+    return [each for each in found if "RayTrainWorker" in " ".join(each.cmdline())]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_killed_workers_and_a_killed_driver_change_no_bit(ray_cluster, start, tmp_path, count):
+    rng = random.Random(count)
+    whole, broken = (Run(start, tmp_path / name, count) for name in ("whole", "broken"))
+    make_pairs(whole.config)
+    whole.job().finish()
+    first, second = rng.randrange(5, 20), rng.randrange(30, 45)
+    job = broken.job()
+    job.wait_for(lambda: broken.step() >= first)
+    rng.choice(workers()).kill()
+    job.wait_for(lambda: broken.step() >= second)
+    job.kill()
+    assert second <= broken.step() < STEPS, "killed in the middle"
+    broken.job().finish()
+    assert broken.state() == whole.state()
+    assert whole.state()["step"] == STEPS
+
+
+def test_a_stopped_job_saves_and_says_where_it_stands(ray_cluster, start, tmp_path):
+    one = Run(start, tmp_path / "run", 2)
+    make_pairs(one.config)
+    job = one.job()
+    job.wait_for(lambda: one.step() >= 10)
+    os.kill(job.process.pid, signal.SIGTERM)
+    lines = job.finish(2)
+    assert lines[-1].endswith(f"stopped at step {one.step()}; run the same command to go on")
+    assert 10 <= one.step() < STEPS
+    assert "Traceback" not in job.log.read_text()
