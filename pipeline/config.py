@@ -217,6 +217,23 @@ class DistillConfig(_Branch):
         default=500, description="Steps from one checkpoint to the next."
     )
     keep: Positive = Field(default=2, description="Newest checkpoints kept.")
+    start_from: str | None = Field(
+        default=None,
+        description="Finished run, checkpoint or student's folder, local or s3://, to begin from.",
+    )
+    start_weights: Literal["ema", "raw"] = Field(
+        default="ema", description="Which weights of a run or checkpoint: averaged or not."
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32",
+        description="bf16: autocast, and a teacher in bf16; weights and losses stay in fp32.",
+    )
+    recompute: bool = Field(
+        default=False, description="Gradient checkpointing: less memory, a third more time."
+    )
+    sharded: bool = Field(
+        default=False, description="Networks and optimisers split over the workers (FSDP2)."
+    )
     bad_steps: Positive = Field(
         default=5, description="Steps in a row without finite gradients that end the run."
     )
@@ -283,6 +300,8 @@ class Config(_Branch):
         run = self.__dict__["run"] = _absolute(self.run)
         if self.data.folder:
             self._fill("data", folder=self.data.folder)
+        if self.distill.start_from:
+            self._fill("distill", start_from=self.distill.start_from)
         self._fill("teacher", output=f"{run}/teacher")
         self._fill("pairs", output=f"{run}/pairs")
         self._fill("distill", output=f"{run}/distill")
@@ -369,6 +388,9 @@ def _count_problems(config: Config) -> Iterator[str]:
 
 
 def _folder_problems(config: Config) -> Iterator[str]:
-    for name in ("distill", "evaluate", "sample"):
+    for name in ("evaluate", "sample"):
         if "://" in (folder := getattr(config, name).output):
-            yield f"{name}.output: {folder!r} is no local folder; only pairs.output may be s3://"
+            yield (
+                f"{name}.output: {folder!r} is no local folder; only those of pairs and distill "
+                "may be s3://"
+            )

@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
@@ -36,16 +36,16 @@ def distill(config: Config) -> None:
         UserError: If teacher, pairs and output do not belong together or cannot be used, or the
             job was stopped before its last step.
     """
-    output, local = Path(config.distill.output).absolute(), fetch_inputs(config, "teacher")
+    local = fetch_inputs(config, "teacher")
     if run.finished(local):
-        print(f"distill  {output} is finished already")
+        print(f"distill  {config.distill.output} is finished already")
         return
     run.claim(local)
     connect()
     with _stoppable(config) as stopped:
         _until_finished(config, stopped)
     run.export(local)
-    print(f"distill  saved {run.student_folder(config)}")
+    print(f"distill  saved {config.distill.output}/student")
 
 
 def _until_finished(config: Config, stopped: threading.Event) -> None:
@@ -68,22 +68,23 @@ def _until_finished(config: Config, stopped: threading.Event) -> None:
 
 def _fit(config: Config) -> Exception | None:
     """Run one group of workers to its end; returns what it failed with."""
-    output, failed = Path(config.distill.output).absolute(), []
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config=config.model_dump(mode="json"),
-        scaling_config=_scaling(config),
-        run_config=RunConfig(
-            name="ray", storage_path=str(output), worker_runtime_env={"env_vars": _QUIET}
-        ),
-    )
+    failed = []
 
     def fit() -> None:
-        try:
-            with user_errors():
-                trainer.fit()
-        except Exception as error:
-            failed.append(error)
+        with TemporaryDirectory() as folder:  # of Ray's own records; checkpoints are the run's
+            trainer = TorchTrainer(
+                _worker,
+                train_loop_config=config.model_dump(mode="json"),
+                scaling_config=_scaling(config),
+                run_config=RunConfig(
+                    name="distill", storage_path=folder, worker_runtime_env={"env_vars": _QUIET}
+                ),
+            )
+            try:
+                with user_errors():
+                    trainer.fit()
+            except Exception as error:
+                failed.append(error)
 
     # Not in the main thread: there Ray would take Ctrl-C for itself.
     thread = threading.Thread(target=fit, daemon=True)

@@ -50,17 +50,18 @@ class Store(Protocol):
         """Full path of an object, for messages."""
 
 
-def open_store(path: str, s3: S3Config) -> Store:
+def open_store(path: str, s3: S3Config, setting: str = "pairs.output") -> Store:
     """The store at a path; nothing is made or read yet.
 
     Args:
         path: A local folder, which is made with the first object, or s3://bucket/prefix.
         s3: Where S3 is.
+        setting: The setting that names the path, for messages.
 
     Raises:
         UserError: If the path is a URL of another kind.
     """
-    return open_s3(path, s3, "pairs.output") if "://" in path else LocalStore(Path(path))
+    return open_s3(path, s3, setting) if "://" in path else LocalStore(Path(path))
 
 
 def open_s3(url: str, s3: S3Config, setting: str) -> S3Store:

@@ -46,6 +46,7 @@ class Lane:
         matching_t, matching_eps: Time (B,) and noise (B, C, H, W) of the matching loss.
         critic_t, critic_eps: The same for the critic's denoising loss.
         pairs: Teacher pairs of the regression loss, where the turn has one.
+        weight: 0 for a lane that only fills up: sharded networks need every worker's call.
     """
 
     noise: Tensor
@@ -55,11 +56,14 @@ class Lane:
     critic_t: Tensor
     critic_eps: Tensor
     pairs: PairBatch | None
+    weight: float = 1.0
 
     def to(self, device: torch.device) -> "Lane":
         """The same lane on a device."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{k: v.to(device) for k, v in values.items() if v is not None})
+        return replace(
+            self, **{name: v.to(device) for name, v in values.items() if hasattr(v, "to")}
+        )
 
 
 @dataclass(frozen=True)

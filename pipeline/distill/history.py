@@ -90,15 +90,18 @@ class History:
         return max((commit.step for commit in self.commits()), default=0)
 
     @contextmanager
-    def newest(self) -> Iterator[tuple[Commit, Path] | None]:
+    def newest(self, only: str | None = None) -> Iterator[tuple[Commit, Path] | None]:
         """The newest checkpoint of which no bit is lost, in a local folder while the block runs.
 
         Those that are torn are told in a warning and passed over; None if there never was one.
+        With `only` the one of this name.
 
         Raises:
             UserError: If the store refuses, or all of them are torn.
         """
         commits, stored = self.commits(), self.store.tree()
+        if only is not None:
+            commits = [commit for commit in commits if commit.name == only]
         for commit in commits:
             with tempfile.TemporaryDirectory() as copy:
                 names = [f"{commit.name}/{name}" for name in commit.files]

@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from pipeline.config import Config
 from pipeline.distill import checkpoint, run
+from pipeline.distill.output import Output
 from pipeline.distill.record import Recorder
 from pipeline.distill.saving import Saver
 from pipeline.distill.setup import Training, prepare
@@ -35,20 +35,20 @@ def train(config: Config, leaving: Callable[[], bool] = lambda: False) -> int:
             the gradients stay without finite values.
     """
     distill, training = config.distill, prepare(config)
-    accelerator, output = training.step.accelerator, Path(distill.output)
+    accelerator, output = training.step.accelerator, Output(config)
     done = start = _resume(config, training)
-    mine = range(accelerator.process_index, distill.lanes, accelerator.num_processes)
     logged: list[dict[str, Tensor]] = []
     with ExitStack() as stack:
         recorder = None
         if accelerator.is_main_process:
-            recorder = stack.enter_context(Recorder(output, start, distill.steps))
-        watchdog = Watchdog(distill.bad_steps, output, accelerator)
+            output.pull("metrics.jsonl")
+            recorder = stack.enter_context(Recorder(output.folder, start, distill.steps))
+            stack.callback(output.push)
+        watchdog = Watchdog(distill.bad_steps, output.folder, accelerator)
         saver = Saver(run.history(config), _attempt(), training.fingerprint)
         stack.enter_context(saver)
         for done in range(start + 1, distill.steps + 1):
-            lanes = {number: training.lane(done - 1, number) for number in mine}
-            result = training.step(done - 1, lanes)
+            result = training.step(done - 1, training.lanes(done - 1))
             watchdog.look(done, result.skipped)
             logged.append(result.figures)
             last, leave = done == distill.steps, False
@@ -58,11 +58,15 @@ def train(config: Config, leaving: Callable[[], bool] = lambda: False) -> int:
                 logged.clear()
                 if recorder:
                     recorder.scalars(done, figures)
-            if recorder and (last or done % distill.sample_every == 0):
-                networks = training.state.networks
-                recorder.grid(done, training.grid.rows(training.step.ema, networks["critic"]))
+            if last or done % distill.sample_every == 0:
+                with accelerator.autocast():  # on every worker: sharded networks need them all
+                    rows = training.grid.rows(training.step.ema, training.state.networks["critic"])
+                if recorder:
+                    recorder.grid(done, rows)
             if last or leave or done % distill.checkpoint_every == 0:
                 saver.save(done, training.state)
+                if recorder:
+                    output.push()
             if leave:
                 break
     return done

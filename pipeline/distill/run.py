@@ -2,24 +2,25 @@
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config
 from pipeline.data.shards import check_stored, read_manifest
-from pipeline.data.store import LocalStore, open_store, record
+from pipeline.data.store import open_store, record
+from pipeline.distill import start
 from pipeline.distill.checkpoint import digest, read_part
 from pipeline.distill.history import History
+from pipeline.distill.output import Output
 from pipeline.files import write_file
 from pipeline.models.build import load_teacher, new_student, teacher_fingerprint
-from pipeline.models.export import read_provenance, save_denoiser
+from pipeline.models.export import save_denoiser
 
 PARTS = ("student", "critic", "ema", "student_optimizer", "critic_optimizer")
 
 # Folders, workers and cadences do not change the optimisation, nor does a later end.
 _FREE = {
     *("output", "workers", "log_every", "sample_every", "checkpoint_every", "keep", "steps"),
-    "bad_steps",
+    *("bad_steps", "sharded", "start_from", "start_weights"),
 }
 
 
@@ -40,6 +41,7 @@ def definition(config: Config) -> dict[str, Any]:
         "seed": config.seed,
         "teacher": teacher,
         "pairs": pairs,
+        "start": start.mark(config) if config.distill.start_from else None,
         "guidance": config.pairs.guidance,
         "network": config.network.model_dump(mode="json"),
         "distill": config.distill.model_dump(mode="json", exclude=_FREE),
@@ -66,20 +68,18 @@ def claim(config: Config) -> None:
     if needs_pairs(config):
         store = open_store(config.pairs.output, config.s3)
         check_stored(store, read_manifest(store))
-    record(
-        LocalStore(Path(config.distill.output)), "run.json", definition(config), "distill.output"
-    )
+    record(Output(config).store, "run.json", definition(config), "distill.output")
 
 
 def finished(config: Config) -> bool:
     """Whether the student of this run's last step is saved already."""
-    found = read_provenance(student_folder(config))
+    found = Output(config).provenance()
     return found is not None and found == _provenance(config, config.distill.steps)
 
 
 def history(config: Config) -> History:
     """The run's checkpoints."""
-    store = open_store(f"{config.distill.output}/checkpoints", config.s3)
+    store = open_store(f"{config.distill.output}/checkpoints", config.s3, "distill.output")
     return History(store, config.distill.keep)
 
 
@@ -101,13 +101,10 @@ def export(config: Config) -> None:
     average.pop("n_averaged")
     student.load_state_dict({key.removeprefix("module."): each for key, each in average.items()})
     state = json.dumps({"step": commit.step, **digests}, indent=2) + "\n"
-    write_file(Path(config.distill.output) / "state.json", state.encode())
-    save_denoiser(student.eval(), student_folder(config), _provenance(config, commit.step))
-
-
-def student_folder(config: Config) -> Path:
-    """Where the run leaves its student, a diffusers folder."""
-    return Path(config.distill.output) / "student"
+    output = Output(config)
+    write_file(output.folder / "state.json", state.encode())
+    save_denoiser(student.eval(), output.folder / "student", _provenance(config, commit.step))
+    output.push()
 
 
 def _provenance(config: Config, steps: int) -> dict[str, Any]:

@@ -1,19 +1,23 @@
 """From the config to a run ready to step: networks, optimisers, data."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.optim import AdamW
 
 from pipeline.config import Config, DistillConfig
 from pipeline.data.order import PairReader
 from pipeline.data.store import open_store
 from pipeline.diffusion import seeds
+from pipeline.distill import start
 from pipeline.distill.checkpoint import State
 from pipeline.distill.dmd import DMD, Lane
 from pipeline.distill.grid import Grid
@@ -30,14 +34,15 @@ class Training:
 
     Attributes:
         step: The optimiser step.
-        lane: The lane `(step, number)`: the same draws and pairs whichever worker asks.
+        lanes: This worker's lanes at a step, by their numbers: the same draws and pairs
+            whichever worker has them.
         grid: Pictures from fixed noise.
         state: What a checkpoint holds.
         fingerprint: SHA-256 of all that defines the optimisation.
     """
 
     step: Step
-    lane: Callable[[int, int], Lane]
+    lanes: Callable[[int], dict[int, Lane]]
     grid: Grid
     state: State
     fingerprint: str
@@ -47,14 +52,18 @@ def prepare(config: Config) -> Training:
     """Build a run at step 0 on this worker's device.
 
     Raises:
-        UserError: If the teacher or the pairs cannot be read, or the pairs are of another
-            teacher.
+        UserError: If the teacher, the pairs or the weights to start from cannot be read, or do
+            not belong together.
     """
     distill = config.distill
     # PyTorch's DDP rebuilds its buckets after the first step of a process, and three and more
     # workers then sum in another order after a restart: with this it does not.
     wrapper = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[wrapper])
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="bf16" if distill.precision == "bf16" else "no",
+        kwargs_handlers=[wrapper],
+    )
     device = accelerator.device
     teacher = load_teacher(config.teacher).to(device)
     method = DMD(
@@ -69,15 +78,23 @@ def prepare(config: Config) -> Training:
         critic_range=distill.critic.range,
         student_every=distill.student.every,
     )
+    bare = {
+        name: new_student(teacher, config.network, config.seed, distill.recompute).to(device)
+        for name in ("student", "critic")
+    }
+    if distill.start_from:
+        start.load(config, bare["student"], bare["critic"])
+    if distill.precision == "bf16":
+        for weight in teacher.parameters():
+            weight.data = weight.data.bfloat16()
+    ema = ema_of(bare["student"], distill.ema)
+    networks: dict[str, nn.Module] = {**bare, "ema": ema}
+    if distill.sharded and dist.is_initialized():
+        for network in networks.values():
+            _shard(network, device)
+    student = _trained(bare["student"], student_rate(distill), accelerator, distill.sharded)
+    critic = _trained(bare["critic"], critic_rate(distill), accelerator, distill.sharded)
     guided = guide(teacher, config.pairs.guidance)
-    student = _trained(
-        new_student(teacher, config.network, config.seed), student_rate(distill), accelerator
-    )
-    critic = _trained(
-        new_student(teacher, config.network, config.seed), critic_rate(distill), accelerator
-    )
-    bare_student = accelerator.unwrap_model(student.network)
-    ema = ema_of(bare_student, distill.ema)
     solver = (config.pairs.solver, config.pairs.steps, config.pairs.guidance)
     return Training(
         step=Step(
@@ -90,16 +107,9 @@ def prepare(config: Config) -> Training:
             lanes=distill.lanes,
             clip=distill.clip,
         ),
-        lane=_lanes(config, method, device),
+        lanes=_lanes(config, method, accelerator),
         grid=Grid(method, teacher, guided, solver, config.seed, device),
-        state=State(
-            networks={
-                "student": bare_student,
-                "critic": accelerator.unwrap_model(critic.network),
-                "ema": ema,
-            },
-            optimizers={"student": student.optimizer, "critic": critic.optimizer},
-        ),
+        state=State(networks, {"student": student.optimizer, "critic": critic.optimizer}),
         fingerprint=fingerprint(config),
     )
 
@@ -134,24 +144,52 @@ def _warmup(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / (steps + 1))
 
 
-def _trained(network: nn.Module, rate: Callable[[int], float], accelerator: Accelerator) -> Trained:
+def _shard(network: nn.Module, device: torch.device) -> None:
+    """Split the weights over all workers with FSDP2, block by block."""
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    for block in _blocks(network):
+        fully_shard(block, mesh=mesh)
+    fully_shard(network, mesh=mesh, reshard_after_forward=True)
+
+
+def _blocks(network: nn.Module) -> Iterator[nn.Module]:
+    """The members of the outermost lists of modules."""
+    for child in network.children():
+        yield from child if isinstance(child, nn.ModuleList) else _blocks(child)
+
+
+def _trained(
+    network: nn.Module, rate: Callable[[int], float], accelerator: Accelerator, sharded: bool
+) -> Trained:
     """AdamW with the betas and weight decay of DMD (arXiv 2311.18828, Section 5.1)."""
     optimizer = AdamW(network.parameters(), betas=(0.9, 0.999), weight_decay=0.01, fused=True)
+    if sharded:  # Accelerate would wrap it in DDP
+        return Trained(network, optimizer, rate)
     prepared, prepared_optimizer = accelerator.prepare(network, optimizer)
     return Trained(prepared, prepared_optimizer, rate)
 
 
-def _lanes(config: Config, method: DMD, device: torch.device) -> Callable[[int, int], Lane]:
+def _lanes(
+    config: Config, method: DMD, accelerator: Accelerator
+) -> Callable[[int], dict[int, Lane]]:
     distill, reader = config.distill, None
     if needs_pairs(config):
         size = distill.regression.batch_size // distill.lanes
         reader = PairReader(open_store(config.pairs.output, config.s3), config.seed, size)
+    rank, workers = accelerator.process_index, accelerator.num_processes
 
     def lane(step: int, number: int) -> Lane:
         rng = seeds.generator("distill", config.seed, step, number)
         pairs = None
         if reader is not None and method.turn(step).regression:
             pairs = reader.batch(step * distill.lanes + number)
-        return method.draw(distill.batch_size // distill.lanes, rng, pairs).to(device)
+        drawn = method.draw(distill.batch_size // distill.lanes, rng, pairs)
+        return drawn.to(accelerator.device)
 
-    return lane
+    def lanes(step: int) -> dict[int, Lane]:
+        mine = {number: lane(step, number) for number in range(rank, distill.lanes, workers)}
+        if distill.sharded and len(mine) < -(-distill.lanes // workers):
+            mine[rank + len(mine) * workers] = replace(mine[rank], weight=0.0)
+        return mine
+
+    return lanes

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel
 
 from pipeline.distill.dmd import DMD, Lane, Loss
@@ -99,7 +100,8 @@ class Step:
         samples: dict[int, Tensor] = {}
         done = Done({}, [])
         if turn.critic and not turn.matching:
-            samples = {n: self.method.samples(bare_student, lane) for n, lane in mine.items()}
+            with self.accelerator.autocast():
+                samples = {n: self.method.samples(bare_student, lane) for n, lane in mine.items()}
         if turn.student:
 
             def student_loss(number: int) -> Loss:
@@ -135,9 +137,12 @@ class Step:
         losses, last = {}, max(lanes)
         for number in lanes:
             with nullcontext() if number == last else self.accelerator.no_sync(trained.network):
-                losses[number] = loss_of(number)
-                self.accelerator.backward(losses[number].total * share)
+                with self.accelerator.autocast():
+                    losses[number] = loss_of(number)
+                self.accelerator.backward(losses[number].total * (share * lanes[number].weight))
         norm = self.accelerator.clip_grad_norm_(trained.network.parameters(), self.clip)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
         if norm.isfinite():
             for group in trained.optimizer.param_groups:
                 group["lr"] = trained.rate(step)
@@ -145,9 +150,10 @@ class Step:
         else:
             done.skipped.append(_reason(name, lanes, losses))
         trained.optimizer.zero_grad()
-        for loss in losses.values():
+        for number, loss in losses.items():
             for part, value in loss.parts.items():
-                done.figures[part] = done.figures.get(part, 0.0) + value / self.lanes
+                mean = value * (lanes[number].weight / self.lanes)
+                done.figures[part] = done.figures.get(part, 0.0) + mean
         done.figures[f"{name}_norm"] = norm / self.accelerator.num_processes
         return losses
 

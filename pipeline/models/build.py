@@ -104,14 +104,21 @@ def load_student(folder: str | Path) -> Denoiser:
     return student.eval().requires_grad_(False)
 
 
-def new_student(teacher: Denoiser, network: NetworkConfig, seed: int) -> UNet2D:
+def new_student(
+    teacher: Denoiser, network: NetworkConfig, seed: int, recompute: bool = False
+) -> UNet2D:
     """A trainable copy of the teacher; for an analytic teacher, a small network from scratch.
 
-    The critic starts as a student too: all three networks have one architecture.
+    The critic starts as a student too: all three networks have one architecture. With
+    `recompute` the backward pass makes the activations again instead of keeping them.
     """
     if isinstance(teacher, UNet2D):
-        return copy.deepcopy(teacher).train().requires_grad_(True)
-    return new_unet(network, teacher.shape, teacher.classes, seed)
+        student = copy.deepcopy(teacher).train().requires_grad_(True)
+    else:
+        student = new_unet(network, teacher.shape, teacher.classes, seed)
+    if recompute:
+        student.unet.enable_gradient_checkpointing()
+    return student
 
 
 def teacher_fingerprint(teacher: TeacherConfig) -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.distill import loop, run
+from pipeline.distill import loop, run, setup
 from pipeline.distill.checkpoint import read_part
 from pipeline.distill.dmd import DMD
 from pipeline.distill.history import History
@@ -212,3 +212,64 @@ def test_export_is_the_averaged_student(tiny):
     student = load_student(config.evaluate.student)
     for name, value in student.state_dict().items():
         assert torch.equal(value, average[f"module.{name}"])
+
+
+def test_recomputed_activations_change_no_bit(tiny):
+    kept_in_memory, again = tiny("kept"), tiny("again", recompute=True)
+    loop.train(kept_in_memory)
+    loop.train(again)
+    ours, theirs = digests(again), digests(kept_in_memory)
+    assert ours == theirs
+
+
+def start_settings(config, origin: str, weights: str) -> dict:
+    output = Path(config.distill.output)
+    places = {
+        "run": output,
+        "checkpoint": output / "checkpoints" / run.history(config).commits()[1].name,
+        "student": output / "student",
+    }
+    return {"start_from": str(places[origin]), "start_weights": weights, "regression_steps": 0}
+
+
+@pytest.mark.parametrize(
+    ("origin", "weights"),
+    [("run", "ema"), ("run", "raw"), ("checkpoint", "raw"), ("student", "ema")],
+)
+def test_a_new_run_starts_from_earlier_weights_with_fresh_optimisers(tiny, origin, weights):
+    first = tiny("first")
+    loop.train(first)
+    run.export(first)
+    second = tiny("second", **start_settings(first, origin, weights))
+    made = setup.prepare(second)
+    student = made.state.networks["student"].state_dict()
+    only = None if origin != "checkpoint" else run.history(first).commits()[1].name
+    with run.history(first).newest(only) as found:
+        expected = read_part(found[1], "ema" if weights == "ema" else "student")
+        critic = read_part(found[1], "critic")
+    for name, value in student.items():
+        assert torch.equal(value, expected[f"module.{name}" if weights == "ema" else name])
+    same = [
+        torch.equal(v, critic[k]) for k, v in made.state.networks["critic"].state_dict().items()
+    ]
+    assert all(same) == (origin != "student")
+    moments = made.state.tensors()
+    assert not any(v.any() for k, v in moments.items() if "_optimizer." in k)
+    loop.train(second)
+    run.claim(second)
+    with pytest.raises(UserError, match="it has .*start"):
+        run.claim(tiny("second", regression_steps=0))
+
+
+def test_start_from_something_else_is_one_clear_line(tiny, tmp_path):
+    with pytest.raises(UserError, match="distill.start_from: .*no finished run .*no student's"):
+        setup.prepare(tiny(start_from=str(tmp_path)))
+    other = tiny("other", regression_steps=2)
+    loop.train(other)
+    run.export(other)
+    config = tiny("wide", start_from=f"{other.distill.output}/student")
+    config = config.model_copy(
+        update={"network": config.network.model_copy(update={"channels": (16,)})}
+    )
+    with pytest.raises(UserError, match="is another network"):
+        setup.prepare(config)

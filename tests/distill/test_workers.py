@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.config import Config
 from pipeline.distill import run
 from pipeline.distill.checkpoint import read_part
+from pipeline.models.build import new_unet
+from pipeline.models.export import save_denoiser
 from tests.distill.workers import train
 
 FOUR_LANES = {"lanes": 4, "checkpoint_every": 100}
@@ -23,6 +26,29 @@ def weights(config) -> dict[str, torch.Tensor]:
 def digests(config) -> dict:
     run.export(config)
     return json.loads((Path(config.distill.output) / "state.json").read_text())
+
+
+def lines(config) -> list[dict]:
+    file = Path(config.distill.output) / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("lanes", [4, 3])
+def test_sharded_networks_take_the_steps_of_copied_ones(tiny, lanes):
+    """Also where the workers' lanes are not as many; and one worker goes on from there."""
+    settings = {"lanes": lanes, "batch_size": 12, "regression": {"batch_size": 12}, "log_every": 1}
+    settings |= {"steps": 20, "checkpoint_every": 20}
+    copied, sharded = (
+        tiny(f"{name}", **settings, sharded=name == "sharded") for name in ("copied", "sharded")
+    )
+    train(copied, 2)
+    train(sharded, 2)
+    for ours, theirs in zip(lines(sharded), lines(copied), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-7)
+    weights(sharded)
+    longer = tiny("sharded", **settings | {"steps": 22})
+    train(longer, 1)
+    assert lines(longer)[-1]["step"] == 22
 
 
 def test_in_float64_any_number_of_workers_takes_the_same_20_steps(tiny):
@@ -49,3 +75,21 @@ def test_a_broken_run_of_several_workers_ends_with_the_same_bits(tiny, workers):
     train(broken, workers, 4)
     train(broken, workers)
     assert digests(whole) == digests(broken)
+
+
+def test_bf16_stays_near_fp32_and_keeps_its_weights_in_fp32(tiny, tmp_path):
+    def unet_teacher(run: str, precision: str):
+        config = tiny(run, regression_steps=0, regression={"weight": 0.0}, precision=precision)
+        teacher = new_unet(config.network, config.shape, 3, seed=7)
+        save_denoiser(teacher, tmp_path / "teacher", {})
+        tree = config.model_dump(mode="json")
+        tree["teacher"] |= {"kind": "diffusers", "output": str(tmp_path / "teacher")}
+        return Config.model_validate(tree | {"data": {"name": "digits", "size": 4}})
+
+    exact, half = unet_teacher("exact", "fp32"), unet_teacher("half", "bf16")
+    for config in (exact, half):
+        train(config, 1)
+    for ours, theirs in zip(lines(half), lines(exact), strict=True):
+        assert ours["critic"] == pytest.approx(theirs["critic"], rel=0.05)
+        assert ours["critic"] != theirs["critic"]
+    assert all(value.dtype in (torch.float32, torch.int64) for value in weights(half).values())

@@ -1,0 +1,90 @@
+"""Earlier weights that a new run begins from: a stage after a stage."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import nn
+
+from pipeline.config import Config
+from pipeline.data.fetch import fetch
+from pipeline.data.store import Store, open_store
+from pipeline.distill.checkpoint import read_part
+from pipeline.distill.history import History
+from pipeline.errors import UserError
+from pipeline.models.build import WEIGHTS, load_student
+
+
+def mark(config: Config) -> str:
+    """SHA-256 of what stands for the weights in `distill.start_from`.
+
+    Raises:
+        UserError: If there is no finished run, checkpoint or student's folder.
+    """
+    store, name = _find(config)
+    text = f"{config.distill.start_weights} " + hashlib.sha256(store.get(name)).hexdigest()
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load(config: Config, student: nn.Module, critic: nn.Module) -> None:
+    """Put the weights into new networks; the critic's too, where a run left them.
+
+    Raises:
+        UserError: As `mark`, or if they are of another network.
+    """
+    where = str(config.distill.start_from)
+    try:
+        with _checkpoint(config) as folder:
+            if folder is None:
+                student.load_state_dict(_earlier_student(config).state_dict())
+                return
+            part = {"ema": "ema", "raw": "student"}[config.distill.start_weights]
+            weights = read_part(folder, part)
+            weights.pop("n_averaged", None)
+            student.load_state_dict({k.removeprefix("module."): v for k, v in weights.items()})
+            critic.load_state_dict(read_part(folder, "critic"))
+    except RuntimeError as error:
+        raise UserError(f"distill.start_from: {where} is another network: {error}") from error
+
+
+def _earlier_student(config: Config) -> nn.Module:
+    where = str(config.distill.start_from)
+    local = fetch(where, config.s3, "distill.start_from") if "://" in where else Path(where)
+    return load_student(local)
+
+
+@contextmanager
+def _checkpoint(config: Config) -> Iterator[Path | None]:
+    """The files of the checkpoint that is meant; None for a student's folder."""
+    store, name = _find(config)
+    if name == WEIGHTS:
+        yield None
+        return
+    where, only = str(config.distill.start_from), None
+    if name == "state.json":
+        store = open_store(f"{where}/checkpoints", config.s3, "distill.start_from")
+    else:
+        only = name.removesuffix(".json")
+    with History(store, keep=1).newest(only) as found:
+        assert found is not None, "its commit is there"
+        yield found[1]
+
+
+def _find(config: Config) -> tuple[Store, str]:
+    """A store, and the name of the object in it that tells one origin from another."""
+    where = str(config.distill.start_from)
+    store = open_store(where, config.s3, "distill.start_from")
+    names = store.tree()
+    for name in ("state.json", WEIGHTS):
+        if name in names:
+            return store, name
+    parent, _, name = where.rpartition("/")
+    if parent.endswith("/checkpoints"):
+        beside = open_store(parent, config.s3, "distill.start_from")
+        if f"{name}.json" in beside.list():
+            return beside, f"{name}.json"
+    raise UserError(
+        f"distill.start_from: {where} is no finished run (state.json), no checkpoint of one "
+        "(<run>/checkpoints/<name>) and no student's folder"
+    )
