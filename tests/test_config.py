@@ -18,8 +18,10 @@ def test_round_trip_through_plain_dict() -> None:
     assert Config.model_validate(config.model_dump(mode="json")) == config
 
 
-def test_of_the_outputs_only_pairs_can_be_on_s3() -> None:
-    with pytest.raises(ValidationError, match="distill.output: 's3://bucket/run/distill'.*pairs"):
+def test_of_the_outputs_only_pairs_and_distill_can_be_on_s3() -> None:
+    config = Config.model_validate({"distill": {"output": "s3://bucket/run"}})
+    assert config.evaluate.student == "s3://bucket/run/student"
+    with pytest.raises(ValidationError, match="evaluate.output: 's3://bucket/run'.*pairs and dis"):
         Config(run="s3://bucket/run")
 
 

@@ -43,6 +43,25 @@ def test_list_is_sorted_and_sees_only_finished_objects(tmp_path):
     assert list(store.list("b-")) == ["b-1", "b-2"]
 
 
+def test_files_of_a_tree_go_in_whole_and_come_out_again(tmp_path):
+    store, file = LocalStore(tmp_path / "store"), tmp_path / "file"
+    for text in ("one", "two"):
+        file.write_text(text)
+        store.upload(file, "a/b.txt")
+    store.put("c", b"3")
+    (tmp_path / "store" / "a" / ".b.tmp").write_bytes(b"left by a dead process")
+    assert list(store.tree()) == ["a/b.txt", "c"]
+    store.download("a/b.txt", tmp_path / "new" / "copy")
+    assert (tmp_path / "new" / "copy").read_text() == "two"
+    (tmp_path / "store" / "a" / ".b.tmp").unlink()
+    store.delete("a/b.txt")
+    assert os.listdir(store.folder) == ["c"], "an empty folder goes with its last file"
+    with pytest.raises(UserError, match="cannot read .*b.txt: No such file"):
+        store.download("a/b.txt", tmp_path / "copy")
+    with pytest.raises(UserError, match="cannot write .*a: "):
+        LocalStore(file).upload(file, "a")
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

@@ -1,0 +1,75 @@
+"""A run whose folder is on S3."""
+
+import json
+from pathlib import Path
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from pipeline.config import Config
+from pipeline.data import s3
+from pipeline.data.fetch import fetch_inputs
+from pipeline.distill import loop, run
+from pipeline.models.build import load_student
+
+
+@pytest.fixture
+def bucket(monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "some-key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "some-secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    with mock_aws():
+        s3._connect.cache_clear()
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="bucket")
+        yield client
+    s3._connect.cache_clear()
+
+
+def remote(config: Config) -> Config:
+    tree = config.model_dump(mode="json")
+    tree["distill"] |= {"output": "s3://bucket/runs/one"}
+    tree["evaluate"] |= {"student": "s3://bucket/runs/one/student"}
+    return Config.model_validate(tree)
+
+
+def names(bucket) -> list[str]:
+    found = bucket.list_objects_v2(Bucket="bucket").get("Contents", [])
+    return [each["Key"].removeprefix("runs/one/") for each in found]
+
+
+def text(bucket, name: str) -> str:
+    return bucket.get_object(Bucket="bucket", Key=f"runs/one/{name}")["Body"].read().decode()
+
+
+def test_a_run_on_s3_goes_on_on_another_machine_and_ends_like_a_local_one(
+    tiny, bucket, tmp_path, monkeypatch
+):
+    local, here = tiny("local"), remote(tiny("any"))
+    loop.train(local)
+    run.export(local)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one-machine"))
+    run.claim(here)
+    answers = iter([False, False, True])
+    assert loop.train(here, lambda: next(answers)) == 6
+    newest = max(name for name in names(bucket) if name.endswith(".safetensors"))
+    assert newest.startswith("checkpoints/0000006")
+    key = f"runs/one/{newest}"
+    whole = bucket.get_object(Bucket="bucket", Key=key)["Body"].read()
+    bucket.put_object(Bucket="bucket", Key=key, Body=whole[:-1000])
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another-machine"))
+    assert not run.finished(here)
+    assert loop.train(here) == 10
+    run.export(here)
+    assert run.finished(here)
+
+    output = Path(local.distill.output)
+    for name in ("state.json", "metrics.jsonl"):
+        assert text(bucket, name) == (output / name).read_text()
+    assert json.loads(text(bucket, "state.json"))["step"] == 10
+    assert {"samples/step-0000005.png", "samples/step-0000010.png"} <= set(names(bucket))
+    assert load_student(fetch_inputs(here, "evaluate").evaluate.student).shape == (1, 4, 4)
