@@ -3,7 +3,7 @@
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from ray.train import RunConfig, ScalingConfig
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer
+from ray.util.metrics import Gauge
 
 from pipeline.cluster.session import connect, user_errors
 from pipeline.config import Config
@@ -154,7 +155,20 @@ def _worker(settings: dict[str, Any]) -> None:
         stop = broadcast_from_rank_zero(first and bool(store.list(_STOP)))
         return stop or ray.train.get_preemption_info() is not None
 
-    loop.train(config, leaving)
+    loop.train(config, leaving, _gauges())
+
+
+def _gauges() -> Callable[[dict[str, float]], None]:
+    """Shows figures as metrics of the Ray cluster: ray_dmd_<name>."""
+    gauges: dict[str, Gauge] = {}
+
+    def show(figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            if name not in gauges:
+                gauges[name] = Gauge(f"dmd_{name}", "Distillation: see docs/training.md.")
+            gauges[name].set(value)
+
+    return show
 
 
 def _line(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """The training loop of one worker: lanes -> steps -> metrics, pictures, checkpoints."""
 
+import resource
 import secrets
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from pipeline.config import Config
 from pipeline.distill import checkpoint, run
+from pipeline.distill.clock import Clock
 from pipeline.distill.output import Output
 from pipeline.distill.record import Recorder
 from pipeline.distill.saving import Saver
@@ -19,13 +21,18 @@ from pipeline.distill.watchdog import Watchdog
 from pipeline.errors import UserError
 
 
-def train(config: Config, leaving: Callable[[], bool] = lambda: False) -> int:
+def train(
+    config: Config,
+    leaving: Callable[[], bool] = lambda: False,
+    show: Callable[[dict[str, float]], None] = lambda figures: None,
+) -> int:
     """Train from the newest checkpoint, or from the teacher, to the last step.
 
     Args:
         config: Of the run.
         leaving: Whether to save and leave now. All workers call it together, every
             `distill.log_every` steps, and all get the same answer.
+        show: Gets the first worker's figures at the same steps.
 
     Returns:
         Steps done, of which a checkpoint is kept: all of them, unless it was to leave.
@@ -35,7 +42,7 @@ def train(config: Config, leaving: Callable[[], bool] = lambda: False) -> int:
             the gradients stay without finite values.
     """
     distill, training = config.distill, prepare(config)
-    accelerator, output = training.step.accelerator, Output(config)
+    accelerator, clock, output = training.step.accelerator, training.step.clock, Output(config)
     done = start = _resume(config, training)
     logged: list[dict[str, Tensor]] = []
     with ExitStack() as stack:
@@ -48,25 +55,34 @@ def train(config: Config, leaving: Callable[[], bool] = lambda: False) -> int:
         saver = Saver(run.history(config), _attempt(), training.fingerprint)
         stack.enter_context(saver)
         for done in range(start + 1, distill.steps + 1):
-            result = training.step(done - 1, training.lanes(done - 1))
+            with clock("data"):
+                lanes = training.lanes(done - 1)
+            result = training.step(done - 1, lanes)
             watchdog.look(done, result.skipped)
             logged.append(result.figures)
             last, leave = done == distill.steps, False
             if last or done % distill.log_every == 0:
                 leave = not last and leaving()
                 figures = _figures(logged, accelerator) | {"skipped": watchdog.total}
-                logged.clear()
                 if recorder:
+                    watchdog.drift(done, figures)
+                    figures |= _costs(clock, len(logged), distill.batch_size, accelerator.device)
                     recorder.scalars(done, figures)
+                    show(figures)
+                logged.clear()
             if last or done % distill.sample_every == 0:
-                with accelerator.autocast():  # on every worker: sharded networks need them all
-                    rows = training.grid.rows(training.step.ema, training.state.networks["critic"])
-                if recorder:
-                    recorder.grid(done, rows)
+                with clock("picture"):
+                    # On every worker: sharded networks need them all.
+                    with accelerator.autocast():
+                        critic = training.state.networks["critic"]
+                        rows = training.grid.rows(training.step.ema, critic)
+                    if recorder:
+                        recorder.grid(done, rows)
             if last or leave or done % distill.checkpoint_every == 0:
-                saver.save(done, training.state)
-                if recorder:
-                    output.push()
+                with clock("checkpoint"):
+                    saver.save(done, training.state)
+                    if recorder:
+                        output.push()
             if leave:
                 break
     return done
@@ -95,6 +111,17 @@ def _attempt() -> str:
     name: list[str] = [secrets.token_hex(4)]
     broadcast_object_list(name)
     return name[0]
+
+
+def _costs(clock: Clock, steps: int, batch: int, device: torch.device) -> dict[str, float]:
+    """Time of a step by its parts, samples per second, and the most memory this worker held."""
+    split = clock.split(steps)
+    if device.type == "cuda":
+        held = torch.cuda.max_memory_allocated(device)
+    else:
+        held = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    rate = batch / split["seconds_step"]
+    return {**split, "samples_per_second": rate, "memory_gib": held / 2**30}
 
 
 def _figures(logged: list[dict[str, Tensor]], accelerator: Accelerator) -> dict[str, float]:

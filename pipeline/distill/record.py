@@ -13,6 +13,8 @@ from pipeline.errors import UserError
 from pipeline.pictures import save_grid
 from pipeline.progress import progress
 
+_SHOWN = ("regression", "matching_gradient", "critic", "sample_std", "student_norm", "skipped")
+
 
 class Recorder:
     """Shows and writes the metrics and pictures of one run; made on the first worker alone.
@@ -44,7 +46,8 @@ class Recorder:
             lines.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
-        self.bar.update(step - self.done, **values)
+        shown = {name: each for name, each in values.items() if name in _SHOWN}
+        self.bar.update(step - self.done, **shown)
         self.done = step
 
     def grid(self, step: int, rows: dict[str, Tensor]) -> None:

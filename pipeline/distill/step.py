@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel
 
+from pipeline.distill.clock import Clock
 from pipeline.distill.dmd import DMD, Lane, Loss
 from pipeline.models.sampling import Denoise
 
@@ -76,6 +77,7 @@ class Step:
         accelerator: Device, precision and gradient synchronisation.
         lanes: Number of lanes in the global batch.
         clip: Largest norm of a gradient.
+        clock: Counts the student's and the critic's share of the time.
     """
 
     method: DMD
@@ -86,6 +88,7 @@ class Step:
     accelerator: Accelerator
     lanes: int
     clip: float
+    clock: Clock = field(default_factory=Clock)
 
     def __call__(self, step: int, mine: dict[int, Lane]) -> Done:
         """Run step `step`, counted from 0, on this worker's lanes, by their numbers.
@@ -100,7 +103,7 @@ class Step:
         samples: dict[int, Tensor] = {}
         done = Done({}, [])
         if turn.critic and not turn.matching:
-            with self.accelerator.autocast():
+            with self.clock("student"), self.accelerator.autocast():
                 samples = {n: self.method.samples(bare_student, lane) for n, lane in mine.items()}
         if turn.student:
 
@@ -108,15 +111,17 @@ class Step:
                 network, lane = self.student.network, mine[number]
                 return self.method.student_loss(turn, network, self.teacher, bare_critic, lane)
 
-            losses = self._update("student", self.student, step, mine, student_loss, done)
+            with self.clock("student"):
+                losses = self._update("student", self.student, step, mine, student_loss, done)
+                self.ema.update_parameters(bare_student)
             samples |= {n: x.samples for n, x in losses.items() if x.samples is not None}
-            self.ema.update_parameters(bare_student)
         if turn.critic:
 
             def critic_loss(number: int) -> Loss:
                 return self.method.critic_loss(self.critic.network, samples[number], mine[number])
 
-            self._update("critic", self.critic, step, mine, critic_loss, done)
+            with self.clock("critic"):
+                self._update("critic", self.critic, step, mine, critic_loss, done)
         return done
 
     def _update(

@@ -1,7 +1,8 @@
-"""What keeps numbers that are not finite out of the weights, and says where they came from."""
+"""What tells of numbers that are not finite, where they came from, and of a run that drifts."""
 
 import json
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -9,6 +10,8 @@ from accelerate.utils import gather_object
 
 from pipeline.distill.step import Skipped
 from pipeline.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -26,6 +29,8 @@ class Watchdog:
     accelerator: Accelerator
     in_a_row: int = 0
     total: int = 0
+    first: dict[str, float] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
 
     def look(self, step: int, skipped: list[Skipped]) -> None:
         """Take note of a step, counted from 1; every worker calls it with what it has seen.
@@ -51,6 +56,38 @@ class Watchdog:
                 f"{_where(found[0])}; the batches are in {file}, the last checkpoint is good; "
                 "start another run with a lower learning rate or a smaller distill.clip"
             )
+
+    def drift(self, step: int, figures: dict[str, float]) -> None:
+        """Warn, once for each, where the samples or a gradient are no longer what they were.
+
+        Args:
+            step: Steps done.
+            figures: The log's, over all lanes.
+        """
+        for name, (low, high, hint) in _DRIFT.items():
+            if name not in figures:
+                continue
+            value, first = figures[name], self.first.setdefault(name, figures[name])
+            if not low * first <= value <= high * first and name not in self.told:
+                self.told.add(name)
+                log.warning(
+                    "step %d: %s went from %.3g to %.3g: %s", step, name, first, value, hint
+                )
+
+
+_DRIFT = {
+    "sample_std": (
+        *(0.5, 2.0),
+        "the student's samples become all alike, or blow up; lower distill.student.lr, raise "
+        "distill.student.every or distill.regression.weight",
+    ),
+    "critic": (
+        *(0.0, 5.0),
+        "the critic loses the student; raise distill.student.every or lower distill.student.lr",
+    ),
+    "critic_norm": (0.0, 20.0, "the critic's gradients grow; lower distill.critic.lr"),
+}
+"""Figure -> the parts of its first value between which it is left alone, and what to do."""
 
 
 def _where(row: dict[str, object]) -> str:

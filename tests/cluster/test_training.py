@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 STEPS = 60
 
 
-def settings(folder: Path, workers: int) -> list[str]:
+def settings(folder: Path, workers: int, **more: object) -> list[str]:
     values = {
         "run": folder,
         "pairs.output": folder.parent / "pairs",
@@ -38,6 +38,7 @@ def settings(folder: Path, workers: int) -> list[str]:
         "distill.sample_every": STEPS,
         "distill.workers.min": workers,
         "distill.workers.max": workers,
+        **{name.replace("__", "."): value for name, value in more.items()},
     }
     flags = [text for name, value in values.items() for text in (f"--{name}", str(value))]
     return ["--config", "configs/gaussian.yaml", *flags]
@@ -46,8 +47,8 @@ def settings(folder: Path, workers: int) -> list[str]:
 class Run:
     """A distillation in a process of its own, on the session's cluster."""
 
-    def __init__(self, start, folder: Path, workers: int):
-        self.settings = settings(folder, workers)
+    def __init__(self, start, folder: Path, workers: int, **more: object):
+        self.settings = settings(folder, workers, **more)
         self.config, _ = load("distill", self.settings)
         self.start = start
 
@@ -96,3 +97,27 @@ def test_a_stopped_job_saves_and_says_where_it_stands(ray_cluster, start, tmp_pa
     assert lines[-1].endswith(f"stopped at step {one.step()}; run the same command to go on")
     assert 10 <= one.step() < STEPS
     assert "Traceback" not in job.log.read_text()
+
+
+def lines(config) -> list[dict]:
+    file = Path(config.distill.output) / "metrics.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    costs = ("seconds", "samples_per", "memory")
+    return [{k: v for k, v in row.items() if not k.startswith(costs)} for row in rows]
+
+
+def test_a_node_lost_and_a_node_got_change_neither_steps_nor_samples(ray_cluster, start, tmp_path):
+    more = {"distill__steps": 160, "distill__log_every": 1, "distill__keep": 100}
+    elastic = settings(tmp_path / "elastic", 2, **more, distill__workers__min=1)
+    job = start("-m", "tests.cluster.losing_nodes", *elastic)
+    events = [line.split() for line in job.finish() if line.split()[0] in ("lost", "got", "done")]
+    assert [name for name, _ in events] == ["lost", "got", "done"]
+    config, _ = load("distill", elastic)
+    assert int(events[-1][1]) == 160
+    sizes = [len(commit.files) for commit in reversed(run.history(config).commits())]
+    assert sizes[0] == 2 and 1 in sizes and sizes[-1] == 2, "shrunk and grown"
+    one = Run(start, tmp_path / "alone", 1, **more)
+    one.job().finish()
+    # The same ids and noise at every step: else the losses would not agree to rounding.
+    for ours, theirs in zip(lines(config), lines(one.config), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-2, abs=1e-5)

@@ -13,6 +13,7 @@ from pipeline.distill import loop, run, setup
 from pipeline.distill.checkpoint import read_part
 from pipeline.distill.dmd import DMD
 from pipeline.distill.history import History
+from pipeline.distill.watchdog import Watchdog
 from pipeline.errors import UserError
 from pipeline.models.build import load_student
 
@@ -44,7 +45,9 @@ def digests(config) -> dict:
 
 def lines(config) -> list[dict]:
     file = Path(config.distill.output) / "metrics.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    costs = ("seconds", "samples_per", "memory")
+    return [{k: v for k, v in row.items() if not k.startswith(costs)} for row in rows]
 
 
 def test_a_run_leaves_checkpoints_metrics_and_pictures(tiny):
@@ -273,3 +276,26 @@ def test_start_from_something_else_is_one_clear_line(tiny, tmp_path):
     )
     with pytest.raises(UserError, match="is another network"):
         setup.prepare(config)
+
+
+def test_drift_is_told_once_in_plain_words(caplog):
+    watchdog = Watchdog(5, Path(), None)
+    for step, spread in enumerate((0.5, 0.45, 0.2, 0.1), 1):
+        watchdog.drift(step, {"sample_std": spread, "critic": 0.1})
+    assert len(caplog.messages) == 1
+    assert (
+        "step 3: sample_std went from 0.5 to 0.2: the student's samples become all alike"
+        in (caplog.messages[0])
+    )
+
+
+def test_a_line_of_metrics_says_where_the_time_goes(tiny):
+    config = tiny(log_every=10)
+    loop.train(config)
+    line = json.loads((Path(config.distill.output) / "metrics.jsonl").read_text())
+    parts = ("data", "student", "critic", "picture", "checkpoint")
+    split = {part: line[f"seconds_{part}"] for part in parts}
+    assert all(seconds > 0 for seconds in split.values())
+    assert 0.5 * line["seconds_step"] < sum(split.values()) <= line["seconds_step"]
+    assert line["samples_per_second"] == pytest.approx(8 / line["seconds_step"])
+    assert 0.05 < line["memory_gib"] < 24

@@ -69,7 +69,7 @@ def test_one_step_covers_every_mode_and_matching_clears_the_space_between():
     outside = {}
     for number in range(1300):
         rows = torch.randint(4096, (256,), generator=rng)
-        step(number, [method.draw(256, rng, pairs.rows(rows))])
+        step(number, {0: method.draw(256, rng, pairs.rows(rows))})
         if number + 1 in (300, 1300):
             with torch.no_grad():
                 points = one_step(step.ema.module, method.schedule, fresh, None)

@@ -68,8 +68,9 @@ def test_a_run_on_s3_goes_on_on_another_machine_and_ends_like_a_local_one(
     assert run.finished(here)
 
     output = Path(local.distill.output)
-    for name in ("state.json", "metrics.jsonl"):
-        assert text(bucket, name) == (output / name).read_text()
+    assert text(bucket, "state.json") == (output / "state.json").read_text()
+    steps = [json.loads(line)["step"] for line in text(bucket, "metrics.jsonl").splitlines()]
+    assert steps == [2, 4, 6, 8, 10]
     assert json.loads(text(bucket, "state.json"))["step"] == 10
     assert {"samples/step-0000005.png", "samples/step-0000010.png"} <= set(names(bucket))
     assert load_student(fetch_inputs(here, "evaluate").evaluate.student).shape == (1, 4, 4)

@@ -65,9 +65,11 @@ def _worker(rank, workers, port, settings, steps, double) -> None:
 
 def _double(lane, device):
     """The same lane in float64."""
+    import torch
 
     def wide(value):
-        return value.double() if value is not None and value.is_floating_point() else value
+        floats = isinstance(value, torch.Tensor) and value.is_floating_point()
+        return value.double() if floats else value
 
     pairs = lane.pairs
     if pairs is not None:

@@ -1,0 +1,54 @@
+"""Distills on a Ray cluster of two nodes that loses one and gets another.
+
+    python tests/cluster/losing_nodes.py <settings of the job>
+
+Prints a line with the step at each event.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from ray.cluster_utils import Cluster
+
+from pipeline.cli import load
+from pipeline.cluster import distill as job
+from pipeline.cluster.pairs import make_pairs
+from pipeline.distill import run
+
+job.RESIZE_SECONDS = 4.0
+
+
+def main() -> None:
+    config, _ = load("distill", sys.argv[1:])
+    cluster = Cluster(
+        initialize_head=True,
+        connect=True,
+        head_node_args={"num_cpus": 0, "include_dashboard": False},
+    )
+    first, second = (cluster.add_node(num_cpus=1) for _ in range(2))
+    cluster.wait_for_nodes()
+    make_pairs(config)
+    thread = threading.Thread(target=job.distill, args=(config,))
+    thread.start()
+
+    def wait_for(condition: Callable[[], bool]) -> None:
+        while thread.is_alive() and not condition():
+            time.sleep(0.1)
+
+    def step() -> int:
+        return run.history(config).step()
+
+    wait_for(lambda: step() >= config.distill.steps // 4)
+    cluster.remove_node(second, allow_graceful=False)
+    print("lost", lost := step(), flush=True)
+    wait_for(lambda: step() >= lost + config.distill.steps // 4)
+    cluster.add_node(num_cpus=1)
+    print("got", step(), flush=True)
+    thread.join()
+    print("done", step(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
