@@ -42,6 +42,14 @@ def test_gpu_group_is_spot_and_shrinks_to_nothing(cluster: dict[str, Any]) -> No
     assert gpu["min_workers"] == 0 < gpu["max_workers"] <= cluster["max_workers"]
 
 
+def test_workers_watch_for_spot_notices(cluster: dict[str, Any]) -> None:
+    place = next(k for k, v in cluster["file_mounts"].items() if v == "deploy/spot_watcher.py")
+    assert (ROOT / "deploy" / "spot_watcher.py").is_file()
+    started = cluster["worker_start_ray_commands"][-1]
+    assert place.replace("/home/ubuntu", "$HOME") in started
+    assert started.index("ray start") < started.index("spot_watcher")
+
+
 def test_set_up_takes_the_pinned_set(cluster: dict[str, Any]) -> None:
     mounted = cluster["file_mounts"].values()
     assert {"pyproject.toml", "constraints.txt"} <= set(mounted)

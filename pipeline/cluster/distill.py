@@ -147,18 +147,24 @@ def _worker(settings: dict[str, Any]) -> None:
     """What runs on every worker."""
     config = fetch_inputs(Config.model_validate(settings), "teacher")
     torch.set_num_threads(max(1, int(config.distill.workers.cpus)))
-    store = run.history(config).store
-
-    def leaving() -> bool:
-        """Stopped by the driver, or a node of the group is about to be taken away."""
-        first = ray.train.get_context().get_world_rank() == 0
-        stop = broadcast_from_rank_zero(first and bool(store.list(_STOP)))
-        return stop or ray.train.get_preemption_info() is not None
-
-    loop.train(config, leaving, _gauges())
+    loop.train(config, leaving(config), gauges())
 
 
-def _gauges() -> Callable[[dict[str, float]], None]:
+def leaving(config: Config) -> Callable[[], bool]:
+    """Asks whether the driver was stopped, or a node of the group is about to be taken away."""
+    store, first = run.history(config).store, ray.train.get_context().get_world_rank() == 0
+
+    def ask() -> bool:
+        stopped = broadcast_from_rank_zero(first and bool(store.list(_STOP)))
+        preempted = ray.train.get_preemption_info() is not None
+        if first and preempted:
+            print("distill  a node is about to be taken away: saving, then on with the others")
+        return stopped or preempted
+
+    return ask
+
+
+def gauges() -> Callable[[dict[str, float]], None]:
     """Shows figures as metrics of the Ray cluster: ray_dmd_<name>."""
     gauges: dict[str, Gauge] = {}
 

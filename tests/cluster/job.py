@@ -44,9 +44,9 @@ class Job:
             assert time.monotonic() < end, self.tail()
             time.sleep(0.05)
 
-    def finish(self, code: int = 0) -> list[str]:
+    def finish(self, code: int = 0, seconds: float = 300) -> list[str]:
         """Wait for the end with this exit code; gives the lines it printed."""
-        assert self.process.wait(timeout=300) == code, self.tail()
+        assert self.process.wait(timeout=seconds) == code, self.tail()
         return self.log.read_text().splitlines()
 
     def tail(self) -> str:

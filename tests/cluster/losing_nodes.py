@@ -1,14 +1,16 @@
-"""Distills on a Ray cluster of two nodes that loses one and gets another.
+"""Distills on a Ray cluster of two nodes that loses one at a notice, and gets another.
 
     python tests/cluster/losing_nodes.py <settings of the job>
 
 Prints a line with the step at each event.
 """
 
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from ray.cluster_utils import Cluster
 
@@ -18,6 +20,15 @@ from pipeline.cluster.pairs import make_pairs
 from pipeline.distill import run
 
 job.RESIZE_SECONDS = 4.0
+NOTICE = 20
+
+
+def drain(address: str, node: str) -> None:
+    """What the spot watcher does at a notice."""
+    command = [Path(sys.executable).with_name("ray"), "drain-node", "--address", address]
+    command += ["--node-id", node, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+    command += ["--reason-message", "test", "--deadline-remaining-seconds", str(NOTICE)]
+    subprocess.run(command, check=True)
 
 
 def main() -> None:
@@ -41,8 +52,10 @@ def main() -> None:
         return run.history(config).step()
 
     wait_for(lambda: step() >= config.distill.steps // 4)
-    cluster.remove_node(second, allow_graceful=False)
+    drain(cluster.address, second.node_id)
     print("lost", lost := step(), flush=True)
+    time.sleep(NOTICE)
+    cluster.remove_node(second, allow_graceful=False)
     wait_for(lambda: step() >= lost + config.distill.steps // 4)
     cluster.add_node(num_cpus=1)
     print("got", step(), flush=True)

@@ -110,7 +110,9 @@ def test_a_node_lost_and_a_node_got_change_neither_steps_nor_samples(ray_cluster
     more = {"distill__steps": 160, "distill__log_every": 1, "distill__keep": 100}
     elastic = settings(tmp_path / "elastic", 2, **more, distill__workers__min=1)
     job = start("-m", "tests.cluster.losing_nodes", *elastic)
-    events = [line.split() for line in job.finish() if line.split()[0] in ("lost", "got", "done")]
+    printed = job.finish(seconds=450)
+    events = [line.split() for line in printed if line.startswith(("lost ", "got ", "done "))]
+    assert "a node is about to be taken away" in job.log.read_text()
     assert [name for name, _ in events] == ["lost", "got", "done"]
     config, _ = load("distill", elastic)
     assert int(events[-1][1]) == 160
