@@ -1,0 +1,244 @@
+#!/usr/bin/env python3
+"""What training costs beside the mathematics, each ratio from interleaved runs of one session.
+
+python bench/train.py [--pairs 7] [--output FILE.json]
+
+ray     CPU time of a step under Ray Train / in a plain process         bar <= 1.03
+stall   steps that training waits for a checkpoint                      bar <= 1
+saving  that wait / a save on the training thread                       bar <= 0.25
+loader  pairs read per second / pairs consumed per second               bar >= 20
+update  fused AdamW and average / their for-loops                       bar <= 0.35
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from pipeline.cli import load  # noqa: E402
+from pipeline.config import Config  # noqa: E402
+from pipeline.data import shards  # noqa: E402
+from pipeline.data.order import PairReader  # noqa: E402
+from pipeline.data.store import open_store  # noqa: E402
+from pipeline.distill import loop, run, setup  # noqa: E402
+from pipeline.distill.saving import Saver  # noqa: E402
+from pipeline.ema import ema_of  # noqa: E402
+from pipeline.pairs import PairMaker, pair_plan  # noqa: E402
+
+STEPS = 120
+BARS: dict[str, Callable[[float], bool]] = {
+    "ray": lambda ratio: ratio <= 1.03,
+    "stall": lambda steps: steps <= 1,
+    "saving": lambda ratio: ratio <= 0.25,
+    "loader": lambda ratio: ratio >= 20,
+    "update": lambda ratio: ratio <= 0.35,
+}
+
+
+def configured(folder: Path, name: str) -> Config:
+    """The digits recipe's networks and batches on an exact teacher, all three phases."""
+    values = {
+        "run": folder / name,
+        "pairs.output": folder / "pairs",
+        "pairs.count": 2000,
+        "pairs.shard_size": 500,
+        "pairs.steps": 3,
+        "network.channels": "[32,64]",
+        "network.attention": "[false,true]",
+        "network.norm_groups": 8,
+        "teacher.gaussian.shape": "[1,8,8]",
+        "distill.steps": STEPS,
+        "distill.regression_steps": 20,
+        "distill.burn_in_steps": 10,
+        "distill.log_every": 50,
+        "distill.checkpoint_every": STEPS,
+        "distill.sample_every": STEPS,
+        "distill.workers.max": 1,
+    }
+    flags = [text for key, value in values.items() for text in (f"--{key}", str(value))]
+    return load("bench", ["--config", str(ROOT / "configs" / "gaussian.yaml"), *flags])[0]
+
+
+def cpu_per_step(config: Config, leaving: Callable[[], bool], show: Callable[..., None]) -> float:
+    """CPU seconds of a step between the first and the last line of the log before the end."""
+    torch.set_num_threads(1)
+    marks = []
+
+    def mark(figures: dict[str, float]) -> None:
+        show(figures)
+        marks.append(time.process_time())
+
+    loop.train(config, leaving, mark)
+    return (marks[1] - marks[0]) / 50
+
+
+def plain(settings: dict[str, Any]) -> float:
+    """The loop in a process of Ray's that knows nothing of Ray Train."""
+    return cpu_per_step(Config.model_validate(settings), lambda: False, lambda _: None)
+
+
+def with_ray_train(config: Config) -> float:
+    """The loop as the job runs it."""
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    result = Path(config.run) / "cpu"
+
+    def worker(settings: dict[str, Any]) -> None:
+        from pipeline.cluster import distill as job
+
+        own = Config.model_validate(settings)
+        result.write_text(str(cpu_per_step(own, job.leaving(own), job.gauges())))
+
+    with tempfile.TemporaryDirectory() as folder:
+        TorchTrainer(
+            worker,
+            train_loop_config=config.model_dump(mode="json"),
+            scaling_config=ScalingConfig(num_workers=1),
+            run_config=RunConfig(name="bench", storage_path=folder),
+        ).fit()
+    return float(result.read_text())
+
+
+def under_ray(folder: Path, repeats: int) -> list[float]:
+    """Ratios of CPU time per step, Ray Train to plain."""
+    import ray
+
+    os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
+    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    ray.init(address="local", num_cpus=2, runtime_env={"env_vars": env}, log_to_driver=False)
+    ratios = []
+    for number in range(repeats):
+        ours = configured(folder, f"ray-{number}")
+        Path(ours.run).mkdir()
+        bare = configured(folder, f"plain-{number}").model_dump(mode="json")
+        first = with_ray_train(ours) if number % 2 else None
+        base = ray.get(ray.remote(plain).remote(bare))
+        ratios.append((first or with_ray_train(ours)) / base)
+    ray.shutdown()
+    return ratios
+
+
+def seconds(action: Callable[[], Any]) -> float:
+    """Wall time of a call."""
+    begin = time.perf_counter()
+    action()
+    return time.perf_counter() - begin
+
+
+def checkpoints(config: Config, repeats: int) -> tuple[list[float], list[float]]:
+    """Steps that training loses to a checkpoint, and that loss over a save that waits."""
+    training = setup.prepare(config)
+    step, stalls, ratios = iter(range(10**9)), [], []
+
+    def train(count: int) -> None:
+        for _ in range(count):
+            number = next(step)
+            training.step(number, training.lanes(number))
+
+    train(40)
+    with Saver(run.history(config), "bench", training.fingerprint) as saver:
+        for number in range(repeats):
+            alone = seconds(lambda: train(20))
+            begin = time.perf_counter()
+            saver.save(2 * number, training.state)
+            train(20)
+            beside = time.perf_counter() - begin
+            saver.wait()
+            waited = seconds(lambda n=number: (saver.save(2 * n + 1, training.state), saver.wait()))
+            stalls.append((beside - alone) / (alone / 20))
+            ratios.append((beside - alone) / waited)
+    return stalls, ratios
+
+
+def loader(config: Config, repeats: int) -> list[float]:
+    """Pairs read per second, over pairs that a step of regression consumes per second."""
+    training, batch = setup.prepare(config), config.distill.regression.batch_size
+    ratios = []
+    for number in range(repeats):
+        steps = range(2 * number, 2 * number + 2)
+        lanes = [training.lanes(each) for each in steps]
+        used = seconds(
+            lambda lanes=lanes, steps=steps: [
+                training.step(n, each) for n, each in zip(steps, lanes, strict=True)
+            ]
+        )
+        reader = PairReader(open_store(config.pairs.output, config.s3), number, batch)
+        read = seconds(lambda reader=reader: [reader.batch(n) for n in range(15)])
+        ratios.append((15 / read) / (2 / used))
+    return ratios
+
+
+def update(config: Config, repeats: int) -> list[float]:
+    """Our optimiser step and average, over PyTorch's for-loops of both."""
+    network = setup.prepare(config).state.networks["student"]
+    for weight in network.parameters():
+        weight.grad = torch.randn_like(weight)
+    settings = {"betas": (0.9, 0.999), "weight_decay": 0.01}
+    ours = torch.optim.AdamW(network.parameters(), fused=True, **settings)
+    theirs = torch.optim.AdamW(network.parameters(), foreach=False, fused=False, **settings)
+    average = ema_of(network, 0.999)
+    looped = AveragedModel(network, avg_fn=lambda old, new, _: old + 0.001 * (new - old))
+
+    def fused() -> None:
+        for _ in range(20):
+            ours.step()
+            average.update_parameters(network)
+
+    def for_loop() -> None:
+        for _ in range(20):
+            theirs.step()
+            looped.update_parameters(network)
+
+    fused(), for_loop()
+    return [seconds(fused) / seconds(for_loop) for _ in range(repeats)]
+
+
+def make_pairs(config: Config) -> None:
+    """The pair set that all parts read."""
+    plan, store = pair_plan(config), open_store(config.pairs.output, config.s3)
+    shards.open_plan(store, plan)
+    maker = PairMaker(config.teacher, plan, store, config.pairs.batch_size)
+    for index in shards.missing(store, plan, config.pairs.count):
+        maker.make(index)
+    shards.close(store, plan, config.pairs.count)
+
+
+def main() -> int:
+    """Measure, print, write; 0 if every bar holds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=7, help="interleaved pairs of runs")
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder, repeats = Path(name), arguments.pairs
+        make_pairs(configured(folder, "any"))
+        found = {"update": update(configured(folder, "update"), repeats)}
+        found["loader"] = loader(configured(folder, "loader"), repeats)
+        found["stall"], found["saving"] = checkpoints(configured(folder, "saving"), repeats)
+        found["ray"] = under_ray(folder, repeats)
+    results = {part: statistics.median(found[part]) for part in BARS}
+    for part, holds in BARS.items():
+        spread = f"{min(found[part]):.3g} to {max(found[part]):.3g}"
+        verdict = "holds" if holds(results[part]) else "MISSED"
+        print(f"{part:8} {results[part]:8.3g}   ({spread})   {verdict}")
+    if arguments.output:
+        arguments.output.write_text(json.dumps({"medians": results, "all": found}, indent=1) + "\n")
+    return 0 if all(holds(results[part]) for part, holds in BARS.items()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
