@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from pipeline import settings_yaml
 from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.errors import StoppedError, UserError
 
 DRY_RUN = "dry-run"
 DEFAULT_FILE = "configs/digits.yaml"
@@ -58,6 +58,8 @@ def main(
             instead.get(flag, job)(config)
     except UserError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
+        if isinstance(error, StoppedError):
+            return 130
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -10,3 +10,7 @@ class UserError(Exception):
 
 class DamagedError(UserError):
     """One file of a set is not what it should be; the others may be sound."""
+
+
+class StoppedError(UserError):
+    """The user stopped the job, which can go on."""

@@ -19,7 +19,7 @@ from pipeline.cluster.session import connect, user_errors
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.distill import loop, run
-from pipeline.errors import UserError
+from pipeline.errors import StoppedError, UserError
 
 RESTARTS = 3
 """Failures in a row without a new checkpoint between them that end the job."""
@@ -34,8 +34,8 @@ def distill(config: Config) -> None:
     """Train the student and save it as a diffusers folder; run again, it goes on.
 
     Raises:
-        UserError: If teacher, pairs and output do not belong together or cannot be used, or the
-            job was stopped before its last step.
+        UserError: If teacher, pairs and output do not belong together or cannot be used.
+        StoppedError: If the job was stopped before its last step.
     """
     local = fetch_inputs(config, "teacher")
     if run.finished(local):
@@ -58,7 +58,7 @@ def _until_finished(config: Config, stopped: threading.Event) -> None:
         if isinstance(failure, UserError):
             raise failure
         if stopped.is_set():
-            raise UserError(f"stopped at step {done}; run the same command to go on")
+            raise StoppedError(f"stopped at step {done}; run the same command to go on")
         if failure is None:
             continue
         failures = 1 if done > before else failures + 1

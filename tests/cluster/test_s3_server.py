@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.config import S3Config
+from pipeline.config import Config, DistillConfig, S3Config
 from pipeline.data.s3 import S3Store, _connect
 from pipeline.data.store import LocalStore, open_store
+from pipeline.distill import loop, run
 from tests.cluster.faulty_proxy import faulty_proxy
 from tests.cluster.job import Job
 from tests.cluster.radosgw import KEY, SECRET, radosgw
@@ -85,3 +86,38 @@ def test_wrong_credentials_or_bucket_are_one_line(server, start, tmp_path, where
     lines = start("jobs/pairs.py", *PAIRS, *settings, AWS_ACCESS_KEY_ID=key).finish(2)
     assert len(lines) == 1 and re.search(message, lines[0]), lines
     assert SECRET not in lines[0]
+
+
+def test_a_run_on_s3_passes_over_its_torn_newest_checkpoint(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    settings = {
+        "run": str(tmp_path),
+        "data": {"name": None},
+        "network": {"channels": [8], "attention": [False], "norm_groups": 4},
+        "teacher": {"kind": "gaussian", "gaussian": {"shape": [1, 4, 4], "classes": 3}},
+        "distill": {
+            **{"steps": 8, "regression_steps": 0, "burn_in_steps": 2, "batch_size": 8},
+            **{"regression": {"weight": 0.0}, "checkpoint_every": 2, "log_every": 2},
+        },
+        "s3": {"endpoint": server, "region": "us-east-1"},
+    }
+    states = []
+    for name, torn in (("whole", False), ("torn", True)):
+        settings["distill"]["output"] = f"s3://bucket/{name}"
+        config = Config.model_validate(settings)
+        store = open_set(server, name)
+        run.claim(config)
+        loop.train(config.model_copy(update={"distill": shorter(config)}))
+        if torn:
+            newest = max(each for each in store.tree() if each.endswith(".safetensors"))
+            store.download(newest, tmp_path / "file")
+            (tmp_path / "file").write_bytes((tmp_path / "file").read_bytes()[:-500])
+            store.upload(tmp_path / "file", newest)
+        assert loop.train(config) == 8
+        run.export(config)
+        states.append(store.get("state.json"))
+    assert states[0] == states[1]
+
+
+def shorter(config: Config) -> DistillConfig:
+    return config.distill.model_copy(update={"steps": 6})

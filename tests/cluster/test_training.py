@@ -11,6 +11,7 @@ import pytest
 import ray
 
 from pipeline.cli import load
+from pipeline.cluster.distill import RESTARTS
 from pipeline.cluster.pairs import make_pairs
 from pipeline.distill import run
 
@@ -53,14 +54,18 @@ class Run:
         self.start = start
 
     def job(self):
-        address = ray.get_runtime_context().gcs_address
-        return self.start("jobs/distill.py", *self.settings, RAY_ADDRESS=address)
+        return self.start("jobs/distill.py", *self.settings, RAY_ADDRESS=address())
 
     def step(self) -> int:
         return run.history(self.config).step()
 
     def state(self) -> dict:
         return json.loads((Path(self.config.distill.output) / "state.json").read_text())
+
+
+def address() -> str:
+    """Of this session's cluster."""
+    return str(ray.get_runtime_context().gcs_address)
 
 
 def workers() -> list[psutil.Process]:
@@ -93,13 +98,22 @@ def test_a_stopped_job_saves_and_says_where_it_stands(ray_cluster, start, tmp_pa
     job = one.job()
     job.wait_for(lambda: one.step() >= 10)
     os.kill(job.process.pid, signal.SIGTERM)
-    lines = job.finish(2)
+    lines = job.finish(130)
     assert lines[-1].endswith(f"stopped at step {one.step()}; run the same command to go on")
     assert 10 <= one.step() < STEPS
     # Ray's own cleaner is confused by other clusters on the machine.
     assert not [
         line for line in lines if "Traceback" in line and "PlacementGroupCleaner" not in line
     ]
+
+
+def test_a_failure_at_the_same_step_ends_the_job_after_its_bound(ray_cluster, start, tmp_path):
+    one = Run(start, tmp_path / "run", 1)
+    make_pairs(one.config)
+    job = start("tests/cluster/crashing_distill.py", *one.settings, RAY_ADDRESS=address())
+    printed = "\n".join(job.finish(1))
+    assert printed.count("starting again at step 10") == RESTARTS
+    assert one.step() == 10
 
 
 def lines(config) -> list[dict]:
@@ -112,7 +126,8 @@ def lines(config) -> list[dict]:
 def test_a_node_lost_and_a_node_got_change_neither_steps_nor_samples(ray_cluster, start, tmp_path):
     more = {"distill__steps": 160, "distill__log_every": 1, "distill__keep": 100}
     elastic = settings(tmp_path / "elastic", 2, **more, distill__workers__min=1)
-    job = start("-m", "tests.cluster.losing_nodes", *elastic)
+    waits = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}  # for a node that is going
+    job = start("-m", "tests.cluster.losing_nodes", *elastic, **waits)
     printed = job.finish(seconds=450)
     events = [line.split() for line in printed if line.startswith(("lost ", "got ", "done "))]
     assert "a node is about to be taken away" in job.log.read_text()

@@ -1,0 +1,25 @@
+"""jobs/distill.py whose workers die at one step, every time."""
+
+import sys
+from typing import Any
+
+from pipeline.cli import main
+from pipeline.cluster import distill as job
+
+worker = job._worker
+
+
+def dying(settings: dict[str, Any]) -> None:
+    """A worker that ends at step 13 as by a fault of its machine."""
+    import os
+
+    from pipeline.distill.step import Step
+
+    step = Step.__call__
+    Step.__call__ = lambda self, n, lanes: os._exit(1) if n == 12 else step(self, n, lanes)
+    worker(settings)
+
+
+if __name__ == "__main__":
+    job._worker = dying
+    sys.exit(main(job.distill, __doc__))
