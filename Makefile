@@ -41,9 +41,10 @@ test: $(READY) ## the fast tests, one short case of everything (at most 12 minut
 
 test-cluster: $(READY) ## tests with kills, servers and several Ray nodes (at most 25 minutes)
 	@command -v radosgw >/dev/null || { $(install_s3_server); }
-	$(BIN)/python -m pytest -m cluster
+	$(BIN)/python -m pytest -m "cluster and not prove"
 
 prove: $(READY) ## the long proofs (3 seeds, ablations): dated results, stamped with the commit
+	$(BIN)/python -m pytest -m prove
 	$(BIN)/python bench/prove.py
 	$(BIN)/python bench/ablation.py
 

@@ -14,6 +14,7 @@ from pipeline.cli import load
 from pipeline.cluster.distill import RESTARTS
 from pipeline.cluster.pairs import make_pairs
 from pipeline.distill import run
+from pipeline.teacher import make_teacher
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -48,10 +49,9 @@ def settings(folder: Path, workers: int, **more: object) -> list[str]:
 class Run:
     """A distillation in a process of its own, on the session's cluster."""
 
-    def __init__(self, start, folder: Path, workers: int, **more: object):
-        self.settings = settings(folder, workers, **more)
-        self.config, _ = load("distill", self.settings)
-        self.start = start
+    def __init__(self, start, flags: list[str]):
+        self.settings, self.start = flags, start
+        self.config, _ = load("distill", flags)
 
     def job(self):
         return self.start("jobs/distill.py", *self.settings, RAY_ADDRESS=address())
@@ -74,26 +74,59 @@ def workers() -> list[psutil.Process]:
     return [each for each in found if "RayTrainWorker" in " ".join(each.cmdline())]
 
 
+def break_and_compare(whole: Run, broken: Run, rng: random.Random) -> None:
+    """Kill a worker and later the driver of one run; both end with the same bits."""
+    whole.job().finish(seconds=900)
+    steps = broken.config.distill.steps
+    first, second = (
+        rng.randrange(steps // 12, steps // 3),
+        rng.randrange(steps // 2, 3 * steps // 4),
+    )
+    job = broken.job()
+    job.wait_for(lambda: broken.step() >= first, 600)
+    rng.choice(workers()).kill()
+    job.wait_for(lambda: broken.step() >= second, 600)
+    job.kill()
+    assert second <= broken.step() < steps, "killed in the middle"
+    broken.job().finish(seconds=900)
+    assert broken.state() == whole.state()
+    assert whole.state()["step"] == steps
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_killed_workers_and_a_killed_driver_change_no_bit(ray_cluster, start, tmp_path, count):
-    rng = random.Random(count)
-    whole, broken = (Run(start, tmp_path / name, count) for name in ("whole", "broken"))
+    whole, broken = (Run(start, settings(tmp_path / name, count)) for name in ("whole", "broken"))
     make_pairs(whole.config)
-    whole.job().finish()
-    first, second = rng.randrange(5, 20), rng.randrange(30, 45)
-    job = broken.job()
-    job.wait_for(lambda: broken.step() >= first)
-    rng.choice(workers()).kill()
-    job.wait_for(lambda: broken.step() >= second)
-    job.kill()
-    assert second <= broken.step() < STEPS, "killed in the middle"
-    broken.job().finish()
-    assert broken.state() == whole.state()
-    assert whole.state()["step"] == STEPS
+    break_and_compare(whole, broken, random.Random(count))
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> list[str]:
+    """The digits recipe, its phases shortened, with its teacher; pairs are made once."""
+    folder = tmp_path_factory.mktemp("digits")
+    flags = ["--config", "configs/digits.yaml", "--teacher.output", str(folder / "teacher")]
+    flags += ["--pairs.output", str(folder / "pairs"), "--teacher.training.steps", "200"]
+    flags += ["--pairs.count", "1000", "--pairs.shard_size", "500"]
+    make_teacher(load("teacher", [*flags, "--run", str(folder)])[0])
+    for name, value in (("steps", 240), ("regression_steps", 80), ("burn_in_steps", 40)):
+        flags += [f"--distill.{name}", str(value)]
+    return [*flags, "--distill.checkpoint_every", "20", "--distill.lanes", "4"]
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_digits_recipe_killed_changes_no_bit(ray_cluster, digits, start, tmp_path, count):
+    size = ["--distill.workers.min", str(count), "--distill.workers.max", str(count)]
+    whole, broken = (
+        Run(start, [*digits, *size, "--run", str(tmp_path / name)]) for name in ("whole", "broken")
+    )
+    make_pairs(whole.config)
+    break_and_compare(whole, broken, random.Random(10 + count))
 
 
 def test_a_stopped_job_saves_and_says_where_it_stands(ray_cluster, start, tmp_path):
-    one = Run(start, tmp_path / "run", 2)
+    one = Run(start, settings(tmp_path / "run", 2))
     make_pairs(one.config)
     job = one.job()
     job.wait_for(lambda: one.step() >= 10)
@@ -108,7 +141,7 @@ def test_a_stopped_job_saves_and_says_where_it_stands(ray_cluster, start, tmp_pa
 
 
 def test_a_failure_at_the_same_step_ends_the_job_after_its_bound(ray_cluster, start, tmp_path):
-    one = Run(start, tmp_path / "run", 1)
+    one = Run(start, settings(tmp_path / "run", 1))
     make_pairs(one.config)
     job = start("tests/cluster/crashing_distill.py", *one.settings, RAY_ADDRESS=address())
     printed = "\n".join(job.finish(1))
@@ -136,7 +169,7 @@ def test_a_node_lost_and_a_node_got_change_neither_steps_nor_samples(ray_cluster
     assert int(events[-1][1]) == 160
     sizes = [len(commit.files) for commit in reversed(run.history(config).commits())]
     assert sizes[0] == 2 and 1 in sizes and sizes[-1] == 2, "shrunk and grown"
-    one = Run(start, tmp_path / "alone", 1, **more)
+    one = Run(start, settings(tmp_path / "alone", 1, **more))
     one.job().finish()
     # The same ids and noise at every step: else the losses would not agree to rounding.
     for ours, theirs in zip(lines(config), lines(one.config), strict=True):
