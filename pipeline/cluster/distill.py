@@ -147,6 +147,12 @@ def _worker(settings: dict[str, Any]) -> None:
     """What runs on every worker."""
     config = fetch_inputs(Config.model_validate(settings), "teacher")
     torch.set_num_threads(max(1, int(config.distill.workers.cpus)))
+    if not run.claimed(config):
+        node = ray.util.get_node_ip_address()
+        raise UserError(
+            f"distill.output: node {node} does not see {config.distill.output}; give a folder that "
+            "all nodes share, or s3://bucket/prefix"
+        )
     loop.train(config, leaving(config), gauges())
 
 

@@ -15,6 +15,7 @@ from pipeline.files import write_file
 from pipeline.models.build import load_teacher, new_student, teacher_fingerprint
 from pipeline.models.export import save_denoiser
 
+_MARK = "run.json"
 PARTS = ("student", "critic", "ema", "student_optimizer", "critic_optimizer")
 
 # Folders, workers and cadences do not change the optimisation, nor does a later end.
@@ -68,7 +69,12 @@ def claim(config: Config) -> None:
     if needs_pairs(config):
         store = open_store(config.pairs.output, config.s3)
         check_stored(store, read_manifest(store))
-    record(Output(config).store, "run.json", definition(config), "distill.output")
+    record(Output(config).store, _MARK, definition(config), "distill.output")
+
+
+def claimed(config: Config) -> bool:
+    """Whether this process sees the mark of `claim`: else it would begin a run of its own."""
+    return _MARK in Output(config).store.list()
 
 
 def finished(config: Config) -> bool:

@@ -11,6 +11,7 @@ from pipeline.config import Config
 from pipeline.data import shards
 from pipeline.data.order import PairReader
 from pipeline.data.store import open_store
+from pipeline.distill import run
 from pipeline.errors import UserError
 from pipeline.models.build import load_student
 
@@ -65,6 +66,14 @@ def test_a_bad_shard_is_the_users_error_not_a_ray_traceback(ray_cluster, tmp_pat
     make_pairs(config)
     (Path(config.pairs.output) / name).write_bytes(b"PAR1 torn")
     with pytest.raises(UserError, match=name):
+        distill(config)
+
+
+def test_a_node_that_does_not_see_the_run_refuses(ray_cluster, tmp_path, monkeypatch):
+    config = config_at(tmp_path / "run")
+    make_pairs(config)
+    monkeypatch.setattr(run, "claim", lambda *_: None)  # as on a disk of the driver alone
+    with pytest.raises(UserError, match="distill.output: node .* does not see .*share"):
         distill(config)
 
 

@@ -93,7 +93,7 @@ def break_and_compare(whole: Run, broken: Run, rng: random.Random) -> None:
     assert whole.state()["step"] == steps
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 3])  # 2 in `make prove`
 def test_killed_workers_and_a_killed_driver_change_no_bit(ray_cluster, start, tmp_path, count):
     whole, broken = (Run(start, settings(tmp_path / name, count)) for name in ("whole", "broken"))
     make_pairs(whole.config)
@@ -157,7 +157,7 @@ def lines(config) -> list[dict]:
 
 
 def test_a_node_lost_and_a_node_got_change_neither_steps_nor_samples(ray_cluster, start, tmp_path):
-    more = {"distill__steps": 160, "distill__log_every": 1, "distill__keep": 100}
+    more = {"distill__steps": 100, "distill__log_every": 1, "distill__keep": 100}
     elastic = settings(tmp_path / "elastic", 2, **more, distill__workers__min=1)
     waits = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}  # for a node that is going
     job = start("-m", "tests.cluster.losing_nodes", *elastic, **waits)
@@ -166,7 +166,7 @@ def test_a_node_lost_and_a_node_got_change_neither_steps_nor_samples(ray_cluster
     assert "a node is about to be taken away" in job.log.read_text()
     assert [name for name, _ in events] == ["lost", "got", "done"]
     config, _ = load("distill", elastic)
-    assert int(events[-1][1]) == 160
+    assert int(events[-1][1]) == 100
     sizes = [len(commit.files) for commit in reversed(run.history(config).commits())]
     assert sizes[0] == 2 and 1 in sizes and sizes[-1] == 2, "shrunk and grown"
     one = Run(start, settings(tmp_path / "alone", 1, **more))
