@@ -149,7 +149,8 @@ def checkpoints(config: Config, repeats: int) -> tuple[list[float], list[float]]
             training.step(number, training.lanes(number))
 
     train(40)
-    with Saver(run.history(config), "bench", training.fingerprint) as saver:
+    device = training.step.accelerator.device
+    with Saver(run.history(config), "bench", training.fingerprint, device) as saver:
         for number in range(repeats):
             alone = seconds(lambda: train(20))
             begin = time.perf_counter()

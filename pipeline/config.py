@@ -184,7 +184,7 @@ class WorkersConfig(_Branch):
     min: Positive = Field(default=1, description="Workers the run starts with at least.")
     max: Positive = Field(default=2, description="Workers at most, no more than lanes.")
     cpus: float = Field(default=1.0, ge=0, description="CPU cores per worker.")
-    gpus: float = Field(default=0.0, ge=0, description="GPUs per worker.")
+    gpus: float = Field(default=0.0, ge=0, le=1, description="GPUs per worker, 0 or 1.")
 
 
 class DistillConfig(_Branch):

@@ -19,6 +19,7 @@ from pipeline.cluster.session import connect, user_errors
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.distill import loop, run
+from pipeline.distill.output import Output
 from pipeline.errors import StoppedError, UserError
 
 RESTARTS = 3
@@ -60,32 +61,33 @@ def _until_finished(config: Config, stopped: threading.Event) -> None:
         if stopped.is_set():
             raise StoppedError(f"stopped at step {done}; run the same command to go on")
         if failure is None:
-            continue
+            if done > before:
+                continue
+            failure = RuntimeError("the workers left without a checkpoint")
         failures = 1 if done > before else failures + 1
         if failures > RESTARTS:
             raise failure
         log.warning("the workers failed (%s): starting again at step %d", _line(failure), done)
 
 
-def _fit(config: Config) -> Exception | None:
+def _fit(config: Config) -> BaseException | None:
     """Run one group of workers to its end; returns what it failed with."""
-    failed = []
+    failed: list[BaseException] = []
 
     def fit() -> None:
-        with TemporaryDirectory() as folder:  # of Ray's own records; checkpoints are the run's
-            trainer = TorchTrainer(
-                _worker,
-                train_loop_config=config.model_dump(mode="json"),
-                scaling_config=_scaling(config),
-                run_config=RunConfig(
-                    name="distill", storage_path=folder, worker_runtime_env={"env_vars": _QUIET}
-                ),
-            )
-            try:
-                with user_errors():
-                    trainer.fit()
-            except Exception as error:
-                failed.append(error)
+        # The folder is for Ray's own records; checkpoints are the run's.
+        try:
+            with user_errors(), TemporaryDirectory() as folder:
+                TorchTrainer(
+                    _worker,
+                    train_loop_config=config.model_dump(mode="json"),
+                    scaling_config=_scaling(config),
+                    run_config=RunConfig(
+                        name="distill", storage_path=folder, worker_runtime_env={"env_vars": _QUIET}
+                    ),
+                ).fit()
+        except BaseException as error:
+            failed.append(error)
 
     # Not in the main thread: there Ray would take Ctrl-C for itself.
     thread = threading.Thread(target=fit, daemon=True)
@@ -101,7 +103,7 @@ def _stoppable(config: Config) -> Iterator[threading.Event]:
 
     The event is set then; a second one ends the driver at once.
     """
-    store, stopped = run.history(config).store, threading.Event()
+    store, stopped = Output(config).store, threading.Event()
     store.delete(_STOP)
 
     def stop(number: int, frame: object) -> None:
@@ -109,7 +111,10 @@ def _stoppable(config: Config) -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stopped.set()
         print("distill  stopping: the workers save a checkpoint; again to end at once", flush=True)
-        store.put(_STOP, b"")
+        try:
+            store.put(_STOP, b"")
+        except UserError as error:
+            print(f"distill  cannot tell the workers: {error}", flush=True)
 
     if threading.current_thread() is not threading.main_thread():
         yield stopped
@@ -123,11 +128,12 @@ def _stoppable(config: Config) -> Iterator[threading.Event]:
         store.delete(_STOP)
 
 
-# Else every worker warns that DDP looks for unused parameters, which it does on purpose.
+# Else every worker warns that DDP looks for unused parameters, which it does on purpose. (Other
+# warnings of PyTorch's C++ part go with it; errors stay.)
 _QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 _STOP = "stop"
-"""The object among the checkpoints that tells the workers to leave."""
+"""The object in the run's folder that tells the workers to leave."""
 
 
 def _scaling(config: Config) -> ScalingConfig:
@@ -158,10 +164,17 @@ def _worker(settings: dict[str, Any]) -> None:
 
 def leaving(config: Config) -> Callable[[], bool]:
     """Asks whether the driver was stopped, or a node of the group is about to be taken away."""
-    store, first = run.history(config).store, ray.train.get_context().get_world_rank() == 0
+    store, first = Output(config).store, ray.train.get_context().get_world_rank() == 0
+
+    def told() -> bool:
+        try:
+            return first and bool(store.list(_STOP))
+        except UserError as error:
+            log.warning("%s: asked again later", error)
+            return False
 
     def ask() -> bool:
-        stopped = broadcast_from_rank_zero(first and bool(store.list(_STOP)))
+        stopped = broadcast_from_rank_zero(told())
         preempted = ray.train.get_preemption_info() is not None
         if first and preempted:
             print("distill  a node is about to be taken away: saving, then on with the others")
@@ -183,5 +196,5 @@ def gauges() -> Callable[[dict[str, float]], None]:
     return show
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

@@ -1,4 +1,4 @@
-"""Where a pair set lives: whole objects, each put once or not at all."""
+"""Where pair sets and runs live: whole objects; those that are put, put once or not at all."""
 
 import json
 import os
@@ -16,7 +16,10 @@ from pipeline.errors import UserError
 
 
 class Store(Protocol):
-    """A flat set of named objects. Every method raises `UserError` when the store refuses."""
+    """Named objects; `put` and `list` are about names without a folder.
+
+    Every method raises `UserError` when the store refuses.
+    """
 
     def put(self, name: str, data: bytes) -> bool:
         """Put a whole object unless the name is taken; never overwrites.
@@ -214,9 +217,9 @@ class LocalStore:
 
     def tree(self) -> dict[str, str]:
         found = {}
-        for path in self.folder.rglob("*"):
-            with suppress(FileNotFoundError):  # deleted meanwhile
-                if path.is_file() and path.name[0] != ".":
+        for folder, _, files in os.walk(self.folder):
+            for path in (Path(folder, file) for file in files if file[0] != "."):
+                with suppress(FileNotFoundError):  # deleted meanwhile
                     status = path.stat()
                     name = path.relative_to(self.folder).as_posix()
                     found[name] = f"{status.st_size}-{status.st_mtime_ns}"
@@ -243,7 +246,7 @@ class LocalStore:
 
     def _unreadable(self, name: str, error: OSError) -> UserError:
         reason = error.strerror or "no such file"
-        return UserError(f"cannot read {self.where(name)}: {reason}; run jobs/pairs.py again")
+        return UserError(f"cannot read {self.where(name)}: {reason}; run the job that makes it")
 
 
 def _sync(folder: Path) -> None:

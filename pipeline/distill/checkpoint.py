@@ -13,8 +13,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -80,12 +82,18 @@ def write(folder: Path, tensors: dict[str, Tensor], group: dist.ProcessGroup | N
 
     Raises:
         UserError: If a worker cannot write its share.
+        RuntimeError: If something else fails, such as another worker.
     """
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
         dcp.save(tensors, storage_writer=writer, process_group=group, no_dist=group is None)
-    except Exception as error:
-        raise UserError(f"cannot write a checkpoint to {folder}: {error}; free space") from error
+    except CheckpointException as error:
+        cause = _cause(error)
+        if isinstance(cause, OSError):
+            raise UserError(
+                f"cannot write a checkpoint to {folder}: {cause}; free space"
+            ) from error
+        raise RuntimeError(f"a checkpoint failed: {cause}") from error
 
 
 def read(folder: Path, state: State) -> None:
@@ -105,7 +113,7 @@ def read_part(folder: Path, part: str) -> dict[str, Tensor]:
     """
     try:
         stored = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
-    except Exception as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _unreadable(folder, error) from error
     tensors = {
         name: torch.empty(found.size, dtype=found.properties.dtype)
@@ -130,9 +138,14 @@ def _load(folder: Path, tensors: dict[str, Tensor], alone: bool) -> None:
     try:
         reader = HuggingFaceStorageReader(str(folder))
         dcp.load(tensors, storage_reader=reader, no_dist=alone)
-    except Exception as error:
-        raise _unreadable(folder, error) from error
+    except CheckpointException as error:
+        raise _unreadable(folder, _cause(error)) from error
 
 
-def _unreadable(folder: Path, error: Exception) -> UserError:
+def _cause(error: CheckpointException) -> BaseException:
+    """The first worker's failure; the wrapper itself is not an `Exception`."""
+    return next(iter(error.failures.values()))[0]
+
+
+def _unreadable(folder: Path, error: BaseException) -> UserError:
     return UserError(f"cannot read the checkpoint {folder}: {error}")

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 class Clock:
     """Adds up seconds by name.
 
-    The optimiser step ends with a look at the gradient's norm, so that also on a GPU, where
-    calls return early, the time of a part is its own.
+    On a GPU calls return early; a look at every gradient's norm keeps the clock close to what is
+    computed. What comes after that look, the optimiser's own work, counts to the next part.
     """
 
     def __init__(self) -> None:

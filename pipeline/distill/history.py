@@ -76,18 +76,25 @@ class History:
 
     def commits(self) -> list[Commit]:
         """All checkpoints, the newest first; what is unreadable is told and left out."""
-        found = []
+        found, damaged = [], []
         for name in sorted(self.store.list(), reverse=True):
             if name.endswith(".json"):
                 try:
                     found.append(Commit(**json.loads(self.store.get(name))))
                 except (ValueError, TypeError):
-                    log.warning("%s is damaged and is not used", self.store.where(name))
+                    damaged.append(self.store.where(name))
+                    log.warning("%s is damaged and is not used", damaged[-1])
+                except UserError:
+                    if name in self.store.list():  # else it was removed meanwhile
+                        raise
+        if damaged and not found:
+            raise UserError(f"{damaged[0]} is damaged, and there is no other checkpoint: delete it")
         return found
 
     def step(self) -> int:
-        """Steps of the newest checkpoint, 0 without any."""
-        return max((commit.step for commit in self.commits()), default=0)
+        """Steps of the newest whole checkpoint, 0 without any; raises as `newest`."""
+        with self.newest() as found:
+            return found[0].step if found else 0
 
     @contextmanager
     def newest(self, only: str | None = None) -> Iterator[tuple[Commit, Path] | None]:

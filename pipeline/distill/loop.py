@@ -1,13 +1,15 @@
 """The training loop of one worker: lanes -> steps -> metrics, pictures, checkpoints."""
 
+import math
 import resource
 import secrets
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from pipeline.config import Config
@@ -48,17 +50,19 @@ def train(
     with ExitStack() as stack:
         recorder = None
         if accelerator.is_main_process:
-            output.pull("metrics.jsonl")
+            output.pull("metrics.jsonl", "skipped.jsonl")
+            stack.callback(output.try_push)
             recorder = stack.enter_context(Recorder(output.folder, start, distill.steps))
-            stack.callback(output.push)
         watchdog = Watchdog(distill.bad_steps, output.folder, accelerator)
-        saver = Saver(run.history(config), _attempt(), training.fingerprint)
+        history, device = run.history(config), accelerator.device
+        saver = Saver(history, _attempt(), training.fingerprint, device)
         stack.enter_context(saver)
+        clock.split(1)
         for done in range(start + 1, distill.steps + 1):
             with clock("data"):
                 lanes = training.lanes(done - 1)
             result = training.step(done - 1, lanes)
-            watchdog.look(done, result.skipped)
+            watchdog.look(done, result)
             logged.append(result.figures)
             last, leave = done == distill.steps, False
             if last or done % distill.log_every == 0:
@@ -66,7 +70,7 @@ def train(
                 figures = _figures(logged, accelerator) | {"skipped": watchdog.total}
                 if recorder:
                     watchdog.drift(done, figures)
-                    figures |= _costs(clock, len(logged), distill.batch_size, accelerator.device)
+                    figures |= _costs(clock, len(logged), distill.batch_size, device)
                     recorder.scalars(done, figures)
                     show(figures)
                 logged.clear()
@@ -82,20 +86,30 @@ def train(
                 with clock("checkpoint"):
                     saver.save(done, training.state)
                     if recorder:
-                        output.push()
+                        output.try_push()
             if leave:
                 break
     return done
 
 
 def _resume(config: Config, training: Training) -> int:
-    """Restore the newest whole checkpoint; returns its number of steps, 0 without one."""
-    with run.history(config).newest() as found:
-        steps = found[0].step if found else 0
-        if len(set(gather_object([steps]))) > 1:
-            raise UserError(f"distill.output: {config.distill.output} is not the same everywhere")
-        if found is None:
+    """Restore the newest whole checkpoint; returns its number of steps, 0 without one.
+
+    The first worker chooses; the others may see its files a little later.
+    """
+    history, accelerator = run.history(config), training.step.accelerator
+    with ExitStack() as stack:
+        found = stack.enter_context(history.newest()) if accelerator.is_main_process else None
+        chosen: list[str | None] = [found[0].name if found else None]
+        broadcast_object_list(chosen)
+        if chosen[0] is None:
             return 0
+        for seconds in (0, 1, 5, 25):
+            if found is None:
+                time.sleep(seconds)
+                found = stack.enter_context(history.newest(only=chosen[0]))
+        if found is None:
+            raise RuntimeError(f"this worker does not see the checkpoint {chosen[0]}")
         commit, folder = found
         if commit.fingerprint != training.fingerprint:
             raise UserError(
@@ -103,7 +117,7 @@ def _resume(config: Config, training: Training) -> int:
                 "choose another folder, or remove it"
             )
         checkpoint.read(folder, training.state)
-    return steps
+        return commit.step
 
 
 def _attempt() -> str:
@@ -125,11 +139,11 @@ def _costs(clock: Clock, steps: int, batch: int, device: torch.device) -> dict[s
 
 
 def _figures(logged: list[dict[str, Tensor]], accelerator: Accelerator) -> dict[str, float]:
-    """Means over the steps that have the figure, summed over the workers' shares."""
+    """Means over the steps that have the figure, finite, summed over the workers' shares."""
     names = sorted({name for each in logged for name in each})
-    means = [
-        torch.stack([each[name] for each in logged if name in each]).mean().float()
-        for name in names
-    ]
-    total = accelerator.reduce(torch.stack(means), reduction="sum")
-    return dict(zip(names, total.tolist(), strict=True))
+    means = []
+    for name in names:
+        values = torch.stack([each[name] for each in logged if name in each]).float()
+        means.append(values[values.isfinite()].mean())  # not a number if there is none
+    total = accelerator.reduce(torch.stack(means), reduction="sum").tolist()
+    return {name: value for name, value in zip(names, total, strict=True) if math.isfinite(value)}

@@ -10,6 +10,7 @@ from tensorboardX import SummaryWriter
 from torch import Tensor
 
 from pipeline.errors import UserError
+from pipeline.files import write_file
 from pipeline.pictures import save_grid
 from pipeline.progress import progress
 
@@ -36,7 +37,7 @@ class Recorder:
             self._drop_after(start)
         except OSError as error:
             raise UserError(f"distill.output: cannot write {output}: {error}") from error
-        self.board = SummaryWriter(str(output / "tensorboard"), purge_step=start)
+        self.board = SummaryWriter(str(output / "tensorboard"), purge_step=start + 1)
         self.done = start
         self.bar = progress(steps, "distill", "steps", start)
 
@@ -76,4 +77,4 @@ class Recorder:
             for line in self.metrics.read_text().splitlines(keepends=True)
             if line.endswith("\n") and json.loads(line)["step"] <= start
         ]
-        self.metrics.write_text("".join(kept))
+        write_file(self.metrics, "".join(kept).encode())

@@ -10,7 +10,8 @@ from pipeline.data.store import open_store, record
 from pipeline.distill import start
 from pipeline.distill.checkpoint import digest, read_part
 from pipeline.distill.history import History
-from pipeline.distill.output import Output
+from pipeline.distill.output import MADE, Output
+from pipeline.errors import UserError
 from pipeline.files import write_file
 from pipeline.models.build import load_teacher, new_student, teacher_fingerprint
 from pipeline.models.export import save_denoiser
@@ -21,7 +22,7 @@ PARTS = ("student", "critic", "ema", "student_optimizer", "critic_optimizer")
 # Folders, workers and cadences do not change the optimisation, nor does a later end.
 _FREE = {
     *("output", "workers", "log_every", "sample_every", "checkpoint_every", "keep", "steps"),
-    *("bad_steps", "sharded", "start_from", "start_weights"),
+    *("bad_steps", "sharded", "recompute", "start_from", "start_weights"),
 }
 
 
@@ -96,18 +97,27 @@ def export(config: Config) -> None:
     alike, bit for bit, have the same.
 
     Raises:
-        UserError: If the checkpoint cannot be read or the folder cannot be written.
+        UserError: If the checkpoint cannot be read or is not of the last step, or the folder
+            cannot be written.
     """
     student = new_student(load_teacher(config.teacher), config.network, config.seed)
     with history(config).newest() as found:
         assert found is not None, "a run ends with a checkpoint"
         commit, folder = found
+        if commit.step != config.distill.steps:
+            raise UserError(
+                f"distill.steps: {config.distill.output} has done {commit.step} steps, not "
+                f"{config.distill.steps}; set that, or choose another folder"
+            )
         average = read_part(folder, "ema")
-        digests = {part: digest(read_part(folder, part)) for part in PARTS}
+        digests = {"ema": digest(average)}
+        digests |= {part: digest(read_part(folder, part)) for part in PARTS if part != "ema"}
     average.pop("n_averaged")
     student.load_state_dict({key.removeprefix("module."): each for key, each in average.items()})
     state = json.dumps({"step": commit.step, **digests}, indent=2) + "\n"
     output = Output(config)
+    if "://" in config.distill.output:
+        output.store.delete(MADE)  # an older student's, while the new one's files come
     write_file(output.folder / "state.json", state.encode())
     save_denoiser(student.eval(), output.folder / "student", _provenance(config, commit.step))
     output.push()

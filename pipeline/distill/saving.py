@@ -1,10 +1,13 @@
 """Checkpoints written while training goes on."""
 
+import logging
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -12,6 +15,8 @@ from pipeline.distill import checkpoint
 from pipeline.distill.checkpoint import State
 from pipeline.distill.history import Commit, History
 from pipeline.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class Saver:
@@ -24,14 +29,16 @@ class Saver:
         history: Where the checkpoints go.
         attempt: Name of this attempt, the same on every worker.
         fingerprint: Of all that defines the optimisation.
+        device: The worker's.
     """
 
-    def __init__(self, history: History, attempt: str, fingerprint: str):
+    def __init__(self, history: History, attempt: str, fingerprint: str, device: torch.device):
         self.history, self.attempt, self.fingerprint = history, attempt, fingerprint
         many = dist.is_initialized() and dist.get_world_size() > 1
         self._group = dist.new_group(backend="gloo") if many else None
         self._rank = dist.get_rank() if many else 0
-        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._device = device
+        self._thread = ThreadPoolExecutor(1, "checkpoint", self._choose_device)
         self._pending: Future[None] | None = None
 
     def save(self, step: int, state: State) -> None:
@@ -39,6 +46,7 @@ class Saver:
 
         Raises:
             UserError: If the one before could not be stored.
+            RuntimeError: If another worker is gone.
         """
         self.wait()
         self._pending = self._thread.submit(self._store, step, state.copy())
@@ -50,12 +58,23 @@ class Saver:
             pending.result()
 
     def __enter__(self) -> "Saver":
-        """Nothing happens."""
+        """Itself."""
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Wait, as `wait`."""
-        self.wait()
+        """Wait, as `wait`; an error of the block stays the one that is raised."""
+        try:
+            self.wait()
+        except Exception as own:
+            if error[0] is None:
+                raise
+            log.warning("the last checkpoint was not stored: %s", own)
+        finally:
+            self._thread.shutdown(wait=False)
+
+    def _choose_device(self) -> None:
+        if self._device.type == "cuda":  # a thread's own setting
+            torch.cuda.set_device(self._device)
 
     def _store(self, step: int, tensors: dict[str, Tensor]) -> None:
         commit = Commit(step, self.attempt, self.fingerprint, {})
@@ -63,14 +82,15 @@ class Saver:
             checkpoint.write(Path(folder), tensors, self._group)
             try:
                 result: dict[str, str] | str = self.history.add(Path(folder), commit.name)
-            except UserError as error:
+            except (UserError, OSError) as error:
                 result = str(error)
+        files: dict[str, str] = {}
         for each in self._gather(result):
             if isinstance(each, str):
                 raise UserError(each)
-            commit.files.update(each)
+            files |= each
         if self._rank == 0:
-            self.history.commit(commit)
+            self.history.commit(replace(commit, files=files))
 
     def _gather(self, result: dict[str, str] | str) -> list[dict[str, str] | str]:
         """Every worker's result, so that all know whether all have stored theirs."""

@@ -1,6 +1,7 @@
 """From the config to a run ready to step: networks, optimisers, data."""
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -60,7 +61,7 @@ def prepare(config: Config) -> Training:
     # workers then sum in another order after a restart: with this it does not.
     wrapper = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
+        cpu=not torch.cuda.is_available() or os.environ.get("ACCELERATE_TORCH_DEVICE") == "cpu",
         mixed_precision="bf16" if distill.precision == "bf16" else "no",
         kwargs_handlers=[wrapper],
     )

@@ -1,6 +1,7 @@
 """Earlier weights that a new run begins from: a stage after a stage."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,13 +62,14 @@ def _checkpoint(config: Config) -> Iterator[Path | None]:
     if name == WEIGHTS:
         yield None
         return
-    where, only = str(config.distill.start_from), None
+    where, only = str(config.distill.start_from), name.removesuffix(".json")
     if name == "state.json":
+        step = json.loads(store.get(name))["step"]
         store = open_store(f"{where}/checkpoints", config.s3, "distill.start_from")
-    else:
-        only = name.removesuffix(".json")
+        only = next((each.name for each in History(store, 1).commits() if each.step == step), "")
     with History(store, keep=1).newest(only) as found:
-        assert found is not None, "its commit is there"
+        if found is None:
+            raise UserError(f"distill.start_from: the last checkpoint of {where} is gone")
         yield found[1]
 
 

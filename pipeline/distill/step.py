@@ -113,7 +113,8 @@ class Step:
 
             with self.clock("student"):
                 losses = self._update("student", self.student, step, mine, student_loss, done)
-                self.ema.update_parameters(bare_student)
+                if not done.skipped:
+                    self.ema.update_parameters(bare_student)
             samples |= {n: x.samples for n, x in losses.items() if x.samples is not None}
         if turn.critic:
 

@@ -49,7 +49,7 @@ def main() -> None:
             time.sleep(0.1)
 
     def step() -> int:
-        return run.history(config).step()
+        return max((commit.step for commit in run.history(config).commits()), default=0)
 
     wait_for(lambda: step() >= config.distill.steps // 4)
     drain(cluster.address, second.node_id)

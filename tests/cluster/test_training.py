@@ -57,7 +57,7 @@ class Run:
         return self.start("jobs/distill.py", *self.settings, RAY_ADDRESS=address())
 
     def step(self) -> int:
-        return run.history(self.config).step()
+        return max((commit.step for commit in run.history(self.config).commits()), default=0)
 
     def state(self) -> dict:
         return json.loads((Path(self.config.distill.output) / "state.json").read_text())
