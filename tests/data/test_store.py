@@ -125,7 +125,9 @@ def test_unusable_places_are_user_errors(tmp_path):
     with pytest.raises(UserError, match="cannot list"):
         LocalStore(tmp_path / "file").list()
     for read in (LocalStore(tmp_path).get, LocalStore(tmp_path).open):
-        with pytest.raises(UserError, match=f"cannot read {tmp_path}/gone.*run the job that makes it"):
+        with pytest.raises(
+            UserError, match=f"cannot read {tmp_path}/gone.*run the job that makes it"
+        ):
             read("gone")
     with pytest.raises(UserError, match="pairs.output 'ftp://bucket/x'.*s3://bucket/prefix"):
         open_store("ftp://bucket/x", S3Config())
