@@ -49,6 +49,8 @@ def main(
         arguments = sys.argv[1:] if arguments is None else arguments
         config, flag = load(description, arguments, instead)
         if flag == DRY_RUN:
+            from pipeline.plan import plan  # torch: not for --help
+
             print(
                 settings_yaml.dump(config.model_dump(mode="json"))
                 + "".join(f"# {line}\n" for line in plan(config)),
@@ -90,29 +92,6 @@ def load(
         return Config.model_validate(tree), flag
     except ValidationError as error:
         raise UserError(_line(error.errors()[0])) from None
-
-
-def plan(config: Config) -> list[str]:
-    """Say what a run of all jobs comes to, in a few lines."""
-    from pipeline.diffusion.solver import evaluations  # torch: not for --help
-
-    pairs, distill = config.pairs, config.distill
-    channels, height, width = config.shape
-    row = 2 * 2 * channels * height * width + 8 + 8  # noise and image in fp16; id; label
-    calls = evaluations(pairs.solver, pairs.steps) * (1 if pairs.guidance == 1 else 2)
-    first, burn_in = distill.regression_steps, distill.burn_in_steps
-    dmd = distill.steps - first - burn_in
-    training = f"{config.teacher.training.steps} training steps"
-    return [
-        f"teacher: {'analytic' if config.teacher.kind == 'gaussian' else training}",
-        f"pairs: {pairs.count} pairs in {pairs.count // pairs.shard_size} shards, "
-        f"{pairs.count * row} bytes on disk before compression",
-        f"pairs: {calls} teacher evaluations per pair ({pairs.solver}, {pairs.steps} steps), "
-        f"{calls * pairs.count} in all",
-        f"distill: {distill.steps} steps: {first} regression, {burn_in} critic burn-in, "
-        f"{dmd} DMD with {dmd // distill.student.every} student steps",
-        f"evaluate: {config.evaluate.count} images per network",
-    ]
 
 
 class _Setting(NamedTuple):

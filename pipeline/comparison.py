@@ -8,10 +8,14 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from pipeline.classifier import Classifier, accuracy, read
-from pipeline.data.images import RealImages
+from pipeline.classifier import Classifier, accuracy, read, train_classifier
+from pipeline.config import Config
+from pipeline.data.images import RealImages, load_images
 from pipeline.diffusion import seeds
+from pipeline.errors import UserError
 from pipeline.metrics import frechet_distance, precision_recall
+from pipeline.models.denoiser import Denoiser
+from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.progress import progress
 
 Generate = Callable[[Tensor, Tensor | None], Tensor]
@@ -40,6 +44,67 @@ class Judge:
 
     real: RealImages
     classifier: Classifier
+
+
+def real_judge(config: Config, teacher: Denoiser) -> Judge | None:
+    """The judge of the images the teacher learnt from; an analytic one has learnt from none.
+
+    Raises:
+        UserError: If the images cannot be loaded, or are not of the teacher's kind.
+    """
+    data = config.data
+    if data.name is None or config.teacher.kind == "gaussian":
+        return None
+    real = load_images(data.name, data.size, data.folder)
+    shape = tuple(real.images.shape[1:])
+    if shape != teacher.shape or teacher.classes not in (None, real.classes):
+        raise UserError(
+            f"data.name: {data.name} has {shape} images of {real.classes} classes, the "
+            f"teacher in {config.teacher.output} makes {teacher.shape} of {teacher.classes}; "
+            "name the set and size it learnt from"
+        )
+    return Judge(real, train_classifier(real.images, real.labels, real.classes))
+
+
+def generators(config: Config, student: Denoiser, teacher: Denoiser) -> tuple[Generate, Generate]:
+    """Student and teacher as functions from noise to images, on the GPU where there is one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    student, teacher, pairs = student.to(device), teacher.to(device), config.pairs
+
+    def place(labels: Tensor | None) -> Tensor | None:
+        return None if labels is None else labels.to(device)
+
+    def by_student(noise: Tensor, labels: Tensor | None) -> Tensor:
+        return sample_student(student, noise.to(device), place(labels)).cpu()
+
+    def by_teacher(noise: Tensor, labels: Tensor | None) -> Tensor:
+        start, labels = noise.to(device), place(labels)
+        images = sample_teacher(teacher, start, labels, pairs.solver, pairs.steps, pairs.guidance)
+        return images.cpu()
+
+    return by_student, by_teacher
+
+
+def generate(
+    by: Generate, noise: Tensor, labels: Tensor | None, batch_size: int, label: str
+) -> Tensor:
+    """Images of all the noise, (N, C, H, W), a batch at a time, with progress.
+
+    Raises:
+        UserError: If an image is not finite.
+    """
+    images = []
+    with progress(len(noise), label, "images") as bar:
+        for first in range(0, len(noise), batch_size):
+            rows = slice(first, first + batch_size)
+            images.append(by(noise[rows], None if labels is None else labels[rows]))
+            if not images[-1].isfinite().all():
+                raise UserError(
+                    f"{label}: images {first} and following are not finite; train it again, "
+                    "with a lower learning rate"
+                )
+            bar.update(len(images[-1]))
+    return torch.cat(images)
 
 
 @dataclass(frozen=True)

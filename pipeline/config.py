@@ -7,10 +7,11 @@ Across Ray it travels as `config.model_dump(mode="json")` and comes back through
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from pipeline.agreement import problems
 
 
 def _rising(span: tuple[float, float]) -> tuple[float, float]:
@@ -187,6 +188,15 @@ class WorkersConfig(_Branch):
     gpus: float = Field(default=0.0, ge=0, le=1, description="GPUs per worker, 0 or 1.")
 
 
+class ScoringConfig(_Branch):
+    """The Fréchet distance of checkpoints to the teacher, on other resources than training."""
+
+    count: int = Field(default=0, ge=0, description="Images compared, per checkpoint; 0: none.")
+    batch_size: Positive = Field(default=500, description="Images made at once.")
+    cpus: float = Field(default=1.0, ge=0, description="CPU cores of the task that does it.")
+    gpus: float = Field(default=0.0, ge=0, description="GPUs of the task that does it.")
+
+
 class DistillConfig(_Branch):
     """The distillation: regression phase, critic burn-in, then DMD."""
 
@@ -205,6 +215,10 @@ class DistillConfig(_Branch):
         default=100, ge=0, description="Steps in which a learning rate rises, in every phase."
     )
     clip: float = Field(default=10.0, gt=0, description="Largest norm of a gradient.")
+    optimizer: Literal["adamw", "adamw8bit"] = Field(
+        default="adamw",
+        description="AdamW, or with 8-bit moments (a quarter of the memory; extra `8bit`).",
+    )
     student: StudentConfig = Field(default_factory=StudentConfig)
     regression: RegressionConfig = Field(default_factory=RegressionConfig)
     matching: MatchingConfig = Field(default_factory=MatchingConfig)
@@ -213,10 +227,20 @@ class DistillConfig(_Branch):
         default=50, description="Steps from one line of metrics to the next."
     )
     sample_every: Positive = Field(default=500, description="Steps from one picture to the next.")
+    wandb: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Project in Weights & Biases (extra `wandb`); offline, see WANDB_MODE.",
+    )
     checkpoint_every: Positive = Field(
         default=500, description="Steps from one checkpoint to the next."
     )
     keep: Positive = Field(default=2, description="Newest checkpoints kept.")
+    scoring: ScoringConfig = Field(default_factory=ScoringConfig)
+    pick: Literal["last", "best"] = Field(
+        default="last",
+        description="Checkpoint of the student that is saved: last, or best by its score.",
+    )
     start_from: str | None = Field(
         default=None,
         description="Finished run, checkpoint or student's folder, local or s3://, to begin from.",
@@ -233,6 +257,9 @@ class DistillConfig(_Branch):
     )
     sharded: bool = Field(
         default=False, description="Networks and optimisers split over the workers (FSDP2)."
+    )
+    shard_teacher: bool = Field(
+        default=False, description="With sharded: the teacher split too, instead of copied."
     )
     bad_steps: Positive = Field(
         default=5, description="Steps in a row without finite gradients that end the run."
@@ -270,6 +297,17 @@ class S3Config(_Branch):
     )
 
 
+class DoctorConfig(_Branch):
+    """The check before a run, and the prices of its estimate."""
+
+    patience: float = Field(
+        default=300.0, gt=0, description="Seconds it waits for a worker, such as a new machine."
+    )
+    gpu_hour: float = Field(default=1.0, ge=0, description="Price of a GPU for an hour.")
+    cpu_hour: float = Field(default=0.05, ge=0, description="Price of a CPU core for an hour.")
+    gib_month: float = Field(default=0.023, ge=0, description="Price of a GiB stored for a month.")
+
+
 class Config(_Branch):
     """Every setting of a run."""
 
@@ -287,6 +325,7 @@ class Config(_Branch):
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     sample: SampleConfig = Field(default_factory=SampleConfig)
     s3: S3Config = Field(default_factory=S3Config)
+    doctor: DoctorConfig = Field(default_factory=DoctorConfig)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -318,79 +357,6 @@ class Config(_Branch):
 
     @model_validator(mode="after")
     def _agreement(self) -> Config:
-        for problem in (*_network_problems(self), *_count_problems(self), *_folder_problems(self)):
+        for problem in problems(self):
             raise ValueError(problem)
         return self
-
-
-def _network_problems(config: Config) -> Iterator[str]:
-    network, levels = config.network, len(config.network.channels)
-    if len(network.attention) != levels:
-        yield (
-            f"network.attention: {len(network.attention)} values for the {levels} levels of "
-            "network.channels; give one per level"
-        )
-    for channels in network.channels:
-        if channels % network.norm_groups:
-            yield (
-                f"network.channels: {channels} is not a multiple of network.norm_groups "
-                f"({network.norm_groups})"
-            )
-        elif channels == network.norm_groups:
-            yield (
-                f"network.norm_groups: {network.norm_groups} gives each of {channels} channels a "
-                "norm of its own, which takes time and class out of it; use fewer"
-            )
-    place = "teacher.gaussian.shape" if config.teacher.kind == "gaussian" else "data.size"
-    for size in config.shape[1:]:
-        if size % 2 ** (levels - 1):
-            yield (
-                f"{place}: {size} is not a multiple of {2 ** (levels - 1)}, "
-                f"as the {levels} levels of network.channels need"
-            )
-    if config.teacher.kind == "diffusers" and config.data.name is None:
-        yield (
-            "data.name: null leaves the teacher without images; "
-            "name a set or choose teacher.kind gaussian"
-        )
-
-
-def _count_problems(config: Config) -> Iterator[str]:
-    pairs, distill = config.pairs, config.distill
-    if pairs.count % pairs.shard_size:
-        below = pairs.count // pairs.shard_size * pairs.shard_size
-        nearest = f"{below} or {below + pairs.shard_size}" if below else f"{pairs.shard_size}"
-        yield (
-            f"pairs.count: {pairs.count} is not a multiple of pairs.shard_size "
-            f"({pairs.shard_size}); use {nearest}"
-        )
-    if pairs.weights is not None and not any(pairs.weights):
-        yield "pairs.weights: at least one class must have a weight above 0"
-    for name, size in (
-        ("distill.batch_size", distill.batch_size),
-        ("distill.regression.batch_size", distill.regression.batch_size),
-    ):
-        if size % distill.lanes:
-            yield f"{name}: {size} is not a multiple of distill.lanes ({distill.lanes})"
-    for name, low, limit, high in (
-        ("pairs.actors.min", pairs.actors.min, "pairs.actors.max", pairs.actors.max),
-        ("distill.workers.min", distill.workers.min, "distill.workers.max", distill.workers.max),
-        ("distill.workers.max", distill.workers.max, "distill.lanes", distill.lanes),
-        (
-            "distill.regression_steps + distill.burn_in_steps",
-            distill.regression_steps + distill.burn_in_steps,
-            "distill.steps",
-            distill.steps,
-        ),
-    ):
-        if low > high:
-            yield f"{name}: {low} is more than {limit} ({high})"
-
-
-def _folder_problems(config: Config) -> Iterator[str]:
-    for name in ("evaluate", "sample"):
-        if "://" in (folder := getattr(config, name).output):
-            yield (
-                f"{name}.output: {folder!r} is no local folder; only those of pairs and distill "
-                "may be s3://"
-            )

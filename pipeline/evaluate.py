@@ -7,30 +7,28 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.classifier import train_classifier
 from pipeline.comparison import (
     AgainstReal,
     AgainstTeacher,
-    Generate,
     Images,
     Judge,
     Speed,
     against_real,
     against_teacher,
     compare_speed,
+    generate,
+    generators,
+    real_judge,
 )
 from pipeline.config import Config
 from pipeline.data.fetch import INPUTS, fetch_inputs
-from pipeline.data.images import RealImages, load_images
 from pipeline.diffusion import seeds
 from pipeline.diffusion.solver import evaluations
 from pipeline.errors import UserError
 from pipeline.files import check_writable, write_file
 from pipeline.models.build import load_student, load_teacher
 from pipeline.models.denoiser import Denoiser
-from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.pictures import save_grid
-from pipeline.progress import progress
 
 
 @dataclass(frozen=True)
@@ -71,12 +69,13 @@ def evaluate(config: Config) -> Evaluation:
     check_writable(output, "evaluate.output")
     config = fetch_inputs(config, *INPUTS)
     student, teacher = load_student(config.evaluate.student), load_teacher(config.teacher)
-    real = _real_images(config)
-    _check_fit(config, student, teacher, real)
-    judge = None
-    if real is not None:
-        judge = Judge(real, train_classifier(real.images, real.labels, real.classes))
-
+    if (student.shape, student.classes) != (teacher.shape, teacher.classes):
+        raise UserError(
+            f"evaluate.student: {config.evaluate.student} makes {student.shape} images of "
+            f"{student.classes} classes, its teacher {teacher.shape} of {teacher.classes}; "
+            "name the student of this teacher"
+        )
+    judge = real_judge(config, teacher)
     evaluation, images = _compare(config, student, teacher, judge)
     _save_picture(images, f"teacher, {config.pairs.steps} steps", output / "evaluation.png")
     text = json.dumps(evaluation.figures(), indent=2, allow_nan=False) + "\n"
@@ -90,20 +89,20 @@ def _compare(
     config: Config, student: Denoiser, teacher: Denoiser, judge: Judge | None
 ) -> tuple[Evaluation, Images]:
     """All figures, and the images of student against teacher."""
-    by_student, by_teacher = _generators(config, student, teacher)
+    by_student, by_teacher = generators(config, student, teacher)
     count, size = config.evaluate.count, config.evaluate.batch_size
 
     def noise(first: int, count: int, stream: int = seeds.EVALUATION) -> Tensor:
         return seeds.noise(config.seed, torch.arange(first, first + count), teacher.shape, stream)
 
     def both(noise: Tensor, labels: Tensor | None) -> Images:
-        one_step = _generate(by_student, noise, labels, size, "student")
-        many_steps = _generate(by_teacher, noise, labels, size, "teacher")
+        one_step = generate(by_student, noise, labels, size, "student")
+        many_steps = generate(by_teacher, noise, labels, size, "teacher")
         return Images(noise, labels, one_step, many_steps)
 
     labels = None if teacher.classes is None else torch.arange(count) % teacher.classes
     images = both(noise(0, count), labels)
-    other = _generate(by_teacher, noise(0, count, seeds.FLOOR), labels, size, "teacher, for floor")
+    other = generate(by_teacher, noise(0, count, seeds.FLOOR), labels, size, "teacher, for floor")
     real = AgainstReal()
     if judge is not None:
         same_labels = None if teacher.classes is None else judge.real.labels
@@ -115,72 +114,6 @@ def _compare(
     calls = evaluations(solver, steps) * (1 if guidance == 1 else 2)
     versus = against_teacher(images, other, judge)
     return Evaluation(versus, real, speed, calls, config.seed), images
-
-
-def _generators(config: Config, student: Denoiser, teacher: Denoiser) -> tuple[Generate, Generate]:
-    """Student and teacher as functions from noise to images, on the GPU where there is one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    student, teacher, pairs = student.to(device), teacher.to(device), config.pairs
-
-    def place(labels: Tensor | None) -> Tensor | None:
-        return None if labels is None else labels.to(device)
-
-    def by_student(noise: Tensor, labels: Tensor | None) -> Tensor:
-        return sample_student(student, noise.to(device), place(labels)).cpu()
-
-    def by_teacher(noise: Tensor, labels: Tensor | None) -> Tensor:
-        start, labels = noise.to(device), place(labels)
-        images = sample_teacher(teacher, start, labels, pairs.solver, pairs.steps, pairs.guidance)
-        return images.cpu()
-
-    return by_student, by_teacher
-
-
-def _generate(
-    by: Generate, noise: Tensor, labels: Tensor | None, batch_size: int, label: str
-) -> Tensor:
-    """Images of all the noise, (N, C, H, W), a batch at a time, with progress."""
-    images = []
-    with progress(len(noise), label, "images") as bar:
-        for first in range(0, len(noise), batch_size):
-            rows = slice(first, first + batch_size)
-            images.append(by(noise[rows], None if labels is None else labels[rows]))
-            if not images[-1].isfinite().all():
-                raise UserError(
-                    f"{label}: images {first} and following are not finite; train it again, "
-                    "with a lower learning rate"
-                )
-            bar.update(len(images[-1]))
-    return torch.cat(images)
-
-
-def _real_images(config: Config) -> RealImages | None:
-    """The images the teacher learnt from; an analytic one has learnt from none."""
-    data = config.data
-    if data.name is None or config.teacher.kind == "gaussian":
-        return None
-    return load_images(data.name, data.size, data.folder)
-
-
-def _check_fit(
-    config: Config, student: Denoiser, teacher: Denoiser, real: RealImages | None
-) -> None:
-    """See that all speak of images and classes of the same kind, before hours are spent."""
-    if (student.shape, student.classes) != (teacher.shape, teacher.classes):
-        raise UserError(
-            f"evaluate.student: {config.evaluate.student} makes {student.shape} images of "
-            f"{student.classes} classes, its teacher {teacher.shape} of {teacher.classes}; "
-            "name the student of this teacher"
-        )
-    if real is None:
-        return
-    shape = tuple(real.images.shape[1:])
-    if shape != teacher.shape or teacher.classes not in (None, real.classes):
-        raise UserError(
-            f"data.name: {config.data.name} has {shape} images of {real.classes} classes, the "
-            f"teacher in {config.teacher.output} makes {teacher.shape} of {teacher.classes}; "
-            "name the set and size it learnt from"
-        )
 
 
 def _save_picture(images: Images, teacher: str, path: Path) -> None:

@@ -97,6 +97,19 @@ def test_example_is_valid(path: Path) -> None:
             "distill.workers.max: 3 is more than distill.lanes (2)",
         ),
         (
+            {"distill": {"pick": "best"}},
+            "distill.pick: best needs scores; set distill.scoring.count to 2000, say",
+        ),
+        (
+            {"distill": {"shard_teacher": True}},
+            "distill.shard_teacher: true needs distill.sharded true",
+        ),
+        (
+            {"distill": {"optimizer": "adamw8bit", "sharded": True}},
+            "distill.optimizer: adamw8bit cannot be split over workers; "
+            "use adamw with distill.sharded",
+        ),
+        (
             {"network": {"attention": [True]}},
             "network.attention: 1 values for the 2 levels of network.channels; give one per level",
         ),

@@ -15,6 +15,7 @@ from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer
 from ray.util.metrics import Gauge
 
+from pipeline.cluster.scoring import Scoring
 from pipeline.cluster.session import connect, user_errors
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
@@ -44,17 +45,21 @@ def distill(config: Config) -> None:
         return
     run.claim(local)
     connect()
+    scoring = Scoring(config)
     with _stoppable(config) as stopped:
-        _until_finished(config, stopped)
+        _until_finished(config, stopped, scoring.look)
+    scoring.finish()
     run.export(local)
     print(f"distill  saved {config.distill.output}/student")
 
 
-def _until_finished(config: Config, stopped: threading.Event) -> None:
+def _until_finished(
+    config: Config, stopped: threading.Event, meanwhile: Callable[[], None]
+) -> None:
     """Fit again after a failure or a leave, as long as new checkpoints come."""
     history, failures = run.history(config), 0
     while (before := history.step()) < config.distill.steps:
-        failure = _fit(config)
+        failure = _fit(config, meanwhile)
         done = history.step()
         if isinstance(failure, UserError):
             raise failure
@@ -70,7 +75,7 @@ def _until_finished(config: Config, stopped: threading.Event) -> None:
         log.warning("the workers failed (%s): starting again at step %d", _line(failure), done)
 
 
-def _fit(config: Config) -> BaseException | None:
+def _fit(config: Config, meanwhile: Callable[[], None]) -> BaseException | None:
     """Run one group of workers to its end; returns what it failed with."""
     failed: list[BaseException] = []
 
@@ -94,6 +99,7 @@ def _fit(config: Config) -> BaseException | None:
     thread.start()
     while thread.is_alive():
         thread.join(0.5)
+        meanwhile()
     return failed[0] if failed else None
 
 

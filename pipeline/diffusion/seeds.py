@@ -14,8 +14,9 @@ from math import prod
 import torch
 from torch import Tensor
 
-PAIRS, EVALUATION, FLOOR = 0, 1, 2
-"""Streams of `noise`: of the ODE pairs, of evaluation, of the teacher against itself."""
+PAIRS, EVALUATION, FLOOR, SCORE = 0, 1, 2, 3
+"""Streams of `noise`: of the ODE pairs, of evaluation, of the teacher against itself, and of the
+scores of checkpoints, so that the best one is not chosen by the noise it is evaluated on."""
 
 _LOW = 2**32 - 1
 _CHUNK = {"cpu": 2**14}

@@ -50,7 +50,7 @@ class State:
         for name, optimizer in self.optimizers.items():
             get_optimizer_state_dict(self.networks[name], optimizer)  # makes what is missing
             for values in optimizer.state.values():
-                values["step"].zero_()
+                values["step"] = torch.as_tensor(values["step"]).zero_()  # bitsandbytes has an int
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors themselves, not copies, as "student.<name>", "student_optimizer.<name>"."""

@@ -2,6 +2,7 @@
 
     <output>/checkpoints/0000500-1f2e3d4c/*.safetensors    the state, as `checkpoint.write` left it
     <output>/checkpoints/0000500-1f2e3d4c.json             put last: step, fingerprint, checksums
+    <output>/checkpoints/0000500-1f2e3d4c.score            its figures, where they are measured
 
 The second half of the name is of the attempt that made it, so that no attempt ever writes where
 another one did.
@@ -45,12 +46,25 @@ class Commit:
 
 
 @dataclass(frozen=True)
+class Score:
+    """How near the averaged student of a checkpoint is to the teacher.
+
+    Attributes:
+        fd_teacher: Fréchet distance, on the judge's features or, without a judge, on pixels.
+        n: Images of each.
+    """
+
+    fd_teacher: float
+    n: int
+
+
+@dataclass(frozen=True)
 class History:
     """The checkpoints in a store.
 
     Args:
         store: Of these checkpoints alone.
-        keep: How many of the newest stay.
+        keep: How many of the newest stay; the best by score stays beside them.
     """
 
     store: Store
@@ -67,9 +81,12 @@ class History:
     def commit(self, commit: Commit) -> None:
         """Make stored files a checkpoint, and remove those that are not kept."""
         self.store.put(f"{commit.name}.json", json.dumps(asdict(commit)).encode())
-        kept = {each.name for each in self.commits()[: self.keep]} | {commit.name}
+        commits = self.commits()
+        kept = {each.name for each in (*commits[: self.keep], commit, self.best(commits)) if each}
         names = sorted(self.store.tree(), key=lambda name: not name.endswith(".json"))
         for name in names:
+            if name.endswith(".score"):
+                continue
             made = name.split("/")[0].removesuffix(".json")
             if made not in kept and made <= commit.name:
                 self.store.delete(name)
@@ -91,6 +108,25 @@ class History:
             raise UserError(f"{damaged[0]} is damaged, and there is no other checkpoint: delete it")
         return found
 
+    def note(self, commit: Commit, score: Score) -> None:
+        """Keep the score of a checkpoint, also when the checkpoint itself is not kept."""
+        self.store.put(f"{commit.name}.score", json.dumps(asdict(score)).encode())
+
+    def scores(self, commits: list[Commit]) -> dict[str, Score]:
+        """By the names of the checkpoints, those that have one."""
+        names = self.store.list()
+        return {
+            each.name: Score(**json.loads(self.store.get(f"{each.name}.score")))
+            for each in commits
+            if f"{each.name}.score" in names
+        }
+
+    def best(self, commits: list[Commit]) -> Commit | None:
+        """The one nearest to the teacher; None if none has a score."""
+        scores = self.scores(commits)
+        scored = [commit for commit in commits if commit.name in scores]
+        return min(scored, key=lambda each: scores[each.name].fd_teacher, default=None)
+
     def step(self) -> int:
         """Steps of the newest whole checkpoint, 0 without any; raises as `newest`."""
         with self.newest() as found:
@@ -101,7 +137,7 @@ class History:
         """The newest checkpoint of which no bit is lost, in a local folder while the block runs.
 
         Those that are torn are told in a warning and passed over; None if there never was one.
-        With `only` the one of this name.
+        With `only` the one of this name, None if it is torn or gone.
 
         Raises:
             UserError: If the store refuses, or all of them are torn.
@@ -125,7 +161,7 @@ class History:
                     self.store.where(lost[0]),
                     commit.step,
                 )
-        if commits:
+        if commits and only is None:
             raise UserError(
                 f"{self.store.where('')}: not one checkpoint is whole; delete it to start again"
             )

@@ -52,7 +52,7 @@ def train(
         if accelerator.is_main_process:
             output.pull("metrics.jsonl", "skipped.jsonl")
             stack.callback(output.try_push)
-            recorder = stack.enter_context(Recorder(output.folder, start, distill.steps))
+            recorder = stack.enter_context(Recorder(config, output.folder, start))
         watchdog = Watchdog(distill.bad_steps, output.folder, accelerator)
         history, device = run.history(config), accelerator.device
         saver = Saver(history, _attempt(), training.fingerprint, device)

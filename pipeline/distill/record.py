@@ -1,6 +1,7 @@
 """What a run shows and leaves to look at: progress, metrics.jsonl, TensorBoard, sample grids."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 from torch import Tensor
 
+from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.files import write_file
 from pipeline.pictures import save_grid
@@ -21,15 +23,15 @@ class Recorder:
     """Shows and writes the metrics and pictures of one run; made on the first worker alone.
 
     Args:
-        output: The run's folder.
+        config: Of the run.
+        output: The folder to write to.
         start: Steps done so far: later lines of an earlier attempt are dropped.
-        steps: Steps at the end.
 
     Raises:
-        UserError: If the folder cannot be written.
+        UserError: If the folder cannot be written, or `distill.wandb` is set without its package.
     """
 
-    def __init__(self, output: Path, start: int, steps: int):
+    def __init__(self, config: Config, output: Path, start: int):
         self.output = output
         self.metrics = output / "metrics.jsonl"
         try:
@@ -38,8 +40,9 @@ class Recorder:
         except OSError as error:
             raise UserError(f"distill.output: cannot write {output}: {error}") from error
         self.board = SummaryWriter(str(output / "tensorboard"), purge_step=start + 1)
+        self.wandb = _WeightsAndBiases(config, output) if config.distill.wandb else None
         self.done = start
-        self.bar = progress(steps, "distill", "steps", start)
+        self.bar = progress(config.distill.steps, "distill", "steps", start)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line of metrics.jsonl, and one point on each curve."""
@@ -47,6 +50,8 @@ class Recorder:
             lines.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
+        if self.wandb is not None:
+            self.wandb.scalars(step, values)
         shown = {name: each for name, each in values.items() if name in _SHOWN}
         self.bar.update(step - self.done, **shown)
         self.done = step
@@ -58,6 +63,8 @@ class Recorder:
         with Image.open(file) as picture:
             pixels = np.asarray(picture.convert("RGB"))
         self.board.add_image("samples", pixels, step, dataformats="HWC")
+        if self.wandb is not None:
+            self.wandb.picture(step, pixels)
 
     def __enter__(self) -> "Recorder":
         """Show the beginning."""
@@ -68,6 +75,8 @@ class Recorder:
         """Show the end and flush the curves."""
         self.bar.__exit__(*error)
         self.board.close()
+        if self.wandb is not None:
+            self.wandb.close(failed=error[0] is not None)
 
     def _drop_after(self, start: int) -> None:
         if not self.metrics.exists():
@@ -78,3 +87,37 @@ class Recorder:
             if line.endswith("\n") and json.loads(line)["step"] <= start
         ]
         write_file(self.metrics, "".join(kept).encode())
+
+
+class _WeightsAndBiases:
+    """One attempt's curves and pictures in Weights & Biases: offline, unless WANDB_MODE is set.
+
+    The attempts of a run are a group there.
+    """
+
+    def __init__(self, config: Config, folder: Path):
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError(
+                "distill.wandb needs the package wandb on every node: pip install wandb, "
+                "or leave the setting out"
+            ) from error
+        self._image = wandb.Image
+        self._run = wandb.init(
+            project=config.distill.wandb,
+            group=config.distill.output,
+            dir=folder,
+            mode=os.environ.get("WANDB_MODE", "offline"),
+            config=config.model_dump(mode="json"),
+            settings=wandb.Settings(silent=True),
+        )
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        self._run.log(values, step=step)
+
+    def picture(self, step: int, pixels: np.ndarray) -> None:
+        self._run.log({"samples": self._image(pixels)}, step=step)
+
+    def close(self, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config
@@ -13,7 +14,9 @@ from pipeline.distill.history import History
 from pipeline.distill.output import MADE, Output
 from pipeline.errors import UserError
 from pipeline.files import write_file
+from pipeline.models.adapters import UNet2D
 from pipeline.models.build import load_teacher, new_student, teacher_fingerprint
+from pipeline.models.denoiser import Denoiser
 from pipeline.models.export import save_denoiser
 
 _MARK = "run.json"
@@ -22,7 +25,8 @@ PARTS = ("student", "critic", "ema", "student_optimizer", "critic_optimizer")
 # Folders, workers and cadences do not change the optimisation, nor does a later end.
 _FREE = {
     *("output", "workers", "log_every", "sample_every", "checkpoint_every", "keep", "steps"),
-    *("bad_steps", "sharded", "recompute", "start_from", "start_weights"),
+    *("bad_steps", "sharded", "shard_teacher", "recompute", "start_from", "start_weights"),
+    *("scoring", "pick", "wandb"),
 }
 
 
@@ -91,16 +95,17 @@ def history(config: Config) -> History:
 
 
 def export(config: Config) -> None:
-    """Leave the averaged student of the newest checkpoint, a diffusers folder, and `state.json`.
+    """Leave `state.json` and the averaged student as a diffusers folder.
 
     `state.json` has the step and the SHA-256 of every part of the state: two runs that end
-    alike, bit for bit, have the same.
+    alike, bit for bit, have the same. With `distill.pick: best` the student is not of the last
+    step but of the checkpoint with the best score.
 
     Raises:
-        UserError: If the checkpoint cannot be read or is not of the last step, or the folder
+        UserError: If a checkpoint cannot be read or is not of the last step, or the folder
             cannot be written.
     """
-    student = new_student(load_teacher(config.teacher), config.network, config.seed)
+    teacher = load_teacher(config.teacher)
     with history(config).newest() as found:
         assert found is not None, "a run ends with a checkpoint"
         commit, folder = found
@@ -109,19 +114,43 @@ def export(config: Config) -> None:
                 f"distill.steps: {config.distill.output} has done {commit.step} steps, not "
                 f"{config.distill.steps}; set that, or choose another folder"
             )
-        average = read_part(folder, "ema")
-        digests = {"ema": digest(average)}
-        digests |= {part: digest(read_part(folder, part)) for part in PARTS if part != "ema"}
-    average.pop("n_averaged")
-    student.load_state_dict({key.removeprefix("module."): each for key, each in average.items()})
+        digests = {part: digest(read_part(folder, part)) for part in PARTS}
+        student = averaged_student(config, teacher, folder)
+    if config.distill.pick == "best":
+        student = _best_student(config, teacher)
     state = json.dumps({"step": commit.step, **digests}, indent=2) + "\n"
     output = Output(config)
     if "://" in config.distill.output:
         output.store.delete(MADE)  # an older student's, while the new one's files come
     write_file(output.folder / "state.json", state.encode())
-    save_denoiser(student.eval(), output.folder / "student", _provenance(config, commit.step))
+    save_denoiser(student, output.folder / "student", _provenance(config, commit.step))
     output.push()
 
 
+def averaged_student(config: Config, teacher: Denoiser, folder: Path) -> UNet2D:
+    """The student of a checkpoint's files, its weights averaged, in eval mode.
+
+    Raises:
+        UserError: If the files cannot be read.
+    """
+    student = new_student(teacher, config.network, config.seed)
+    average = read_part(folder, "ema")
+    average.pop("n_averaged")
+    student.load_state_dict({key.removeprefix("module."): each for key, each in average.items()})
+    return student.eval()
+
+
+def _best_student(config: Config, teacher: Denoiser) -> UNet2D:
+    best = history(config).best(history(config).commits())
+    if best is None:
+        raise UserError("distill.pick: no checkpoint has a score; set it to last")
+    with history(config).newest(only=best.name) as found:
+        if found is None:
+            raise UserError(
+                f"distill.pick: the best checkpoint, of step {best.step}, is torn; set it to last"
+            )
+        return averaged_student(config, teacher, found[1])
+
+
 def _provenance(config: Config, steps: int) -> dict[str, Any]:
-    return {"steps": steps, **definition(config)}
+    return {"steps": steps, "pick": config.distill.pick, **definition(config)}

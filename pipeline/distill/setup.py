@@ -12,7 +12,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 from pipeline.config import Config, DistillConfig
 from pipeline.data.order import PairReader
@@ -25,6 +25,7 @@ from pipeline.distill.grid import Grid
 from pipeline.distill.run import fingerprint, needs_pairs
 from pipeline.distill.step import Step, Trained
 from pipeline.ema import ema_of
+from pipeline.errors import UserError
 from pipeline.models.build import load_teacher, new_student
 from pipeline.models.sampling import guide
 
@@ -91,10 +92,18 @@ def prepare(config: Config) -> Training:
     ema = ema_of(bare["student"], distill.ema)
     networks: dict[str, nn.Module] = {**bare, "ema": ema}
     if distill.sharded and dist.is_initialized():
-        for network in networks.values():
+        for network in (*networks.values(), *([teacher] if distill.shard_teacher else [])):
             _shard(network, device)
-    student = _trained(bare["student"], student_rate(distill), accelerator, distill.sharded)
-    critic = _trained(bare["critic"], critic_rate(distill), accelerator, distill.sharded)
+    student, critic = (
+        _trained(
+            bare[name],
+            _optimizer(bare[name], distill.optimizer),
+            rate,
+            accelerator,
+            distill.sharded,
+        )
+        for name, rate in (("student", student_rate(distill)), ("critic", critic_rate(distill)))
+    )
     guided = guide(teacher, config.pairs.guidance)
     solver = (config.pairs.solver, config.pairs.steps, config.pairs.guidance)
     return Training(
@@ -159,11 +168,29 @@ def _blocks(network: nn.Module) -> Iterator[nn.Module]:
         yield from child if isinstance(child, nn.ModuleList) else _blocks(child)
 
 
-def _trained(
-    network: nn.Module, rate: Callable[[int], float], accelerator: Accelerator, sharded: bool
-) -> Trained:
+def _optimizer(network: nn.Module, name: str) -> Optimizer:
     """AdamW with the betas and weight decay of DMD (arXiv 2311.18828, Section 5.1)."""
-    optimizer = AdamW(network.parameters(), betas=(0.9, 0.999), weight_decay=0.01, fused=True)
+    weights, betas, decay = network.parameters(), (0.9, 0.999), 0.01
+    if name == "adamw":
+        return AdamW(weights, betas=betas, weight_decay=decay, fused=True)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise UserError(
+            "distill.optimizer: adamw8bit needs the package bitsandbytes on every node: "
+            "pip install bitsandbytes, or use adamw"
+        ) from error
+    optimizer: Optimizer = AdamW8bit(weights, betas=betas, weight_decay=decay)
+    return optimizer
+
+
+def _trained(
+    network: nn.Module,
+    optimizer: Optimizer,
+    rate: Callable[[int], float],
+    accelerator: Accelerator,
+    sharded: bool,
+) -> Trained:
     if sharded:  # Accelerate would wrap it in DDP
         return Trained(network, optimizer, rate)
     prepared, prepared_optimizer = accelerator.prepare(network, optimizer)

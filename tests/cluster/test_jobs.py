@@ -4,14 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.cluster.distill import distill
 from pipeline.cluster.pairs import make_pairs
+from pipeline.cluster.scoring import Scoring
 from pipeline.config import Config
 from pipeline.data import shards
 from pipeline.data.order import PairReader
 from pipeline.data.store import open_store
 from pipeline.distill import run
+from pipeline.distill.checkpoint import read_part
 from pipeline.errors import UserError
 from pipeline.models.build import load_student
 
@@ -57,6 +60,40 @@ def test_pairs_then_a_student_and_a_second_run_does_nothing(ray_cluster, tmp_pat
     make_pairs(config)
     distill(config)
     assert "is finished already" in capfd.readouterr().out
+
+
+def test_checkpoints_are_scored_on_other_resources_and_the_best_is_saved(
+    ray_cluster, tmp_path, capfd
+):
+    more = {"steps": 12, "scoring": {"count": 96}, "pick": "best"}
+    config = config_at(tmp_path / "run", distill=more)
+    make_pairs(config)
+    distill(config)
+    printed = [line for line in capfd.readouterr().out.splitlines() if line.startswith("score ")]
+    history = run.history(config)
+    scores = history.scores(history.commits())
+    best = history.best(history.commits())
+    assert history.commits()[0].name in scores, "the last one waits for its score"
+    assert len(printed) >= len(scores) and "the best so far" in printed[0]
+    with history.newest(only=best.name) as found:
+        average = read_part(found[1], "ema")
+    for name, value in load_student(config.evaluate.student).state_dict().items():
+        assert torch.equal(value, average[f"module.{name}"])
+    capfd.readouterr()
+    distill(config)
+    assert "is finished already" in capfd.readouterr().out
+
+
+def test_a_score_that_fails_costs_nothing_else(ray_cluster, tmp_path, caplog):
+    make_pairs(config_at(tmp_path / "run"))
+    distill(config_at(tmp_path / "run"))
+    config = config_at(tmp_path / "run", distill={"scoring": {"count": 10}})
+    torn = next(Path(config.distill.output).glob("checkpoints/0000008-*/*.safetensors"))
+    torn.unlink()
+    Scoring(config).finish()
+    assert "step 8 has no score: the checkpoint 0000008" in caplog.text
+    names = [path.name[:7] for path in Path(config.distill.output).glob("checkpoints/*.score")]
+    assert names == ["0000004"]
 
 
 def test_a_bad_shard_is_the_users_error_not_a_ray_traceback(ray_cluster, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 from pathlib import Path
+from statistics import stdev
 
 import psutil
 import pytest
@@ -14,6 +15,7 @@ from pipeline.cli import load
 from pipeline.cluster.distill import RESTARTS
 from pipeline.cluster.pairs import make_pairs
 from pipeline.distill import run
+from pipeline.distill.score import score
 from pipeline.teacher import make_teacher
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -123,6 +125,33 @@ def test_the_digits_recipe_killed_changes_no_bit(ray_cluster, digits, start, tmp
     )
     make_pairs(whole.config)
     break_and_compare(whole, broken, random.Random(10 + count))
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(3000)
+def test_a_node_lost_and_got_costs_less_than_another_seed(ray_cluster, digits, start, tmp_path):
+    """The Fréchet distance to the teacher, against its spread over three unbroken seeds."""
+
+    def distance(name: str, *own: str) -> float:
+        flags = [*digits, *own, "--run", str(tmp_path / name), "--distill.scoring.count", "1000"]
+        config, _ = load("distill", flags)
+        newest = run.history(config).commits()[0]
+        assert newest.step == config.distill.steps
+        return score(config, newest.name).fd_teacher
+
+    elastic = ["--distill.workers.min", "1", "--run", str(tmp_path / "elastic")]
+    waits = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}  # for a node that is going
+    job = start("-m", "tests.cluster.losing_nodes", *digits, *elastic, **waits)
+    printed = job.finish(seconds=1500)
+    events = [line.split()[0] for line in printed if line.startswith(("lost ", "got ", "done "))]
+    assert events == ["lost", "got", "done"]
+    seeds = []
+    for seed in ("0", "1", "2"):  # of the training; the pairs are the same
+        own = ["--seed", seed, "--distill.workers.max", "1"]
+        Run(start, [*digits, *own, "--run", str(tmp_path / seed)]).job().finish(seconds=900)
+        seeds.append(distance(seed, *own))
+    print(f"elastic {distance('elastic'):.4g}, seeds {seeds}")
+    assert abs(distance("elastic") - seeds[0]) <= stdev(seeds)
 
 
 def test_a_stopped_job_saves_and_says_where_it_stands(ray_cluster, start, tmp_path):

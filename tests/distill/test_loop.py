@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -223,6 +224,50 @@ def test_recomputed_activations_change_no_bit(tiny):
     loop.train(again)
     ours, theirs = digests(again), digests(kept_in_memory)
     assert ours == theirs
+
+
+def test_moments_of_8_bits_come_back_bit_for_bit_after_a_break(tiny, monkeypatch):
+    eight = {"optimizer": "adamw8bit", "steps": 12}
+    whole, broken = wide(tiny("whole", **eight)), wide(tiny("broken", **eight))
+    loop.train(whole)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        die_after(patch, 8)
+        loop.train(broken)
+    loop.train(broken)
+    assert digests(whole) == digests(broken)
+    with run.history(whole).newest() as found:
+        moments = read_part(found[1], "student_optimizer")
+    small = {k: v for k, v in moments.items() if v.dtype == torch.uint8}
+    assert any(v.numel() >= 4096 for v in small.values())
+    assert all(moments[k].dtype == torch.float32 for k in moments if "absmax" in k)
+    steps = {float(v) for k, v in moments.items() if k.endswith(".step")}
+    assert steps == {10.0}, "4 of regression and 6 of DMD"
+
+
+def wide(config):
+    """With convolutions of 4096 weights and more: bitsandbytes leaves smaller ones in float32."""
+    network = config.network.model_copy(update={"channels": (32,)})
+    return config.model_copy(update={"network": network})
+
+
+def test_the_curves_and_pictures_go_to_weights_and_biases_offline(tiny, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    config = tiny(wandb="one-step")
+    loop.train(config)
+    (log,) = Path(config.distill.output).glob("wandb/offline-run-*/run-*.wandb")
+    content = log.read_bytes()
+    assert all(word in content for word in (b"one-step", b"matching_gradient", b"student_norm"))
+    assert list(log.parent.glob("files/media/images/samples_10_*.png"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "package"),
+    [({"wandb": "one"}, "wandb"), ({"optimizer": "adamw8bit"}, "bitsandbytes.optim")],
+)
+def test_an_extra_that_is_not_installed_is_named(tiny, monkeypatch, setting, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=f"package {package.split('.')[0]} on every node"):
+        loop.train(tiny(**setting))
 
 
 def start_settings(config, origin: str, weights: str) -> dict:

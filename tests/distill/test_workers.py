@@ -79,16 +79,36 @@ def test_a_broken_run_of_several_workers_ends_with_the_same_bits(tiny, workers):
     assert digests(whole) == digests(broken)
 
 
-def test_bf16_stays_near_fp32_and_keeps_its_weights_in_fp32(tiny, tmp_path):
-    def unet_teacher(run: str, precision: str):
-        config = tiny(run, regression_steps=0, regression={"weight": 0.0}, precision=precision)
+@pytest.fixture
+def unet_taught(tiny, tmp_path):
+    """Makes a run without pairs whose teacher is a UNet."""
+
+    def make(run: str, **distill: object) -> Config:
+        config = tiny(run, regression_steps=0, regression={"weight": 0.0}, **distill)
         teacher = new_unet(config.network, config.shape, 3, seed=7)
         save_denoiser(teacher, tmp_path / "teacher", {})
         tree = config.model_dump(mode="json")
         tree["teacher"] |= {"kind": "diffusers", "output": str(tmp_path / "teacher")}
         return Config.model_validate(tree | {"data": {"name": "digits", "size": 4}})
 
-    exact, half = unet_teacher("exact", "fp32"), unet_teacher("half", "bf16")
+    return make
+
+
+def test_a_sharded_teacher_teaches_like_a_copied_one(unet_taught):
+    settings = {"sharded": True, "log_every": 1, "lanes": 4}
+    copied, sharded = (
+        unet_taught(name, **settings, shard_teacher=name == "sharded")
+        for name in ("copied", "sharded")
+    )
+    train(copied, 2)
+    train(sharded, 2)
+    assert len(lines(sharded)) == 10
+    for ours, theirs in zip(lines(sharded), lines(copied), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-7)
+
+
+def test_bf16_stays_near_fp32_and_keeps_its_weights_in_fp32(unet_taught):
+    exact, half = unet_taught("exact", precision="fp32"), unet_taught("half", precision="bf16")
     for config in (exact, half):
         train(config, 1)
     for ours, theirs in zip(lines(half), lines(exact), strict=True):

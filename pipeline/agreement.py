@@ -1,0 +1,121 @@
+"""Settings that must agree with one another, checked before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+
+def problems(config: Config) -> Iterator[str]:
+    """Every disagreement, as a line that begins with the setting and ends with the way out."""
+    yield from _network_problems(config)
+    yield from _count_problems(config)
+    yield from _distill_problems(config)
+    yield from _folder_problems(config)
+
+
+def _network_problems(config: Config) -> Iterator[str]:
+    network, levels = config.network, len(config.network.channels)
+    if len(network.attention) != levels:
+        yield (
+            f"network.attention: {len(network.attention)} values for the {levels} levels of "
+            "network.channels; give one per level"
+        )
+    for channels in network.channels:
+        if channels % network.norm_groups:
+            yield (
+                f"network.channels: {channels} is not a multiple of network.norm_groups "
+                f"({network.norm_groups})"
+            )
+        elif channels == network.norm_groups:
+            yield (
+                f"network.norm_groups: {network.norm_groups} gives each of {channels} channels a "
+                "norm of its own, which takes time and class out of it; use fewer"
+            )
+    place = "teacher.gaussian.shape" if config.teacher.kind == "gaussian" else "data.size"
+    for size in config.shape[1:]:
+        if size % 2 ** (levels - 1):
+            yield (
+                f"{place}: {size} is not a multiple of {2 ** (levels - 1)}, "
+                f"as the {levels} levels of network.channels need"
+            )
+    if config.teacher.kind == "diffusers" and config.data.name is None:
+        yield (
+            "data.name: null leaves the teacher without images; "
+            "name a set or choose teacher.kind gaussian"
+        )
+
+
+def _count_problems(config: Config) -> Iterator[str]:
+    pairs, distill = config.pairs, config.distill
+    if pairs.count % pairs.shard_size:
+        below = pairs.count // pairs.shard_size * pairs.shard_size
+        nearest = f"{below} or {below + pairs.shard_size}" if below else f"{pairs.shard_size}"
+        yield (
+            f"pairs.count: {pairs.count} is not a multiple of pairs.shard_size "
+            f"({pairs.shard_size}); use {nearest}"
+        )
+    if pairs.weights is not None and not any(pairs.weights):
+        yield "pairs.weights: at least one class must have a weight above 0"
+    for name, low, limit, high in (
+        ("pairs.actors.min", pairs.actors.min, "pairs.actors.max", pairs.actors.max),
+        ("distill.workers.min", distill.workers.min, "distill.workers.max", distill.workers.max),
+        ("distill.workers.max", distill.workers.max, "distill.lanes", distill.lanes),
+        (
+            "distill.regression_steps + distill.burn_in_steps",
+            distill.regression_steps + distill.burn_in_steps,
+            "distill.steps",
+            distill.steps,
+        ),
+    ):
+        if low > high:
+            yield f"{name}: {low} is more than {limit} ({high})"
+
+
+def _distill_problems(config: Config) -> Iterator[str]:
+    distill = config.distill
+    for name, size in (
+        ("distill.batch_size", distill.batch_size),
+        ("distill.regression.batch_size", distill.regression.batch_size),
+    ):
+        if size % distill.lanes:
+            yield f"{name}: {size} is not a multiple of distill.lanes ({distill.lanes})"
+    if distill.pick == "best" and not distill.scoring.count:
+        yield "distill.pick: best needs scores; set distill.scoring.count to 2000, say"
+    if distill.shard_teacher and not distill.sharded:
+        yield "distill.shard_teacher: true needs distill.sharded true"
+    if distill.optimizer == "adamw8bit" and distill.sharded:
+        yield (
+            "distill.optimizer: adamw8bit cannot be split over workers; use adamw with "
+            "distill.sharded"
+        )
+
+
+_WORKING_DIR = "/runtime_resources/working_dir_files/"
+"""In the path of the copy of the working directory that Ray makes for a submitted job."""
+
+
+def _folder_problems(config: Config) -> Iterator[str]:
+    folders = {"run": config.run}
+    for branch in ("teacher", "pairs", "distill", "evaluate", "sample"):
+        folders[f"{branch}.output"] = getattr(config, branch).output
+    for setting, folder in folders.items():
+        if _WORKING_DIR in folder:
+            yield (
+                f"{setting}: {folder} would be lost with this job's copy of the working directory; "
+                "give an absolute path that all nodes share"
+                + (
+                    ", or s3://bucket/prefix"
+                    if setting in ("pairs.output", "distill.output")
+                    else ""
+                )
+            )
+    for name in ("evaluate", "sample"):
+        if "://" in (folder := getattr(config, name).output):
+            yield (
+                f"{name}.output: {folder!r} is no local folder; only those of pairs and distill "
+                "may be s3://"
+            )

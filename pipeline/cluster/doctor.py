@@ -1,0 +1,279 @@
+"""The check before a run: what would stop it, and what it will cost, before money is spent."""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline.cluster.node import Node, Speed, look_at_node, measure, versions
+from pipeline.cluster.session import connect, user_errors
+from pipeline.config import Config
+from pipeline.data import shards
+from pipeline.data.fetch import fetch_inputs
+from pipeline.data.store import open_store, probe
+from pipeline.distill.footprint import footprint
+from pipeline.errors import UserError
+from pipeline.models.build import load_teacher, teacher_fingerprint
+from pipeline.models.denoiser import Denoiser
+from pipeline.pairs import pair_plan
+from pipeline.plan import pair_bytes, plan, step_calls, teacher_calls
+
+GIB = 2**30
+CONTEXT = GIB
+"""Bytes that CUDA and its libraries take beside a network."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        title: What was looked at.
+        fine: Whether a run can go on.
+        text: What is there; if it is not fine, what is wrong and the way out.
+    """
+
+    title: str
+    fine: bool
+    text: str
+
+
+def doctor(config: Config) -> None:
+    """Look at teacher, stores, cluster and memory, and estimate time and cost.
+
+    Raises:
+        UserError: If a run would fail; every finding is printed before.
+    """
+    examination = Examination(config)
+    findings = []
+    for finding in examination.findings():
+        print(
+            f"{'ok  ' if finding.fine else 'FAIL'}  {finding.title:14} {finding.text}", flush=True
+        )
+        findings.append(finding)
+    for line in plan(config):
+        print(f"plan  {line}")
+    failed = [finding.title for finding in findings if not finding.fine]
+    if failed:
+        raise UserError(f"{len(failed)} of {len(findings)} checks failed: {', '.join(failed)}")
+    for line in examination.estimate():
+        print(f"cost  {line}")
+
+
+class Examination:
+    """The checks of one configuration, each made once.
+
+    Args:
+        config: Of the run.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+
+    def findings(self) -> list[Finding]:
+        """Every check's result; one that fails as an earlier one did is left out."""
+        checks: dict[str, Callable[[], str]] = {
+            "teacher": self.check_teacher,
+            "pairs.output": lambda: self.check_store("pairs"),
+            "distill.output": lambda: self.check_store("distill"),
+            "pair set": self.check_pairs,
+            "Ray": self.check_cluster,
+            "versions": self.check_versions,
+            "shared paths": self.check_shared,
+            "disk": self.check_disk,
+            "workers": self.check_workers,
+            "memory": self.check_memory,
+        }
+        found = []
+        for title, check in checks.items():
+            try:
+                found.append(Finding(title, True, check()))
+            except UserError as error:
+                text = " ".join(str(error).split())
+                if text not in [each.text for each in found]:
+                    found.append(Finding(title, False, text))
+        return found
+
+    @cached_property
+    def local(self) -> Config:
+        """The settings with a local copy of the teacher."""
+        return fetch_inputs(self.config, "teacher")
+
+    @cached_property
+    def teacher(self) -> Denoiser:
+        """Loaded."""
+        return load_teacher(self.local.teacher)
+
+    @cached_property
+    def nodes(self) -> list[Node]:
+        """Every node that is there now, looked at by a task of its own."""
+        self.check_cluster()
+        token = f".doctor-{uuid.uuid4().hex}"
+        outputs = [self.config.pairs.output, self.config.distill.output]
+        outputs = [each for each in outputs if "://" not in each]
+        for each in outputs:
+            open_store(each, self.config.s3).put(token, b"")
+        try:
+            tasks = [
+                look_at_node.options(
+                    scheduling_strategy=NodeAffinitySchedulingStrategy(each["NodeID"], soft=False)
+                ).remote(outputs, token)
+                for each in ray.nodes()
+                if each["Alive"]
+            ]
+            return list(ray.get(tasks, timeout=self.config.doctor.patience))
+        except ray.exceptions.RayError as error:
+            raise UserError(f"a node does not answer: {error}; look at `ray status`") from error
+        finally:
+            for each in outputs:
+                open_store(each, self.config.s3).delete(token)
+
+    @cached_property
+    def speeds(self) -> dict[str, Speed]:
+        """Of a pair actor and of a training worker, on the resources each will have."""
+        self.check_cluster()
+        found = {}
+        for name, share in (
+            ("pairs.actors", self.config.pairs.actors),
+            ("distill.workers", self.config.distill.workers),
+        ):
+            task = measure.options(num_cpus=share.cpus, num_gpus=share.gpus)
+            result = task.remote(self.config.model_dump(mode="json"))
+            done, _ = ray.wait([result], timeout=self.config.doctor.patience)
+            if not done:
+                ray.cancel(result)
+                raise UserError(
+                    f"{name}: no node took a task of {share.cpus:g} CPU and {share.gpus:g} GPU in "
+                    f"{self.config.doctor.patience:g} seconds; `ray status` tells what is there: "
+                    "start nodes, ask for less, or wait longer with doctor.patience"
+                )
+            with user_errors():
+                found[name] = ray.get(result)
+        return found
+
+    def check_teacher(self) -> str:
+        """It can be loaded."""
+        weights = sum(value.numel() for value in self.teacher.parameters())
+        shape = "x".join(map(str, self.teacher.shape))
+        return f"{shape} images, {self.teacher.classes or 'no'} classes, {weights:,} weights"
+
+    def check_store(self, branch: str) -> str:
+        """Objects can be written there, and never twice."""
+        where = getattr(self.config, branch).output
+        probe(open_store(where, self.config.s3, f"{branch}.output"))
+        return f"{where} takes objects, each once"
+
+    def check_pairs(self) -> str:
+        """What is there already is of this teacher and these settings."""
+        store = open_store(self.config.pairs.output, self.config.s3)
+        if shards.PLAN not in store.list(shards.PLAN):
+            return "none yet"
+        wanted = pair_plan(self.local)
+        shards.open_plan(store, wanted)
+        left = len(shards.missing(store, wanted, self.config.pairs.count))
+        if store.list("manifest-"):
+            shards.read_manifest(store).check_teacher(teacher_fingerprint(self.local.teacher))
+        return f"of this teacher, {left} shards to be made"
+
+    def check_cluster(self) -> str:
+        """Ray answers, with this token and this version."""
+        try:
+            connect()
+            now = ray.cluster_resources()
+        except ray.exceptions.AuthenticationError as error:
+            raise UserError(
+                "Ray refuses the token: set RAY_AUTH_MODE=token and the cluster's own token, in "
+                "RAY_AUTH_TOKEN or ~/.ray/auth_token"
+            ) from error
+        except (ConnectionError, RuntimeError, ray.exceptions.RaySystemError) as error:
+            line = str(error).strip().splitlines()[0]
+            raise UserError(f"Ray cannot be joined: {line}; check RAY_ADDRESS") from error
+        return f"{now.get('CPU', 0):g} CPUs and {now.get('GPU', 0):g} GPUs now"
+
+    def check_versions(self) -> str:
+        """All nodes run what this process runs."""
+        mine = versions()
+        for node in self.nodes:
+            for name, version in mine.items():
+                if node.versions.get(name) != version:
+                    raise UserError(
+                        f"node {node.address} has {name} {node.versions.get(name)}, this process "
+                        f"{version}: install the same constraints.txt on all nodes"
+                    )
+        return ", ".join(f"{name} {version}" for name, version in mine.items())
+
+    def check_shared(self) -> str:
+        """All nodes see the local folders, if there are some."""
+        for node in self.nodes:
+            for folder, seen in node.sees.items():
+                if not seen:
+                    raise UserError(
+                        f"node {node.address} does not see {folder}: give a folder that all nodes "
+                        "share, or s3://bucket/prefix"
+                    )
+        return f"{len(self.nodes)} nodes see all folders"
+
+    def check_disk(self) -> str:
+        """Local folders have room for pairs and checkpoints."""
+        needs = self._needs()
+        for node in self.nodes:
+            for folder, free in node.free.items():
+                if free < needs[folder]:
+                    raise UserError(
+                        f"{folder} needs {needs[folder] / GIB:.2f} GiB and has {free / GIB:.2f} "
+                        "free: free space, lower distill.keep or pairs.count, or use s3://"
+                    )
+        return f"{sum(needs.values()) / GIB:.2f} GiB needed"
+
+    def check_workers(self) -> str:
+        """A node takes an actor's and a worker's task and can load the teacher."""
+        return "; ".join(f"{name} on {speed.device}" for name, speed in self.speeds.items())
+
+    def check_memory(self) -> str:
+        """The networks of training fit a worker."""
+        workers = self.config.distill.workers
+        parts = footprint(self.config, self.teacher, workers.min)
+        need = parts.total + (CONTEXT if workers.gpus else 0)
+        found = self.speeds["distill.workers"].memory
+        if need > found:
+            shares = ", ".join(f"{k} {v / GIB:.1f}" for k, v in vars(parts).items())
+            raise UserError(
+                f"a worker needs {need / GIB:.1f} GiB ({shares}) and has {found / GIB:.1f}: set "
+                "distill.precision bf16, distill.recompute, more distill.lanes, distill.sharded, "
+                "or use a larger GPU"
+            )
+        return f"{need / GIB:.2f} of {found / GIB:.1f} GiB for a worker of distill"
+
+    def estimate(self) -> list[str]:
+        """Hours and price of both jobs, from the measured speeds."""
+        config, prices, total, lines = self.config, self.config.doctor, 0.0, []
+        work = {
+            "pairs.actors": (teacher_calls(config) * config.pairs.count, 0.0),
+            "distill.workers": step_calls(config),
+        }
+        for name, (by_teacher, by_student) in work.items():
+            speed = self.speeds[name]
+            share = config.pairs.actors if name == "pairs.actors" else config.distill.workers
+            hours = (by_teacher * speed.teacher + by_student * speed.student) / 3600
+            price = hours * (share.gpus * prices.gpu_hour + share.cpus * prices.cpu_hour)
+            total += price
+            kind = "GPU" if share.gpus else "worker"
+            lines.append(f"{name.split('.')[0]}: {hours:.3g} {kind}-hours, {price:.2f}")
+        stored = sum(self._needs().values()) / GIB
+        month = stored * prices.gib_month
+        lines.append(f"storage: {stored:.3g} GiB, {month:.2f} a month")
+        lines.append(f"in all: {total:.2f}, and {month:.2f} a month (prices: doctor.*)")
+        return lines
+
+    def _needs(self) -> dict[str, int]:
+        """Bytes that each output will take."""
+        config, shape = self.config, self.teacher.shape
+        whole = footprint(config, self.teacher)
+        state = whole.moments + 3 * whole.gradients // 2  # gradients are of two networks of three
+        return {
+            config.pairs.output: config.pairs.count * pair_bytes(config, shape),
+            config.distill.output: (config.distill.keep + 2) * state,
+        }

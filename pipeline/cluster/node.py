@@ -1,0 +1,112 @@
+"""What a node is and how fast its workers are, seen from a task on it."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from pipeline.config import Config
+from pipeline.data.fetch import fetch_inputs
+from pipeline.models.build import load_teacher, new_student
+from pipeline.models.sampling import one_step
+
+PACKAGES = ("ray", "torch", "diffusers", "accelerate", "pyarrow", "boto3")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One machine of the cluster.
+
+    Attributes:
+        address: Its IP.
+        versions: Of Python and of the packages that matter.
+        sees: Local folder -> whether the driver's token is in it.
+        free: Local folder -> bytes free on its disk.
+    """
+
+    address: str
+    versions: dict[str, str]
+    sees: dict[str, bool]
+    free: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """A worker as it was measured.
+
+    Attributes:
+        device: Name of its GPU, or "CPU".
+        memory: Bytes that it has.
+        teacher, student: Seconds of one network evaluation for one image, in a batch.
+    """
+
+    device: str
+    memory: int
+    teacher: float
+    student: float
+
+
+def versions() -> dict[str, str]:
+    """Of this process."""
+    found = {"python": platform.python_version()}
+    return found | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+@ray.remote(num_cpus=0)
+def look_at_node(folders: list[str], token: str) -> Node:
+    """What this node sees."""
+    return Node(
+        address=ray.util.get_node_ip_address(),
+        versions=versions(),
+        sees={each: (Path(each) / token).is_file() for each in folders},
+        free={each: shutil.disk_usage(_existing(Path(each))).free for each in folders},
+    )
+
+
+@ray.remote
+def measure(settings: dict[str, Any]) -> Speed:
+    """Load the networks as a worker does, and time them."""
+    config = fetch_inputs(Config.model_validate(settings), "teacher")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    teacher = load_teacher(config.teacher).to(device)
+    student = new_student(teacher, config.network, config.seed).to(device)
+    rows = min(config.distill.batch_size // config.distill.lanes, 64)
+    noise = torch.randn(rows, *teacher.shape, device=device)
+    labels = None
+    if teacher.classes is not None:
+        labels = torch.zeros(rows, dtype=torch.int64, device=device)
+
+    def seconds(network: Any) -> float:
+        with torch.no_grad():
+            return _seconds(lambda: one_step(network, teacher.schedule, noise, labels)) / rows
+
+    if device.type == "cuda":
+        name, memory = (
+            torch.cuda.get_device_name(),
+            torch.cuda.get_device_properties(0).total_memory,
+        )
+    else:
+        name, memory = "CPU", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Speed(name, memory, seconds(teacher), seconds(student))
+
+
+def _seconds(call: Callable[[], torch.Tensor]) -> float:
+    """Of one call, the least of several."""
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        call().flatten()[0].item()  # waits for a GPU
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _existing(folder: Path) -> Path:
+    return folder if folder.exists() else _existing(folder.parent)

@@ -1,0 +1,99 @@
+"""Scores of a run's checkpoints, measured on the cluster while training goes on."""
+
+import logging
+import time
+from contextlib import redirect_stdout
+from io import StringIO
+from typing import Any
+
+import ray
+from ray.util.metrics import Gauge
+
+from pipeline.cluster.session import user_errors
+from pipeline.config import Config
+from pipeline.data.fetch import fetch_inputs
+from pipeline.distill import run
+from pipeline.distill.history import Commit, Score
+from pipeline.distill.score import score
+from pipeline.errors import UserError
+
+LOOK_SECONDS = 5.0
+"""How often it looks for a new checkpoint or a result."""
+
+log = logging.getLogger(__name__)
+
+
+class Scoring:
+    """Has the newest checkpoint without a score measured, one at a time, by a Ray task.
+
+    A task that fails costs its checkpoint the score and nothing else.
+
+    Args:
+        config: Of the run; without `distill.scoring.count` nothing is done.
+    """
+
+    def __init__(self, config: Config):
+        self._config, self._history = config, run.history(config)
+        self._left: set[str] = set()
+        self._task: tuple[Commit, ray.ObjectRef] | None = None
+        self._looked = 0.0
+        self._gauge = Gauge("dmd_fd_teacher", "Distillation: see docs/training.md.")
+
+    def look(self) -> None:
+        """Take the result that is there, or begin with the next checkpoint; never fails."""
+        if self._config.distill.scoring.count and time.monotonic() > self._looked + LOOK_SECONDS:
+            self._looked = time.monotonic()
+            try:
+                if self._task is None:
+                    self._begin()
+                elif ray.wait([self._task[1]], timeout=0)[0]:
+                    self._take()
+            except UserError as error:
+                log.warning("%s: looked again later", error)
+
+    def finish(self) -> None:
+        """Measure what is still without a score, and wait for it.
+
+        Raises:
+            UserError: If the store refuses.
+        """
+        while self._config.distill.scoring.count and (self._task is not None or self._begin()):
+            self._take()
+
+    def _begin(self) -> bool:
+        commits = self._history.commits()
+        known = self._left | self._history.scores(commits).keys()
+        commit = next((each for each in commits if each.name not in known), None)
+        if commit is None:
+            return False
+        scoring = self._config.distill.scoring
+        task = _score.options(num_cpus=scoring.cpus, num_gpus=scoring.gpus)
+        self._task = commit, task.remote(self._config.model_dump(mode="json"), commit.name)
+        return True
+
+    def _take(self) -> None:
+        assert self._task is not None
+        (commit, result), self._task = self._task, None
+        try:
+            with user_errors():
+                found: Score = ray.get(result)
+        except (UserError, ray.exceptions.RayError) as error:
+            self._left.add(commit.name)
+            log.warning("step %d has no score: %s", commit.step, error)
+            return
+        self._history.note(commit, found)
+        self._gauge.set(found.fd_teacher)
+        best = self._history.best(self._history.commits())
+        mark = "  the best so far" if best == commit else ""
+        print(
+            f"score    step {commit.step}  Fréchet distance to the teacher "
+            f"{found.fd_teacher:.4g} (n {found.n}){mark}",
+            flush=True,
+        )
+
+
+@ray.remote(max_retries=1)
+def _score(settings: dict[str, Any], name: str) -> Score:
+    config = fetch_inputs(Config.model_validate(settings), "teacher")
+    with redirect_stdout(StringIO()):  # the progress of its parts
+        return score(config, name)

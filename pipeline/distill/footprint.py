@@ -1,0 +1,97 @@
+"""What training will hold in a worker's memory, counted before any of it is there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.config import Config
+from pipeline.distill.run import needs_pairs
+from pipeline.models.build import new_student
+from pipeline.models.denoiser import Denoiser
+from pipeline.models.sampling import one_step
+
+_MOMENTS = {"adamw": 8, "adamw8bit": 2}
+"""Bytes of both moments, for each weight."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that one worker holds at its fullest, in the student's turn.
+
+    Attributes:
+        weights: Of student, critic, average and teacher.
+        gradients: Of student and critic.
+        moments: Of their optimisers.
+        activations: That the backward pass of one lane needs.
+    """
+
+    weights: int
+    gradients: int
+    moments: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it; the library's own few hundred MB come on top."""
+        return self.weights + self.gradients + self.moments + self.activations
+
+
+def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
+    """Count what a worker of a group will hold.
+
+    Args:
+        config: Of the run.
+        teacher: Loaded.
+        workers: In the group: with `distill.sharded` they share weights, gradients and moments.
+    """
+    distill = config.distill
+    student = new_student(teacher, config.network, config.seed, distill.recompute).to("meta")
+    trained = _bytes(student)
+    taught = _bytes(teacher) // (2 if distill.precision == "bf16" else 1)
+    parts = workers if distill.sharded else 1
+    rows = distill.batch_size // distill.lanes
+    if needs_pairs(config):
+        rows += distill.regression.batch_size // distill.lanes
+    half = 2 if distill.precision == "bf16" else 1
+    return Footprint(
+        weights=3 * trained // parts + taught // (parts if distill.shard_teacher else 1),
+        gradients=2 * trained // parts,
+        moments=2 * trained // 4 * _MOMENTS[distill.optimizer] // parts,
+        activations=saved_bytes(student, rows) // half,
+    )
+
+
+def saved_bytes(student: Denoiser, rows: int) -> int:
+    """Bytes that a forward pass of so many images keeps for the backward pass, weights aside.
+
+    Nothing is computed for a network on the meta device.
+    """
+    device = next(student.parameters()).device
+    own = {_storage(value) for value in student.parameters()}
+    saved: dict[int, int] = {}
+
+    def keep(value: Tensor) -> Tensor:
+        if _storage(value) not in own:
+            saved[_storage(value)] = value.untyped_storage().nbytes()
+            kept.append(value)  # or its number could come again
+        return value
+
+    kept: list[Tensor] = []
+    noise = torch.empty((rows, *student.shape), device=device)
+    labels = None
+    if student.classes is not None:
+        labels = torch.zeros(rows, dtype=torch.int64, device=device)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        one_step(student, student.schedule, noise, labels)
+    return sum(saved.values())
+
+
+def _storage(value: Tensor) -> int:
+    return value.untyped_storage()._cdata
+
+
+def _bytes(network: nn.Module) -> int:
+    values: Sequence[Tensor] = [*network.parameters(), *network.buffers()]
+    return sum(value.numel() * value.element_size() for value in values)

@@ -1,0 +1,59 @@
+"""How good a checkpoint is: its averaged student against the teacher."""
+
+import torch
+from torch import Tensor
+
+from pipeline.classifier import read
+from pipeline.comparison import generate, generators, real_judge
+from pipeline.config import Config
+from pipeline.data.order import PairReader
+from pipeline.data.shards import read_manifest
+from pipeline.data.store import open_store
+from pipeline.diffusion import seeds
+from pipeline.distill import run
+from pipeline.distill.history import Score
+from pipeline.errors import UserError
+from pipeline.metrics import frechet_distance
+from pipeline.models.build import load_teacher
+from pipeline.models.denoiser import Denoiser
+
+
+def score(config: Config, name: str) -> Score:
+    """Compare `distill.scoring.count` images of a checkpoint's averaged student.
+
+    The teacher's images are those of the pairs; of a run without pairs, it makes them. The
+    student has the same labels and noise of its own.
+
+    Args:
+        config: Of the run.
+        name: Of the checkpoint.
+
+    Raises:
+        UserError: If the checkpoint is gone, or teacher, pairs or real images cannot be read.
+    """
+    scoring, teacher = config.distill.scoring, load_teacher(config.teacher)
+    with run.history(config).newest(only=name) as found:
+        if found is None:
+            raise UserError(f"the checkpoint {name} is gone")
+        student = run.averaged_student(config, teacher, found[1])
+    by_student, by_teacher = generators(config, student, teacher)
+    if run.needs_pairs(config):
+        store = open_store(config.pairs.output, config.s3)
+        count = min(scoring.count, read_manifest(store).count)
+        pairs = PairReader(store, config.seed, count).batch(0)
+        labels, target = pairs.labels, pairs.images
+    else:
+        count = scoring.count
+        labels = torch.arange(count) % teacher.classes if teacher.classes else None
+        noise = _noise(config, teacher, count, count)
+        target = generate(by_teacher, noise, labels, scoring.batch_size, "teacher")
+    noise = _noise(config, teacher, 0, count)
+    images = generate(by_student, noise, labels, scoring.batch_size, "student")
+    if (judge := real_judge(config, teacher)) is not None:
+        images, target = (read(judge.classifier, each).features for each in (images, target))
+    return Score(frechet_distance(target.flatten(1), images.flatten(1)), count)
+
+
+def _noise(config: Config, teacher: Denoiser, first: int, count: int) -> Tensor:
+    ids = torch.arange(first, first + count)
+    return seeds.noise(config.seed, ids, teacher.shape, seeds.SCORE)

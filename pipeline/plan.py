@@ -1,0 +1,54 @@
+"""What a run comes to, from its settings alone."""
+
+from pipeline.config import Config
+from pipeline.diffusion.solver import evaluations
+
+
+def teacher_calls(config: Config) -> int:
+    """Network evaluations of one pair; guidance takes two at every step."""
+    pairs = config.pairs
+    return evaluations(pairs.solver, pairs.steps) * (1 if pairs.guidance == 1 else 2)
+
+
+def pair_bytes(config: Config, shape: tuple[int, int, int]) -> int:
+    """Of one stored pair: noise and image in fp16, id and label."""
+    channels, height, width = shape
+    return 2 * 2 * channels * height * width + 8 + 8
+
+
+def step_calls(config: Config) -> tuple[float, float]:
+    """Network evaluations of all of training: the teacher's, and the student's and critic's.
+
+    A backward pass counts as two. The critic learns from one evaluation of the student and three
+    of its own; the student from three of its own on each of its batches, and one of the critic.
+    """
+    distill = config.distill
+    dmd = distill.steps - distill.regression_steps - distill.burn_in_steps
+    students = dmd // distill.student.every
+    pairs = distill.regression.batch_size
+    both = pairs if distill.regression.weight else 0
+    guided = 1 if config.pairs.guidance == 1 else 2
+    teacher = students * guided * distill.batch_size
+    trained = distill.regression_steps * 3 * pairs
+    trained += (distill.burn_in_steps + dmd) * 4 * distill.batch_size
+    trained += students * (4 * distill.batch_size + 3 * both)
+    return float(teacher), float(trained)
+
+
+def plan(config: Config) -> list[str]:
+    """Say what a run of all jobs comes to, in a few lines."""
+    pairs, distill = config.pairs, config.distill
+    calls = teacher_calls(config)
+    first, burn_in = distill.regression_steps, distill.burn_in_steps
+    dmd = distill.steps - first - burn_in
+    training = f"{config.teacher.training.steps} training steps"
+    return [
+        f"teacher: {'analytic' if config.teacher.kind == 'gaussian' else training}",
+        f"pairs: {pairs.count} pairs in {pairs.count // pairs.shard_size} shards, "
+        f"{pairs.count * pair_bytes(config, config.shape)} bytes on disk before compression",
+        f"pairs: {calls} teacher evaluations per pair ({pairs.solver}, {pairs.steps} steps), "
+        f"{calls * pairs.count} in all",
+        f"distill: {distill.steps} steps: {first} regression, {burn_in} critic burn-in, "
+        f"{dmd} DMD with {dmd // distill.student.every} student steps",
+        f"evaluate: {config.evaluate.count} images per network",
+    ]

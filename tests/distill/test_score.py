@@ -1,0 +1,96 @@
+"""How good a checkpoint is, and that the best one is kept and picked."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.data.order import PairReader
+from pipeline.data.store import open_store
+from pipeline.diffusion import seeds
+from pipeline.distill import loop, run
+from pipeline.distill.checkpoint import read_part
+from pipeline.distill.history import Score
+from pipeline.distill.score import score
+from pipeline.errors import UserError
+from pipeline.metrics import frechet_distance
+from pipeline.models.build import load_student, load_teacher
+from pipeline.models.sampling import sample_student, sample_teacher
+
+
+def names(config) -> list[str]:
+    return [commit.name for commit in run.history(config).commits()]
+
+
+def note(config, step: int, fd: float) -> None:
+    history = run.history(config)
+    commit = next(each for each in history.commits() if each.step == step)
+    history.note(commit, Score(fd, 32))
+
+
+def test_it_is_the_distance_of_new_samples_to_the_images_of_the_pairs(tiny):
+    config = tiny(scoring={"count": 1000, "batch_size": 7})
+    loop.train(config)
+    run.export(config)
+    found = score(config, names(config)[0])
+    assert found.n == 32, "all pairs there are"
+
+    pairs = PairReader(open_store(config.pairs.output, config.s3), config.seed, 32).batch(0)
+    noise = seeds.noise(config.seed, torch.arange(32), (1, 4, 4), seeds.SCORE)
+    images = sample_student(load_student(config.evaluate.student), noise, pairs.labels)
+    expected = frechet_distance(pairs.images.flatten(1), images.flatten(1))
+    assert found.fd_teacher == pytest.approx(expected, rel=1e-4)
+
+
+def test_without_pairs_the_teacher_makes_its_images(tiny):
+    config = tiny(regression_steps=0, regression={"weight": 0.0}, scoring={"count": 64})
+    loop.train(config)
+    found = score(config, names(config)[0])
+    assert found.n == 64
+    teacher, labels = load_teacher(config.teacher), torch.arange(64) % 3
+    noise = seeds.noise(config.seed, torch.arange(64, 128), (1, 4, 4), seeds.SCORE)
+    target = sample_teacher(teacher, noise, labels, "heun", 3, 1.0)
+    run.export(config)
+    noise = seeds.noise(config.seed, torch.arange(64), (1, 4, 4), seeds.SCORE)
+    images = sample_student(load_student(config.evaluate.student), noise, labels)
+    expected = frechet_distance(target.flatten(1), images.flatten(1))
+    assert found.fd_teacher == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_checkpoint_that_is_gone_has_no_score(tiny):
+    config = tiny()
+    loop.train(config)
+    with pytest.raises(UserError, match="0000002-gone is gone"):
+        score(config, "0000002-gone")
+
+
+def test_the_best_checkpoint_stays_and_its_student_can_be_picked(tiny):
+    loop.train(tiny(steps=6))
+    note(tiny(), 6, 0.5)
+    note(tiny(), 4, 0.1)
+    config = tiny(scoring={"count": 10}, pick="best")
+    loop.train(config)
+    assert [int(name[:7]) for name in names(config)] == [10, 8, 4]
+    note(config, 10, 0.3)
+    run.export(config)
+    with run.history(config).newest(only=names(config)[-1]) as found:
+        assert found[0].step == 4
+        average = read_part(found[1], "ema")
+    for name, value in load_student(config.evaluate.student).state_dict().items():
+        assert torch.equal(value, average[f"module.{name}"])
+    assert run.finished(config)
+    assert not run.finished(tiny()), "the last one is another student"
+
+
+def test_a_torn_best_and_a_missing_score_are_told(tiny, caplog):
+    config = tiny(scoring={"count": 10}, pick="best")
+    loop.train(config)
+    with pytest.raises(UserError, match="distill.pick: no checkpoint has a score; set it to last"):
+        run.export(config)
+    note(config, 8, 0.1)
+    torn = next(Path(config.distill.output).glob("checkpoints/0000008-*/*.safetensors"))
+    torn.write_bytes(torn.read_bytes()[:-10])
+    with caplog.at_level(logging.WARNING), pytest.raises(UserError, match="of step 8, is torn"):
+        run.export(config)
+    assert not Path(config.evaluate.student).exists()
