@@ -74,6 +74,10 @@ def look_at_node(folders: list[str], token: str) -> Node:
 @ray.remote
 def measure(settings: dict[str, Any]) -> Speed:
     """Load the networks as a worker does, and time them."""
+    return _measured(settings)  # by its name: Ray cannot pickle what names `torch` and `classes`
+
+
+def _measured(settings: dict[str, Any]) -> Speed:
     config = fetch_inputs(Config.model_validate(settings), "teacher")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = load_teacher(config.teacher).to(device)

@@ -1,0 +1,177 @@
+"""The doctor finds what would stop a run, and says the way out."""
+
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import boto3
+import pytest
+import ray
+from moto import mock_aws
+from moto.core import set_initial_no_auth_action_count
+
+from pipeline.cluster import doctor as room
+from pipeline.cluster.doctor import Examination, doctor
+from pipeline.cluster.node import Speed
+from pipeline.cluster.pairs import make_pairs
+from pipeline.config import Config
+from pipeline.data import s3
+from pipeline.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def healthy(tmp_path):
+    """Makes a run that nothing stops; branches as overridden."""
+
+    def make(**branches) -> Config:
+        tree = {
+            "run": str(tmp_path / "run"),
+            "data": {"name": None},
+            "network": {"channels": [8], "attention": [False], "norm_groups": 4},
+            "teacher": {"kind": "gaussian", "gaussian": {"shape": [1, 4, 4], "classes": 3}},
+            "pairs": {"count": 96, "shard_size": 16, "steps": 3},
+            "distill": {"steps": 8, "regression_steps": 3, "burn_in_steps": 2},
+            "doctor": {"patience": 20},
+        }
+        for name, branch in branches.items():
+            tree[name] = tree.get(name, {}) | branch
+        return Config.model_validate(tree)
+
+    return make
+
+
+def faults(config: Config) -> dict[str, str]:
+    return {each.title: each.text for each in Examination(config).findings() if not each.fine}
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "some-key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "some-secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    s3._connect.cache_clear()
+    with mock_aws():
+        boto3.client("s3").create_bucket(Bucket="bucket")
+        yield
+    s3._connect.cache_clear()
+
+
+def test_a_run_that_can_go_gets_a_plan_and_a_price(ray_cluster, healthy, capsys, tmp_path):
+    doctor(healthy())
+    printed = capsys.readouterr().out
+    assert "FAIL" not in printed
+    for title in ("teacher", "pair set", "Ray", "versions", "workers", "memory"):
+        assert f"ok    {title} " in printed
+    assert "pairs: 96 pairs in 6 shards" in printed
+    assert "cost  in all: " in printed
+    left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert left == [], "it leaves nothing behind"
+
+
+def test_a_wrong_token(ray_cluster, healthy, tmp_path):
+    address = ray.get_runtime_context().gcs_address
+    flags = ["--config", "configs/gaussian.yaml", "--run", str(tmp_path)]
+    env = os.environ | {"RAY_ADDRESS": address, "RAY_AUTH_TOKEN": "0" * 64}
+    command = [sys.executable, "jobs/doctor.py", *flags]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "FAIL  Ray " in done.stdout
+    assert "RAY_AUTH_TOKEN" in done.stdout and "0" * 64 not in done.stdout + done.stderr
+    assert done.stderr.splitlines()[-1] == "1 of 6 checks failed: Ray"
+
+
+def test_a_missing_bucket(ray_cluster, healthy, bucket):
+    found = faults(healthy(pairs={"output": "s3://other/pairs"}))
+    assert "NoSuchBucket; check the bucket's name, or make it" in found["pairs.output"]
+
+
+def test_no_right_to_write(ray_cluster, healthy, bucket, monkeypatch):
+    iam = boto3.client("iam")
+    iam.create_user(UserName="reader")
+    key = iam.create_access_key(UserName="reader")["AccessKey"]
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
+    with set_initial_no_auth_action_count(0):
+        found = faults(healthy(distill={"output": "s3://bucket/run"}))
+    assert "AccessDenied" in found["distill.output"]
+    assert "rights to read, write and list" in found["distill.output"]
+    assert key["SecretAccessKey"] not in str(found)
+
+
+class _Elsewhere(BaseHTTPRequestHandler):
+    """A bucket of another region, as Amazon answers for it."""
+
+    def do_PUT(self):
+        body = b"<Error><Code>PermanentRedirect</Code><Message>use the other</Message></Error>"
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(301)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_HEAD = do_PUT  # noqa: N815
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_wrong_region(ray_cluster, healthy, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "some-key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "some-secret")
+    server = HTTPServer(("127.0.0.1", 0), _Elsewhere)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    own = {"endpoint": f"http://127.0.0.1:{server.server_port}", "region": "us-east-1"}
+    found = faults(healthy(pairs={"output": "s3://bucket/pairs"}, s3=own))
+    server.shutdown()
+    assert "PermanentRedirect; set s3.region to the bucket's" in found["pairs.output"]
+
+
+def test_another_version_on_a_node(ray_cluster, healthy, monkeypatch):
+    mine = room.versions()
+    monkeypatch.setattr(room, "versions", lambda: mine | {"torch": "2.0.0"})
+    found = faults(healthy())
+    assert "has torch" in found["versions"] and "constraints.txt" in found["versions"]
+
+
+def test_too_little_gpu_memory(ray_cluster, healthy):
+    examination = Examination(healthy())
+    gpu = Speed("NVIDIA T4", 2**18, 1e-3, 1e-3)
+    examination.speeds = {"pairs.actors": gpu, "distill.workers": gpu}
+    found = {each.title: each.text for each in examination.findings() if not each.fine}
+    assert list(found) == ["memory"]
+    assert "distill.recompute" in found["memory"] and "activations" in found["memory"]
+
+
+def test_a_missing_teacher(ray_cluster, healthy, tmp_path):
+    own = {"kind": "diffusers", "output": str(tmp_path / "none")}
+    found = faults(healthy(teacher=own, data={"name": "digits", "size": 8}))
+    assert "run jobs/teacher.py" in found["teacher"]
+
+
+def test_a_changed_teacher(ray_cluster, healthy):
+    make_pairs(healthy())
+    other = {"kind": "gaussian", "gaussian": {"shape": [1, 4, 4], "classes": 4}}
+    found = faults(healthy(teacher=other))
+    assert list(found) == ["pair set"]
+    assert "teacher" in found["pair set"] and "choose another folder" in found["pair set"]
+
+
+def test_a_full_disk(ray_cluster, healthy):
+    found = faults(healthy(pairs={"count": 16 * 10**10}))
+    assert list(found) == ["disk"]
+    assert "free: free space, lower distill.keep or pairs.count" in found["disk"]
+
+
+def test_no_node_for_a_worker(ray_cluster, healthy):
+    own = {"actors": {"cpus": 1000}}
+    found = faults(healthy(pairs=own, doctor={"patience": 3}))
+    assert list(found) == ["workers"]
+    assert "no node took a task of 1000 CPU and 0 GPU in 3 seconds" in found["workers"]
+    with pytest.raises(UserError, match="1 of .* checks failed: workers"):
+        doctor(healthy(pairs=own, doctor={"patience": 3}))

@@ -1,0 +1,44 @@
+"""What training will hold is what it holds."""
+
+import pytest
+
+from pipeline.distill import setup
+from pipeline.distill.footprint import footprint, saved_bytes
+from pipeline.models.build import load_teacher, new_student
+
+
+def size(tensors) -> int:
+    return sum(value.numel() * value.element_size() for value in tensors)
+
+
+def test_weights_and_moments_are_those_of_a_prepared_run(tiny):
+    config = tiny()
+    counted = footprint(config, load_teacher(config.teacher))
+    found = setup.prepare(config).state.tensors()
+    networks = {k: v for k, v in found.items() if "_optimizer." not in k}
+    moments = {k: v for k, v in found.items() if "_optimizer." in k}
+    teacher = load_teacher(config.teacher)
+    own = size(teacher.parameters()) + size(teacher.buffers())
+    assert counted.weights - own == pytest.approx(size(networks.values()), rel=0.01)
+    assert counted.moments == pytest.approx(size(moments.values()), rel=0.01)
+    assert counted.gradients == 8 * sum(
+        v.numel() for k, v in networks.items() if k.startswith("student.")
+    )
+
+
+def test_activations_on_meta_are_those_of_a_real_pass_and_recompute_keeps_fewer(tiny):
+    config = tiny()
+    teacher = load_teacher(config.teacher)
+    student = new_student(teacher, config.network, 0)
+    real = saved_bytes(student, 16)
+    assert saved_bytes(student.to("meta"), 16) == pytest.approx(real, rel=0.05)
+    assert saved_bytes(student, 32) == pytest.approx(2 * real, rel=0.05)
+    again = new_student(teacher, config.network, 0, recompute=True).to("meta")
+    assert saved_bytes(again, 16) < 0.7 * real
+
+
+def test_sharded_networks_are_shared_out(tiny):
+    config, teacher = tiny(sharded=True), load_teacher(tiny().teacher)
+    one, four = footprint(config, teacher), footprint(config, teacher, workers=4)
+    assert four.moments == one.moments // 4 and four.gradients == one.gradients // 4
+    assert four.activations == one.activations
