@@ -87,8 +87,8 @@ class Cluster:
 
     @property
     def reads(self) -> int:
-        """Times a checkpoint is read in turn: driver twice, first worker, each of a node's."""
-        return 2 + 1 + (NODE_GPUS if self.nodes > 1 else NODE_GPUS - 1)
+        """Times a checkpoint is read in turn: driver, first worker, each of a node's."""
+        return 1 + 1 + (NODE_GPUS if self.nodes > 1 else NODE_GPUS - 1)
 
     def restart(self, reads: int) -> float:
         """From a death until training goes on, the checkpoint read so many times in turn."""
@@ -162,7 +162,7 @@ def checkpoint_table() -> str:
             (cluster.gpus, f"{cluster.copy:.1f}", f"{share / COPY:.2f}")
             + (f"{NODE_GPUS * SIZE / 1e9:.1f}", f"{NODE_GPUS * share / 1e9:.2f}")
             + (f"{cluster.upload:.1f}", f"{cluster.restart(cluster.reads):.0f}")
-            + (f"{(2 + cluster.gpus) * SIZE / 1e12:.2f}",)
+            + (f"{(1 + cluster.gpus) * SIZE / 1e12:.2f}",)
         )
     head = (
         "| GPUs | copy, s | sharded, s | copies on a node, GB | sharded, GB | upload, s "

@@ -58,8 +58,9 @@ def _until_finished(
 ) -> None:
     """Fit again after a failure or a leave, as long as new checkpoints come."""
     history, failures = run.history(config), 0
-    while (before := history.step()) < config.distill.steps:
-        failure = _fit(config, meanwhile)
+    done = history.step()
+    while done < config.distill.steps:
+        before, failure = done, _fit(config, meanwhile)
         done = history.step()
         if isinstance(failure, UserError):
             raise failure
