@@ -130,12 +130,18 @@ def test_rights_come_from_the_machines_profile() -> None:
     assert not any("aws" in local for local in read(AWS)["file_mounts"].values())
 
 
-def test_workers_watch_for_spot_notices() -> None:
-    mounts = read(AWS)["file_mounts"]
-    place = next(k for k, v in mounts.items() if v == "deploy/spot_watcher.py")
-    started = read(AWS)["worker_start_ray_commands"][-1]
-    assert place.replace("/home/ubuntu", "~") in started
-    assert started.index("ray start") < started.index("spot_watcher")
+@pytest.mark.parametrize(
+    ("file", "script", "node"),
+    [
+        (AWS, "deploy/spot_watcher.py", "worker"),
+        (AWS, "deploy/spot_fallback.py", "head"),
+        (GCP, "deploy/spot_fallback.py", "head"),
+    ],
+)
+def test_scripts_start_after_ray(file: str, script: str, node: str) -> None:
+    place = next(there for there, here in read(file)["file_mounts"].items() if here == script)
+    started = read(file)[f"{node}_start_ray_commands"][-1]
+    assert started.index("ray start") < started.index(place.replace("/home/ubuntu", "~"))
 
 
 @pytest.mark.parametrize("file", FILES)

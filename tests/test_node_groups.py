@@ -13,7 +13,7 @@ from moto import mock_aws
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 from ray.autoscaler._private.aws import node_provider as aws
 from ray.autoscaler._private.util import prepare_config
-from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig, FileConfigReader
 from ray.autoscaler.v2.instance_manager.instance_manager import InstanceManager
 from ray.autoscaler.v2.instance_manager.instance_storage import InstanceStorage
 from ray.autoscaler.v2.instance_manager.node_provider import CloudInstance, LaunchNodeError
@@ -26,9 +26,17 @@ from ray.autoscaler.v2.instance_manager.subscribers.cloud_resource_monitor impor
     CloudResourceMonitor,
 )
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
-from ray.autoscaler.v2.utils import ResourceRequestUtil
-from ray.core.generated.autoscaler_pb2 import ClusterResourceState, NodeState, NodeStatus
+from ray.autoscaler.v2.schema import Stats
+from ray.autoscaler.v2.utils import ClusterStatusParser, ResourceRequestUtil
+from ray.core.generated.autoscaler_pb2 import (
+    ClusterResourceState,
+    GetClusterStatusReply,
+    NodeState,
+    NodeStatus,
+)
 from ray.core.generated.instance_manager_pb2 import NodeKind
+
+from deploy import spot_fallback
 
 ROOT = Path(__file__).parents[1]
 ORDER = ["spot-l4", "spot-a10g", "on-demand-l4"]
@@ -104,7 +112,8 @@ class Refusing:
             self.errors.append(LaunchNodeError(name, count, request_id, time.time_ns()))
 
 
-def test_ray_asks_a_refused_group_again(cluster: dict[str, Any]) -> None:
+def asked(file: Path, helped: bool, rounds: int = 12) -> list[str]:
+    """The groups that Ray's autoscaler asks of such a cloud, round by round, for one GPU."""
     cloud, monitor = Refusing(), CloudResourceMonitor()
     nodes = InstanceManager(
         InstanceStorage("test", InMemoryStorage()), [CloudInstanceUpdater(cloud), monitor]
@@ -116,9 +125,9 @@ def test_ray_asks_a_refused_group_again(cluster: dict[str, Any]) -> None:
         status=NodeStatus.RUNNING,
         total_resources={"node:__internal_head__": 1},
     )
-    for version in range(6):
+    for version in range(rounds):
         errors, cloud.errors = cloud.errors, []
-        Reconciler.reconcile(
+        state = Reconciler.reconcile(
             instance_manager=nodes,
             scheduler=ResourceDemandScheduler(None),
             cloud_provider=cloud,
@@ -129,10 +138,29 @@ def test_ray_asks_a_refused_group_again(cluster: dict[str, Any]) -> None:
                 pending_resource_requests=gpu_demand(1),
             ),
             non_terminated_cloud_instances={HEAD.cloud_instance_id: HEAD},
-            autoscaling_config=AutoscalingConfig(cluster, skip_content_hash=True),
+            autoscaling_config=FileConfigReader(str(file)).get_cached_autoscaling_config(),
             cloud_provider_errors=errors,
         )
-    assert cloud.asked == ["spot-l4"] * 6
+        if helped:
+            reply = GetClusterStatusReply(autoscaling_state=state)
+            status = ClusterStatusParser.from_get_cluster_status_reply(reply, stats=Stats())
+            assert spot_fallback.refused(status, time.time() + 601) == set()
+            spot_fallback.pass_over(spot_fallback.refused(status, time.time()), file)
+    return cloud.asked
+
+
+def test_a_refused_group_is_passed_over_for_a_while(
+    cluster: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "ray_bootstrap_config.yaml"
+    file.write_text(json.dumps(cluster))
+    assert asked(file, helped=False) == ["spot-l4"] * 12  # else spot_fallback.py may go
+    found = asked(file, helped=True)
+    assert list(dict.fromkeys(found)) == ORDER
+    assert found[-1] == "spot-l4"  # all were refused: from the start again
+    spot_fallback.pass_over(set(), file)
+    after = json.loads(file.read_text())["available_node_types"]
+    assert [after[name]["priority"] for name in ORDER] == [3, 2, 1]
 
 
 def test_rays_provider_starts_every_node_with_the_rights_it_is_given(
