@@ -104,11 +104,11 @@ class _WeightsAndBiases:
                 "or leave the setting out"
             ) from error
         self._image = wandb.Image
+        os.environ.setdefault("WANDB_MODE", "offline")
         self._run = wandb.init(
             project=config.distill.wandb,
             group=config.distill.output,
             dir=folder,
-            mode=os.environ.get("WANDB_MODE", "offline"),
             config=config.model_dump(mode="json"),
             settings=wandb.Settings(silent=True),
         )
