@@ -180,18 +180,25 @@ class Examination:
 
     def check_cluster(self) -> str:
         """Ray answers, with this token and this version."""
+        if self._unjoined:
+            raise UserError(self._unjoined)
+        now = ray.cluster_resources()
+        return f"{now.get('CPU', 0):g} CPUs and {now.get('GPU', 0):g} GPUs now"
+
+    @cached_property
+    def _unjoined(self) -> str:
+        """Why Ray cannot be joined; "" if it can."""
         try:
             connect()
-            now = ray.cluster_resources()
-        except ray.exceptions.AuthenticationError as error:
-            raise UserError(
-                "Ray refuses the token: set RAY_AUTH_MODE=token and the cluster's own token, in "
-                "RAY_AUTH_TOKEN or ~/.ray/auth_token"
-            ) from error
-        except (ConnectionError, RuntimeError, ray.exceptions.RaySystemError) as error:
+        except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+            if "AuthenticationError" in f"{error!r} {error.__cause__}":
+                return (
+                    "Ray refuses the token: set RAY_AUTH_MODE=token and the cluster's own token, "
+                    "in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+                )
             line = str(error).strip().splitlines()[0]
-            raise UserError(f"Ray cannot be joined: {line}; check RAY_ADDRESS") from error
-        return f"{now.get('CPU', 0):g} CPUs and {now.get('GPU', 0):g} GPUs now"
+            return f"Ray cannot be joined: {line}; check RAY_ADDRESS"
+        return ""
 
     def check_versions(self) -> str:
         """All nodes run what this process runs."""
