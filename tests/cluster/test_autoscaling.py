@@ -37,12 +37,12 @@ def test_the_cluster_grows_for_pairs_and_training_and_shrinks_after(tmp_path: Pa
         assert [shard.first for shard in manifest.shards] == list(range(0, 600, 10)), "no row lost"
         cluster.wait_for(0)
 
-        cluster.allow(1)
+        cluster.give(1)
         flags += ["--teacher.delay", "0"]
         job = start("-m", "tests.cluster.resizing_distill", *flags, RAY_ADDRESS=cluster.address)
         job.wait_for(lambda: len(run.history(config).commits()) > 0)
         assert cluster.nodes() == 1, "starts with the least it may"
-        cluster.allow(2)
+        cluster.give(2)
         cluster.wait_for(2)
         job.finish()
         sizes = [len(commit.files) for commit in run.history(config).commits()]
