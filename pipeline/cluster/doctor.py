@@ -1,7 +1,7 @@
 """The check before a run: what would stop it, and what it will cost, before money is spent."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -73,8 +73,8 @@ class Examination:
     def __init__(self, config: Config):
         self.config = config
 
-    def findings(self) -> list[Finding]:
-        """Every check's result; one that fails as an earlier one did is left out."""
+    def findings(self) -> Iterator[Finding]:
+        """Every check's result as it comes; one that fails as an earlier one did is left out."""
         checks: dict[str, Callable[[], str]] = {
             "teacher": self.check_teacher,
             "pairs.output": lambda: self.check_store("pairs"),
@@ -87,15 +87,15 @@ class Examination:
             "workers": self.check_workers,
             "memory": self.check_memory,
         }
-        found = []
+        problems: set[str] = set()
         for title, check in checks.items():
             try:
-                found.append(Finding(title, True, check()))
+                yield Finding(title, True, check())
             except UserError as error:
                 text = " ".join(str(error).split())
-                if text not in [each.text for each in found]:
-                    found.append(Finding(title, False, text))
-        return found
+                if text not in problems:
+                    yield Finding(title, False, text)
+                problems.add(text)
 
     @cached_property
     def local(self) -> Config:
