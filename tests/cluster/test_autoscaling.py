@@ -15,8 +15,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 def test_the_cluster_grows_for_pairs_and_training_and_shrinks_after(tmp_path: Path, start) -> None:
-    more = {"pairs__count": 600, "pairs__shard_size": 10, "teacher__delay": 0.3}
-    more |= {"pairs__actors__min": 1, "pairs__actors__max": 2, "distill__steps": 200}
+    more = {"pairs__count": 400, "pairs__shard_size": 10, "teacher__delay": 0.25}
+    more |= {"pairs__actors__min": 1, "pairs__actors__max": 2, "distill__steps": 150}
     flags = settings(tmp_path / "run", 2, **more, distill__workers__min=1)
     config, _ = load("distill", flags)
     store = open_store(config.pairs.output, config.s3)
@@ -34,7 +34,7 @@ def test_the_cluster_grows_for_pairs_and_training_and_shrinks_after(tmp_path: Pa
         cluster.wait_for(2)
         pairs.finish()
         manifest = read_manifest(store)
-        assert [shard.first for shard in manifest.shards] == list(range(0, 600, 10)), "no row lost"
+        assert [shard.first for shard in manifest.shards] == list(range(0, 400, 10)), "no row lost"
         cluster.wait_for(0)
 
         cluster.give(1)
