@@ -15,14 +15,12 @@ regressions alone: the one DMD starts from, and one with as many student steps a
 import argparse
 import json
 import re
-import shutil
 import statistics
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from unittest import mock
 
 import torch
@@ -37,7 +35,6 @@ from pipeline.config import Config, DistillConfig
 from pipeline.data.images import load_images
 from pipeline.diffusion import seeds
 from pipeline.distill import dmd, loop, run
-from pipeline.distill.loop import Cluster
 from pipeline.models.build import load_student, load_teacher
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.teacher import make_teacher
@@ -113,15 +110,9 @@ def train(config: Config) -> None:
     """Train and export, unless it is done."""
     if run.finished(config):
         return
-    output = Path(config.distill.output)
-    shutil.rmtree(output, ignore_errors=True)
-
-    def keep(step: int, folder: Path | None) -> None:
-        assert folder is not None
-        shutil.copytree(folder, output / "last", dirs_exist_ok=True)
-
-    loop.run(config, Cluster(None, keep))
-    run.export(config, output / "last")
+    run.claim(config)
+    loop.train(config)
+    run.finish(config)
 
 
 @contextmanager

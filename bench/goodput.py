@@ -9,17 +9,12 @@ share of the time whose work is kept. Times are seconds.
 
 import argparse
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from bench.scale import CLUSTERS, LIFE, SIZE, Cluster, table  # noqa: E402
+from scale import CLUSTERS, LIFE, SIZE, Cluster, table
 
 RESTARTS = 3
 """Deaths in a row without a new checkpoint that end the job (`pipeline.cluster.distill`)."""

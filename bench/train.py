@@ -158,7 +158,10 @@ def checkpoints(config: Config, repeats: int) -> tuple[list[float], list[float]]
             train(20)
             beside = time.perf_counter() - begin
             saver.wait()
-            waited = seconds(lambda n=number: (saver.save(2 * n + 1, training.state), saver.wait()))
+            begin = time.perf_counter()
+            saver.save(2 * number + 1, training.state)
+            saver.wait()
+            waited = time.perf_counter() - begin
             stalls.append((beside - alone) / (alone / 20))
             ratios.append((beside - alone) / waited)
     return stalls, ratios
@@ -169,15 +172,16 @@ def loader(config: Config, repeats: int) -> list[float]:
     training, batch = setup.prepare(config), config.distill.regression.batch_size
     ratios = []
     for number in range(repeats):
-        steps = range(2 * number, 2 * number + 2)
-        lanes = [training.lanes(each) for each in steps]
-        used = seconds(
-            lambda lanes=lanes, steps=steps: [
-                training.step(n, each) for n, each in zip(steps, lanes, strict=True)
-            ]
-        )
+        steps = [(n, training.lanes(n)) for n in range(2 * number, 2 * number + 2)]
+        begin = time.perf_counter()
+        for step in steps:
+            training.step(*step)
+        used = time.perf_counter() - begin
         reader = PairReader(open_store(config.pairs.output, config.s3), number, batch)
-        read = seconds(lambda reader=reader: [reader.batch(n) for n in range(15)])
+        begin = time.perf_counter()
+        for n in range(15):
+            reader.batch(n)
+        read = time.perf_counter() - begin
         ratios.append((15 / read) / (2 / used))
     return ratios
 
@@ -187,9 +191,8 @@ def update(config: Config, repeats: int) -> list[float]:
     network = setup.prepare(config).state.networks["student"]
     for weight in network.parameters():
         weight.grad = torch.randn_like(weight)
-    settings = {"betas": (0.9, 0.999), "weight_decay": 0.01}
-    ours = torch.optim.AdamW(network.parameters(), fused=True, **settings)
-    theirs = torch.optim.AdamW(network.parameters(), foreach=False, fused=False, **settings)
+    ours = torch.optim.AdamW(network.parameters(), fused=True)
+    theirs = torch.optim.AdamW(network.parameters(), foreach=False, fused=False)
     average = ema_of(network, 0.999)
     looped = AveragedModel(network, avg_fn=lambda old, new, _: old + 0.001 * (new - old))
 
@@ -203,7 +206,8 @@ def update(config: Config, repeats: int) -> list[float]:
             theirs.step()
             looped.update_parameters(network)
 
-    fused(), for_loop()
+    fused()
+    for_loop()
     return [seconds(fused) / seconds(for_loop) for _ in range(repeats)]
 
 

@@ -100,7 +100,7 @@ _WORKING_DIR = "/runtime_resources/working_dir_files/"
 
 def _folder_problems(config: Config) -> Iterator[str]:
     folders = {"run": config.run}
-    for branch in ("teacher", "pairs", "distill", "evaluate", "sample"):
+    for branch in ("teacher", "pairs", "distill", "export", "evaluate", "sample"):
         folders[f"{branch}.output"] = getattr(config, branch).output
     for setting, folder in folders.items():
         if _WORKING_DIR in folder:
@@ -109,13 +109,13 @@ def _folder_problems(config: Config) -> Iterator[str]:
                 "give an absolute path that all nodes share"
                 + (
                     ", or s3://bucket/prefix"
-                    if setting in ("pairs.output", "distill.output")
+                    if setting in ("pairs.output", "distill.output", "export.output")
                     else ""
                 )
             )
     for name in ("evaluate", "sample"):
         if "://" in (folder := getattr(config, name).output):
             yield (
-                f"{name}.output: {folder!r} is no local folder; only those of pairs and distill "
-                "may be s3://"
+                f"{name}.output: {folder!r} is no local folder; only those of pairs, "
+                "distill and export may be s3://"
             )

@@ -267,6 +267,20 @@ class DistillConfig(_Branch):
     workers: WorkersConfig = Field(default_factory=WorkersConfig)
 
 
+class ExportConfig(_Branch):
+    """The student of any checkpoint, also of a run that still goes on."""
+
+    output: Folder = Field(
+        default="", description="Diffusers folder, local or s3://; null: <run>/export."
+    )
+    step: Positive | None = Field(
+        default=None, description="Step of the checkpoint; null: as distill.pick says."
+    )
+    weights: Literal["ema", "raw"] = Field(
+        default="ema", description="Which weights: averaged or not."
+    )
+
+
 class EvaluateConfig(_Branch):
     """The comparison of student, teacher and real images."""
 
@@ -322,6 +336,7 @@ class Config(_Branch):
     teacher: TeacherConfig = Field(default_factory=TeacherConfig)
     pairs: PairsConfig = Field(default_factory=PairsConfig)
     distill: DistillConfig = Field(default_factory=DistillConfig)
+    export: ExportConfig = Field(default_factory=ExportConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     sample: SampleConfig = Field(default_factory=SampleConfig)
     s3: S3Config = Field(default_factory=S3Config)
@@ -344,6 +359,7 @@ class Config(_Branch):
         self._fill("teacher", output=f"{run}/teacher")
         self._fill("pairs", output=f"{run}/pairs")
         self._fill("distill", output=f"{run}/distill")
+        self._fill("export", output=f"{run}/export")
         self._fill("evaluate", output=run, student=f"{self.distill.output}/student")
         self._fill("sample", output=f"{run}/samples.png")
         return self

@@ -18,10 +18,12 @@ def test_round_trip_through_plain_dict() -> None:
     assert Config.model_validate(config.model_dump(mode="json")) == config
 
 
-def test_of_the_outputs_only_pairs_and_distill_can_be_on_s3() -> None:
+def test_of_the_outputs_those_of_pairs_distill_and_export_can_be_on_s3() -> None:
     config = Config.model_validate({"distill": {"output": "s3://bucket/run"}})
     assert config.evaluate.student == "s3://bucket/run/student"
-    with pytest.raises(ValidationError, match="evaluate.output: 's3://bucket/run'.*pairs and dis"):
+    with pytest.raises(
+        ValidationError, match="evaluate.output: 's3://bucket/run'.*distill and export"
+    ):
         Config(run="s3://bucket/run")
 
 

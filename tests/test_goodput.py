@@ -4,14 +4,15 @@ import io
 import math
 from pathlib import Path
 
+import goodput
 import numpy as np
 import pyarrow as pa
 import pytest
+import scale
 import torch
+from goodput import Costs, daly, lives, simulate, young
 from torch import nn
 
-from bench import goodput, scale
-from bench.goodput import Costs, daly, lives, simulate, young
 from pipeline.data import schema, shards
 from pipeline.data.order import PairReader
 from pipeline.data.schema import PairBatch

@@ -49,7 +49,7 @@ def distill(config: Config) -> None:
     with _stoppable(config) as stopped:
         _until_finished(config, stopped, scoring.look)
     scoring.finish()
-    run.export(local)
+    run.finish(local)
     print(f"distill  saved {config.distill.output}/student")
 
 

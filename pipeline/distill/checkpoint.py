@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -29,6 +29,8 @@ from pipeline.errors import UserError
 
 # It says so of every call of one worker alone.
 warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+
+Weights = Literal["ema", "raw"]
 
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
@@ -122,6 +124,19 @@ def read_part(folder: Path, part: str) -> dict[str, Tensor]:
     }
     _load(folder, tensors, alone=True)
     return {name.removeprefix(f"{part}."): value for name, value in tensors.items()}
+
+
+def read_student(folder: Path, weights: Weights) -> dict[str, Tensor]:
+    """The student's weights, averaged ("ema") or as the optimiser left them ("raw").
+
+    Raises:
+        UserError: If the files cannot be read.
+    """
+    if weights == "raw":
+        return read_part(folder, "student")
+    average = read_part(folder, "ema")
+    average.pop("n_averaged", None)
+    return {name.removeprefix("module."): value for name, value in average.items()}
 
 
 def digest(tensors: dict[str, Tensor]) -> str:

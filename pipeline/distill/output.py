@@ -6,18 +6,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipeline.config import Config
+from pipeline.config import Config, S3Config
 from pipeline.data.store import open_store
 from pipeline.errors import UserError
+from pipeline.models.adapters import UNet2D
+from pipeline.models.export import PROVENANCE, save_denoiser
 
 log = logging.getLogger(__name__)
 
-MADE = "student/provenance.json"
-"""Stored last: with it the student is there."""
+Made = dict[str, Any]
+"""Provenance of a student: all that defines its run, and which of the run's students it is."""
 
 
 class Output:
-    """What a run leaves beside its checkpoints: figures, pictures, student.
+    """What a run leaves beside its checkpoints: figures and pictures.
 
     Args:
         config: Of the run.
@@ -49,8 +51,7 @@ class Output:
         if self._scratch is None:
             return
         found = {path.relative_to(self.folder).as_posix(): path for path in self.folder.rglob("*")}
-        for name in sorted(found, key=lambda name: (name == MADE, name)):
-            path = found[name]
+        for name, path in sorted(found.items()):
             if path.is_file() and self._pushed.get(name) != (when := path.stat().st_mtime_ns):
                 self.store.upload(path, name)
                 self._pushed[name] = when
@@ -62,22 +63,49 @@ class Output:
         except UserError as error:
             log.warning("%s: tried again later", error)
 
-    def provenance(self) -> dict[str, Any] | None:
-        """What made the student that is there; None if there is none.
 
-        Raises:
-            UserError: If its folder holds something else.
-        """
-        names = [name for name in self.store.tree() if name.startswith("student/")]
-        if not names:
-            return None
-        content = None
-        if MADE in names:
-            try:
-                content = json.loads(self.store.get(MADE))
-            except ValueError:
-                pass
-        if not isinstance(content, dict):
-            where = self.store.where("student")
-            raise UserError(f"{where} is in use by something else: choose another folder")
-        return content
+def save_student(student: UNet2D, where: str, s3: S3Config, setting: str, made: Made) -> None:
+    """Save a student as a folder that diffusers opens, local or on S3; an older one is replaced.
+
+    Args:
+        student: The network.
+        where: Its folder, local or s3://.
+        s3: How to reach S3.
+        setting: The setting that names the folder, for errors.
+        made: What made it, stored last.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    if "://" not in where:
+        save_denoiser(student, where, made)
+        return
+    store = open_store(where, s3, setting)
+    store.delete(PROVENANCE)  # an older student's, while the new one's files come
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "student"
+        save_denoiser(student, folder, made)
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        for path in sorted(files, key=lambda path: (path.name == PROVENANCE, path)):
+            store.upload(path, path.relative_to(folder).as_posix())
+
+
+def provenance(where: str, s3: S3Config, setting: str) -> Made | None:
+    """What made the student that is there; None if there is none.
+
+    Raises:
+        UserError: If the folder holds something else.
+    """
+    store = open_store(where, s3, setting)
+    names = store.tree()
+    if not names:
+        return None
+    content = None
+    if PROVENANCE in names:
+        try:
+            content = json.loads(store.get(PROVENANCE))
+        except ValueError:
+            pass
+    if not isinstance(content, dict):
+        raise UserError(f"{setting}: {where} is in use by something else: choose another folder")
+    return content

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,14 @@ from pipeline.config import Config
 from pipeline.data.shards import check_stored, read_manifest
 from pipeline.data.store import open_store, record
 from pipeline.distill import start
-from pipeline.distill.checkpoint import digest, read_part
-from pipeline.distill.history import History
-from pipeline.distill.output import MADE, Output
+from pipeline.distill.checkpoint import Weights, digest, read_part, read_student
+from pipeline.distill.history import Commit, History
+from pipeline.distill.output import Made, Output, provenance, save_student
 from pipeline.errors import UserError
 from pipeline.files import write_file
 from pipeline.models.adapters import UNet2D
 from pipeline.models.build import load_teacher, new_student, teacher_fingerprint
 from pipeline.models.denoiser import Denoiser
-from pipeline.models.export import save_denoiser
 
 _MARK = "run.json"
 PARTS = ("student", "critic", "ema", "student_optimizer", "critic_optimizer")
@@ -84,7 +85,7 @@ def claimed(config: Config) -> bool:
 
 def finished(config: Config) -> bool:
     """Whether the student of this run's last step is saved already."""
-    found = Output(config).provenance()
+    found = provenance(student_folder(config), config.s3, "distill.output")
     return found is not None and found == _provenance(config, config.distill.steps)
 
 
@@ -94,7 +95,7 @@ def history(config: Config) -> History:
     return History(store, config.distill.keep)
 
 
-def export(config: Config) -> None:
+def finish(config: Config) -> None:
     """Leave `state.json` and the averaged student as a diffusers folder.
 
     `state.json` has the step and the SHA-256 of every part of the state: two runs that end
@@ -115,32 +116,38 @@ def export(config: Config) -> None:
                 f"{config.distill.steps}; set that, or choose another folder"
             )
         digests = {part: digest(read_part(folder, part)) for part in PARTS}
-        student = averaged_student(config, teacher, folder)
+        student = stored_student(config, teacher, folder)
     if config.distill.pick == "best":
-        student = _best_student(config, teacher)
+        with best_checkpoint(config) as (_, folder):
+            student = stored_student(config, teacher, folder)
     state = json.dumps({"step": commit.step, **digests}, indent=2) + "\n"
     output = Output(config)
-    if "://" in config.distill.output:
-        output.store.delete(MADE)  # an older student's, while the new one's files come
     write_file(output.folder / "state.json", state.encode())
-    save_denoiser(student, output.folder / "student", _provenance(config, commit.step))
     output.push()
+    made = _provenance(config, commit.step)
+    save_student(student, student_folder(config), config.s3, "distill.output", made)
 
 
-def averaged_student(config: Config, teacher: Denoiser, folder: Path) -> UNet2D:
-    """The student of a checkpoint's files, its weights averaged, in eval mode.
+def stored_student(
+    config: Config, teacher: Denoiser, folder: Path, weights: Weights = "ema"
+) -> UNet2D:
+    """The student of a checkpoint's files, in eval mode.
 
     Raises:
         UserError: If the files cannot be read.
     """
     student = new_student(teacher, config.network, config.seed)
-    average = read_part(folder, "ema")
-    average.pop("n_averaged")
-    student.load_state_dict({key.removeprefix("module."): each for key, each in average.items()})
+    student.load_state_dict(read_student(folder, weights))
     return student.eval()
 
 
-def _best_student(config: Config, teacher: Denoiser) -> UNet2D:
+@contextmanager
+def best_checkpoint(config: Config) -> Iterator[tuple[Commit, Path]]:
+    """The checkpoint with the best score, its files in a local folder while the block runs.
+
+    Raises:
+        UserError: If no checkpoint has a score, or the best one is torn.
+    """
     best = history(config).best(history(config).commits())
     if best is None:
         raise UserError("distill.pick: no checkpoint has a score; set it to last")
@@ -149,8 +156,13 @@ def _best_student(config: Config, teacher: Denoiser) -> UNet2D:
             raise UserError(
                 f"distill.pick: the best checkpoint, of step {best.step}, is torn; set it to last"
             )
-        return averaged_student(config, teacher, found[1])
+        yield found
 
 
-def _provenance(config: Config, steps: int) -> dict[str, Any]:
+def student_folder(config: Config) -> str:
+    """Where a finished run has its student."""
+    return f"{config.distill.output}/student"
+
+
+def _provenance(config: Config, steps: int) -> Made:
     return {"steps": steps, "pick": config.distill.pick, **definition(config)}

@@ -35,7 +35,7 @@ def score(config: Config, name: str) -> Score:
     with run.history(config).newest(only=name) as found:
         if found is None:
             raise UserError(f"the checkpoint {name} is gone")
-        student = run.averaged_student(config, teacher, found[1])
+        student = run.stored_student(config, teacher, found[1])
     by_student, by_teacher = generators(config, student, teacher)
     if run.needs_pairs(config):
         store = open_store(config.pairs.output, config.s3)

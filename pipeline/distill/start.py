@@ -11,7 +11,7 @@ from torch import nn
 from pipeline.config import Config
 from pipeline.data.fetch import fetch
 from pipeline.data.store import Store, open_store
-from pipeline.distill.checkpoint import read_part
+from pipeline.distill.checkpoint import read_part, read_student
 from pipeline.distill.history import History
 from pipeline.errors import UserError
 from pipeline.models.build import WEIGHTS, load_student
@@ -40,10 +40,7 @@ def load(config: Config, student: nn.Module, critic: nn.Module) -> None:
             if folder is None:
                 student.load_state_dict(_earlier_student(config).state_dict())
                 return
-            part = {"ema": "ema", "raw": "student"}[config.distill.start_weights]
-            weights = read_part(folder, part)
-            weights.pop("n_averaged", None)
-            student.load_state_dict({k.removeprefix("module."): v for k, v in weights.items()})
+            student.load_state_dict(read_student(folder, config.distill.start_weights))
             critic.load_state_dict(read_part(folder, "critic"))
     except RuntimeError as error:
         raise UserError(f"distill.start_from: {where} is another network: {error}") from error

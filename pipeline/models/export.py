@@ -12,6 +12,9 @@ from pipeline.diffusion.noise import EDM
 from pipeline.errors import UserError
 from pipeline.models.adapters import UNet2D
 
+PROVENANCE = "provenance.json"
+"""What made the network in a folder."""
+
 
 def save_denoiser(denoiser: UNet2D, folder: str | Path, provenance: dict[str, object]) -> None:
     """Write a UNet in EDM's preconditioning as a diffusers pipeline folder, whole or not at all.
@@ -41,7 +44,7 @@ def save_denoiser(denoiser: UNet2D, folder: str | Path, provenance: dict[str, ob
     try:
         fresh.parent.mkdir(parents=True, exist_ok=True)
         ConsistencyModelPipeline(denoiser.unet, scheduler).save_pretrained(fresh)
-        (fresh / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+        (fresh / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
         if folder.is_dir():
             folder.rename(old)
         fresh.rename(folder)
@@ -62,7 +65,7 @@ def read_provenance(folder: str | Path) -> dict[str, object] | None:
     if not folder.is_dir() or not any(folder.iterdir()):
         return None
     try:
-        content = json.loads((folder / "provenance.json").read_text())
+        content = json.loads((folder / PROVENANCE).read_text())
     except (OSError, ValueError):
         content = None
     if not isinstance(content, dict):

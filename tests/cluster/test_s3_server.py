@@ -114,7 +114,7 @@ def test_a_run_on_s3_passes_over_its_torn_newest_checkpoint(server, tmp_path, mo
             (tmp_path / "file").write_bytes((tmp_path / "file").read_bytes()[:-500])
             store.upload(tmp_path / "file", newest)
         assert loop.train(config) == 8
-        run.export(config)
+        run.finish(config)
         states.append(store.get("state.json"))
     assert states[0] == states[1]
 

@@ -1,4 +1,4 @@
-"""Jobs by `ray job submit` on a head with token auth that dies in between."""
+"""All jobs by `ray job submit` on a head with token auth that dies in between."""
 
 import json
 import time
@@ -26,6 +26,7 @@ SETTINGS = {
     "distill.checkpoint_every": 5,
     "distill.log_every": 5,
     "distill.workers.max": 1,
+    "evaluate.count": 100,
 }
 
 
@@ -65,6 +66,12 @@ def test_both_jobs_outlive_their_head(tmp_path: Path) -> None:
         die_in_the_middle(cluster, ("python", "jobs/distill.py", *flags), lambda: step() >= 10)
         state = json.loads((Path(config.distill.output) / "state.json").read_text())
         assert state["step"] == 60
+
+        for job in ("teacher", "export", "evaluate"):
+            done = cluster.submit("--", "python", f"jobs/{job}.py", *flags).wait_for_end()
+            assert done.returncode == 0, done.stdout
+        assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["n_teacher"] == 100
+        assert (tmp_path / "run" / "export" / "model_index.json").is_file()
 
         wrong = cluster.submit("--", "python", "jobs/distill.py", *flags, "--distill.steps", "0")
         wrong = wrong.wait_for_end()

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from moto import mock_aws
 
 from pipeline.config import Config
-from pipeline.data import shards
+from pipeline.data import s3, shards
 from pipeline.data.store import open_store
 from pipeline.pairs import PairMaker, pair_plan
 
@@ -46,6 +48,20 @@ def tiny(tmp_path: Path) -> Callable[..., Config]:
         return config
 
     return make
+
+
+@pytest.fixture
+def bucket(monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "some-key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "some-secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    with mock_aws():
+        s3._connect.cache_clear()
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="bucket")
+        yield client
+    s3._connect.cache_clear()
 
 
 def _make_pairs(config: Config) -> None:

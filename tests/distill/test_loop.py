@@ -40,7 +40,7 @@ def kept(config) -> list[int]:
 
 
 def digests(config) -> dict:
-    run.export(config)
+    run.finish(config)
     return json.loads((Path(config.distill.output) / "state.json").read_text())
 
 
@@ -209,7 +209,7 @@ def test_export_is_the_averaged_student(tiny):
     config = tiny()
     loop.train(config)
     assert not run.finished(config)
-    run.export(config)
+    run.finish(config)
     assert run.finished(config)
     with run.history(config).newest() as found:
         average = read_part(found[1], "ema")
@@ -287,7 +287,7 @@ def start_settings(config, origin: str, weights: str) -> dict:
 def test_a_new_run_starts_from_earlier_weights_with_fresh_optimisers(tiny, origin, weights):
     first = tiny("first")
     loop.train(first)
-    run.export(first)
+    run.finish(first)
     second = tiny("second", **start_settings(first, origin, weights))
     made = setup.prepare(second)
     student = made.state.networks["student"].state_dict()
@@ -314,7 +314,7 @@ def test_start_from_something_else_is_one_clear_line(tiny, tmp_path):
         setup.prepare(tiny(start_from=str(tmp_path)))
     other = tiny("other", regression_steps=2)
     loop.train(other)
-    run.export(other)
+    run.finish(other)
     config = tiny("wide", start_from=f"{other.distill.output}/student")
     config = config.model_copy(
         update={"network": config.network.model_copy(update={"channels": (16,)})}

@@ -3,29 +3,10 @@
 import json
 from pathlib import Path
 
-import boto3
-import pytest
-from moto import mock_aws
-
 from pipeline.config import Config
-from pipeline.data import s3
 from pipeline.data.fetch import fetch_inputs
 from pipeline.distill import loop, run
 from pipeline.models.build import load_student
-
-
-@pytest.fixture
-def bucket(monkeypatch, tmp_path):
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "some-key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "some-secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
-    with mock_aws():
-        s3._connect.cache_clear()
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="bucket")
-        yield client
-    s3._connect.cache_clear()
 
 
 def remote(config: Config) -> Config:
@@ -49,7 +30,7 @@ def test_a_run_on_s3_goes_on_on_another_machine_and_ends_like_a_local_one(
 ):
     local, here = tiny("local"), remote(tiny("any"))
     loop.train(local)
-    run.export(local)
+    run.finish(local)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one-machine"))
     run.claim(here)
@@ -64,7 +45,7 @@ def test_a_run_on_s3_goes_on_on_another_machine_and_ends_like_a_local_one(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another-machine"))
     assert not run.finished(here)
     assert loop.train(here) == 10
-    run.export(here)
+    run.finish(here)
     assert run.finished(here)
 
     output = Path(local.distill.output)

@@ -32,7 +32,7 @@ def note(config, step: int, fd: float) -> None:
 def test_it_is_the_distance_of_new_samples_to_the_images_of_the_pairs(tiny):
     config = tiny(scoring={"count": 1000, "batch_size": 7})
     loop.train(config)
-    run.export(config)
+    run.finish(config)
     found = score(config, names(config)[0])
     assert found.n == 32, "all pairs there are"
 
@@ -51,7 +51,7 @@ def test_without_pairs_the_teacher_makes_its_images(tiny):
     teacher, labels = load_teacher(config.teacher), torch.arange(64) % 3
     noise = seeds.noise(config.seed, torch.arange(64, 128), (1, 4, 4), seeds.SCORE)
     target = sample_teacher(teacher, noise, labels, "heun", 3, 1.0)
-    run.export(config)
+    run.finish(config)
     noise = seeds.noise(config.seed, torch.arange(64), (1, 4, 4), seeds.SCORE)
     images = sample_student(load_student(config.evaluate.student), noise, labels)
     expected = frechet_distance(target.flatten(1), images.flatten(1))
@@ -73,7 +73,7 @@ def test_the_best_checkpoint_stays_and_its_student_can_be_picked(tiny):
     loop.train(config)
     assert [int(name[:7]) for name in names(config)] == [10, 8, 4]
     note(config, 10, 0.3)
-    run.export(config)
+    run.finish(config)
     with run.history(config).newest(only=names(config)[-1]) as found:
         assert found[0].step == 4
         average = read_part(found[1], "ema")
@@ -87,10 +87,10 @@ def test_a_torn_best_and_a_missing_score_are_told(tiny, caplog):
     config = tiny(scoring={"count": 10}, pick="best")
     loop.train(config)
     with pytest.raises(UserError, match="distill.pick: no checkpoint has a score; set it to last"):
-        run.export(config)
+        run.finish(config)
     note(config, 8, 0.1)
     torn = next(Path(config.distill.output).glob("checkpoints/0000008-*/*.safetensors"))
     torn.write_bytes(torn.read_bytes()[:-10])
     with caplog.at_level(logging.WARNING), pytest.raises(UserError, match="of step 8, is torn"):
-        run.export(config)
+        run.finish(config)
     assert not Path(config.evaluate.student).exists()

@@ -24,7 +24,7 @@ def weights(config) -> dict[str, torch.Tensor]:
 
 
 def digests(config) -> dict:
-    run.export(config)
+    run.finish(config)
     return json.loads((Path(config.distill.output) / "state.json").read_text())
 
 
