@@ -2,8 +2,8 @@
 
 import json
 import shutil
-import time
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
