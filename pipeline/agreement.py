@@ -117,5 +117,5 @@ def _folder_problems(config: Config) -> Iterator[str]:
         if "://" in (folder := getattr(config, name).output):
             yield (
                 f"{name}.output: {folder!r} is no local folder; only those of pairs, "
-                "distill and export may be s3://"
+                "distill and export may be in a bucket"
             )

@@ -52,7 +52,7 @@ class DataConfig(_Branch):
     size: int = Field(default=8, ge=4, le=1024, description="Height and width, in pixels.")
     folder: str | None = Field(
         default=None,
-        description="Folder or s3:// of the IDX files of mnist or fashion-mnist.",
+        description="Folder of the IDX files of mnist or fashion-mnist, here or in a bucket.",
     )
 
 
@@ -99,7 +99,7 @@ class TeacherConfig(_Branch):
         default="diffusers", description="A diffusers folder, or an exact Gaussian score."
     )
     output: Folder = Field(
-        default="", description="Its diffusers folder, local or s3://; null: <run>/teacher."
+        default="", description="Its diffusers folder, local, s3:// or gs://; null: <run>/teacher."
     )
     delay: float = Field(default=0.0, ge=0, le=60, description="Seconds added to a gaussian call.")
     gaussian: GaussianConfig = Field(default_factory=GaussianConfig)
@@ -243,7 +243,7 @@ class DistillConfig(_Branch):
     )
     start_from: str | None = Field(
         default=None,
-        description="Finished run, checkpoint or student's folder, local or s3://, to begin from.",
+        description="Finished run, checkpoint or student's folder to begin from, local or not.",
     )
     start_weights: Literal["ema", "raw"] = Field(
         default="ema", description="Which weights of a run or checkpoint: averaged or not."
@@ -271,7 +271,7 @@ class ExportConfig(_Branch):
     """The student of any checkpoint, also of a run that still goes on."""
 
     output: Folder = Field(
-        default="", description="Diffusers folder, local or s3://; null: <run>/export."
+        default="", description="Diffusers folder, local, s3:// or gs://; null: <run>/export."
     )
     step: Positive | None = Field(
         default=None, description="Step of the checkpoint; null: as distill.pick says."

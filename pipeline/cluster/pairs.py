@@ -14,6 +14,7 @@ from pipeline.cluster.session import connect
 from pipeline.config import Config
 from pipeline.data import shards
 from pipeline.data.fetch import fetch_inputs
+from pipeline.data.s3 import REQUESTS
 from pipeline.data.shards import PairPlan
 from pipeline.data.store import Store, open_store, probe
 from pipeline.errors import UserError
@@ -62,6 +63,8 @@ def make_pairs(config: Config) -> None:
         f"pairs  {manifest.count} pairs in {len(manifest.shards)} shards, {size:,} bytes: "
         f"{pairs.output}"
     )
+    if sent := ", ".join(f"{number} {name}" for name, number in sorted(REQUESTS.items())):
+        print(f"pairs  S3 requests of the driver: {sent}")
 
 
 def _make(todo: list[int], plan: PairPlan, config: Config) -> Any:

@@ -1,4 +1,4 @@
-"""Inputs that lie on S3: copied to this machine once, by whichever process comes first."""
+"""Inputs that lie in a bucket: copied to this machine once, by whichever process comes first."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from pipeline.config import Config, S3Config
-from pipeline.data.store import open_s3
+from pipeline.data.store import open_remote
 from pipeline.errors import UserError
 
 INPUTS = {"teacher": "output", "data": "folder", "evaluate": "student"}
@@ -17,7 +17,7 @@ INPUTS = {"teacher": "output", "data": "folder", "evaluate": "student"}
 
 
 def fetch_inputs(config: Config, *branches: str) -> Config:
-    """The same settings, with a local copy in place of input folders on S3.
+    """The same settings, with a local copy in place of input folders in buckets.
 
     Every process that reads them calls this for itself; a remote folder that has changed is
     another copy.
@@ -27,7 +27,7 @@ def fetch_inputs(config: Config, *branches: str) -> Config:
         branches: Which inputs: "teacher" (its output), "data" (folder), "evaluate" (student).
 
     Raises:
-        UserError: If S3 refuses, a folder is empty, or it cannot be written here.
+        UserError: If the store refuses, a folder is empty, or it cannot be written here.
     """
     for branch in branches:
         group, field = getattr(config, branch), INPUTS[branch]
@@ -38,17 +38,17 @@ def fetch_inputs(config: Config, *branches: str) -> Config:
 
 
 def fetch(url: str, s3: S3Config, setting: str) -> Path:
-    """The local copy of a folder on S3.
+    """The local copy of a folder in a bucket.
 
     Args:
-        url: s3://bucket/prefix.
+        url: s3://bucket/prefix or gs://bucket/prefix.
         s3: Where S3 is.
         setting: Name of the setting, for messages.
 
     Raises:
         UserError: As `fetch_inputs`, or if an object's name would leave the copy.
     """
-    store = open_s3(url, s3, setting)
+    store = open_remote(url, s3, setting)
     objects, where = store.tree(), store.where("")
     if not objects:
         raise UserError(f"{setting}: there is nothing in {where}")

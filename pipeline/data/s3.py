@@ -1,7 +1,7 @@
 """Objects in S3 or a server that speaks its language: each by one conditional PutObject."""
 
-import io
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,8 +24,11 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 
+from pipeline.data.ranges import Ranges
 from pipeline.errors import UserError
 
+REQUESTS: Counter[str] = Counter()
+"""What this process has sent, by operation: repeated tries count."""
 ATTEMPTS = 6
 """Tries of one request: throttling, 5xx and broken connections are waited out."""
 
@@ -91,7 +94,7 @@ class S3Store:
                 name, lambda client, key: _body(client.get_object(**key, Range=span))
             )
 
-        return pa.PythonFile(_Ranges(part, size), mode="r")
+        return pa.PythonFile(Ranges(part, size), mode="r")
 
     def list(self, prefix: str = "") -> dict[str, int]:
         sizes = {name: int(found["Size"]) for name, found in self._found(prefix)}
@@ -203,33 +206,10 @@ def _connect(endpoint: str | None, region: str | None, profile: str | None) -> A
         response_checksum_validation="when_required",
     )
     session = boto3.session.Session(profile_name=profile, region_name=region)
-    return session.client("s3", endpoint_url=endpoint, config=settings)
+    client = session.client("s3", endpoint_url=endpoint, config=settings)
+    client.meta.events.register("request-created.s3", _count)
+    return client
 
 
-class _Ranges(io.RawIOBase):
-    """An object as a file that fetches the bytes asked for, and no others."""
-
-    def __init__(self, part: Callable[[int, int], bytes], size: int) -> None:
-        self._part, self._size, self._at = part, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = max(0, start + offset)
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        stop = self._size if size < 0 else min(self._at + size, self._size)
-        if stop <= self._at:
-            return b""
-        data = self._part(self._at, stop - 1)
-        self._at += len(data)
-        return data
+def _count(operation_name: str, **_: Any) -> None:
+    REQUESTS[operation_name] += 1

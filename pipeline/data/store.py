@@ -57,28 +57,41 @@ def open_store(path: str, s3: S3Config, setting: str = "pairs.output") -> Store:
     """The store at a path; nothing is made or read yet.
 
     Args:
-        path: A local folder, which is made with the first object, or s3://bucket/prefix.
+        path: A local folder, which is made with the first object, or as `open_remote`.
         s3: Where S3 is.
         setting: The setting that names the path, for messages.
 
     Raises:
         UserError: If the path is a URL of another kind.
     """
-    return open_s3(path, s3, setting) if "://" in path else LocalStore(Path(path))
+    return open_remote(path, s3, setting) if "://" in path else LocalStore(Path(path))
 
 
-def open_s3(url: str, s3: S3Config, setting: str) -> S3Store:
-    """The objects at s3://bucket/prefix.
+def open_remote(url: str, s3: S3Config, setting: str) -> Store:
+    """The objects at s3://bucket/prefix or gs://bucket/prefix.
 
     Raises:
-        UserError: If the URL is of another kind; names the setting it comes from.
+        UserError: If the URL is of another kind, or its library is missing; names the setting
+            it comes from.
     """
     scheme, _, rest = url.partition("://")
     bucket, _, prefix = rest.partition("/")
-    if scheme != "s3" or not bucket:
-        raise UserError(f"{setting} {url!r}: give a local folder or s3://bucket/prefix")
-    prefix = prefix.rstrip("/")
-    return S3Store(bucket, f"{prefix}/" if prefix else "", s3.endpoint, s3.region, s3.profile)
+    if scheme not in ("s3", "gs") or not bucket:
+        raise UserError(
+            f"{setting} {url!r}: give a local folder, s3://bucket/prefix or gs://bucket/prefix"
+        )
+    if prefix := prefix.rstrip("/"):
+        prefix += "/"
+    if scheme == "s3":
+        return S3Store(bucket, prefix, s3.endpoint, s3.region, s3.profile)
+    try:
+        from pipeline.data.gs import GSStore
+    except ImportError as error:
+        raise UserError(
+            f"{setting}: gs:// needs google-cloud-storage on every node (extra `gs`): pip install "
+            "google-cloud-storage"
+        ) from error
+    return GSStore(bucket, prefix)
 
 
 def probe(store: Store) -> None:

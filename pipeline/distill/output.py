@@ -69,7 +69,7 @@ def save_student(student: UNet2D, where: str, s3: S3Config, setting: str, made: 
 
     Args:
         student: The network.
-        where: Its folder, local or s3://.
+        where: Its folder, local or in a bucket.
         s3: How to reach S3.
         setting: The setting that names the folder, for errors.
         made: What made it, stored last.

@@ -4,11 +4,14 @@
 
 Shards 1 and 10 kill their actor before the put, shard 4 in its middle (the file is written but has
 not its name; half of the request is sent), shard 7 after it. MARKS is a folder that notes which
-crash has been.
+crash has been. With CRASH_SHARE in the environment, any call of an actor dies with this chance
+instead, in one of the three ways.
 """
 
 import os
+import random
 import sys
+import uuid
 from http.client import HTTPConnection
 from pathlib import Path
 from types import FunctionType
@@ -24,8 +27,8 @@ class CrashingMaker(pairs._Maker):
     """An actor that dies at the shards of CRASHES, once each."""
 
     def make(self, index: int) -> tuple[str, str]:
-        crash = CRASHES.get(index)
-        if crash is None or not first_time(MARKS / f"{index}-{crash}"):
+        crash = self.crash(index)
+        if crash is None:
             return super().make(index)
         if crash == "before":
             os._exit(1)
@@ -34,6 +37,16 @@ class CrashingMaker(pairs._Maker):
             HTTPConnection.send = die_in_the_body
         super().make(index)
         os._exit(1)
+
+    def crash(self, index: int) -> str | None:
+        """When to die in this call, noted."""
+        if share := float(os.environ.get("CRASH_SHARE", 0)):
+            dies = random.random() < share
+            crash = random.choice(["before", "during", "after"]) if dies else None
+            (MARKS / f"{index}-{crash}-{uuid.uuid4().hex}").touch()
+            return crash
+        crash = CRASHES.get(index)
+        return crash if crash and first_time(MARKS / f"{index}-{crash}") else None
 
 
 def die_in_the_body(connection: HTTPConnection, data: object) -> None:

@@ -121,7 +121,7 @@ def test_a_folder_that_changes_while_it_is_copied_is_refused(bucket, monkeypatch
     [
         ("s3://bucket/nothing", "teacher.output: there is nothing in s3://bucket/nothing/"),
         ("s3://other/model", "NoSuchBucket.*check the bucket's name"),
-        ("gs://bucket/model", "teacher.output 'gs://bucket/model': give a local folder or s3://"),
+        ("ftp://bucket/model", "teacher.output 'ftp://bucket/model': give a local folder, s3://"),
     ],
 )
 def test_what_cannot_be_fetched_is_one_clear_error(bucket, url, message):

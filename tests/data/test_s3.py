@@ -71,6 +71,13 @@ def test_list_is_paged_sorted_and_of_this_prefix_alone(store):
     assert len(store.list()) == 1101
 
 
+def test_requests_are_counted(store):
+    s3.REQUESTS.clear()
+    probe(store)
+    store.list()
+    assert s3.REQUESTS == {"PutObject": 2, "DeleteObject": 1, "ListObjectsV2": 1}
+
+
 def test_probe_leaves_nothing(store):
     probe(store)
     assert store.list("") == {}
