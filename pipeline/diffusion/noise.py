@@ -33,6 +33,9 @@ class Schedule(Protocol):
     def sigma(self, t: Tensor) -> Tensor:
         """Standard deviation of the noise at time t."""
 
+    def spread(self, t: Tensor) -> Tensor:
+        """Standard deviation of the noise a sampler puts in where it starts, at time t."""
+
     def scale(self, t: Tensor) -> Tensor:
         """Factor that takes x_t to the coordinates of the ODE, y = x_t / scale."""
 
@@ -90,6 +93,9 @@ class EDM:
         return torch.ones_like(t)
 
     def sigma(self, t: Tensor) -> Tensor:
+        return t
+
+    def spread(self, t: Tensor) -> Tensor:
         return t
 
     def scale(self, t: Tensor) -> Tensor:
@@ -153,6 +159,10 @@ class VP:
         ratio = self._ratio(t)
         return (ratio * (1 + ratio**2).rsqrt()).to(t.dtype)
 
+    def spread(self, t: Tensor) -> Tensor:
+        """1: the prior, which sigma(t) only comes near; as diffusers' `init_noise_sigma`."""
+        return torch.ones_like(t)
+
     def scale(self, t: Tensor) -> Tensor:
         return self.alpha(t)
 
@@ -205,6 +215,9 @@ class Flow:
         return 1 - t
 
     def sigma(self, t: Tensor) -> Tensor:
+        return t
+
+    def spread(self, t: Tensor) -> Tensor:
         return t
 
     def scale(self, t: Tensor) -> Tensor:

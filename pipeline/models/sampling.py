@@ -82,7 +82,7 @@ def one_step(
     Source: DMD (Yin et al., 2024), arXiv 2311.18828, Section 3.1.
     """
     start = noise.new_full((len(noise),), schedule.start)
-    images: Tensor = student(schedule.sigma(start[0]) * noise, start, labels)
+    images: Tensor = student(schedule.spread(start[0]) * noise, start, labels)
     return images
 
 

@@ -35,7 +35,7 @@ class Gaussian:
     def solution(self, noise: Tensor, times: Tensor) -> Tensor:
         alpha, sigma = self.schedule.alpha(times), self.schedule.sigma(times)
         spread = (alpha**2 * STD**2 + sigma**2).sqrt()
-        unit = (sigma[0] * noise - alpha[0] * MEAN) / spread[0]
+        unit = (self.schedule.spread(times[0]) * noise - alpha[0] * MEAN) / spread[0]
         return alpha[-1] * MEAN + spread[-1] * unit
 
 
@@ -89,7 +89,7 @@ def test_euler_is_ddim(options, spacing, clean_end):
     )
     scheduler.alphas_cumprod.clamp_(min=2**-24)  # as its other schedulers do for zero SNR
     times, denoise = vp.times(20), curved(vp)
-    theirs = run(scheduler, vp.sigma(times[0]) * Z, 20, denoise)
+    theirs = run(scheduler, Z, 20, denoise)
     assert_same(euler(denoise, Z, vp, times), theirs)
 
 
@@ -101,7 +101,7 @@ def test_euler_is_ddim_at_every_position():
         **options, timestep_spacing="linspace", clip_sample=False, prediction_type="sample"
     )
     times, denoise = vp.times(40), curved(vp)
-    theirs = run(scheduler, vp.sigma(times[0]) * Z, 40, denoise)
+    theirs = run(scheduler, Z, 40, denoise)
     assert_same(euler(denoise, Z, vp, times), theirs)
 
 
@@ -121,7 +121,7 @@ def test_euler_and_heun_are_those_of_diffusers(name, kind, options, spacing):
     scheduler = kind(**options, timestep_spacing=spacing, steps_offset=1, prediction_type="sample")
     vp = VP(table(options), spacing, steps_offset=1)
     times, denoise = vp.times(20), curved(vp)
-    y = vp.sigma(times[0]) / vp.alpha(times[0]) * Z
+    y = Z / vp.alpha(times[0])
     theirs = run(scheduler, y, 20, lambda y, t: denoise(vp.alpha(t) * y, t))
     assert_same(SOLVERS[name](denoise, Z, vp, times), theirs)
 
@@ -134,7 +134,7 @@ def test_dpmpp_2m_is_that_of_diffusers(options, spacing):
     )
     vp = VP(table(options))
     times, denoise = times_of(scheduler, 20), curved(vp)
-    theirs = run(scheduler, vp.sigma(times[0]) * Z, 20, denoise)
+    theirs = run(scheduler, Z, 20, denoise)
     assert_same(dpmpp_2m(denoise, Z, vp, times), theirs)
 
 
@@ -157,7 +157,7 @@ def test_plms_is_pndm(options, spacing, steps, clean_end):
     def eps(x_t: Tensor, t: Tensor) -> Tensor:
         return from_x0("epsilon", denoise(x_t, t), x_t, vp.alpha(t), vp.sigma(t))
 
-    assert_same(plms(denoise, Z, vp, times), run(scheduler, vp.sigma(times[0]) * Z, steps, eps))
+    assert_same(plms(denoise, Z, vp, times), run(scheduler, Z, steps, eps))
 
 
 @pytest.mark.parametrize(
