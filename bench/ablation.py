@@ -144,7 +144,7 @@ class Scale:
 
     def figures(self, config: Config) -> dict[str, float]:
         """Fréchet distance to the teacher, its floor, accuracy, pixel Fréchet distance."""
-        student = load_student(config.evaluate.student)
+        student = load_student(config.evaluate.student, config.teacher)
         made = self._make(
             lambda noise, labels: sample_student(student, noise, labels), seeds.EVALUATION
         )

@@ -42,11 +42,6 @@ def _network_problems(config: Config) -> Iterator[str]:
                 f"{place}: {size} is not a multiple of {2 ** (levels - 1)}, "
                 f"as the {levels} levels of network.channels need"
             )
-    if config.teacher.kind == "diffusers" and config.data.name is None:
-        yield (
-            "data.name: null leaves the teacher without images; "
-            "name a set or choose teacher.kind gaussian"
-        )
 
 
 def _count_problems(config: Config) -> Iterator[str]:

@@ -37,7 +37,12 @@ def inspect(config: Config) -> None:
     print(f"pairs    {manifest.count} in {len(manifest.shards)} shards, {size:,} bytes")
     print(f"images   {'x'.join(map(str, plan.shape))}, classes {plan.classes}, float16")
     print(f"solver   {plan.solver}, {plan.steps} steps, guidance {plan.guidance:g}")
-    print(f"seed     {plan.seed}\nteacher  {plan.teacher}\n")
+    print(f"seed     {plan.seed}\nteacher  {plan.teacher}")
+    if plan.prompts is not None:
+        print(f"prompts  {plan.classes}, away from {plan.negative_prompt!r}")
+        for number, prompt in enumerate(_prompts(store, manifest)):
+            print(f"{number:8} {prompt}")
+    print()
     width = len(manifest.shards[0].name)
     print(f"{'shard':{width}} {'first id':>12} {'pairs':>7} {'bytes':>13}")
     for shard in manifest.shards[:_LINES]:
@@ -152,6 +157,14 @@ def _resolve(config: Config, store: Store, manifest: Manifest) -> None:
             f"pairs solved again differ by up to {difference:.2g} of 2, more than {TOLERANCE}: "
             "make them again in a new pairs.output"
         )
+
+
+def _prompts(store: Store, manifest: Manifest) -> list[str]:
+    """Of the first pairs."""
+    shard = manifest.shards[0].name
+    with store.open(shard) as file:
+        content = schema.decode_all(file, manifest.plan.shape, store.where(shard))
+    return (content.prompts or [])[:_COLUMNS]
 
 
 def _draw(store: Store, manifest: Manifest, picture: Path) -> None:

@@ -101,6 +101,13 @@ class TeacherConfig(_Branch):
     output: Folder = Field(
         default="", description="Its diffusers folder, local, s3:// or gs://; null: <run>/teacher."
     )
+    prompts: str | None = Field(
+        default=None,
+        description="Prompts of a text-to-image teacher: .txt, .csv, .parquet or a dataset folder.",
+    )
+    negative_prompt: str = Field(
+        default="", description="What guidance leads a text-to-image teacher away from."
+    )
     delay: float = Field(default=0.0, ge=0, le=60, description="Seconds added to a gaussian call.")
     gaussian: GaussianConfig = Field(default_factory=GaussianConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
@@ -356,6 +363,8 @@ class Config(_Branch):
             self._fill("data", folder=self.data.folder)
         if self.distill.start_from:
             self._fill("distill", start_from=self.distill.start_from)
+        if self.teacher.prompts:
+            self._fill("teacher", prompts=self.teacher.prompts)
         self._fill("teacher", output=f"{run}/teacher")
         self._fill("pairs", output=f"{run}/pairs")
         self._fill("distill", output=f"{run}/distill")

@@ -68,7 +68,8 @@ def evaluate(config: Config) -> Evaluation:
     output = Path(config.evaluate.output)
     check_writable(output, "evaluate.output")
     config = fetch_inputs(config, *INPUTS)
-    student, teacher = load_student(config.evaluate.student), load_teacher(config.teacher)
+    student = load_student(config.evaluate.student, config.teacher)
+    teacher = load_teacher(config.teacher)
     if (student.shape, student.classes) != (teacher.shape, teacher.classes):
         raise UserError(
             f"evaluate.student: {config.evaluate.student} makes {student.shape} images of "
@@ -77,7 +78,8 @@ def evaluate(config: Config) -> Evaluation:
         )
     judge = real_judge(config, teacher)
     evaluation, images = _compare(config, student, teacher, judge)
-    _save_picture(images, f"teacher, {config.pairs.steps} steps", output / "evaluation.png")
+    steps = f"teacher, {config.pairs.steps} steps"
+    _save_picture(images, teacher, steps, output / "evaluation.png")
     text = json.dumps(evaluation.figures(), indent=2, allow_nan=False) + "\n"
     write_file(output / "evaluation.json", text.encode())
     print(summary(evaluation))
@@ -116,7 +118,7 @@ def _compare(
     return Evaluation(versus, real, speed, calls, config.seed), images
 
 
-def _save_picture(images: Images, teacher: str, path: Path) -> None:
+def _save_picture(images: Images, teacher: Denoiser, steps: str, path: Path) -> None:
     """Two columns for each of the first ten classes: noise, teacher, student."""
     columns, headings = torch.arange(min(20, len(images.noise))), []
     if images.labels is not None:
@@ -125,10 +127,12 @@ def _save_picture(images: Images, teacher: str, path: Path) -> None:
         headings = [str(label) for label in images.labels[columns].tolist()]
     rows = {
         "noise": images.noise[columns] / 3,
-        teacher: images.teacher[columns],
+        steps: images.teacher[columns],
         "student, 1 step": images.student[columns],
     }
-    save_grid(rows, path, columns=headings)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    shown = {caption: teacher.decode(row.to(device)).cpu() for caption, row in rows.items()}
+    save_grid(shown, path, columns=headings)
 
 
 _TABLE = (

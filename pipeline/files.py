@@ -7,6 +7,11 @@ from pathlib import Path
 from pipeline.errors import UserError
 
 
+def cache_folder() -> Path:
+    """Where copies of inputs are: ray-dmd in XDG_CACHE_HOME, or in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ray-dmd"
+
+
 def check_writable(folder: Path, setting: str) -> None:
     """Make a folder and see that files can be made in it, before work is spent.
 

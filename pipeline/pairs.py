@@ -1,6 +1,8 @@
 """Make pairs: sample ids -> noise -> the teacher's ODE -> a stored shard."""
 
+import hashlib
 import socket
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -25,6 +27,11 @@ def pair_plan(config: Config) -> PairPlan:
         UserError: If the teacher cannot be loaded, or has not as many classes as weights.
     """
     teacher, pairs = load_teacher(config.teacher), config.pairs
+    if teacher.prompts is not None and not teacher.prompts:
+        raise UserError(
+            f"teacher.prompts: {config.teacher.output} takes text; give a file of prompts (.txt, "
+            ".csv, .parquet, or the folder of a Hugging Face dataset)"
+        )
     if pairs.weights is not None and len(pairs.weights) != teacher.classes:
         raise UserError(
             f"pairs.weights: {len(pairs.weights)} values, but the teacher has "
@@ -40,7 +47,15 @@ def pair_plan(config: Config) -> PairPlan:
         shape=teacher.shape,
         classes=teacher.classes,
         weights=pairs.weights,
+        prompts=_digest(teacher.prompts),
+        negative_prompt=None if teacher.prompts is None else config.teacher.negative_prompt,
     )
+
+
+def _digest(prompts: Sequence[str] | None) -> str | None:
+    if prompts is None:
+        return None
+    return hashlib.sha256("\0".join(prompts).encode()).hexdigest()
 
 
 class PairMaker:
@@ -98,7 +113,11 @@ class PairMaker:
                 f"the teacher made values that are not finite for ids {ids[0]} to {ids[-1]}: "
                 f"check teacher.output, or lower pairs.guidance {self.plan.guidance}"
             )
-        return shards.write(self._store, self.plan, index, PairBatch(ids, labels, noise, images))
+        prompts = None
+        if (texts := self.teacher.prompts) is not None and labels is not None:
+            prompts = [texts[label] for label in labels.tolist()]
+        batch = PairBatch(ids, labels, noise, images)
+        return shards.write(self._store, self.plan, index, batch, prompts)
 
     def _fit(self, noise: Tensor, labels: Tensor | None) -> Tensor:
         while True:

@@ -1,5 +1,10 @@
 """What a run comes to, from its settings alone."""
 
+import json
+from pathlib import Path
+
+import numpy as np
+
 from pipeline.config import Config
 from pipeline.diffusion.solver import evaluations
 
@@ -14,6 +19,16 @@ def pair_bytes(config: Config, shape: tuple[int, int, int]) -> int:
     """Of one stored pair: noise and image in fp16, id and label."""
     channels, height, width = shape
     return 2 * 2 * channels * height * width + 8 + 8
+
+
+def _shape(config: Config) -> tuple[int, int, int]:
+    """Of the teacher that is there already, or else of the one the settings describe."""
+    try:
+        unet = json.loads((Path(config.teacher.output) / "unet" / "config.json").read_text())
+        height, width = np.broadcast_to(unet["sample_size"], 2).tolist()
+        return unet["in_channels"], height, width
+    except (OSError, ValueError, KeyError):
+        return config.shape
 
 
 def step_calls(config: Config) -> tuple[float, float]:
@@ -45,7 +60,7 @@ def plan(config: Config) -> list[str]:
     return [
         f"teacher: {'analytic' if config.teacher.kind == 'gaussian' else training}",
         f"pairs: {pairs.count} pairs in {pairs.count // pairs.shard_size} shards, "
-        f"{pairs.count * pair_bytes(config, config.shape)} bytes on disk before compression",
+        f"{pairs.count * pair_bytes(config, _shape(config))} bytes on disk before compression",
         f"pairs: {calls} teacher evaluations per pair ({pairs.solver}, {pairs.steps} steps), "
         f"{calls * pairs.count} in all",
         f"distill: {distill.steps} steps: {first} regression, {burn_in} critic burn-in, "

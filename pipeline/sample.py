@@ -27,11 +27,12 @@ def sample(config: Config) -> None:
     output = Path(config.sample.output)
     check_writable(output.parent, "sample.output")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    student = load_student(fetch_inputs(config, "evaluate").evaluate.student).to(device)
+    local = fetch_inputs(config, "evaluate")
+    student = load_student(local.evaluate.student, local.teacher).to(device)
     ids = torch.arange(config.sample.count)
     noise = seeds.noise(config.seed, ids, student.shape, stream=seeds.EVALUATION)
     labels = None if student.classes is None else ids.to(device) % student.classes
-    images = sample_student(student, noise.to(device), labels)
+    images = student.decode(sample_student(student, noise.to(device), labels))
     rows = {f"{first}": images[first : first + _WIDTH] for first in range(0, len(ids), _WIDTH)}
     headings = []
     if labels is not None and _WIDTH % (student.classes or 1) == 0:

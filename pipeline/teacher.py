@@ -31,6 +31,11 @@ def make_teacher(config: Config) -> None:
     if teacher.kind == "gaussian":
         print("teacher  the gaussian teacher is a formula: nothing to train")
         return
+    if config.data.name is None:
+        raise UserError(
+            "data.name: null leaves the teacher without images to learn from; name a set, or set "
+            "teacher.output to a model that is trained already"
+        )
     if "://" in teacher.output:
         raise UserError(
             f"teacher.output: {teacher.output} is there to be read; train into a local folder"

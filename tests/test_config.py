@@ -128,11 +128,6 @@ def test_example_is_valid(path: Path) -> None:
             "teacher.gaussian.shape: 7 is not a multiple of 2, "
             "as the 2 levels of network.channels need",
         ),
-        (
-            {"data": {"name": None}},
-            "data.name: null leaves the teacher without images; "
-            "name a set or choose teacher.kind gaussian",
-        ),
     ],
 )
 def test_settings_must_agree(tree: dict[str, object], message: str) -> None:

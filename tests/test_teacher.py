@@ -125,6 +125,13 @@ def test_an_output_that_cannot_be_written_stops_it_first(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("no_training")
+def test_without_images_nothing_is_trained(tmp_path: Path) -> None:
+    config = Config.model_validate({"run": str(tmp_path), "data": {"name": None}})
+    with pytest.raises(UserError, match="data.name: null leaves the teacher without images"):
+        make_teacher(config)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_formula_needs_no_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_teacher(settings(tmp_path / "run", kind="gaussian"))
     assert not (tmp_path / "run").exists()

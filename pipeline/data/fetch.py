@@ -2,22 +2,23 @@
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 
 from filelock import FileLock
 
 from pipeline.config import Config, S3Config
+from pipeline.data.prompts import local_prompts
 from pipeline.data.store import open_remote
 from pipeline.errors import UserError
+from pipeline.files import cache_folder
 
 INPUTS = {"teacher": "output", "data": "folder", "evaluate": "student"}
 """Group of settings -> its field that names an input folder."""
 
 
 def fetch_inputs(config: Config, *branches: str) -> Config:
-    """The same settings, with a local copy in place of input folders in buckets.
+    """The same settings, with a local copy in place of input folders in buckets, and of prompts.
 
     Every process that reads them calls this for itself; a remote folder that has changed is
     another copy.
@@ -34,7 +35,7 @@ def fetch_inputs(config: Config, *branches: str) -> Config:
         if "://" in (url := getattr(group, field) or ""):
             local = str(fetch(url, config.s3, f"{branch}.{field}"))
             config = config.model_copy(update={branch: group.model_copy(update={field: local})})
-    return config
+    return local_prompts(config)
 
 
 def fetch(url: str, s3: S3Config, setting: str) -> Path:
@@ -76,8 +77,3 @@ def fetch(url: str, s3: S3Config, setting: str) -> Path:
             "free space, or set XDG_CACHE_HOME to another folder"
         ) from error
     return copy
-
-
-def cache_folder() -> Path:
-    """Where the copies are: ray-dmd in XDG_CACHE_HOME, or in ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ray-dmd"

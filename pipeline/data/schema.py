@@ -1,6 +1,7 @@
 """Pairs in memory and in a Parquet file: the only place that knows the columns.
 
 A shard has the columns `sample_id` (int64), `label` (int32; absent in an unconditional set),
+`prompt` (string; what the label stands for, where it does),
 `noise` and `image` (float16, little-endian, C x H x W, as fixed-size binary). They are stored
 plainly, in row groups of `GROUP`, so reading one is a copy of bytes; what made the rows stands
 in the file's metadata.
@@ -21,10 +22,10 @@ from torch.utils.dlpack import from_dlpack
 
 from pipeline.errors import DamagedError
 
-VERSION = 2
+VERSION = 3
 GROUP = 256
 
-_ID, _LABEL, _NOISE, _IMAGE = "sample_id", "label", "noise", "image"
+_ID, _LABEL, _PROMPT, _NOISE, _IMAGE = "sample_id", "label", "prompt", "noise", "image"
 
 
 @dataclass(frozen=True)
@@ -76,16 +77,21 @@ def storable(noise: Tensor) -> Tensor:
     return noise.half().to(noise.dtype)
 
 
-def encode(batch: PairBatch, metadata: dict[str, str]) -> bytes:
+def encode(
+    batch: PairBatch, metadata: dict[str, str], prompts: Sequence[str] | None = None
+) -> bytes:
     """The Parquet file of these pairs; the same pairs and metadata give the same bytes.
 
     Args:
         batch: Pairs on any device.
         metadata: What made them; `shape`, `dtype` and `sha256` are added here.
+        prompts: Of each pair, or None.
     """
     arrays = {_ID: pa.array(batch.ids.cpu().numpy(), pa.int64())}
     if batch.labels is not None:
         arrays[_LABEL] = pa.array(batch.labels.cpu().numpy().astype(np.int32), pa.int32())
+    if prompts is not None:
+        arrays[_PROMPT] = pa.array(prompts, pa.string())
     arrays |= {_NOISE: _to_binary(batch.noise), _IMAGE: _to_binary(batch.images)}
     fields = [pa.field(name, array.type, nullable=False) for name, array in arrays.items()]
     table = pa.table(arrays, pa.schema(fields))
@@ -105,10 +111,16 @@ def encode(batch: PairBatch, metadata: dict[str, str]) -> bytes:
 
 
 def digest(table: pa.Table) -> str:
-    """SHA-256 of the rows: the raw little-endian values, column after column, in hex."""
+    """SHA-256 of the rows: the raw little-endian values, column after column, in hex.
+
+    Prompts are UTF-8, with a zero byte between two of them.
+    """
     content = hashlib.sha256()
     for column in table.columns:
-        content.update(_raw(column).to_numpy().data)
+        if pa.types.is_string(column.type):
+            content.update("\0".join(column.to_pylist()).encode())
+        else:
+            content.update(_raw(column).to_numpy().data)
     return content.hexdigest()
 
 
@@ -142,11 +154,13 @@ class Content:
         pairs: All its pairs, as `decode` gives them.
         metadata: What its footer says.
         sha256: `digest` of the rows as they are now.
+        prompts: Of each pair, or None.
     """
 
     pairs: PairBatch
     metadata: dict[str, str]
     sha256: str
+    prompts: list[str] | None
 
 
 def decode_all(file: pa.NativeFile, shape: tuple[int, int, int], name: str) -> Content:
@@ -154,7 +168,8 @@ def decode_all(file: pa.NativeFile, shape: tuple[int, int, int], name: str) -> C
     with _readable(name):
         shard = pq.ParquetFile(file)
         table = shard.read(use_threads=False)
-        return Content(_pairs(table, shape), _metadata(shard), digest(table))
+        prompts = table[_PROMPT].to_pylist() if _PROMPT in table.column_names else None
+        return Content(_pairs(table, shape), _metadata(shard), digest(table), prompts)
 
 
 def _metadata(shard: pq.ParquetFile) -> dict[str, str]:

@@ -12,6 +12,7 @@ that the manifest describes what is there, whoever won the race to write it.
 import hashlib
 import json
 import socket
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -43,6 +44,8 @@ class PairPlan:
         shape: One image, (C, H, W).
         classes: Number of class labels, or None for an unconditional teacher.
         weights: Relative frequency of each class; None means all alike.
+        prompts: SHA-256 of the prompts that the classes are, or None.
+        negative_prompt: What guidance leads away from, or None.
         version: Version of the layout.
     """
 
@@ -55,6 +58,8 @@ class PairPlan:
     shape: tuple[int, int, int]
     classes: int | None
     weights: tuple[float, ...] | None = None
+    prompts: str | None = None
+    negative_prompt: str | None = None
     version: int = schema.VERSION
 
     def fingerprint(self) -> str:
@@ -145,8 +150,21 @@ def missing(store: Store, plan: PairPlan, count: int) -> list[int]:
     return [index for index in _indices(plan, count) if _name(plan, index) not in stored]
 
 
-def write(store: Store, plan: PairPlan, index: int, batch: PairBatch) -> str:
+def write(
+    store: Store,
+    plan: PairPlan,
+    index: int,
+    batch: PairBatch,
+    prompts: Sequence[str] | None = None,
+) -> str:
     """Store one shard, unless it is there already; returns its name.
+
+    Args:
+        store: Where the set is.
+        plan: Of the set.
+        index: Number of the shard.
+        batch: Its pairs.
+        prompts: The prompt of each pair, or None.
 
     Raises:
         UserError: If the store refuses.
@@ -158,7 +176,7 @@ def write(store: Store, plan: PairPlan, index: int, batch: PairBatch) -> str:
     }
     metadata |= {"noise": NOISE, "plan": plan.fingerprint()}
     name = _name(plan, index)
-    store.put(name, schema.encode(batch, metadata))
+    store.put(name, schema.encode(batch, metadata, prompts))
     return name
 
 

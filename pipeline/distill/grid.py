@@ -59,4 +59,4 @@ class Grid:
             "real x0": self.denoise(x_t, t, self.labels),
             "fake x0": critic(x_t, t, self.labels),
         }
-        return {caption: row.float().cpu() for caption, row in rows.items()}
+        return {caption: self.teacher.decode(row.float()).cpu() for caption, row in rows.items()}

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.config import Config, S3Config
 from pipeline.data.store import open_store
 from pipeline.errors import UserError
-from pipeline.models.adapters import UNet2D
+from pipeline.models.adapters import Network
 from pipeline.models.export import PROVENANCE, save_denoiser
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Output:
             log.warning("%s: tried again later", error)
 
 
-def save_student(student: UNet2D, where: str, s3: S3Config, setting: str, made: Made) -> None:
+def save_student(student: Network, where: str, s3: S3Config, setting: str, made: Made) -> None:
     """Save a student as a folder that diffusers opens, local or on S3; an older one is replaced.
 
     Args:

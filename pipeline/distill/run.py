@@ -16,7 +16,7 @@ from pipeline.distill.history import Commit, History
 from pipeline.distill.output import Made, Output, provenance, save_student
 from pipeline.errors import UserError
 from pipeline.files import write_file
-from pipeline.models.adapters import UNet2D
+from pipeline.models.adapters import Network
 from pipeline.models.build import load_teacher, new_student, teacher_fingerprint
 from pipeline.models.denoiser import Denoiser
 
@@ -130,7 +130,7 @@ def finish(config: Config) -> None:
 
 def stored_student(
     config: Config, teacher: Denoiser, folder: Path, weights: Weights = "ema"
-) -> UNet2D:
+) -> Network:
     """The student of a checkpoint's files, in eval mode.
 
     Raises:

@@ -49,7 +49,7 @@ def load(config: Config, student: nn.Module, critic: nn.Module) -> None:
 def _earlier_student(config: Config) -> nn.Module:
     where = str(config.distill.start_from)
     local = fetch(where, config.s3, "distill.start_from") if "://" in where else Path(where)
-    return load_student(local)
+    return load_student(local, config.teacher)
 
 
 @contextmanager

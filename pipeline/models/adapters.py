@@ -3,7 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from diffusers import UNet2DModel
+from diffusers import (
+    ConsistencyModelPipeline,
+    DiffusionPipeline,
+    EDMEulerScheduler,
+    UNet2DModel,
+)
 from diffusers.schedulers import DDPMScheduler
 from torch import Tensor
 
@@ -13,17 +18,17 @@ from pipeline.errors import UserError
 from pipeline.models.denoiser import Denoiser
 
 
-class UNet2D(Denoiser):
-    """A `UNet2DModel`, unconditional or class-conditional, read as x0.
+class Network(Denoiser):
+    """A network of diffusers that can be trained and saved.
 
     Args:
-        unet: The network; its class embedding, if any, gives the number of classes.
+        unet: The network itself; all else here is shared by its copies.
         schedule: The noise process that it was trained on.
         prediction: A kind of `pipeline.diffusion.prediction`, or "edm" for a network inside
             EDM's preconditioning, whose time input is log(sigma) / 4.
     """
 
-    def __init__(self, unet: UNet2DModel, schedule: Schedule, prediction: str):
+    def __init__(self, unet: Any, schedule: Schedule, prediction: str):
         super().__init__()
         size = unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
@@ -31,6 +36,25 @@ class UNet2D(Denoiser):
         self.schedule = schedule
         self.prediction = prediction
         self.shape = (unet.config.in_channels, height, width)
+
+    def pipeline(self) -> DiffusionPipeline:
+        """A pipeline of diffusers whose image in one step is `sample_student`'s."""
+        raise NotImplementedError
+
+    def read(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """x0, from what the network gives at x_t (B, C, H, W) and t."""
+        alpha, sigma = expand(self.schedule.alpha(t), x_t), expand(self.schedule.sigma(t), x_t)
+        return to_x0(self.prediction, output, x_t, alpha, sigma)
+
+
+class UNet2D(Network):
+    """A `UNet2DModel`, unconditional or class-conditional, read as x0.
+
+    Its class embedding, if any, gives the number of classes. Arguments as `Network`.
+    """
+
+    def __init__(self, unet: UNet2DModel, schedule: Schedule, prediction: str):
+        super().__init__(unet, schedule, prediction)
         self.classes = unet.config.num_class_embeds
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -51,9 +75,19 @@ class UNet2D(Denoiser):
             output = self.unet(scaled, c_noise.flatten(), class_labels=condition).sample
             return edm_to_x0(output, x_t, sigma, sigma_data)
         time = t * self.schedule.steps_table if isinstance(self.schedule, Flow) else t
-        output = self.unet(x_t, time, class_labels=condition).sample
-        alpha, sigma = expand(self.schedule.alpha(t), x_t), expand(self.schedule.sigma(t), x_t)
-        return to_x0(self.prediction, output, x_t, alpha, sigma)
+        return self.read(self.unet(x_t, time, class_labels=condition).sample, x_t, t)
+
+    def pipeline(self) -> ConsistencyModelPipeline:
+        """`ConsistencyModelPipeline` on EDM's sigmas, as in `Network.pipeline`."""
+        schedule = self.schedule
+        assert isinstance(schedule, EDM) and self.prediction == "edm"
+        scheduler = EDMEulerScheduler(
+            sigma_min=schedule.sigma_min,
+            sigma_max=schedule.sigma_max,
+            sigma_data=schedule.sigma_data,
+            rho=schedule.rho,
+        )
+        return ConsistencyModelPipeline(self.unet, scheduler)
 
 
 def read_scheduler(config: Mapping[str, Any]) -> tuple[Schedule, str]:

@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DModel
+from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
 
 from pipeline.config import NetworkConfig, TeacherConfig
 from pipeline.diffusion import seeds
-from pipeline.diffusion.noise import EDM
+from pipeline.diffusion.noise import EDM, Schedule
 from pipeline.errors import UserError
-from pipeline.models.adapters import UNet2D, read_scheduler
+from pipeline.models.adapters import Network, UNet2D, read_scheduler
 from pipeline.models.analytic import gaussian_teacher
 from pipeline.models.denoiser import Denoiser
+from pipeline.models.latents import Latents
 
 _MAKE_TEACHER = "run jobs/teacher.py, or set teacher.output"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+_FILES = ("unet/config.json", "scheduler/scheduler_config.json", WEIGHTS)
 
 
 def new_unet(
@@ -54,11 +56,13 @@ def new_unet(
     return UNet2D(unet, EDM(), "edm")
 
 
-def load_denoiser(folder: str | Path, way_out: str) -> UNet2D:
-    """The network of a diffusers folder: `unet/` and `scheduler/`, weights in safetensors.
+def load_denoiser(folder: str | Path, teacher: TeacherConfig, way_out: str) -> Network:
+    """The network of a diffusers folder, weights in safetensors.
 
     Args:
-        folder: The model's folder.
+        folder: The model's folder: `unet/` and `scheduler/`, and for Stable Diffusion
+            `text_encoder/`, `tokenizer/` and `vae/`.
+        teacher: Its prompts, where the network takes them.
         way_out: What the user can do if it is missing.
 
     Raises:
@@ -70,22 +74,59 @@ def load_denoiser(folder: str | Path, way_out: str) -> UNet2D:
         raise UserError(f"no model at {folder}: {way_out}")
     scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
     network = _read_json(folder / "unet" / "config.json")
-    if network.get("_class_name") != "UNet2DModel":
-        raise UserError(f"{folder}/unet is a {network.get('_class_name')}; known is UNet2DModel")
+    name = network.get("_class_name")
+    if name not in ("UNet2DModel", "UNet2DConditionModel"):
+        raise UserError(
+            f"{folder}/unet is a {name}; known are UNet2DModel and UNet2DConditionModel"
+        )
     schedule, prediction = read_scheduler(scheduler)
+    if name == "UNet2DModel":
+        return UNet2D(_load(UNet2DModel, folder, "unet"), schedule, prediction)
+    return _load_text_unet(folder, teacher, schedule, prediction, scheduler)
+
+
+def _load_text_unet(
+    folder: Path,
+    teacher: TeacherConfig,
+    schedule: Schedule,
+    prediction: str,
+    scheduler: dict[str, Any],
+) -> Network:
+    index = _read_json(folder / "model_index.json").get("_class_name")
+    if index != "StableDiffusionPipeline":
+        raise UserError(f"{folder} is a {index}; known with text is StableDiffusionPipeline")
     try:
-        unet, report = UNet2DModel.from_pretrained(
+        from pipeline.models.text import load_text
+        from pipeline.models.text_unet import TextUNet2D
+    except ImportError as error:
+        raise UserError(
+            f"{folder} needs the package transformers on every node (extra `text`): pip install "
+            "transformers"
+        ) from error
+    unet = _load(UNet2DConditionModel, folder, "unet")
+    latents = Latents(_load(AutoencoderKL, folder, "vae"))
+    try:
+        text = load_text(folder, teacher.prompts, teacher.negative_prompt)
+    except Exception as error:
+        raise UserError(f"cannot load {folder}/text_encoder: {_first_line(error)}") from error
+    return TextUNet2D(unet, schedule, prediction, text, latents, scheduler)
+
+
+def _load(kind: Any, folder: Path, part: str) -> Any:
+    """A part of a diffusers folder, from safetensors alone, in float32."""
+    try:
+        network, report = kind.from_pretrained(
             folder,
-            subfolder="unet",
+            subfolder=part,
             use_safetensors=True,
             low_cpu_mem_usage=False,
             output_loading_info=True,
         )
     except Exception as error:
-        raise UserError(f"cannot load {folder}/unet: {_first_line(error)}") from error
+        raise UserError(f"cannot load {folder}/{part}: {_first_line(error)}") from error
     if missing := report["missing_keys"]:
-        raise UserError(f"cannot load {folder}/unet: no weights for {', '.join(missing[:3])}")
-    return UNet2D(unet, schedule, prediction)
+        raise UserError(f"cannot load {folder}/{part}: no weights for {', '.join(missing[:3])}")
+    return network
 
 
 def load_teacher(teacher: TeacherConfig) -> Denoiser:
@@ -94,25 +135,26 @@ def load_teacher(teacher: TeacherConfig) -> Denoiser:
         gaussian = teacher.gaussian
         network: Denoiser = gaussian_teacher(gaussian.shape, gaussian.classes, teacher.delay)
     else:
-        network = load_denoiser(teacher.output, _MAKE_TEACHER)
+        network = load_denoiser(teacher.output, teacher, _MAKE_TEACHER)
     return network.eval().requires_grad_(False)
 
 
-def load_student(folder: str | Path) -> Denoiser:
-    """A saved student, in eval mode and without gradients; raises as `load_denoiser`."""
-    student = load_denoiser(folder, "run jobs/distill.py, or set evaluate.student")
+def load_student(folder: str | Path, teacher: TeacherConfig) -> Denoiser:
+    """A saved student, in eval mode and without gradients; arguments as `load_denoiser`."""
+    student = load_denoiser(folder, teacher, "run jobs/distill.py, or set evaluate.student")
     return student.eval().requires_grad_(False)
 
 
 def new_student(
     teacher: Denoiser, network: NetworkConfig, seed: int, recompute: bool = False
-) -> UNet2D:
+) -> Network:
     """A trainable copy of the teacher; for an analytic teacher, a small network from scratch.
 
     The critic starts as a student too: all three networks have one architecture. With
     `recompute` the backward pass makes the activations again instead of keeping them.
     """
-    if isinstance(teacher, UNet2D):
+    student: Network
+    if isinstance(teacher, Network):
         student = copy.deepcopy(teacher).train().requires_grad_(True)
     else:
         student = new_unet(network, teacher.shape, teacher.classes, seed)
@@ -131,8 +173,12 @@ def teacher_fingerprint(teacher: TeacherConfig) -> str:
     if teacher.kind == "gaussian":
         digest.update(json.dumps(teacher.gaussian.model_dump(mode="json")).encode())
         return digest.hexdigest()
-    for name in ("unet/config.json", "scheduler/scheduler_config.json", WEIGHTS):
-        file = Path(teacher.output) / name
+    files = [Path(teacher.output) / name for name in _FILES]
+    for part in ("text_encoder", "tokenizer", "vae"):
+        files += sorted((Path(teacher.output) / part).glob("*"))
+    files += [Path(teacher.prompts)] if teacher.prompts else []
+    digest.update(teacher.negative_prompt.encode())
+    for file in files:
         if not file.is_file():
             raise UserError(f"no {file}: {_MAKE_TEACHER}")
         with file.open("rb") as stream:

@@ -1,5 +1,7 @@
 """What a network is in this house: (x_t, t, condition) -> x0."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from pipeline.diffusion.noise import Schedule
@@ -11,12 +13,15 @@ class Denoiser(nn.Module):
     Attributes:
         schedule: The noise process it was trained on.
         shape: One image, (C, H, W).
-        classes: Number of class labels, or None for an unconditional network.
+        classes: Number of class labels, or None for an unconditional network; of a
+            text-conditional one the number of its prompts.
+        prompts: What the labels stand for, or None.
     """
 
     schedule: Schedule
     shape: tuple[int, int, int]
     classes: int | None
+    prompts: Sequence[str] | None = None
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predict x0.
@@ -30,3 +35,7 @@ class Denoiser(nn.Module):
             x0, (B, C, H, W), in data units of about [-1, 1].
         """
         raise NotImplementedError
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Images to look at, (B, C, H, W) in about [-1, 1], of what `forward` predicts."""
+        return x0

@@ -5,25 +5,23 @@ import os
 import shutil
 from pathlib import Path
 
-from diffusers import ConsistencyModelPipeline, EDMEulerScheduler
 from safetensors import SafetensorError
 
-from pipeline.diffusion.noise import EDM
 from pipeline.errors import UserError
-from pipeline.models.adapters import UNet2D
+from pipeline.models.adapters import Network
 
 PROVENANCE = "provenance.json"
 """What made the network in a folder."""
 
 
-def save_denoiser(denoiser: UNet2D, folder: str | Path, provenance: dict[str, object]) -> None:
-    """Write a UNet in EDM's preconditioning as a diffusers pipeline folder, whole or not at all.
+def save_denoiser(denoiser: Network, folder: str | Path, provenance: dict[str, object]) -> None:
+    """Write a network as a diffusers pipeline folder, whole or not at all.
 
     `DiffusionPipeline.from_pretrained(folder)` opens it; with `num_inference_steps=1` its image
     is the student's. `pipeline.models.build.load_denoiser` reads it back.
 
     Args:
-        denoiser: A network of `build.new_unet` or a copy of one.
+        denoiser: A network of `pipeline.models.build`.
         folder: Target; an older folder there is replaced once the new one is complete.
         provenance: What made it (config, seed, step), stored as `provenance.json`.
 
@@ -31,19 +29,11 @@ def save_denoiser(denoiser: UNet2D, folder: str | Path, provenance: dict[str, ob
         UserError: If the folder cannot be written.
     """
     folder = Path(folder)
-    schedule = denoiser.schedule
-    assert isinstance(schedule, EDM) and denoiser.prediction == "edm"
-    scheduler = EDMEulerScheduler(
-        sigma_min=schedule.sigma_min,
-        sigma_max=schedule.sigma_max,
-        sigma_data=schedule.sigma_data,
-        rho=schedule.rho,
-    )
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
     old = folder.with_name(f"{fresh.name}.old")
     try:
         fresh.parent.mkdir(parents=True, exist_ok=True)
-        ConsistencyModelPipeline(denoiser.unet, scheduler).save_pretrained(fresh)
+        denoiser.pipeline().save_pretrained(fresh)
         (fresh / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
         if folder.is_dir():
             folder.rename(old)

@@ -1,0 +1,85 @@
+"""Prompts from files: text, CSV, Parquet, or the folder of a Hugging Face dataset."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from pipeline.config import Config
+from pipeline.data.store import Store, open_store
+from pipeline.errors import UserError
+from pipeline.files import cache_folder, write_file
+
+COLUMNS = ("prompt", "caption", "text")
+"""Where a table has its prompts, the first of these that it has, in any case of letters."""
+_FILES = (".txt", ".csv", ".parquet", ".arrow")
+
+
+def local_prompts(config: Config) -> Config:
+    """The same settings, with `teacher.prompts` as a local file of one JSON string a line.
+
+    Raises:
+        UserError: If the file cannot be read or has no prompts.
+    """
+    if config.teacher.prompts is None:
+        return config
+    content = "".join(f"{json.dumps(prompt)}\n" for prompt in read_prompts(config)).encode()
+    file = cache_folder() / f"{hashlib.sha256(content).hexdigest()[:32]}.prompts"
+    if not file.is_file():
+        write_file(file, content)
+    teacher = config.teacher.model_copy(update={"prompts": str(file)})
+    return config.model_copy(update={"teacher": teacher})
+
+
+def read_prompts(config: Config) -> list[str]:
+    """All prompts of `teacher.prompts`, in order; raises as `local_prompts`."""
+    path = str(config.teacher.prompts).rstrip("/")
+    if path.endswith(_FILES):
+        folder, _, name = path.rpartition("/")
+        store, names = open_store(folder, config.s3, "teacher.prompts"), [name]
+        if name not in store.list(name):
+            raise UserError(f"teacher.prompts: there is no {path}")
+    else:
+        store = open_store(path, config.s3, "teacher.prompts")
+        names = [name for name in store.tree() if name.endswith((".parquet", ".arrow"))]
+    try:
+        prompts = [line for name in names for line in _read(store, name)]
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"teacher.prompts: cannot read {path}: {reason}") from error
+    if not prompts:
+        raise UserError(
+            f"teacher.prompts: no prompts in {path}; give a file that ends in .txt, .csv or "
+            ".parquet, or the folder of a Hugging Face dataset"
+        )
+    return prompts
+
+
+def _read(store: Store, name: str) -> Iterator[str]:
+    """The prompts of one file, without the space around them; empty ones are left out."""
+    with store.open(name) as file:
+        if name.endswith(".txt"):
+            lines = file.read().decode().splitlines()
+        else:
+            if name.endswith(".csv"):
+                table = pyarrow.csv.read_csv(file)
+            elif name.endswith(".parquet"):
+                table = pq.read_table(file)
+            else:
+                table = pa.ipc.open_stream(file).read_all()
+            lines = table[_column(table, store.where(name))].to_pylist()
+    yield from (line for each in lines if (line := str(each or "").strip()))
+
+
+def _column(table: pa.Table, where: str) -> str:
+    found = {name.lower(): name for name in reversed(table.column_names)}
+    for column in COLUMNS:
+        if column in found:
+            return found[column]
+    raise UserError(
+        f"teacher.prompts: {where} has no column {', '.join(COLUMNS)}; it has "
+        f"{', '.join(table.column_names)}"
+    )

@@ -1,0 +1,31 @@
+"""Latents: what a VAE makes of images, in which most text-to-image models work."""
+
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+
+class Latents:
+    """A frozen VAE, shared by all copies of a network.
+
+    Args:
+        vae: Its config has scaling and shift factor.
+    """
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        self.vae = vae.eval().requires_grad_(False)
+        self.vae.enable_slicing()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Latents":
+        return self
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images, (B, 3, H, W) in about [-1, 1], of latents, (B, C, h, w) of unit variance."""
+        config = self.vae.config
+        scaled = latents / config.scaling_factor + (config.shift_factor or 0.0)
+        with torch.autocast(latents.device.type, enabled=False):
+            images: Tensor = self.vae.to(latents.device).decode(scaled).sample
+        return images

@@ -1,0 +1,141 @@
+"""A text-to-image teacher through the whole house: prompts, pairs, student, export."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from pipeline.audit import inspect, verify
+from pipeline.config import Config
+from pipeline.data import shards
+from pipeline.data.fetch import fetch_inputs
+from pipeline.data.store import open_store
+from pipeline.distill import loop, run
+from pipeline.distill.footprint import footprint
+from pipeline.errors import UserError
+from pipeline.evaluate import evaluate
+from pipeline.models.build import load_teacher
+from pipeline.pairs import PairMaker, pair_plan
+from pipeline.sample import sample
+from tests.stable_diffusion import save_tiny
+
+PROMPTS = ["a cat", "a dog", "a cat"]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("sd") / "model")
+
+
+@pytest.fixture
+def config(teacher, tmp_path, monkeypatch) -> Config:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    return Config.model_validate(
+        {
+            "run": str(tmp_path / "run"),
+            "data": {"name": None},
+            "teacher": {
+                "output": str(teacher),
+                "prompts": str(tmp_path / "prompts.txt"),
+                "negative_prompt": "blurry",
+            },
+            "pairs": {
+                "count": 12,
+                "shard_size": 6,
+                "solver": "plms",
+                "steps": 4,
+                "guidance": 3.0,
+                "resolve": 4,
+            },
+            "distill": {
+                "steps": 4,
+                "regression_steps": 1,
+                "burn_in_steps": 1,
+                "batch_size": 4,
+                "regression": {"batch_size": 4},
+                "checkpoint_every": 2,
+                "sample_every": 4,
+                "log_every": 2,
+            },
+            "evaluate": {"count": 12},
+            "sample": {"count": 10},
+        }
+    )
+
+
+def changed(config: Config, **teacher) -> Config:
+    tree = config.model_dump(mode="json")
+    tree["teacher"] |= teacher
+    return Config.model_validate(tree)
+
+
+def make_pairs(config: Config) -> None:
+    local = fetch_inputs(config, "teacher")
+    plan, store = pair_plan(local), open_store(config.pairs.output, config.s3)
+    shards.open_plan(store, plan)
+    maker = PairMaker(local.teacher, plan, store, config.pairs.batch_size)
+    for index in shards.missing(store, plan, config.pairs.count):
+        maker.make(index)
+    shards.close(store, plan, config.pairs.count)
+
+
+def test_prompts_are_stored_and_equal_ones_have_other_noise(config, capsys):
+    make_pairs(config)
+    first, second = sorted(Path(config.pairs.output).glob("*.parquet"))
+    table = pq.read_table(first)
+    assert table["prompt"].to_pylist() == PROMPTS * 2
+    noise = table["noise"].to_pylist()
+    assert len(set(noise)) == 6, "equal prompts, other noise"
+    assert len(set(table["image"].to_pylist())) == 6
+    inspect(config)
+    shown = capsys.readouterr().out
+    assert "prompts  3, away from 'blurry'" in shown and "1 a dog" in shown
+    verify(config)
+    assert "12 pairs are sound" in capsys.readouterr().out
+    content = second.read_bytes()
+    second.write_bytes(content.replace(b"a dog", b"a cog"))
+    with pytest.raises(UserError, match="has other values than when it was written"):
+        verify(config)
+
+
+def test_other_prompts_are_refused(config, tmp_path):
+    make_pairs(config)
+    (tmp_path / "prompts.txt").write_text("a cow\na dog\na cat")
+    with pytest.raises(UserError, match="is of another one: it has prompts '"):
+        make_pairs(config)
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    with pytest.raises(UserError, match="negative_prompt 'blurry', not 'dark'"):
+        make_pairs(changed(config, negative_prompt="dark"))
+    with pytest.raises(UserError, match="teacher.prompts: .* takes text; give a file of prompts"):
+        make_pairs(changed(config, prompts=None))
+
+
+def test_a_student_learns_and_opens_in_diffusers(config):
+    make_pairs(config)
+    local = fetch_inputs(config, "teacher")
+    memory = footprint(local, load_teacher(local.teacher))
+    assert memory.activations > 10 * 8 * 8 * 8 * 4, "text is counted without being encoded"
+    run.claim(local)
+    assert loop.train(local) == 4
+    run.finish(local)
+    output = Path(config.distill.output)
+    figures = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert {"regression", "matching_gradient", "critic"} <= figures[-1].keys()
+    with Image.open(output / "samples" / "step-0000004.png") as grid:
+        assert grid.width > 20 * 16
+    pipe = DiffusionPipeline.from_pretrained(output / "student", safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    before = DiffusionPipeline.from_pretrained(config.teacher.output, safety_checker=None)
+    weights = [each.unet.conv_in.weight for each in (pipe, before)]
+    assert not torch.equal(*weights), "it has learnt"
+    assert pipe("a cat", num_inference_steps=1, guidance_scale=1.0).images[0].size == (16, 16)
+    sample(config)
+    evaluate(config)
+    for name in ("samples.png", "evaluation.png"):
+        with Image.open(Path(config.run) / name) as picture:
+            assert picture.height > 16
