@@ -56,14 +56,16 @@ def new_unet(
     return UNet2D(unet, EDM(), "edm")
 
 
-def load_denoiser(folder: str | Path, teacher: TeacherConfig, way_out: str) -> Network:
+def load_denoiser(
+    folder: str | Path, way_out: str, teacher: TeacherConfig | None = None
+) -> Network:
     """The network of a diffusers folder, weights in safetensors.
 
     Args:
         folder: The model's folder: `unet/` and `scheduler/`, and for Stable Diffusion
             `text_encoder/`, `tokenizer/` and `vae/`.
-        teacher: Its prompts, where the network takes them.
         way_out: What the user can do if it is missing.
+        teacher: The prompts, for a network that takes them.
 
     Raises:
         UserError: If the folder is missing, is no such model, or its network, scheduler or
@@ -82,7 +84,7 @@ def load_denoiser(folder: str | Path, teacher: TeacherConfig, way_out: str) -> N
     schedule, prediction = read_scheduler(scheduler)
     if name == "UNet2DModel":
         return UNet2D(_load(UNet2DModel, folder, "unet"), schedule, prediction)
-    return _load_text_unet(folder, teacher, schedule, prediction, scheduler)
+    return _load_text_unet(folder, teacher or TeacherConfig(), schedule, prediction, scheduler)
 
 
 def _load_text_unet(
@@ -135,13 +137,13 @@ def load_teacher(teacher: TeacherConfig) -> Denoiser:
         gaussian = teacher.gaussian
         network: Denoiser = gaussian_teacher(gaussian.shape, gaussian.classes, teacher.delay)
     else:
-        network = load_denoiser(teacher.output, teacher, _MAKE_TEACHER)
+        network = load_denoiser(teacher.output, _MAKE_TEACHER, teacher)
     return network.eval().requires_grad_(False)
 
 
-def load_student(folder: str | Path, teacher: TeacherConfig) -> Denoiser:
+def load_student(folder: str | Path, teacher: TeacherConfig | None = None) -> Denoiser:
     """A saved student, in eval mode and without gradients; arguments as `load_denoiser`."""
-    student = load_denoiser(folder, teacher, "run jobs/distill.py, or set evaluate.student")
+    student = load_denoiser(folder, "run jobs/distill.py, or set evaluate.student", teacher)
     return student.eval().requires_grad_(False)
 
 

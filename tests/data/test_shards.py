@@ -62,7 +62,7 @@ def test_the_same_pairs_make_the_same_files(pairs, tiny, tmp_path):
 def test_the_footer_says_what_made_the_pairs(pairs, tiny):
     metadata = pq.read_metadata(pairs.where(list(pairs.list("pairs-"))[1])).metadata
     expected = {
-        "version": "2",
+        "version": "3",
         "teacher": "abc",
         "seed": "0",
         "solver": "heun",
