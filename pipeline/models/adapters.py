@@ -11,10 +11,11 @@ from pipeline.diffusion.noise import EDM, VP, Flow, Schedule, expand
 from pipeline.diffusion.prediction import PREDICTIONS, edm_inputs, edm_to_x0, to_x0
 from pipeline.errors import UserError
 from pipeline.models.denoiser import Denoiser
+from pipeline.models.song_unet import SongUNet
 
 
 class UNet2D(Denoiser):
-    """A `UNet2DModel`, unconditional or class-conditional, read as x0.
+    """A `UNet2DModel` or `SongUNet`, unconditional or class-conditional, read as x0.
 
     Args:
         unet: The network; its class embedding, if any, gives the number of classes.
@@ -23,7 +24,7 @@ class UNet2D(Denoiser):
             EDM's preconditioning, whose time input is log(sigma) / 4.
     """
 
-    def __init__(self, unet: UNet2DModel, schedule: Schedule, prediction: str):
+    def __init__(self, unet: UNet2DModel | SongUNet, schedule: Schedule, prediction: str):
         super().__init__()
         size = unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size

@@ -16,9 +16,11 @@ from pipeline.errors import UserError
 from pipeline.models.adapters import UNet2D, read_scheduler
 from pipeline.models.analytic import gaussian_teacher
 from pipeline.models.denoiser import Denoiser
+from pipeline.models.song_unet import SongUNet
 
 _MAKE_TEACHER = "run jobs/teacher.py, or set teacher.output"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+_NETWORKS = {"UNet2DModel": UNet2DModel, "SongUNet": SongUNet}
 
 
 def new_unet(
@@ -70,11 +72,11 @@ def load_denoiser(folder: str | Path, way_out: str) -> UNet2D:
         raise UserError(f"no model at {folder}: {way_out}")
     scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
     network = _read_json(folder / "unet" / "config.json")
-    if network.get("_class_name") != "UNet2DModel":
-        raise UserError(f"{folder}/unet is a {network.get('_class_name')}; known is UNet2DModel")
+    if (name := network.get("_class_name")) not in _NETWORKS:
+        raise UserError(f"{folder}/unet is a {name}; known are {', '.join(_NETWORKS)}")
     schedule, prediction = read_scheduler(scheduler)
     try:
-        unet, report = UNet2DModel.from_pretrained(
+        unet, report = _NETWORKS[name].from_pretrained(
             folder,
             subfolder="unet",
             use_safetensors=True,

@@ -20,10 +20,11 @@ def save_denoiser(denoiser: UNet2D, folder: str | Path, provenance: dict[str, ob
     """Write a UNet in EDM's preconditioning as a diffusers pipeline folder, whole or not at all.
 
     `DiffusionPipeline.from_pretrained(folder)` opens it; with `num_inference_steps=1` its image
-    is the student's. `pipeline.models.build.load_denoiser` reads it back.
+    is the student's. `pipeline.models.build.load_denoiser` reads it back. The folder of a
+    `SongUNet` opens only where this package is installed.
 
     Args:
-        denoiser: A network of `build.new_unet` or a copy of one.
+        denoiser: A network of `build.new_unet`, `edm_import.import_edm`, or a copy of one.
         folder: Target; an older folder there is replaced once the new one is complete.
         provenance: What made it (config, seed, step), stored as `provenance.json`.
 
