@@ -42,11 +42,14 @@ def _network_problems(config: Config) -> Iterator[str]:
                 f"{place}: {size} is not a multiple of {2 ** (levels - 1)}, "
                 f"as the {levels} levels of network.channels need"
             )
-    if config.teacher.kind == "diffusers" and config.data.name is None:
+    teacher = config.teacher
+    if teacher.kind == "diffusers" and config.data.name is None and teacher.file is None:
         yield (
             "data.name: null leaves the teacher without images; "
-            "name a set or choose teacher.kind gaussian"
+            "name a set, or choose teacher.kind gaussian or teacher.file"
         )
+    if teacher.kind == "gaussian" and teacher.file is not None:
+        yield f"teacher.file: {teacher.file} needs teacher.kind diffusers; a gaussian reads none"
 
 
 def _count_problems(config: Config) -> Iterator[str]:

@@ -101,6 +101,12 @@ class TeacherConfig(_Branch):
     output: Folder = Field(
         default="", description="Its diffusers folder, local or s3://; null: <run>/teacher."
     )
+    file: str | None = Field(
+        default=None,
+        min_length=1,
+        description="NVIDIA's EDM file (.pkl) that jobs/teacher.py reads instead of training.",
+        json_schema_extra={"short": "import"},
+    )
     delay: float = Field(default=0.0, ge=0, le=60, description="Seconds added to a gaussian call.")
     gaussian: GaussianConfig = Field(default_factory=GaussianConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
@@ -354,6 +360,8 @@ class Config(_Branch):
         run = self.__dict__["run"] = _absolute(self.run)
         if self.data.folder:
             self._fill("data", folder=self.data.folder)
+        if self.teacher.file:
+            self._fill("teacher", file=self.teacher.file)
         if self.distill.start_from:
             self._fill("distill", start_from=self.distill.start_from)
         self._fill("teacher", output=f"{run}/teacher")

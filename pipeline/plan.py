@@ -41,11 +41,15 @@ def plan(config: Config) -> list[str]:
     calls = teacher_calls(config)
     first, burn_in = distill.regression_steps, distill.burn_in_steps
     dmd = distill.steps - first - burn_in
-    training = f"{config.teacher.training.steps} training steps"
+    teacher = f"{config.teacher.training.steps} training steps"
+    size = f", {pairs.count * pair_bytes(config, config.shape)} bytes on disk before compression"
+    if config.teacher.kind == "gaussian":
+        teacher = "analytic"
+    elif config.teacher.file:  # it alone knows its shape
+        teacher, size = f"read from {config.teacher.file}", ""
     return [
-        f"teacher: {'analytic' if config.teacher.kind == 'gaussian' else training}",
-        f"pairs: {pairs.count} pairs in {pairs.count // pairs.shard_size} shards, "
-        f"{pairs.count * pair_bytes(config, config.shape)} bytes on disk before compression",
+        f"teacher: {teacher}",
+        f"pairs: {pairs.count} pairs in {pairs.count // pairs.shard_size} shards{size}",
         f"pairs: {calls} teacher evaluations per pair ({pairs.solver}, {pairs.steps} steps), "
         f"{calls * pairs.count} in all",
         f"distill: {distill.steps} steps: {first} regression, {burn_in} critic burn-in, "

@@ -131,7 +131,11 @@ def test_example_is_valid(path: Path) -> None:
         (
             {"data": {"name": None}},
             "data.name: null leaves the teacher without images; "
-            "name a set or choose teacher.kind gaussian",
+            "name a set, or choose teacher.kind gaussian or teacher.file",
+        ),
+        (
+            {"teacher": {"kind": "gaussian", "file": "/edm.pkl"}},
+            "teacher.file: /edm.pkl needs teacher.kind diffusers; a gaussian reads none",
         ),
     ],
 )
