@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train a small teacher on real images."""
+"""Train a small teacher on real images, or import one of NVIDIA's EDM files."""
 
 import sys
 

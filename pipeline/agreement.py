@@ -42,6 +42,9 @@ def _network_problems(config: Config) -> Iterator[str]:
                 f"{place}: {size} is not a multiple of {2 ** (levels - 1)}, "
                 f"as the {levels} levels of network.channels need"
             )
+    teacher = config.teacher
+    if teacher.kind == "gaussian" and teacher.file is not None:
+        yield f"teacher.file: {teacher.file} needs teacher.kind diffusers; a gaussian reads none"
 
 
 def _count_problems(config: Config) -> Iterator[str]:

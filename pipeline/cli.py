@@ -153,7 +153,7 @@ def _parser(description: str, instead: Mapping[str, Job]) -> argparse.ArgumentPa
         default = json.dumps(schema["default"] if schema["default"] != "" else None).strip('"')
         text = f"{schema['description']} [{'; '.join((*bounds, f'default {default}'))}]"
         groups[branch].add_argument(
-            f"--{name}",
+            *(f"--{option}" for option in (name, schema.get("short")) if option),
             metavar=kind,
             default=argparse.SUPPRESS,
             type=_text if kind == "TEXT" else settings_yaml.parse,

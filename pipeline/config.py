@@ -108,6 +108,12 @@ class TeacherConfig(_Branch):
     negative_prompt: str = Field(
         default="", description="What guidance leads a text-to-image teacher away from."
     )
+    file: str | None = Field(
+        default=None,
+        min_length=1,
+        description="NVIDIA's EDM file (.pkl) that jobs/teacher.py reads instead of training.",
+        json_schema_extra={"short": "import"},
+    )
     delay: float = Field(default=0.0, ge=0, le=60, description="Seconds added to a gaussian call.")
     gaussian: GaussianConfig = Field(default_factory=GaussianConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
@@ -361,6 +367,8 @@ class Config(_Branch):
         run = self.__dict__["run"] = _absolute(self.run)
         if self.data.folder:
             self._fill("data", folder=self.data.folder)
+        if self.teacher.file:
+            self._fill("teacher", file=self.teacher.file)
         if self.distill.start_from:
             self._fill("distill", start_from=self.distill.start_from)
         if self.teacher.prompts:

@@ -21,14 +21,16 @@ def pair_bytes(config: Config, shape: tuple[int, int, int]) -> int:
     return 2 * 2 * channels * height * width + 8 + 8
 
 
-def _shape(config: Config) -> tuple[int, int, int]:
-    """Of the teacher that is there already, or else of the one the settings describe."""
+def _shape(config: Config) -> tuple[int, int, int] | None:
+    """Of the teacher that is there already, or else of the one the settings describe, if any."""
+    teacher = config.teacher
+    described = teacher.kind == "gaussian" or (config.data.name and not teacher.file)
     try:
         unet = json.loads((Path(config.teacher.output) / "unet" / "config.json").read_text())
         height, width = np.broadcast_to(unet["sample_size"], 2).tolist()
         return unet["in_channels"], height, width
     except (OSError, ValueError, KeyError):
-        return config.shape
+        return config.shape if described else None
 
 
 def step_calls(config: Config) -> tuple[float, float]:
@@ -56,11 +58,18 @@ def plan(config: Config) -> list[str]:
     calls = teacher_calls(config)
     first, burn_in = distill.regression_steps, distill.burn_in_steps
     dmd = distill.steps - first - burn_in
-    training = f"{config.teacher.training.steps} training steps"
+    teacher, size, shape = config.teacher.output, "", _shape(config)
+    if config.teacher.kind == "gaussian":
+        teacher = "analytic"
+    elif config.teacher.file:
+        teacher = f"read from {config.teacher.file}"
+    elif config.data.name:
+        teacher = f"{config.teacher.training.steps} training steps"
+    if shape:
+        size = f", {pairs.count * pair_bytes(config, shape)} bytes on disk before compression"
     return [
-        f"teacher: {'analytic' if config.teacher.kind == 'gaussian' else training}",
-        f"pairs: {pairs.count} pairs in {pairs.count // pairs.shard_size} shards, "
-        f"{pairs.count * pair_bytes(config, _shape(config))} bytes on disk before compression",
+        f"teacher: {teacher}",
+        f"pairs: {pairs.count} pairs in {pairs.count // pairs.shard_size} shards{size}",
         f"pairs: {calls} teacher evaluations per pair ({pairs.solver}, {pairs.steps} steps), "
         f"{calls * pairs.count} in all",
         f"distill: {distill.steps} steps: {first} regression, {burn_in} critic burn-in, "

@@ -1,5 +1,6 @@
-"""Train a small class-conditional EDM teacher on real images."""
+"""A teacher: a small class-conditional one trained on real images, or one of NVIDIA's files."""
 
+import hashlib
 import math
 from pathlib import Path
 
@@ -17,51 +18,76 @@ from pipeline.errors import UserError
 from pipeline.files import check_writable
 from pipeline.models.adapters import UNet2D
 from pipeline.models.build import new_unet
+from pipeline.models.edm_import import import_edm
 from pipeline.models.export import read_provenance, save_denoiser
 from pipeline.progress import progress
 
 
 def make_teacher(config: Config) -> None:
-    """Train the configured teacher and save it as a diffusers folder, once.
+    """Train or import the configured teacher and save it as a diffusers folder, once.
 
     Raises:
-        UserError: If the output folder holds something else than this very teacher.
+        UserError: If the output folder holds something else than this very teacher, or
+            `teacher.file` is not what can be read.
     """
     teacher = config.teacher
     if teacher.kind == "gaussian":
         print("teacher  the gaussian teacher is a formula: nothing to train")
         return
-    if config.data.name is None:
+    if config.data.name is None and not teacher.file:
         raise UserError(
             "data.name: null leaves the teacher without images to learn from; name a set, or set "
             "teacher.output to a model that is trained already"
         )
     if "://" in teacher.output:
         raise UserError(
-            f"teacher.output: {teacher.output} is there to be read; train into a local folder"
+            f"teacher.output: {teacher.output} is there to be read; write into a local folder"
         )
-    provenance = {
-        "seed": config.seed,
-        "data": config.data.model_dump(mode="json"),
-        "network": config.network.model_dump(mode="json"),
-        "training": teacher.training.model_dump(mode="json"),
-    }
+    provenance = _file(teacher.file) if teacher.file else _recipe(config)
+    verb = "imported" if teacher.file else "trained"
     if (found := read_provenance(teacher.output)) is not None:
         if found != provenance:
             raise UserError(
                 f"teacher.output: {teacher.output} holds a model made otherwise "
                 "(see its provenance.json); choose another folder or remove it"
             )
-        print(f"teacher  {teacher.output} is trained already")
+        print(f"teacher  {teacher.output} is {verb} already")
         return
     check_writable(Path(teacher.output), "teacher.output")
+    network = import_edm(teacher.file) if teacher.file else _trained(config)
+    save_denoiser(network, teacher.output, provenance)
+    print(f"teacher  saved {teacher.output}")
+
+
+def _recipe(config: Config) -> dict[str, object]:
+    return {
+        "seed": config.seed,
+        "data": config.data.model_dump(mode="json"),
+        "network": config.network.model_dump(mode="json"),
+        "training": config.teacher.training.model_dump(mode="json"),
+    }
+
+
+def _file(path: str) -> dict[str, object]:
+    if "://" in path:
+        raise UserError(f"teacher.file: {path} is no local file; download it first")
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(
+            f"teacher.file: cannot read {path}: {error.strerror}; name an EDM file (.pkl), or "
+            "null to train"
+        ) from error
+    return {"imported": Path(path).name, "sha256": digest}
+
+
+def _trained(config: Config) -> UNet2D:
     images = fetch_inputs(config, "data").data
     data = load_images(images.name, images.size, images.folder)
     shape = (data.images.shape[1], data.images.shape[2], data.images.shape[3])
     network = new_unet(config.network, shape, data.classes, config.seed)
-    trained = train(network, data.images, data.labels, teacher.training, config.seed)
-    save_denoiser(trained, teacher.output, provenance)
-    print(f"teacher  saved {teacher.output}")
+    return train(network, data.images, data.labels, config.teacher.training, config.seed)
 
 
 def train(

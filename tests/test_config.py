@@ -128,6 +128,10 @@ def test_example_is_valid(path: Path) -> None:
             "teacher.gaussian.shape: 7 is not a multiple of 2, "
             "as the 2 levels of network.channels need",
         ),
+        (
+            {"teacher": {"kind": "gaussian", "file": "/edm.pkl"}},
+            "teacher.file: /edm.pkl needs teacher.kind diffusers; a gaussian reads none",
+        ),
     ],
 )
 def test_settings_must_agree(tree: dict[str, object], message: str) -> None:

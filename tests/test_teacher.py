@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline import teacher
+from pipeline.cli import main
 from pipeline.config import Config
 from pipeline.data.images import load_images
 from pipeline.diffusion.losses import denoising_loss
@@ -15,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.models.adapters import UNet2D
 from pipeline.models.build import WEIGHTS, load_denoiser, new_unet
 from pipeline.teacher import make_teacher
+from tests import edm_file
 
 SHAPE = (1, 8, 8)
 
@@ -136,3 +138,46 @@ def test_a_formula_needs_no_training(tmp_path: Path, capsys: pytest.CaptureFixtu
     make_teacher(settings(tmp_path / "run", kind="gaussian"))
     assert not (tmp_path / "run").exists()
     assert "nothing to train" in capsys.readouterr().out
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An EDM file of the helper's command."""
+    words = ["edm_file.py", "--out", str(tmp_path / "edm.pkl"), "--network", "ddpmpp"]
+    monkeypatch.setattr("sys.argv", words)
+    edm_file.main()
+    return tmp_path / "edm.pkl"
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_file_is_imported_once(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = str(tmp_path / "teacher")
+    words = ["--data.name", "null", "--import", str(made), "--teacher.output", output]
+    assert main(make_teacher, "", words) == 0
+    assert load_denoiser(output, "").classes == 10
+    before = state(output)
+    assert main(make_teacher, "", words) == 0
+    assert state(output) == before and len(before) == 5
+    assert f"{output} is imported already" in capsys.readouterr().out
+    made.write_bytes(edm_file.dump({"ema": edm_file.network("ddpmpp", seed=1)}))
+    assert main(make_teacher, "", words) == 2
+    assert "holds a model made otherwise" in capsys.readouterr().err
+    assert state(output) == before
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("missing.pkl", "cannot read .*missing.pkl: No such file.*name an EDM file"),
+        (".", "Is a directory"),
+        ("s3://bucket/edm.pkl", "s3://bucket/edm.pkl is no local file; download it first"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, file: str, message: str) -> None:
+    where = file if "://" in file else str(tmp_path / file)
+    with pytest.raises(UserError, match=f"teacher.file: .*{message}"):
+        make_teacher(settings(tmp_path, file=where))
+    assert not (tmp_path / "teacher").exists()

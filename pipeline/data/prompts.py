@@ -15,6 +15,7 @@ from pipeline.files import cache_folder, write_file
 
 COLUMNS = ("prompt", "caption", "text")
 """Where a table has its prompts, the first of these that it has, in any case of letters."""
+_COPY = ".prompts"
 _FILES = (".txt", ".csv", ".parquet", ".arrow")
 
 
@@ -24,10 +25,10 @@ def local_prompts(config: Config) -> Config:
     Raises:
         UserError: If the file cannot be read or has no prompts.
     """
-    if config.teacher.prompts is None:
+    if config.teacher.prompts is None or config.teacher.prompts.endswith(_COPY):
         return config
     content = "".join(f"{json.dumps(prompt)}\n" for prompt in read_prompts(config)).encode()
-    file = cache_folder() / f"{hashlib.sha256(content).hexdigest()[:32]}.prompts"
+    file = cache_folder() / f"{hashlib.sha256(content).hexdigest()[:32]}{_COPY}"
     if not file.is_file():
         write_file(file, content)
     teacher = config.teacher.model_copy(update={"prompts": str(file)})

@@ -16,6 +16,7 @@ from pipeline.diffusion.noise import EDM, VP, Flow, Schedule, expand
 from pipeline.diffusion.prediction import PREDICTIONS, edm_inputs, edm_to_x0, to_x0
 from pipeline.errors import UserError
 from pipeline.models.denoiser import Denoiser
+from pipeline.models.song_unet import SongUNet
 
 
 class Network(Denoiser):
@@ -48,12 +49,12 @@ class Network(Denoiser):
 
 
 class UNet2D(Network):
-    """A `UNet2DModel`, unconditional or class-conditional, read as x0.
+    """A `UNet2DModel` or `SongUNet`, unconditional or class-conditional, read as x0.
 
     Its class embedding, if any, gives the number of classes. Arguments as `Network`.
     """
 
-    def __init__(self, unet: UNet2DModel, schedule: Schedule, prediction: str):
+    def __init__(self, unet: UNet2DModel | SongUNet, schedule: Schedule, prediction: str):
         super().__init__(unet, schedule, prediction)
         self.classes = unet.config.num_class_embeds
 

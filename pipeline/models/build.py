@@ -17,10 +17,13 @@ from pipeline.models.adapters import Network, UNet2D, read_scheduler
 from pipeline.models.analytic import gaussian_teacher
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.latents import Latents
+from pipeline.models.song_unet import SongUNet
 
 _MAKE_TEACHER = "run jobs/teacher.py, or set teacher.output"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 _FILES = ("unet/config.json", "scheduler/scheduler_config.json", WEIGHTS)
+_NETWORKS = {"UNet2DModel": UNet2DModel, "SongUNet": SongUNet}
+_WITH_TEXT = "UNet2DConditionModel"
 
 
 def new_unet(
@@ -77,13 +80,12 @@ def load_denoiser(
     scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
     network = _read_json(folder / "unet" / "config.json")
     name = network.get("_class_name")
-    if name not in ("UNet2DModel", "UNet2DConditionModel"):
-        raise UserError(
-            f"{folder}/unet is a {name}; known are UNet2DModel and UNet2DConditionModel"
-        )
+    if name not in (*_NETWORKS, _WITH_TEXT):
+        known = ", ".join((*_NETWORKS, _WITH_TEXT))
+        raise UserError(f"{folder}/unet is a {name}; known are {known}")
     schedule, prediction = read_scheduler(scheduler)
-    if name == "UNet2DModel":
-        return UNet2D(_load(UNet2DModel, folder, "unet"), schedule, prediction)
+    if name in _NETWORKS:
+        return UNet2D(_load(_NETWORKS[name], folder, "unet"), schedule, prediction)
     return _load_text_unet(folder, teacher or TeacherConfig(), schedule, prediction, scheduler)
 
 

@@ -18,7 +18,8 @@ def save_denoiser(denoiser: Network, folder: str | Path, provenance: dict[str, o
     """Write a network as a diffusers pipeline folder, whole or not at all.
 
     `DiffusionPipeline.from_pretrained(folder)` opens it; with `num_inference_steps=1` its image
-    is the student's. `pipeline.models.build.load_denoiser` reads it back.
+    is the student's. `pipeline.models.build.load_denoiser` reads it back. The folder of a
+    `SongUNet` opens only where this package is installed.
 
     Args:
         denoiser: A network of `pipeline.models.build`.

@@ -149,7 +149,8 @@ def test_the_papers_recipe_runs_two_steps_on_a_tiny_model(config, tmp_path, caps
     ]
     assert main(make_pairs, "", [*flags, "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert "500000 pairs in 1000 shards, 1032000000 bytes" not in shown
+    size = 500_000 * (2 * 2 * 4 * 8 * 8 + 16)
+    assert f"500000 pairs in 1000 shards, {size} bytes" in shown
     assert "102 teacher evaluations per pair (plms, 50 steps)" in shown
     small = {
         **{"pairs.count": 4, "pairs.shard_size": 2, "pairs.steps": 3, "distill.steps": 2},
