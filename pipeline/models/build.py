@@ -24,6 +24,7 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 _FILES = ("unet/config.json", "scheduler/scheduler_config.json", WEIGHTS)
 _NETWORKS = {"UNet2DModel": UNet2DModel, "SongUNet": SongUNet}
 _WITH_TEXT = "UNet2DConditionModel"
+_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 
 
 def new_unet(
@@ -77,8 +78,8 @@ def load_denoiser(
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no model at {folder}: {way_out}")
-    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
-    network = _read_json(folder / "unet" / "config.json")
+    scheduler = _read_json(folder, "scheduler/scheduler_config.json")
+    network = _read_json(folder, "unet/config.json")
     name = network.get("_class_name")
     if name not in (*_NETWORKS, _WITH_TEXT):
         known = ", ".join((*_NETWORKS, _WITH_TEXT))
@@ -96,9 +97,9 @@ def _load_text_unet(
     prediction: str,
     scheduler: dict[str, Any],
 ) -> Network:
-    index = _read_json(folder / "model_index.json").get("_class_name")
-    if index != "StableDiffusionPipeline":
-        raise UserError(f"{folder} is a {index}; known with text is StableDiffusionPipeline")
+    index = _read_json(folder, "model_index.json")
+    if (name := index.get("_class_name")) not in _PIPELINES:
+        raise UserError(f"{folder} is a {name}; known with text are {', '.join(_PIPELINES)}")
     try:
         from pipeline.models.text import load_text
         from pipeline.models.text_unet import TextUNet2D
@@ -110,7 +111,7 @@ def _load_text_unet(
     unet = _load(UNet2DConditionModel, folder, "unet")
     latents = Latents(_load(AutoencoderKL, folder, "vae"))
     try:
-        text = load_text(folder, teacher.prompts, teacher.negative_prompt)
+        text = load_text(folder, teacher.prompts, teacher.negative_prompt, index)
     except Exception as error:
         raise UserError(f"cannot load {folder}/text_encoder: {_first_line(error)}") from error
     return TextUNet2D(unet, schedule, prediction, text, latents, scheduler)
@@ -178,7 +179,9 @@ def teacher_fingerprint(teacher: TeacherConfig) -> str:
         digest.update(json.dumps(teacher.gaussian.model_dump(mode="json")).encode())
         return digest.hexdigest()
     files = [Path(teacher.output) / name for name in _FILES]
-    for part in ("text_encoder", "tokenizer", "vae"):
+    if (Path(teacher.output) / "text_encoder").is_dir():
+        files.append(Path(teacher.output) / "model_index.json")
+    for part in ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "vae"):
         files += sorted((Path(teacher.output) / part).glob("*"))
     files += [Path(teacher.prompts)] if teacher.prompts else []
     digest.update(teacher.negative_prompt.encode())
@@ -190,12 +193,13 @@ def teacher_fingerprint(teacher: TeacherConfig) -> str:
     return digest.hexdigest()
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    file = folder / name
     try:
         content = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{file.parent.parent} is no diffusers model: cannot read {file} ({_first_line(error)})"
+            f"{folder} is no diffusers model: cannot read {file} ({_first_line(error)})"
         ) from error
     return content if isinstance(content, dict) else {}
 

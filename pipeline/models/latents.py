@@ -21,6 +21,11 @@ class Latents:
     def __deepcopy__(self, memo: dict[int, Any]) -> "Latents":
         return self
 
+    @property
+    def factor(self) -> int:
+        """Pixels to a latent, in height and in width."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Images, (B, 3, H, W) in about [-1, 1], of latents, (B, C, h, w) of unit variance."""

@@ -1,8 +1,14 @@
-"""Stable Diffusion 1 and 2: a UNet on latents, conditioned on text."""
+"""Stable Diffusion 1, 2 and XL: a UNet on latents, conditioned on text."""
 
 from typing import Any
 
-from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from torch import Tensor
 
 from pipeline.diffusion.noise import Schedule
@@ -16,7 +22,7 @@ class TextUNet2D(Network):
 
     Args:
         unet, schedule, prediction: As `Network`.
-        text: Prompts, tokenizer and encoder.
+        text: Prompts and text encoders.
         latents: Of the VAE.
         scheduler: Content of the `scheduler_config.json` it came with.
     """
@@ -36,14 +42,23 @@ class TextUNet2D(Network):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predict x0; see `Denoiser.forward`."""
-        context = self.text.embed(condition, x_t).to(x_t.dtype)
-        return self.read(self.unet(x_t, t, encoder_hidden_states=context).sample, x_t, t)
+        tokens, pooled = self.text.embed(condition, x_t)
+        added = None
+        if pooled is not None:
+            height, width = (self.latents.factor * size for size in self.shape[1:])
+            # size before cropping, the corner cropped to, size after: of an image not cropped
+            sizes = pooled.new_tensor([height, width, 0, 0, height, width])
+            added = {"text_embeds": pooled, "time_ids": sizes.expand(len(x_t), -1)}
+        output = self.unet(
+            x_t, t, encoder_hidden_states=tokens.to(x_t.dtype), added_cond_kwargs=added
+        )
+        return self.read(output.sample, x_t, t)
 
     def decode(self, x0: Tensor) -> Tensor:
-        """The VAE's images of latents, eight times as high and wide."""
+        """The VAE's images of latents."""
         return self.latents.decode(x0)
 
-    def pipeline(self) -> StableDiffusionPipeline:
+    def pipeline(self) -> DiffusionPipeline:
         """With a scheduler whose one step is at the last training time and gives x0 itself."""
         scheduler = DDIMScheduler.from_config(
             self.scheduler,
@@ -53,13 +68,22 @@ class TextUNet2D(Network):
             clip_sample=False,
             thresholding=False,
         )
+        first, *second = self.text.encoders
+        parts = {
+            "vae": self.latents.vae,
+            "text_encoder": first.network,
+            "tokenizer": first.tokenizer,
+            "unet": self.unet,
+            "scheduler": scheduler,
+        }
+        if second:
+            return StableDiffusionXLPipeline(
+                **parts,
+                text_encoder_2=second[0].network,
+                tokenizer_2=second[0].tokenizer,
+                force_zeros_for_empty_prompt=self.text.blank,
+                add_watermarker=False,
+            )
         return StableDiffusionPipeline(
-            vae=self.latents.vae,
-            text_encoder=self.text.encoder,
-            tokenizer=self.text.tokenizer,
-            unet=self.unet,
-            scheduler=scheduler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )

@@ -5,7 +5,25 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.data.store import LocalStore
 from tests.cluster.job import Job
+
+PAIRS = [
+    *("--config", "configs/gaussian.yaml", "--s3.region", "us-east-1"),
+    *("--pairs.count", "240", "--pairs.shard_size", "20", "--pairs.steps", "3"),
+]
+"""A small set of twelve shards."""
+
+
+@pytest.fixture(scope="session")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What an undisturbed job leaves of `PAIRS` in a local folder."""
+    folder = tmp_path_factory.mktemp("clean")
+    Job(1000, folder / "log", ["jobs/pairs.py", *PAIRS, "--run", str(folder)], {}).finish()
+    store = LocalStore(folder / "pairs")
+    shards = [f"pairs-{i:012}-{i + 20:012}.parquet" for i in range(0, 240, 20)]
+    assert list(store.list()) == ["manifest-240.json", *shards, "plan.json"]
+    return {name: store.get(name) for name in store.list()}
 
 
 @pytest.fixture

@@ -5,29 +5,30 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.data.store import LocalStore
+from tests.cluster.conftest import PAIRS
+
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 EXACT = ["--config", "configs/gaussian.yaml"]
-PAIRS = [*EXACT, "--pairs.count", "240", "--pairs.shard_size", "20", "--pairs.steps", "3"]
 
 
-def test_a_killed_pairs_job_goes_on_and_every_id_is_there_once(start, tmp_path):
-    broken, clean = tmp_path / "broken", tmp_path / "clean"
-    shards = lambda run: sorted((run / "pairs").glob("pairs-*.parquet"))  # noqa: E731
+def test_a_killed_pairs_job_goes_on_and_every_id_is_there_once(start, clean, tmp_path):
+    store = LocalStore(tmp_path / "pairs")
     (tmp_path / "marks").mkdir()
     crashing = ["tests/cluster/crashing_pairs.py", str(tmp_path / "marks"), *PAIRS]
     for least in (2, 5):
-        job = start(*crashing, "--run", str(broken), "--teacher.delay", "0.1")
-        job.wait_for(lambda least=least: len(shards(broken)) >= least)
+        job = start(*crashing, "--run", str(tmp_path), "--teacher.delay", "0.1")
+        job.wait_for(lambda least=least: len(store.list("pairs-")) >= least)
         job.kill()
-        assert least <= len(shards(broken)) < 12, "killed in the middle"
-    assert not list((broken / "pairs").glob("manifest-*.json"))
-    start(*crashing, "--run", str(broken)).finish()
+        assert least <= len(store.list("pairs-")) < 12, "killed in the middle"
+    assert not store.list("manifest-")
+    start(*crashing, "--run", str(tmp_path)).finish()
     assert len(list((tmp_path / "marks").iterdir())) == 4, "every crash has been"
-    start("jobs/pairs.py", *PAIRS, "--run", str(clean)).finish()
-    ids = [i for file in shards(broken) for i in pq.read_table(file)["sample_id"].to_pylist()]
+    files = [store.where(name) for name in store.list("pairs-")]
+    ids = [number for file in files for number in pq.read_table(file)["sample_id"].to_pylist()]
     assert ids == list(range(240))
-    assert [f.read_bytes() for f in shards(broken)] == [f.read_bytes() for f in shards(clean)]
+    assert {name: store.get(name) for name in store.list()} == clean
 
 
 def test_wrong_input_is_one_line_and_exit_code_2(start, tmp_path):
@@ -41,7 +42,7 @@ os.execvp("unshare", ["unshare", "-rm", "bash", "-c", sys.argv[1]])
 """
 
 
-def test_a_full_disk_is_one_line_and_after_space_is_freed_the_job_goes_on(start, tmp_path):
+def test_a_full_disk_is_one_line_and_after_space_is_freed_the_job_goes_on(start, clean, tmp_path):
     disk, pairs = tmp_path / "disk", tmp_path / "disk" / "pairs"
     disk.mkdir()
     job = " ".join([sys.executable, "jobs/pairs.py", *PAIRS, f"--run {tmp_path}/run"])
@@ -59,6 +60,4 @@ def test_a_full_disk_is_one_line_and_after_space_is_freed_the_job_goes_on(start,
     full = (tmp_path / "full").read_text().split()
     made = [name for name in full if name.endswith(".parquet")]
     assert 1 <= len(made) < 12 and set(full) == {*made, "plan.json"}, "nothing half-written"
-    start("jobs/pairs.py", *PAIRS, "--run", str(tmp_path / "clean")).finish()
-    clean = {path.name: path.read_bytes() for path in (tmp_path / "clean" / "pairs").iterdir()}
     assert {path.name: path.read_bytes() for path in (tmp_path / "kept").iterdir()} == clean

@@ -7,19 +7,13 @@ import pytest
 
 from pipeline.config import Config, DistillConfig, S3Config
 from pipeline.data.s3 import S3Store, _connect
-from pipeline.data.store import LocalStore, open_store
+from pipeline.data.store import open_store
 from pipeline.distill import loop, run
+from tests.cluster.conftest import PAIRS
 from tests.cluster.faulty_proxy import faulty_proxy
-from tests.cluster.job import Job
 from tests.cluster.radosgw import KEY, SECRET, radosgw
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
-
-PAIRS = [
-    *("--config", "configs/gaussian.yaml", "--s3.region", "us-east-1"),
-    *("--pairs.count", "240", "--pairs.shard_size", "20", "--pairs.steps", "3"),
-]
-NAMES = ["manifest-240.json", *(f"pairs-{i:012}-{i + 20:012}.parquet" for i in range(0, 240, 20))]
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +24,6 @@ def server(tmp_path_factory) -> Iterator[str]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         _connect(url, "us-east-1", None).create_bucket(Bucket="bucket")
         yield url
-
-
-@pytest.fixture(scope="module")
-def clean(server, tmp_path_factory) -> dict[str, bytes]:
-    """What an undisturbed job leaves in a local folder."""
-    folder = tmp_path_factory.mktemp("clean")
-    Job(1000, folder / "log", ["jobs/pairs.py", *PAIRS, "--run", str(folder)], {}).finish()
-    store = LocalStore(folder / "pairs")
-    assert list(store.list()) == [*NAMES, "plan.json"]
-    return {name: store.get(name) for name in store.list()}
 
 
 def open_set(url: str, prefix: str) -> S3Store:

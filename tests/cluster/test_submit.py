@@ -67,25 +67,26 @@ def test_both_jobs_outlive_their_head(tmp_path: Path) -> None:
         state = json.loads((Path(config.distill.output) / "state.json").read_text())
         assert state["step"] == 60
 
-        for job in ("teacher", "export", "evaluate"):
-            done = cluster.submit("--", "python", f"jobs/{job}.py", *flags).wait_for_end()
-            assert done.returncode == 0, done.stdout
-        assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["n_teacher"] == 100
-        assert (tmp_path / "run" / "export" / "model_index.json").is_file()
-
+        others = {
+            name: cluster.submit("--", "python", f"jobs/{name}.py", *flags)
+            for name in ("teacher", "export", "evaluate")
+        }
         wrong = cluster.submit("--", "python", "jobs/distill.py", *flags, "--distill.steps", "0")
-        wrong = wrong.wait_for_end()
-        assert wrong.returncode != 0
-        assert "distill.steps: 0 is out of range: must be greater than 0" in wrong.stdout
         lost = cluster.submit("--", "python", "jobs/pairs.py", *flags, "--run", "runs/one")
-        lost = lost.wait_for_end()
-        assert lost.returncode != 0
-        assert "run: /" in lost.stdout and "would be lost with this job's copy" in lost.stdout
-
         settings = tmp_path / "own.yaml"
         recipe = Path("configs/gaussian.yaml").read_text()
         settings.write_text(recipe.replace("run: runs/gaussian", f"run: {tmp_path / 'run'}"))
         env = json.dumps({"env_vars": {"DMD_CONFIG": str(settings)}})
-        alone = cluster.submit("--runtime-env-json", env, "jobs/sample.py").wait_for_end()
-        assert alone.returncode == 0, alone.stdout
+        others["sample"] = cluster.submit("--runtime-env-json", env, "jobs/sample.py")
+        for name, each in others.items():
+            done = each.wait_for_end()
+            assert done.returncode == 0, (name, done.stdout)
+        assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["n_teacher"] == 100
+        assert (tmp_path / "run" / "export" / "model_index.json").is_file()
         assert (tmp_path / "run" / "samples.png").is_file()
+        refused = wrong.wait_for_end()
+        assert refused.returncode != 0
+        assert "distill.steps: 0 is out of range: must be greater than 0" in refused.stdout
+        refused = lost.wait_for_end()
+        assert refused.returncode != 0
+        assert "run: /" in refused.stdout and "would be lost with this job's copy" in refused.stdout
