@@ -10,7 +10,6 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from pipeline.audit import inspect, verify
-from pipeline.cli import load, main
 from pipeline.config import Config
 from pipeline.data import shards
 from pipeline.data.fetch import fetch_inputs
@@ -140,26 +139,3 @@ def test_a_student_learns_and_opens_in_diffusers(config):
     for name in ("samples.png", "evaluation.png"):
         with Image.open(Path(config.run) / name) as picture:
             assert picture.height > 16
-
-
-def test_the_papers_recipe_runs_two_steps_on_a_tiny_model(config, tmp_path, capsys):
-    flags = [
-        *("--config", "configs/sd15.yaml", "--run", str(tmp_path / "sd15")),
-        *("--teacher.output", config.teacher.output, "--teacher.prompts", config.teacher.prompts),
-    ]
-    assert main(make_pairs, "", [*flags, "--dry-run"]) == 0
-    shown = capsys.readouterr().out
-    size = 500_000 * (2 * 2 * 4 * 8 * 8 + 16)
-    assert f"500000 pairs in 1000 shards, {size} bytes" in shown
-    assert "102 teacher evaluations per pair (plms, 50 steps)" in shown
-    small = {
-        **{"pairs.count": 4, "pairs.shard_size": 2, "pairs.steps": 3, "distill.steps": 2},
-        **{"distill.lanes": 2, "distill.workers.max": 2, "distill.batch_size": 4},
-        **{"distill.regression.batch_size": 2, "distill.precision": "fp32"},
-    }
-    flags += [text for name, value in small.items() for text in (f"--{name}", str(value))]
-    tiny = fetch_inputs(load("", flags)[0], "teacher")
-    make_pairs(tiny)
-    assert loop.train(tiny) == 2
-    lines = (Path(tiny.distill.output) / "metrics.jsonl").read_text().splitlines()
-    assert {"regression", "matching_gradient", "critic"} <= json.loads(lines[-1]).keys()

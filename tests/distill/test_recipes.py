@@ -1,0 +1,70 @@
+"""The papers' recipes: they stand as written, and run two steps on tiny networks."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import load, main
+from pipeline.config import Config
+from pipeline.data import shards
+from pipeline.data.fetch import fetch_inputs
+from pipeline.data.store import open_store
+from pipeline.distill import loop
+from pipeline.pairs import PairMaker, pair_plan
+from pipeline.teacher import make_teacher
+from tests.edm_file import dump, network
+from tests.stable_diffusion import save_tiny
+
+SMALL = {
+    **{"pairs.count": 4, "pairs.shard_size": 2, "pairs.steps": 3, "pairs.batch_size": 2},
+    **{"distill.steps": 2, "distill.lanes": 2, "distill.workers.max": 2, "distill.batch_size": 4},
+    **{"distill.regression.batch_size": 2, "distill.precision": "fp32"},
+}
+
+
+def run_it(config: Config) -> None:
+    """Pairs and training, in this process."""
+    plan, store = pair_plan(config), open_store(config.pairs.output, config.s3)
+    shards.open_plan(store, plan)
+    maker = PairMaker(config.teacher, plan, store, config.pairs.batch_size)
+    for index in shards.missing(store, plan, config.pairs.count):
+        maker.make(index)
+    shards.close(store, plan, config.pairs.count)
+    assert loop.train(config) == 2
+    lines = (Path(config.distill.output) / "metrics.jsonl").read_text().splitlines()
+    assert {"regression", "matching_gradient", "critic"} <= json.loads(lines[-1]).keys()
+
+
+def small(flags: list[str]) -> Config:
+    more = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]
+    return fetch_inputs(load("", [*flags, *more])[0], "teacher")
+
+
+def plan_of(flags: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(run_it, "", [*flags, "--dry-run"]) == 0
+    return capsys.readouterr().out
+
+
+def test_stable_diffusion(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "prompts.csv").write_text("caption\na cat\na dog\n")
+    flags = ["--config", "configs/sd15.yaml", "--run", str(tmp_path / "run")]
+    flags += ["--teacher.output", str(save_tiny(tmp_path / "model"))]
+    flags += ["--teacher.prompts", str(tmp_path / "prompts.csv")]
+    shown = plan_of(flags, capsys)
+    size = 500_000 * (2 * 2 * 4 * 8 * 8 + 16)
+    assert f"500000 pairs in 1000 shards, {size} bytes" in shown
+    assert "102 teacher evaluations per pair (plms, 50 steps)" in shown
+    run_it(small(flags))
+
+
+def test_imagenet_from_nvidias_file(tmp_path, capsys):
+    (tmp_path / "edm.pkl").write_bytes(dump({"ema": network("adm", mult=(1, 1))}))
+    flags = ["--config", "configs/imagenet64.yaml", "--run", str(tmp_path / "run")]
+    flags += ["--import", str(tmp_path / "edm.pkl")]
+    shown = plan_of(flags, capsys)
+    assert "511 teacher evaluations per pair (heun, 256 steps)" in shown
+    config = small(flags)
+    make_teacher(config)
+    run_it(config)
