@@ -3,9 +3,9 @@
 
 python bench/train.py [--pairs 7] [--output FILE.json]
 
-ray     CPU time of a step under Ray Train / in a plain process         bar <= 1.03
-stall   steps that training waits for a checkpoint                      bar <= 1
-saving  that wait / a save on the training thread                       bar <= 0.25
+ray     CPU time of a step under Ray Train / in a plain process, both at once   bar <= 1.03
+stall   steps that training loses to a checkpoint, waiting and slowed   bar <= 1
+saving  that loss / a save on the training thread                       bar <= 0.25
 loader  pairs read per second / pairs consumed per second               bar >= 20
 update  fused AdamW and average / their for-loops                       bar <= 0.35
 """
@@ -37,7 +37,7 @@ from pipeline.distill.saving import Saver  # noqa: E402
 from pipeline.ema import ema_of  # noqa: E402
 from pipeline.pairs import PairMaker, pair_plan  # noqa: E402
 
-STEPS = 120
+STEPS = 48
 BARS: dict[str, Callable[[float], bool]] = {
     "ray": lambda ratio: ratio <= 1.03,
     "stall": lambda steps: steps <= 1,
@@ -47,8 +47,8 @@ BARS: dict[str, Callable[[float], bool]] = {
 }
 
 
-def configured(folder: Path, name: str) -> Config:
-    """The digits recipe's networks and batches on an exact teacher, all three phases."""
+def configured(folder: Path, name: str, **more: Any) -> Config:
+    """The digits recipe's networks and batches on an exact teacher."""
     values = {
         "run": folder / name,
         "pairs.output": folder / "pairs",
@@ -60,28 +60,39 @@ def configured(folder: Path, name: str) -> Config:
         "network.norm_groups": 8,
         "teacher.gaussian.shape": "[1,8,8]",
         "distill.steps": STEPS,
-        "distill.regression_steps": 20,
-        "distill.burn_in_steps": 10,
-        "distill.log_every": 50,
+        "distill.regression_steps": 4,
+        "distill.burn_in_steps": 4,
+        "distill.log_every": 20,
         "distill.checkpoint_every": STEPS,
         "distill.sample_every": STEPS,
         "distill.workers.max": 1,
+        **{name.replace("__", "."): value for name, value in more.items()},
     }
     flags = [text for key, value in values.items() for text in (f"--{key}", str(value))]
     return load("bench", ["--config", str(ROOT / "configs" / "gaussian.yaml"), *flags])[0]
 
 
+def large(folder: Path) -> Config:
+    """As many weights as make a checkpoint slower than a step."""
+    size = {"network__channels": "[128,256]", "network__norm_groups": 32, "distill__batch_size": 8}
+    return configured(folder, "saving", **size, distill__regression__batch_size=8)
+
+
 def cpu_per_step(config: Config, leaving: Callable[[], bool], show: Callable[..., None]) -> float:
-    """CPU seconds of a step between the first and the last line of the log before the end."""
+    """CPU seconds of a step between two lines of the log, while the other process is there too."""
     torch.set_num_threads(1)
-    marks = []
+    marks: list[float] = []
 
     def mark(figures: dict[str, float]) -> None:
         show(figures)
+        if not marks:
+            (Path(config.run) / "ready").touch()
+            while len(list(Path(config.run).parent.glob("*/ready"))) < 2:
+                time.sleep(0.05)
         marks.append(time.process_time())
 
     loop.train(config, leaving, mark)
-    return (marks[1] - marks[0]) / 50
+    return (marks[1] - marks[0]) / config.distill.log_every
 
 
 def plain(settings: dict[str, Any]) -> float:
@@ -121,12 +132,13 @@ def under_ray(folder: Path, repeats: int) -> list[float]:
     ray.init(address="local", num_cpus=2, runtime_env={"env_vars": env}, log_to_driver=False)
     ratios = []
     for number in range(repeats):
-        ours = configured(folder, f"ray-{number}")
-        Path(ours.run).mkdir()
-        bare = configured(folder, f"plain-{number}").model_dump(mode="json")
-        first = with_ray_train(ours) if number % 2 else None
-        base = ray.get(ray.remote(plain).remote(bare))
-        ratios.append((first or with_ray_train(ours)) / base)
+        pair = folder / f"pair-{number}"
+        ours, bare = (
+            configured(pair, name, pairs__output=folder / "pairs") for name in ("ray", "plain")
+        )
+        Path(ours.run).mkdir(parents=True)
+        base = ray.remote(plain).remote(bare.model_dump(mode="json"))
+        ratios.append(with_ray_train(ours) / ray.get(base))
     ray.shutdown()
     return ratios
 
@@ -141,29 +153,30 @@ def seconds(action: Callable[[], Any]) -> float:
 def checkpoints(config: Config, repeats: int) -> tuple[list[float], list[float]]:
     """Steps that training loses to a checkpoint, and that loss over a save that waits."""
     training = setup.prepare(config)
-    step, stalls, ratios = iter(range(10**9)), [], []
+    numbers, stalls, ratios = iter(range(10**9)), [], []
 
-    def train(count: int) -> None:
-        for _ in range(count):
-            number = next(step)
-            training.step(number, training.lanes(number))
+    def step() -> None:
+        number = next(numbers)
+        training.step(number, training.lanes(number))
 
-    train(40)
+    for _ in range(10):
+        step()
     device = training.step.accelerator.device
     with Saver(run.history(config), "bench", training.fingerprint, device) as saver:
         for number in range(repeats):
-            alone = seconds(lambda: train(20))
+            alone = statistics.median(seconds(step) for _ in range(15))
             begin = time.perf_counter()
             saver.save(2 * number, training.state)
-            train(20)
-            beside = time.perf_counter() - begin
+            lost = time.perf_counter() - begin
+            while (pending := saver._pending) and not pending.done():
+                lost += seconds(step) - alone
             saver.wait()
             begin = time.perf_counter()
             saver.save(2 * number + 1, training.state)
             saver.wait()
             waited = time.perf_counter() - begin
-            stalls.append((beside - alone) / (alone / 20))
-            ratios.append((beside - alone) / waited)
+            stalls.append(lost / alone)
+            ratios.append(lost / waited)
     return stalls, ratios
 
 
@@ -233,7 +246,7 @@ def main() -> int:
         make_pairs(configured(folder, "any"))
         found = {"update": update(configured(folder, "update"), repeats)}
         found["loader"] = loader(configured(folder, "loader"), repeats)
-        found["stall"], found["saving"] = checkpoints(configured(folder, "saving"), repeats)
+        found["stall"], found["saving"] = checkpoints(large(folder), repeats)
         found["ray"] = under_ray(folder, repeats)
     results = {part: statistics.median(found[part]) for part in BARS}
     for part, holds in BARS.items():
