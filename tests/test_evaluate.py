@@ -60,7 +60,7 @@ def settings(folder: Path, count: int, **branches: Any) -> Config:
 
 
 def run(config: Config, student: Denoiser, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.setattr(evaluate, "load_student", lambda folder: student)
+    monkeypatch.setattr(evaluate, "load_student", lambda *_: student)
     evaluate.evaluate(config)
     return json.loads((Path(config.run) / "evaluation.json").read_text())
 

@@ -17,7 +17,7 @@ from pipeline.models.analytic import GaussianMixture, gaussian_teacher
 def student(monkeypatch: pytest.MonkeyPatch) -> GaussianMixture:
     """A student that answers with its class mean, all but exactly."""
     student = gaussian_teacher((1, 8, 8), 10)
-    monkeypatch.setattr(sample, "load_student", lambda folder: student)
+    monkeypatch.setattr(sample, "load_student", lambda *_: student)
     return student
 
 
