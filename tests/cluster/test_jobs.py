@@ -74,7 +74,8 @@ def test_checkpoints_are_scored_on_other_resources_and_the_best_is_saved(
     scores = history.scores(history.commits())
     best = history.best(history.commits())
     assert history.commits()[0].name in scores, "the last one waits for its score"
-    assert len(printed) >= len(scores) and "the best so far" in printed[0]
+    # an early one may be gone before its score comes
+    assert len(printed) >= len(scores) and any("the best so far" in line for line in printed)
     with history.newest(only=best.name) as found:
         average = read_part(found[1], "ema")
     for name, value in load_student(config.evaluate.student).state_dict().items():
