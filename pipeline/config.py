@@ -34,9 +34,11 @@ Rate = Annotated[float, Field(gt=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
 Part = Annotated[float, Field(ge=0, le=1)]
+Guidance = Annotated[float | None, Field(ge=0)]
 Span = Annotated[tuple[Part, Part], Field(strict=False), AfterValidator(_rising)]
 Folder = Annotated[str, BeforeValidator(_blank)]
 """A folder of output; null or "" until `Config` fills in its place under `run`."""
+_EMBEDDED = "As teacher.embedded_guidance; null: the same value."
 
 
 class _Branch(BaseModel):
@@ -108,6 +110,13 @@ class TeacherConfig(_Branch):
     negative_prompt: str = Field(
         default="", description="What guidance leads a text-to-image teacher away from."
     )
+    embedded_guidance: float = Field(
+        default=3.5, ge=0, description="Guidance that is an input of the network (FLUX.1-dev)."
+    )
+    image_size: Positive | None = Field(
+        default=None,
+        description="Height and width of a latent teacher's images, in pixels; null: its own.",
+    )
     file: str | None = Field(
         default=None,
         min_length=1,
@@ -164,6 +173,12 @@ class StudentConfig(_Branch):
     every: Positive = Field(
         default=1, description="The student learns in every n-th DMD step, the critic in each."
     )
+    start: int | None = Field(
+        default=None,
+        ge=0,
+        description="Training time that it is asked at, such as 399 (VP); null: the last.",
+    )
+    embedded_guidance: Guidance = Field(default=None, description=_EMBEDDED)
 
 
 class RegressionConfig(_Branch):
@@ -190,6 +205,7 @@ class CriticConfig(_Branch):
     range: Span = Field(
         default=(0.15, 0.8), description="Noise levels drawn, as parts: 0 clean, 1 pure noise."
     )
+    embedded_guidance: Guidance = Field(default=None, description=_EMBEDDED)
 
 
 class WorkersConfig(_Branch):

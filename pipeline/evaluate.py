@@ -68,7 +68,9 @@ def evaluate(config: Config) -> Evaluation:
     output = Path(config.evaluate.output)
     check_writable(output, "evaluate.output")
     config = fetch_inputs(config, *INPUTS)
-    student = load_student(config.evaluate.student, config.teacher)
+    student = load_student(
+        config.evaluate.student, config.teacher, config.distill.student.embedded_guidance
+    )
     teacher = load_teacher(config.teacher)
     if (student.shape, student.classes) != (teacher.shape, teacher.classes):
         raise UserError(

@@ -28,7 +28,9 @@ def sample(config: Config) -> None:
     check_writable(output.parent, "sample.output")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     local = fetch_inputs(config, "evaluate")
-    student = load_student(local.evaluate.student, local.teacher).to(device)
+    student = load_student(
+        local.evaluate.student, local.teacher, local.distill.student.embedded_guidance
+    ).to(device)
     ids = torch.arange(config.sample.count)
     noise = seeds.noise(config.seed, ids, student.shape, stream=seeds.EVALUATION)
     labels = None if student.classes is None else ids.to(device) % student.classes

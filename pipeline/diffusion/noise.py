@@ -8,7 +8,7 @@ and of the same probability-flow ODE, written in the coordinates y = x_t / scale
 s = sigma(t) / scale(t), where it is dy/ds = (y - x0) / s for each of them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -117,6 +117,10 @@ class EDM:
         return torch.cat([times, times.new_zeros(1)])
 
 
+_SPACINGS = ("leading", "trailing", "linspace")
+_MULTISTEP = ("multistep-leading", "multistep-linspace")
+
+
 @dataclass(frozen=True, eq=False)
 class VP:
     """x_t = sqrt(abar) x0 + sqrt(1 - abar) eps over a table of training steps (DDPM, SD).
@@ -128,7 +132,9 @@ class VP:
         alphas_cumprod: Table abar, (T,), descending in (0, 1]; an exact 0 at the end (zero
             terminal SNR) is raised to 2^-24, as diffusers does.
         spacing: Spacing of `times`: "leading", "trailing" or "linspace"
-            (Lin et al., 2023, arXiv 2305.08891, Table 2).
+            (Lin et al., 2023, arXiv 2305.08891, Table 2); with "multistep-" before the first or
+            the last, that of diffusers' DPMSolverMultistepScheduler, which makes one time more
+            and leaves out the cleanest.
         steps_offset: Added to the times of the "leading" spacing (SD: 1).
         clean_end: Whether the last step ends at the clean image or at abar[0]
             (diffusers' `set_alpha_to_one`).
@@ -144,6 +150,16 @@ class VP:
     @property
     def start(self) -> float:
         return len(self.alphas_cumprod) - 1
+
+    def until(self, time: int) -> "VP":
+        """The same process from an earlier start, 0 to T - 1.
+
+        Raises:
+            ValueError: If the table has no such time.
+        """
+        if not 0 <= time <= self.start:
+            raise ValueError(f"there is no time {time} in a table of {len(self.alphas_cumprod)}")
+        return replace(self, alphas_cumprod=self.alphas_cumprod[: time + 1])
 
     def _ratio(self, t: Tensor) -> Tensor:
         table = self.alphas_cumprod.to(t.device, torch.float64).clamp(min=2.0**-24)
@@ -176,14 +192,16 @@ class VP:
 
     def times(self, steps: int, spacing: str | None = None) -> Tensor:
         spacing = spacing or self.spacing
-        _check(steps, spacing, ("leading", "trailing", "linspace"))
-        total = len(self.alphas_cumprod)
-        if spacing == "leading":
-            times = torch.arange(steps).flip(0) * (total // steps) + self.steps_offset
+        _check(steps, spacing, (*_SPACINGS, *_MULTISTEP))
+        total, more = len(self.alphas_cumprod), steps + (spacing in _MULTISTEP)
+        if spacing.endswith("leading"):
+            times = torch.arange(more).flip(0) * (total // more) + self.steps_offset
         elif spacing == "trailing":
             times = (total - torch.arange(steps, dtype=torch.float64) * total / steps).round() - 1
         else:
-            times = torch.linspace(total - 1, 0, steps, dtype=torch.float64)
+            times = torch.linspace(total - 1, 0, more, dtype=torch.float64)
+        if spacing in _MULTISTEP:
+            times = times[:-1].round()
         if steps > total or times[0] >= total:
             raise ValueError(
                 f"{steps} steps with offset {self.steps_offset} do not fit a table of {total}"
@@ -198,14 +216,17 @@ class Flow:
 
     Args:
         shift: Resolution shift of the spacing, t = shift u / (1 + (shift - 1) u).
-        steps_table: Number of training steps N. The "linspace" spacing of diffusers runs from 1 to
-            the shifted 1/N and is then shifted once more; "trailing" (Flux) shifts 1 to 1/steps.
+        steps_table: Number of training steps N.
+        spacing: Spacing of `times`. "linspace" (SD3) runs from 1 to the shifted 1/N and is then
+            shifted once more; "trailing" (Flux) shifts 1 to 1/steps; "multistep" (SANA's
+            DPMSolverMultistepScheduler) shifts 1 - 1/N to 0 and leaves out the last.
 
     Source: Esser et al., 2024, arXiv 2403.03206, Eq. 23.
     """
 
     shift: float = 1.0
     steps_table: int = 1000
+    spacing: str = "linspace"
 
     @property
     def start(self) -> float:
@@ -218,7 +239,8 @@ class Flow:
         return t
 
     def spread(self, t: Tensor) -> Tensor:
-        return t
+        """1: the prior, also where a spacing starts a little below it."""
+        return torch.ones_like(t)
 
     def scale(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
@@ -231,9 +253,11 @@ class Flow:
         return self.shift * fraction / (1 + (self.shift - 1) * fraction)
 
     def times(self, steps: int, spacing: str | None = None) -> Tensor:
-        _check(steps, spacing or "linspace", ("linspace", "trailing"))
-        if spacing == "trailing":
-            fractions = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1]
+        spacing = spacing or self.spacing
+        _check(steps, spacing, ("linspace", "trailing", "multistep"))
+        if spacing != "linspace":
+            first = 1 if spacing == "trailing" else 1 - 1 / self.steps_table
+            fractions = torch.linspace(first, 0, steps + 1, dtype=torch.float64)[:-1]
         else:
             last = self.at(torch.tensor(1 / self.steps_table, dtype=torch.float64)).item()
             fractions = torch.linspace(1, last, steps, dtype=torch.float64)

@@ -91,7 +91,7 @@ class DMD:
     first and the critic learns the samples that it gave before its update.
 
     Args:
-        schedule: Of all three networks.
+        schedule: Of teacher and critic, and of the student but for its start.
         shape: One image, (C, H, W).
         classes: Number of class labels, or None.
         regression_steps, burn_in_steps: Lengths of the first two phases.
@@ -99,6 +99,7 @@ class DMD:
         matching_range, critic_range: Ends of the diffusion times, as fractions of
             `Schedule.at`.
         student_every: Critic steps to one student step in the third phase.
+        start: Schedule whose noisiest time the student starts at; None for the same one.
 
     Source: DMD (Yin et al., 2024), arXiv 2311.18828, Algorithm 1; the two time scales of DMD2
     (Yin et al., 2024), arXiv 2405.14867, Section 4.2.
@@ -114,6 +115,11 @@ class DMD:
     matching_range: tuple[float, float]
     critic_range: tuple[float, float]
     student_every: int = 1
+    start: Schedule | None = None
+
+    def images(self, student: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
+        """The student's images of unit-variance noise, (B, C, H, W)."""
+        return one_step(student, self.start or self.schedule, noise, labels)
 
     def turn(self, step: int) -> Turn:
         """What happens at a step, counted from 0."""
@@ -163,9 +169,8 @@ class DMD:
             assert lane.pairs is not None
             rows.append((lane.pairs.noise, lane.pairs.labels))
         labels = [each for _, each in rows if each is not None]
-        images = one_step(
+        images = self.images(
             student,
-            self.schedule,
             torch.cat([noise for noise, _ in rows]),
             torch.cat(labels) if labels else None,
         )
@@ -187,7 +192,7 @@ class DMD:
     @torch.no_grad()
     def samples(self, student: nn.Module, lane: Lane) -> Tensor:
         """The student's images of the lane's fresh noise, (B, C, H, W), without gradients."""
-        return one_step(student, self.schedule, lane.noise, lane.labels)
+        return self.images(student, lane.noise, lane.labels)
 
     @torch.no_grad()
     def matching_direction(

@@ -47,7 +47,9 @@ def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
         workers: In the group: with `distill.sharded` they share weights, gradients and moments.
     """
     distill = config.distill
-    student = new_student(teacher, config.network, config.seed, distill.recompute).to("meta")
+    student = new_student(
+        teacher, config.network, config.seed, distill.student, distill.recompute
+    ).to("meta")
     trained = _bytes(student)
     taught = _bytes(teacher) // (2 if distill.precision == "bf16" else 1)
     parts = workers if distill.sharded else 1

@@ -136,7 +136,7 @@ def stored_student(
     Raises:
         UserError: If the files cannot be read.
     """
-    student = new_student(teacher, config.network, config.seed)
+    student = new_student(teacher, config.network, config.seed, config.distill.student)
     student.load_state_dict(read_student(folder, weights))
     return student.eval()
 

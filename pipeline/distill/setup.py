@@ -26,7 +26,7 @@ from pipeline.distill.run import fingerprint, needs_pairs
 from pipeline.distill.step import Step, Trained
 from pipeline.ema import ema_of
 from pipeline.errors import UserError
-from pipeline.models.build import load_teacher, new_student
+from pipeline.models.build import load_teacher, new_student, student_schedule
 from pipeline.models.sampling import guide
 
 
@@ -79,10 +79,13 @@ def prepare(config: Config) -> Training:
         matching_range=distill.matching.range,
         critic_range=distill.critic.range,
         student_every=distill.student.every,
+        start=student_schedule(teacher.schedule, distill.student),
     )
     bare = {
-        name: new_student(teacher, config.network, config.seed, distill.recompute).to(device)
-        for name in ("student", "critic")
+        name: new_student(teacher, config.network, config.seed, settings, distill.recompute).to(
+            device
+        )
+        for name, settings in (("student", distill.student), ("critic", distill.critic))
     }
     if distill.start_from:
         start.load(config, bare["student"], bare["critic"])
@@ -191,7 +194,7 @@ def _trained(
     accelerator: Accelerator,
     sharded: bool,
 ) -> Trained:
-    if sharded:  # Accelerate would wrap it in DDP
+    if sharded or accelerator.num_processes == 1:  # Accelerate would wrap it in DDP
         return Trained(network, optimizer, rate)
     prepared, prepared_optimizer = accelerator.prepare(network, optimizer)
     return Trained(prepared, prepared_optimizer, rate)

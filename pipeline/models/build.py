@@ -2,29 +2,51 @@
 
 import copy
 import hashlib
+import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
+from diffusers import UNet2DModel
 
-from pipeline.config import NetworkConfig, TeacherConfig
+from pipeline.config import CriticConfig, NetworkConfig, StudentConfig, TeacherConfig
 from pipeline.diffusion import seeds
-from pipeline.diffusion.noise import EDM, Schedule
+from pipeline.diffusion.noise import EDM, VP, Flow, Schedule
 from pipeline.errors import UserError
-from pipeline.models.adapters import Network, UNet2D, read_scheduler
+from pipeline.models.adapters import Network, UNet2D
 from pipeline.models.analytic import gaussian_teacher
 from pipeline.models.denoiser import Denoiser
-from pipeline.models.latents import Latents
+from pipeline.models.folder import load_network, load_parts, need_transformers, read_json
+from pipeline.models.latent_network import LatentNetwork, image_size
+from pipeline.models.schedulers import read_scheduler
 from pipeline.models.song_unet import SongUNet
+from pipeline.models.stable_diffusion import StableDiffusion, StableDiffusionXL
+from pipeline.models.text import read_prompts
+from pipeline.models.transformers import SD3, DiT, Flux, PixArt, Sana
 
 _MAKE_TEACHER = "run jobs/teacher.py, or set teacher.output"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-_FILES = ("unet/config.json", "scheduler/scheduler_config.json", WEIGHTS)
 _NETWORKS = {"UNet2DModel": UNet2DModel, "SongUNet": SongUNet}
 _WITH_TEXT = "UNet2DConditionModel"
-_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+_FAMILIES: dict[str, type[LatentNetwork]] = {
+    "StableDiffusionPipeline": StableDiffusion,
+    "StableDiffusionXLPipeline": StableDiffusionXL,
+    "DiTPipeline": DiT,
+    "PixArtAlphaPipeline": PixArt,
+    "PixArtSigmaPipeline": PixArt,
+    "StableDiffusion3Pipeline": SD3,
+    "FluxPipeline": Flux,
+    "SanaPipeline": Sana,
+}
+"""Pipelines of diffusers on latents."""
+_BESIDE = (
+    "vae",
+    *(f"{name}{number}" for name in ("text_encoder", "tokenizer") for number in ("", "_2", "_3")),
+)
+"""Folders of a model on latents that make it what it is, beside the backbone's."""
 
 
 def new_unet(
@@ -66,71 +88,56 @@ def load_denoiser(
     """The network of a diffusers folder, weights in safetensors.
 
     Args:
-        folder: The model's folder: `unet/` and `scheduler/`, and for Stable Diffusion
-            `text_encoder/`, `tokenizer/` and `vae/`.
+        folder: The model's folder: `unet/` or `transformer/`, `scheduler/`, and what else its
+            pipeline has.
         way_out: What the user can do if it is missing.
-        teacher: The prompts, for a network that takes them.
+        teacher: Prompts and size of images, for a network on latents.
 
     Raises:
         UserError: If the folder is missing, is no such model, or its network, scheduler or
             prediction type is not supported.
     """
-    folder = Path(folder)
+    folder, teacher = Path(folder), teacher or TeacherConfig()
     if not folder.is_dir():
         raise UserError(f"no model at {folder}: {way_out}")
-    scheduler = _read_json(folder, "scheduler/scheduler_config.json")
-    network = _read_json(folder, "unet/config.json")
-    name = network.get("_class_name")
-    if name not in (*_NETWORKS, _WITH_TEXT):
+    scheduler = read_json(folder, "scheduler/scheduler_config.json")
+    if (folder / "transformer").is_dir():
+        return _load_latent(folder, teacher, scheduler)
+    name = read_json(folder, "unet/config.json").get("_class_name")
+    if name == _WITH_TEXT:
+        return _load_latent(folder, teacher, scheduler)
+    if name not in _NETWORKS:
         known = ", ".join((*_NETWORKS, _WITH_TEXT))
         raise UserError(f"{folder}/unet is a {name}; known are {known}")
-    schedule, prediction = read_scheduler(scheduler)
-    if name in _NETWORKS:
-        return UNet2D(_load(_NETWORKS[name], folder, "unet"), schedule, prediction)
-    return _load_text_unet(folder, teacher or TeacherConfig(), schedule, prediction, scheduler)
-
-
-def _load_text_unet(
-    folder: Path,
-    teacher: TeacherConfig,
-    schedule: Schedule,
-    prediction: str,
-    scheduler: dict[str, Any],
-) -> Network:
-    index = _read_json(folder, "model_index.json")
-    if (name := index.get("_class_name")) not in _PIPELINES:
-        raise UserError(f"{folder} is a {name}; known with text are {', '.join(_PIPELINES)}")
-    try:
-        from pipeline.models.text import load_text
-        from pipeline.models.text_unet import TextUNet2D
-    except ImportError as error:
+    if teacher.image_size is not None:
         raise UserError(
-            f"{folder} needs the package transformers on every node (extra `text`): pip install "
-            "transformers"
-        ) from error
-    unet = _load(UNet2DConditionModel, folder, "unet")
-    latents = Latents(_load(AutoencoderKL, folder, "vae"))
-    try:
-        text = load_text(folder, teacher.prompts, teacher.negative_prompt, index)
-    except Exception as error:
-        raise UserError(f"cannot load {folder}/text_encoder: {_first_line(error)}") from error
-    return TextUNet2D(unet, schedule, prediction, text, latents, scheduler)
-
-
-def _load(kind: Any, folder: Path, part: str) -> Any:
-    """A part of a diffusers folder, from safetensors alone, in float32."""
-    try:
-        network, report = kind.from_pretrained(
-            folder,
-            subfolder=part,
-            use_safetensors=True,
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
+            f"teacher.image_size: {teacher.image_size} is for models on latents; {folder} makes "
+            "images of its own size"
         )
-    except Exception as error:
-        raise UserError(f"cannot load {folder}/{part}: {_first_line(error)}") from error
-    if missing := report["missing_keys"]:
-        raise UserError(f"cannot load {folder}/{part}: no weights for {', '.join(missing[:3])}")
+    return UNet2D(load_network(_NETWORKS[name], folder, "unet"), *read_scheduler(scheduler))
+
+
+def _load_latent(folder: Path, teacher: TeacherConfig, scheduler: dict[str, Any]) -> Network:
+    index = read_json(folder, "model_index.json")
+    if (name := index.get("_class_name")) not in _FAMILIES:
+        raise UserError(f"{folder} is a {name}; known on latents are {', '.join(_FAMILIES)}")
+    kind = _FAMILIES[name]
+    if any(isinstance(part, list) and part[0] == "transformers" for part in index.values()):
+        need_transformers(folder)
+    pipeline = getattr(diffusers, name)
+    parameters = inspect.signature(pipeline.__init__).parameters
+    names = {each for each in parameters if parameters[each].default is inspect.Parameter.empty}
+    unused = names & {"safety_checker", "feature_extractor"}
+    parts = load_parts(folder, index, names - unused - {"self"})
+    backbone, flags = parts.pop(kind.part), kind.flags(index)
+    pipe = pipeline(**parts, **dict.fromkeys({*unused, kind.part}), **flags)
+    size = image_size(kind, backbone, parts["vae"], teacher.image_size)
+    schedule, prediction = read_scheduler(scheduler, kind.tokens(backbone, parts["vae"], size))
+    if isinstance(schedule, Flow) and kind.spacing:
+        schedule = replace(schedule, spacing=kind.spacing)
+    prompts, negative = read_prompts(teacher.prompts), teacher.negative_prompt
+    network = kind(backbone, schedule, prediction, pipe, size, prompts, negative, flags)
+    _set_guidance(network, teacher.embedded_guidance)
     return network
 
 
@@ -144,28 +151,68 @@ def load_teacher(teacher: TeacherConfig) -> Denoiser:
     return network.eval().requires_grad_(False)
 
 
-def load_student(folder: str | Path, teacher: TeacherConfig | None = None) -> Denoiser:
-    """A saved student, in eval mode and without gradients; arguments as `load_denoiser`."""
+def load_student(
+    folder: str | Path,
+    teacher: TeacherConfig | None = None,
+    embedded_guidance: float | None = None,
+) -> Denoiser:
+    """A saved student, in eval mode and without gradients.
+
+    Arguments as `load_denoiser` and `new_student`.
+    """
     student = load_denoiser(folder, "run jobs/distill.py, or set evaluate.student", teacher)
+    _set_guidance(student, embedded_guidance)
     return student.eval().requires_grad_(False)
 
 
 def new_student(
-    teacher: Denoiser, network: NetworkConfig, seed: int, recompute: bool = False
+    teacher: Denoiser,
+    network: NetworkConfig,
+    seed: int,
+    settings: StudentConfig | CriticConfig | None = None,
+    recompute: bool = False,
 ) -> Network:
     """A trainable copy of the teacher; for an analytic teacher, a small network from scratch.
 
     The critic starts as a student too: all three networks have one architecture. With
-    `recompute` the backward pass makes the activations again instead of keeping them.
+    `recompute` the backward pass makes the activations again instead of keeping them;
+    `settings` may give a student another start, and both another guidance
+    where that is an input.
+
+    Raises:
+        UserError: If the schedule has no such start.
     """
     student: Network
     if isinstance(teacher, Network):
-        student = copy.deepcopy(teacher).train().requires_grad_(True)
+        student = copy.deepcopy(teacher).requires_grad_(True)  # in eval mode: no dropout
     else:
         student = new_unet(network, teacher.shape, teacher.classes, seed)
+    if settings is not None:
+        _set_guidance(student, settings.embedded_guidance)
+    if isinstance(settings, StudentConfig):
+        student.schedule = student_schedule(student.schedule, settings)
     if recompute:
-        student.unet.enable_gradient_checkpointing()
+        student.backbone.enable_gradient_checkpointing()
     return student
+
+
+def student_schedule(schedule: Schedule, settings: StudentConfig) -> Schedule:
+    """The teacher's schedule up to where the student starts.
+
+    Raises:
+        UserError: If the schedule has no such start.
+    """
+    if settings.start is None:
+        return schedule
+    if not isinstance(schedule, VP) or settings.start > schedule.start:
+        last = f"0 to {schedule.start:.0f}" if isinstance(schedule, VP) else "those of DDPM alone"
+        raise UserError(f"distill.student.start: {settings.start} is no training time; {last}")
+    return schedule.until(settings.start)
+
+
+def _set_guidance(student: Network, value: float | None) -> None:
+    if value is not None and isinstance(student, LatentNetwork):
+        student.embedded_guidance = value
 
 
 def teacher_fingerprint(teacher: TeacherConfig) -> str:
@@ -178,11 +225,15 @@ def teacher_fingerprint(teacher: TeacherConfig) -> str:
     if teacher.kind == "gaussian":
         digest.update(json.dumps(teacher.gaussian.model_dump(mode="json")).encode())
         return digest.hexdigest()
-    files = [Path(teacher.output) / name for name in _FILES]
-    if (Path(teacher.output) / "text_encoder").is_dir():
-        files.append(Path(teacher.output) / "model_index.json")
-    for part in ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "vae"):
-        files += sorted((Path(teacher.output) / part).glob("*"))
+    folder = Path(teacher.output)
+    backbone = "transformer" if (folder / "transformer").is_dir() else "unet"
+    files = [folder / backbone / "config.json", folder / "scheduler/scheduler_config.json"]
+    files += sorted((folder / backbone).glob("*.safetensors")) or [folder / WEIGHTS]
+    if (folder / "vae").is_dir():
+        files += [folder / "model_index.json"]
+        digest.update(str(teacher.image_size).encode() if teacher.image_size else b"")
+    for part in _BESIDE:
+        files += sorted((folder / part).glob("*"))
     files += [Path(teacher.prompts)] if teacher.prompts else []
     digest.update(teacher.negative_prompt.encode())
     for file in files:
@@ -191,18 +242,3 @@ def teacher_fingerprint(teacher: TeacherConfig) -> str:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
-
-
-def _read_json(folder: Path, name: str) -> dict[str, Any]:
-    file = folder / name
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder} is no diffusers model: cannot read {file} ({_first_line(error)})"
-        ) from error
-    return content if isinstance(content, dict) else {}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderDC, AutoencoderKL
 from torch import Tensor
 
 
@@ -14,7 +14,7 @@ class Latents:
         vae: Its config has scaling and shift factor.
     """
 
-    def __init__(self, vae: AutoencoderKL) -> None:
+    def __init__(self, vae: AutoencoderKL | AutoencoderDC) -> None:
         self.vae = vae.eval().requires_grad_(False)
         self.vae.enable_slicing()
 
@@ -24,13 +24,15 @@ class Latents:
     @property
     def factor(self) -> int:
         """Pixels to a latent, in height and in width."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+        config = self.vae.config
+        widths = config.get("block_out_channels") or config["encoder_block_out_channels"]
+        return int(2 ** (len(widths) - 1))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Images, (B, 3, H, W) in about [-1, 1], of latents, (B, C, h, w) of unit variance."""
         config = self.vae.config
-        scaled = latents / config.scaling_factor + (config.shift_factor or 0.0)
+        scaled = latents / config.scaling_factor + (config.get("shift_factor") or 0.0)
         with torch.autocast(latents.device.type, enabled=False):
             images: Tensor = self.vae.to(latents.device).decode(scaled).sample
         return images

@@ -143,3 +143,13 @@ foreign |= {name for name in rooms if not name.startswith("pipeline.diffusion")}
 assert not foreign, foreign
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_earlier_start_is_the_same_process():
+    whole = VP(table())
+    early = whole.until(399)
+    t = torch.tensor([0.0, 12.5, 399.0], dtype=torch.float64)
+    assert early.start == 399
+    assert torch.equal(early.sigma(t), whole.sigma(t))
+    with pytest.raises(ValueError, match="no time 1000 in a table of 1000"):
+        whole.until(1000)

@@ -9,9 +9,8 @@ import pytest
 from moto import mock_aws
 
 from pipeline.config import Config
-from pipeline.data import s3, shards
-from pipeline.data.store import open_store
-from pipeline.pairs import PairMaker, pair_plan
+from pipeline.data import s3
+from tests.in_process import make_pairs
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ def tiny(tmp_path: Path) -> Callable[..., Config]:
                 },
             }
         )
-        _make_pairs(config)
+        make_pairs(config)
         return config
 
     return make
@@ -62,12 +61,3 @@ def bucket(monkeypatch, tmp_path):
         client.create_bucket(Bucket="bucket")
         yield client
     s3._connect.cache_clear()
-
-
-def _make_pairs(config: Config) -> None:
-    plan, store = pair_plan(config), open_store(config.pairs.output, config.s3)
-    shards.open_plan(store, plan)
-    maker = PairMaker(config.teacher, plan, store, config.pairs.batch_size)
-    for index in shards.missing(store, plan, config.pairs.count):
-        maker.make(index)
-    shards.close(store, plan, config.pairs.count)

@@ -4,17 +4,20 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from diffusers import DiffusionPipeline
 
 from pipeline.cli import load, main
 from pipeline.config import Config
-from pipeline.data import shards
 from pipeline.data.fetch import fetch_inputs
-from pipeline.data.store import open_store
-from pipeline.distill import loop
-from pipeline.pairs import PairMaker, pair_plan
+from pipeline.distill import loop, run
+from pipeline.errors import UserError
+from pipeline.models.build import load_student
+from pipeline.models.sampling import sample_student
 from pipeline.teacher import make_teacher
 from tests.edm_file import dump, network
-from tests.stable_diffusion import save_tiny
+from tests.in_process import make_pairs
+from tests.tiny_models import save_tiny
 
 SMALL = {
     **{"pairs.count": 4, "pairs.shard_size": 2, "pairs.steps": 3, "pairs.batch_size": 2},
@@ -25,15 +28,10 @@ SMALL = {
 
 def run_it(config: Config) -> None:
     """Pairs and training, in this process."""
-    plan, store = pair_plan(config), open_store(config.pairs.output, config.s3)
-    shards.open_plan(store, plan)
-    maker = PairMaker(config.teacher, plan, store, config.pairs.batch_size)
-    for index in shards.missing(store, plan, config.pairs.count):
-        maker.make(index)
-    shards.close(store, plan, config.pairs.count)
+    make_pairs(config)
     assert loop.train(config) == 2
     lines = (Path(config.distill.output) / "metrics.jsonl").read_text().splitlines()
-    assert {"regression", "matching_gradient", "critic"} <= json.loads(lines[-1]).keys()
+    assert {"matching_gradient", "critic"} <= json.loads(lines[-1]).keys()
 
 
 def small(flags: list[str]) -> Config:
@@ -44,6 +42,34 @@ def small(flags: list[str]) -> Config:
 def plan_of(flags: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert main(run_it, "", [*flags, "--dry-run"]) == 0
     return capsys.readouterr().out
+
+
+def test_sdxl_starts_at_399_and_opens_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "prompts.csv").write_text("caption\na cat\na dog\n")
+    flags = ["--config", "configs/sdxl.yaml", "--run", str(tmp_path / "run")]
+    flags += ["--teacher.output", str(save_tiny(tmp_path / "model", "sdxl"))]
+    flags += ["--teacher.prompts", str(tmp_path / "prompts.csv")]
+    assert "100 teacher evaluations per pair (euler, 50 steps)" in plan_of(flags, capsys)
+    short = ["--distill.regression_steps", "1", "--distill.student.every", "1"]
+    config = small([*flags, *short])
+    run_it(config)
+    run.claim(config)
+    run.finish(config)
+    folder = Path(config.distill.output) / "student"
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    settings = {"num_inference_steps": 1, "guidance_scale": 1.0, "output_type": "latent"}
+    theirs = pipe(["a cat", "a dog"], latents=noise, **settings).images
+    assert pipe.scheduler.timesteps.tolist() == [399]
+    student = load_student(folder, config.teacher)
+    ours = sample_student(student, noise, torch.tensor([0, 1]))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    with pytest.raises(
+        UserError, match=r"distill\.student\.start: 1000 is no training time; 0 to 999"
+    ):
+        loop.train(small([*flags, *short, "--distill.student.start", "1000"]))
 
 
 def test_stable_diffusion(tmp_path, capsys, monkeypatch):

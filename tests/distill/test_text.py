@@ -11,17 +11,15 @@ from PIL import Image
 
 from pipeline.audit import inspect, verify
 from pipeline.config import Config
-from pipeline.data import shards
 from pipeline.data.fetch import fetch_inputs
-from pipeline.data.store import open_store
 from pipeline.distill import loop, run
 from pipeline.distill.footprint import footprint
 from pipeline.errors import UserError
 from pipeline.evaluate import evaluate
-from pipeline.models.build import load_teacher
-from pipeline.pairs import PairMaker, pair_plan
+from pipeline.models.build import load_student, load_teacher
 from pipeline.sample import sample
-from tests.stable_diffusion import save_tiny
+from tests.in_process import make_pairs
+from tests.tiny_models import FAMILIES, save_tiny
 
 PROMPTS = ["a cat", "a dog", "a cat"]
 
@@ -72,16 +70,6 @@ def changed(config: Config, **teacher) -> Config:
     tree = config.model_dump(mode="json")
     tree["teacher"] |= teacher
     return Config.model_validate(tree)
-
-
-def make_pairs(config: Config) -> None:
-    local = fetch_inputs(config, "teacher")
-    plan, store = pair_plan(local), open_store(config.pairs.output, config.s3)
-    shards.open_plan(store, plan)
-    maker = PairMaker(local.teacher, plan, store, config.pairs.batch_size)
-    for index in shards.missing(store, plan, config.pairs.count):
-        maker.make(index)
-    shards.close(store, plan, config.pairs.count)
 
 
 def test_prompts_are_stored_and_equal_ones_have_other_noise(config, capsys):
@@ -139,3 +127,31 @@ def test_a_student_learns_and_opens_in_diffusers(config):
     for name in ("samples.png", "evaluation.png"):
         with Image.open(Path(config.run) / name) as picture:
             assert picture.height > 16
+
+
+@pytest.mark.parametrize("version", [each for each in FAMILIES if each != "sd1"])
+def test_each_family_learns_from_pairs_and_from_its_teacher(version, config, tmp_path):
+    tree = config.model_dump(mode="json")
+    flux = version.startswith("flux")
+    tree["teacher"]["output"] = str(save_tiny(tmp_path / "model", version))
+    tree["teacher"] |= {"image_size": 16 if flux else None}
+    if version == "dit":
+        tree["teacher"] |= {"prompts": None}
+    tree["pairs"] |= {"solver": "euler", "count": 6, "guidance": 1.0 if flux else 3.0}
+    if version == "flux-dev":
+        tree["distill"]["critic"]["embedded_guidance"] = 1.0
+    config = Config.model_validate(tree)
+    make_pairs(config)
+    local = fetch_inputs(config, "teacher")
+    run.claim(local)
+    assert loop.train(local) == 4
+    run.finish(local)
+    output = Path(config.distill.output)
+    figures = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert {"regression", "matching_gradient", "critic"} <= figures[-1].keys()
+    student, teacher = load_student(output / "student", local.teacher), load_teacher(local.teacher)
+    changed = [
+        not torch.equal(ours, theirs)
+        for ours, theirs in zip(student.parameters(), teacher.parameters(), strict=True)
+    ]
+    assert sum(changed) > 0.9 * len(changed), "all of it learns"

@@ -1,6 +1,5 @@
 """Adapters: our x0 is the one diffusers' own schedulers read from the same raw network."""
 
-import json
 from typing import Any
 
 import pytest
@@ -9,7 +8,6 @@ from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
     EDMEulerScheduler,
-    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     UNet2DModel,
 )
@@ -17,7 +15,9 @@ from torch import Tensor
 
 from pipeline.diffusion.noise import EDM, VP, Flow
 from pipeline.errors import UserError
-from pipeline.models.adapters import UNet2D, read_scheduler
+from pipeline.models.adapters import UNet2D
+from pipeline.models.schedulers import read_scheduler
+from tests.models.test_schedulers import saved
 
 
 def raw_unet(classes: int | None = None) -> UNet2DModel:
@@ -32,11 +32,6 @@ def raw_unet(classes: int | None = None) -> UNet2DModel:
         norm_num_groups=4,  # 8 would be one per channel and wipe out time and class
         num_class_embeds=classes,
     ).double()
-
-
-def saved(scheduler: Any, **changes: Any) -> dict[str, Any]:
-    """The content of its `scheduler_config.json`."""
-    return {**json.loads(scheduler.to_json_string()), **changes}
 
 
 def images(count: int) -> Tensor:
@@ -62,11 +57,6 @@ def test_edm_is_the_preconditioning_of_diffusers(sigma_data: float) -> None:
     torch.testing.assert_close(x0, expected, atol=1e-6, rtol=0)
 
 
-def test_the_schedule_of_edm_is_read() -> None:
-    scheduler = EDMEulerScheduler(sigma_min=0.01, sigma_max=10.0, sigma_data=0.3, rho=5.0)
-    assert read_scheduler(saved(scheduler)) == (EDM(0.01, 10.0, 0.3, 5.0), "edm")
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("kind", [DDPMScheduler, DDIMScheduler])
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
@@ -85,22 +75,6 @@ def test_vp_is_the_original_sample_of_diffusers(kind: Any, prediction_type: str)
         assert torch.equal(denoiser(x_t, torch.tensor(t, dtype=torch.float64)), x0)
 
 
-@pytest.mark.parametrize("kind", [DDPMScheduler, DDIMScheduler, EulerDiscreteScheduler])
-def test_the_schedule_of_vp_is_read(kind: Any) -> None:
-    scheduler = kind(num_train_timesteps=50, beta_schedule="linear", beta_end=0.1)
-    schedule, prediction = read_scheduler(saved(scheduler))
-    assert isinstance(schedule, VP) and prediction == "epsilon"
-    assert torch.equal(schedule.alphas_cumprod, scheduler.alphas_cumprod)
-
-
-def test_the_spacing_of_stable_diffusion_is_read() -> None:
-    """Leading, one on, and its last step ends at the table's first level."""
-    scheduler = DDIMScheduler(steps_offset=1, set_alpha_to_one=False)
-    schedule, _ = read_scheduler(saved(scheduler))
-    scheduler.set_timesteps(20)
-    assert schedule.times(20).tolist() == [*scheduler.timesteps.tolist(), 0]
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("table", [1000, 500])
 def test_flow_is_one_step_of_diffusers_to_the_end(table: int) -> None:
@@ -113,33 +87,6 @@ def test_flow_is_one_step_of_diffusers_to_the_end(table: int) -> None:
         expected = scheduler.step(unet(x_t, time).sample, scheduler.timesteps[0], x_t).prev_sample
         x0 = denoiser(x_t, torch.full((2,), t, dtype=torch.float64))
         torch.testing.assert_close(x0, expected, atol=1e-6, rtol=0)
-
-
-def test_the_schedule_of_flow_is_read() -> None:
-    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=500, shift=3.0)
-    assert read_scheduler(saved(scheduler)) == (Flow(3.0, 500), "flow_prediction")
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"_class_name": "ScoreSdeVeScheduler", "snr": 0.15}, "ScoreSdeVeScheduler is not"),
-        ({}, "without a class name"),
-        (saved(DDPMScheduler(), prediction_type="wild"), "DDPMScheduler: prediction_type 'wild'"),
-        (saved(DDPMScheduler(), beta_schedule="wild"), "DDPMScheduler: .*wild"),
-        (
-            saved(EDMEulerScheduler(), prediction_type="v_prediction"),
-            "EDMEulerScheduler: prediction_type 'v_prediction'",
-        ),
-        (
-            saved(FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)),
-            "FlowMatchEulerDiscreteScheduler: use_dynamic_shifting",
-        ),
-    ],
-)
-def test_what_is_not_known_is_named(config: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        read_scheduler(config)
 
 
 @pytest.mark.parametrize("schedule", [EDM(), VP(DDPMScheduler().alphas_cumprod), Flow()])

@@ -90,7 +90,7 @@ def test_a_new_network_hears_image_time_and_class(shape: tuple[int, int, int]) -
 def test_a_student_is_a_trainable_copy_of_the_teacher(folder: Path) -> None:
     teacher = load_teacher(TeacherConfig(output=str(folder)))
     student = new_student(teacher, NETWORK, seed=1)
-    assert same(student, teacher) and student.training
+    assert same(student, teacher) and not student.training, "no dropout"
     with torch.no_grad():
         for weight in student.parameters():
             assert weight.requires_grad

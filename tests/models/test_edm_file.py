@@ -117,7 +117,7 @@ def test_a_student_learns_from_it_with_and_without_recomputing(imported: UNet2D)
     """The same gradients; with recomputing a block is run twice, without it once."""
     x, gradients = torch.randn(2, 3, 8, 8), []
     for recompute, runs in ((False, 1), (True, 2)):
-        student = new_student(imported, NetworkConfig(), 0, recompute)
+        student = new_student(imported, NetworkConfig(), 0, recompute=recompute)
         calls: list[nn.Module] = []
         block = next(part for part in student.modules() if isinstance(part, ResnetBlock2D))
         block.register_forward_pre_hook(lambda module, _, calls=calls: calls.append(module))

@@ -1,0 +1,94 @@
+"""Parts of a diffusers folder: configs, and networks from safetensors alone."""
+
+import json
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.errors import UserError
+
+_LIBRARIES = ("diffusers", "transformers")
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """The content of a JSON file; raises UserError if there is none."""
+    file = folder / name
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder} is no diffusers model: cannot read {file} ({_first_line(error)})"
+        ) from error
+    return content if isinstance(content, dict) else {}
+
+
+def load_network(kind: Any, folder: Path, part: str) -> Any:
+    """A network of diffusers or transformers, in float32, with all of its weights.
+
+    Raises:
+        UserError: If it cannot be read, or a weight is missing.
+    """
+    diffusers = kind.__module__.startswith(("diffusers.", "pipeline."))
+    own = {"low_cpu_mem_usage": False} if diffusers else {"dtype": torch.float32}
+    try:
+        network, report = kind.from_pretrained(
+            folder, subfolder=part, use_safetensors=True, output_loading_info=True, **own
+        )
+    except Exception as error:
+        raise UserError(f"cannot load {folder}/{part}: {_first_line(error)}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(f"cannot load {folder}/{part}: no weights for {', '.join(missing[:3])}")
+    return network
+
+
+def need_transformers(folder: Path) -> None:
+    """Raises UserError if the package is not there."""
+    if find_spec("transformers") is None:
+        raise UserError(
+            f"{folder} needs the package transformers on every node (extra `text`): pip install "
+            "transformers"
+        )
+
+
+def load_parts(folder: Path, index: dict[str, Any], wanted: set[str]) -> dict[str, Any]:
+    """The components of a pipeline, as its index names them; None for those it has not.
+
+    Args:
+        folder: Of the pipeline.
+        index: Content of its `model_index.json`.
+        wanted: Names of the components.
+
+    Raises:
+        UserError: If one is not of diffusers or transformers, or cannot be read.
+    """
+    parts: dict[str, Any] = {}
+    for name in sorted(wanted):
+        library, kind = index.get(name) or (None, None)
+        if library is None:
+            parts[name] = None
+            continue
+        if library not in _LIBRARIES:
+            raise UserError(f"{folder}: {name} is a {library}.{kind}, code that is never run")
+        found = getattr(import_module(library), str(kind), None)
+        if found is None:
+            raise UserError(f"{folder}: {library} has no {kind}; pip install --upgrade {library}")
+        if hasattr(found, "forward"):
+            parts[name] = load_network(found, folder, name)
+        else:
+            parts[name] = _open(found, folder, name)
+    return parts
+
+
+def _open(kind: Any, folder: Path, part: str) -> Any:
+    """A tokenizer or scheduler."""
+    try:
+        return kind.from_pretrained(folder / part)
+    except Exception as error:
+        raise UserError(f"cannot load {folder}/{part}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,181 @@
+"""What networks on latents share: a VAE, a pipeline of diffusers, and prompts."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+from pipeline.diffusion.noise import VP, Flow, Schedule
+from pipeline.errors import UserError
+from pipeline.models.adapters import Network
+from pipeline.models.latents import Latents
+from pipeline.models.text import Embedding, Text
+
+
+class Frozen:
+    """A pipeline of diffusers without its backbone: all that copies of a network share.
+
+    Args:
+        pipe: The pipeline.
+        flags: What it was made with beside its components.
+    """
+
+    def __init__(self, pipe: DiffusionPipeline, flags: dict[str, Any]) -> None:
+        self.pipe, self.flags = pipe, flags
+        for name, part in pipe.components.items():
+            if name.startswith("text_encoder") and part is not None:
+                part.eval().requires_grad_(False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Frozen":
+        return self
+
+
+class LatentNetwork(Network):
+    """A backbone on the latents of a VAE, called as its pipeline of diffusers calls it.
+
+    Labels are the numbers of prompts; none is the negative prompt.
+
+    Args:
+        backbone, schedule, prediction: As `Network`.
+        pipe: The pipeline it came with, its backbone taken out.
+        size: Height and width of images, in pixels.
+        prompts: What the labels stand for.
+        negative: The negative prompt.
+        flags: What the pipeline was made with beside its components.
+
+    Attributes:
+        embedded_guidance: Guidance as an input, for a backbone that has one.
+    """
+
+    part = "transformer"
+    embedded_guidance: float | None = None
+    spacing: ClassVar[str | None] = None
+    """Of flow's times, where the pipeline has its own and not the scheduler's."""
+    patch: ClassVar[int] = 1
+    """Latents to an input of the backbone, in height and in width."""
+
+    def __init__(
+        self,
+        backbone: Any,
+        schedule: Schedule,
+        prediction: str,
+        pipe: DiffusionPipeline,
+        size: int,
+        prompts: list[str],
+        negative: str,
+        flags: dict[str, Any],
+    ) -> None:
+        latents = Latents(pipe.vae)
+        side = size // latents.factor
+        super().__init__(backbone, schedule, prediction, (self.channels(backbone), side, side))
+        self.latents, self.frozen, self.size = latents, Frozen(pipe, flags), size
+        self.text = Text(prompts, negative, partial(self._encode, pipe))
+        self.prompts, self.classes = prompts, len(prompts) or None
+
+    @staticmethod
+    def channels(backbone: Any) -> int:
+        """Of a latent."""
+        return int(backbone.config.in_channels)
+
+    @classmethod
+    def own_side(cls, backbone: Any) -> int:
+        """Height and width of the latents that the backbone was trained on."""
+        return int(backbone.config.sample_size)
+
+    @classmethod
+    def tokens(cls, backbone: Any, vae: Any, size: int) -> int:
+        """Of an image of so many pixels in height and in width."""
+        return (size // Latents(vae).factor // cls._unit(backbone)) ** 2
+
+    @classmethod
+    def _unit(cls, backbone: Any) -> int:
+        """Latents to a token, in height and in width."""
+        return cls.patch * int(getattr(backbone.config, "patch_size", None) or 1)
+
+    @staticmethod
+    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Embedding:
+        """What the pipeline makes of prompts; `negative` says that they are the negative one."""
+        raise NotImplementedError
+
+    @classmethod
+    def _encode(
+        cls, pipe: Any, texts: list[str], negative: bool, device: torch.device
+    ) -> Embedding:
+        for name, part in pipe.components.items():
+            if name.startswith("text_encoder") and part is not None:
+                part.to(device)
+        return cls.encode(pipe, texts, negative, device)
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        """What the backbone gives, (B, C, H, W); arguments as `Denoiser.forward`."""
+        raise NotImplementedError
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Predict x0; see `Denoiser.forward`."""
+        output = self.predict(x_t, t.expand(len(x_t)), condition)
+        return self.read(output[:, : x_t.shape[1]], x_t, t)  # some predict a variance too
+
+    def position(self, t: Tensor) -> Tensor:
+        """Flow time in [0, 1] as a position in the table of training steps."""
+        assert isinstance(self.schedule, Flow)
+        position = t * self.schedule.steps_table
+        return position.floor() if self.schedule.spacing == "multistep" else position
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """The VAE's images of latents."""
+        return self.latents.decode(x0)
+
+    def pipeline(self) -> DiffusionPipeline:
+        """Its own, with a scheduler whose one step is at the last time and gives x0 itself."""
+        pipe = self.frozen.pipe
+        parts = {**pipe.components, self.part: self.backbone, "scheduler": self._scheduler()}
+        made = type(pipe)(**parts, **self.frozen.flags)
+        made.register_to_config(**self.frozen.flags)
+        return made
+
+    @staticmethod
+    def flags(index: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of the pipeline that are no components, from its `model_index.json`."""
+        return {}
+
+    def _scheduler(self) -> Any:
+        own = self.frozen.pipe.scheduler
+        if not isinstance(self.schedule, Flow):
+            assert isinstance(self.schedule, VP)
+            steps = len(self.schedule.alphas_cumprod)
+            shorter = steps < own.config.num_train_timesteps
+            return DDIMScheduler.from_config(
+                own.config,
+                num_train_timesteps=steps,
+                **({"trained_betas": own.betas[:steps].tolist()} if shorter else {}),
+                **({"rescale_betas_zero_snr": False} if shorter else {}),
+                timestep_spacing="trailing",
+                steps_offset=1,
+                set_alpha_to_one=True,
+                clip_sample=False,
+                thresholding=False,
+            )
+        if isinstance(own, FlowMatchEulerDiscreteScheduler):
+            return own
+        schedule = self.schedule
+        return FlowMatchEulerDiscreteScheduler(schedule.steps_table, shift=schedule.shift)
+
+
+def image_size(kind: type[LatentNetwork], backbone: Any, vae: Any, wanted: int | None) -> int:
+    """Height and width of images, in pixels: those wanted, or else the model's own.
+
+    Raises:
+        UserError: If its latents or patches do not fit into images of this size.
+    """
+    factor = Latents(vae).factor
+    if wanted is None:
+        return kind.own_side(backbone) * factor
+    unit = factor * kind._unit(backbone)
+    if wanted % unit:
+        raise UserError(
+            f"teacher.image_size: {wanted} is no multiple of {unit}, a patch of this model"
+        )
+    return wanted

@@ -1,0 +1,167 @@
+"""Diffusion transformers on latents: DiT, PixArt, SD3, Flux and SANA."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import FluxPipeline, PixArtSigmaPipeline
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.models.latent_network import LatentNetwork
+from pipeline.models.text import Embedding
+
+
+class DiT(LatentNetwork):
+    """A `DiTTransformer2DModel`; its labels are classes, none is its null class.
+
+    Source: Peebles and Xie, 2022, arXiv 2212.09748.
+    """
+
+    def __init__(self, backbone: Any, *rest: Any) -> None:
+        super().__init__(backbone, *rest)
+        self.prompts, self.classes = None, int(backbone.config.num_embeds_ada_norm)
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        labels = condition
+        if labels is None:
+            labels = torch.full((len(x_t),), self.classes or 0, device=x_t.device)
+        output: Tensor = self.backbone(x_t, timestep=t, class_labels=labels).sample
+        return output
+
+    @staticmethod
+    def flags(index: Mapping[str, Any]) -> dict[str, Any]:
+        return {"id2label": index.get("id2label")}
+
+
+class PixArt(LatentNetwork):
+    """A `PixArtTransformer2DModel`, alpha or sigma.
+
+    Source: Chen et al., 2023, arXiv 2310.00426, and 2024, arXiv 2403.04692.
+    """
+
+    @staticmethod
+    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Embedding:
+        length = 300 if isinstance(pipe, PixArtSigmaPipeline) else 120
+        tokens, mask, _, _ = pipe.encode_prompt(
+            texts, False, device=device, max_sequence_length=length
+        )
+        return Embedding(tokens, mask=mask)
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        tokens, _, mask = self.text.embed(condition, x_t)
+        added: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
+        if self.backbone.use_additional_conditions:
+            added["resolution"] = x_t.new_tensor([[self.size, self.size]]).expand(len(x_t), 2)
+            added["aspect_ratio"] = x_t.new_ones(len(x_t), 1)
+        output: Tensor = self.backbone(
+            x_t,
+            encoder_hidden_states=tokens.to(x_t.dtype),
+            encoder_attention_mask=mask,
+            timestep=t,
+            added_cond_kwargs=added,
+        ).sample
+        return output
+
+
+class SD3(LatentNetwork):
+    """An `SD3Transformer2DModel`: Stable Diffusion 3 and 3.5.
+
+    Source: Esser et al., 2024, arXiv 2403.03206.
+    """
+
+    @staticmethod
+    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Embedding:
+        tokens, _, pooled, _ = pipe.encode_prompt(
+            texts, None, None, device=device, do_classifier_free_guidance=False
+        )
+        return Embedding(tokens, pooled)
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        tokens, pooled, _ = self.text.embed(condition, x_t)
+        assert pooled is not None
+        output: Tensor = self.backbone(
+            hidden_states=x_t,
+            timestep=self.position(t),
+            encoder_hidden_states=tokens.to(x_t.dtype),
+            pooled_projections=pooled.to(x_t.dtype),
+        ).sample
+        return output
+
+
+class Flux(LatentNetwork):
+    """A `FluxTransformer2DModel`; with `guidance_embeds` guidance is an input of the network."""
+
+    spacing = "trailing"
+    patch = 2
+
+    @staticmethod
+    def channels(backbone: Any) -> int:
+        return int(backbone.config.in_channels) // 4  # a token is a patch of 2x2
+
+    @classmethod
+    def own_side(cls, backbone: Any) -> int:
+        return 128
+
+    @staticmethod
+    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Embedding:
+        tokens, pooled, _ = pipe.encode_prompt(texts, device=device)
+        return Embedding(tokens, pooled)
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        guidance = None
+        if self.backbone.config.guidance_embeds:
+            if condition is None:
+                raise UserError(
+                    "this teacher has no unconditional branch (guidance is an input of it, see "
+                    "teacher.embedded_guidance): set pairs.guidance to 1"
+                )
+            guidance = x_t.new_tensor(self.embedded_guidance).expand(len(x_t))
+        tokens, pooled, _ = self.text.embed(condition, x_t)
+        assert pooled is not None
+        rows, channels, height, width = x_t.shape
+        output = self.backbone(
+            hidden_states=FluxPipeline._pack_latents(x_t, rows, channels, height, width),
+            timestep=t,
+            guidance=guidance,
+            encoder_hidden_states=tokens.to(x_t.dtype),
+            pooled_projections=pooled.to(x_t.dtype),
+            txt_ids=x_t.new_zeros(tokens.shape[1], 3),
+            img_ids=FluxPipeline._prepare_latent_image_ids(
+                rows, height // 2, width // 2, x_t.device, x_t.dtype
+            ),
+        ).sample
+        factor = self.latents.factor
+        unpacked: Tensor = FluxPipeline._unpack_latents(
+            output, height * factor, width * factor, factor
+        )
+        return unpacked
+
+
+class Sana(LatentNetwork):
+    """A `SanaTransformer2DModel`.
+
+    Source: Xie et al., 2024, arXiv 2410.10629.
+    """
+
+    @staticmethod
+    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Embedding:
+        habit = inspect.signature(type(pipe).__call__).parameters["complex_human_instruction"]
+        tokens, mask, _, _ = pipe.encode_prompt(
+            texts,
+            False,
+            device=device,
+            complex_human_instruction=None if negative else habit.default,
+        )
+        return Embedding(tokens, mask=mask)
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        tokens, _, mask = self.text.embed(condition, x_t)
+        output: Tensor = self.backbone(
+            x_t,
+            encoder_hidden_states=tokens.to(x_t.dtype),
+            encoder_attention_mask=mask,
+            timestep=self.position(t) * self.backbone.config.timestep_scale,
+        ).sample
+        return output

@@ -1,0 +1,299 @@
+"""Models on latents in this house give what diffusers' own pipelines give."""
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline, FluxPipeline
+from torch import Tensor
+
+from pipeline.config import TeacherConfig
+from pipeline.diffusion.noise import Flow
+from pipeline.errors import UserError
+from pipeline.models.build import load_teacher, new_student, teacher_fingerprint
+from pipeline.models.export import save_denoiser
+from pipeline.models.sampling import sample_student, sample_teacher
+from tests.tiny_models import FAMILIES, save_tiny
+
+PROMPTS = ["a cat", "two dogs on a hill", "a cat"]
+CLASSES = [207, 360]
+SOLVERS = {
+    "sd1": "plms",
+    "pixart-alpha": "dpmpp_2m",
+    "pixart-sigma": "dpmpp_2m",
+    "sana": "dpmpp_2m",
+}
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def version(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def folder(version, tmp_path_factory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("tiny") / "model", version)
+
+
+@pytest.fixture
+def config(folder, version, tmp_path) -> TeacherConfig:
+    return settings_of(version, folder, tmp_path)
+
+
+def settings_of(version: str, folder: Path, tmp_path: Path) -> TeacherConfig:
+    file = tmp_path / "all.prompts"
+    file.write_text("".join(f"{json.dumps(prompt)}\n" for prompt in PROMPTS))
+    size = 16 if version.startswith("flux") else None
+    prompts = None if version == "dit" else str(file)
+    return TeacherConfig(
+        output=str(folder), prompts=prompts, negative_prompt="blurry", image_size=size
+    )
+
+
+def opened(folder: Path) -> DiffusionPipeline:
+    pipe = DiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def noise(version: str, count: int = 2) -> Tensor:
+    side = 16 if version == "sana" else 8
+    return torch.randn(count, 4, side, side, generator=torch.Generator().manual_seed(1))
+
+
+def packed(x: Tensor) -> Tensor:
+    return FluxPipeline._pack_latents(x, *x.shape)
+
+
+def unpacked(x: Tensor) -> Tensor:
+    return FluxPipeline._unpack_latents(x, 16, 16, 2)
+
+
+def called(pipe: Any, version: str, steps: int, guidance: float, output: str = "pt", **more: Any):
+    """What the pipeline makes of `noise` with the labels 1 and 0."""
+    settings = {"num_inference_steps": steps, "guidance_scale": guidance, "output_type": output}
+    if version == "dit":  # it takes a generator alone
+        settings["generator"] = torch.Generator().manual_seed(1)
+        return pipe(CLASSES, **settings).images
+    settings["latents"] = noise(version)
+    if version.startswith("flux"):
+        settings |= {"latents": packed(settings["latents"]), "height": 16, "width": 16}
+        settings |= {"guidance_scale": 3.5}
+    if version.startswith(("pixart", "sana")):
+        settings["use_resolution_binning"] = False
+    if version.startswith("pixart"):
+        settings["clean_caption"] = False
+    if version == "sana":
+        settings |= {"height": 32, "width": 32}
+    return pipe([PROMPTS[1], PROMPTS[0]], **settings, **more).images
+
+
+def labels(version: str) -> Tensor:
+    return torch.tensor(CLASSES if version == "dit" else [1, 0])
+
+
+def shown(images: Tensor) -> Tensor:
+    return (images / 2 + 0.5).clamp(0, 1)
+
+
+def x0_of(pipe: DiffusionPipeline, schedule: Any, x_t: Tensor, out: Tensor, step: int) -> tuple:
+    """Time and x0 at a step, from the scheduler's own tables."""
+    scheduler, out = pipe.scheduler, out[:, : x_t.shape[1]]
+    if isinstance(schedule, Flow):
+        sigma = scheduler.sigmas[step]
+        return sigma, x_t - sigma * out
+    time = scheduler.timesteps[step]
+    alpha = scheduler.alphas_cumprod[int(time)] ** 0.5
+    sigma = (1 - alpha**2) ** 0.5
+    if scheduler.config.prediction_type == "v_prediction":
+        return time, alpha * x_t - sigma * out
+    return time, (x_t - sigma * out) / alpha
+
+
+@torch.no_grad()
+def test_x0_is_that_of_the_pipelines_own_calls(folder, version, config):
+    """At every step of a run of the pipeline, from what it gives its network and gets back."""
+    teacher, pipe = load_teacher(config), opened(folder)
+    calls: list[tuple[Tensor, Tensor]] = []
+
+    def note(network: Any, given: tuple, named: dict, output: Any) -> None:
+        x_t = named["hidden_states"] if "hidden_states" in named else given[0]
+        out = output[0]
+        if version.startswith("flux"):
+            x_t, out = unpacked(x_t), unpacked(out)
+        calls.append((x_t.clone(), out.clone()))
+
+    backbone = getattr(pipe, "transformer", None) or pipe.unet
+    backbone.register_forward_hook(note, with_kwargs=True)
+    called(pipe, version, 5, 1.0)
+    times = pipe.scheduler.timesteps.tolist()
+    for step, (x_t, out) in enumerate(calls):
+        if step and times[step] == times[step - 1]:
+            continue  # PLMS asks twice
+        time, theirs = x0_of(pipe, teacher.schedule, x_t, out, step)
+        ours = teacher(x_t, torch.full((2,), float(time)), labels(version))
+        torch.testing.assert_close(ours, theirs, atol=1e-5 * theirs.std().item(), rtol=1e-5)
+    assert len(calls) >= 5
+
+
+@pytest.mark.parametrize(("steps", "guidance"), [(4, 1.0), (10, 4.0)])
+@pytest.mark.parametrize("negative", ["blurry", ""])
+def test_the_samplers_end_is_the_pipelines(folder, version, config, steps, guidance, negative):
+    teacher = load_teacher(config.model_copy(update={"negative_prompt": negative}))
+    more: dict[str, Any] = {"negative_prompt": [negative] * 2}
+    if version.startswith("flux") or version == "dit":
+        more = {}
+    elif version in ("sd1", "sd2", "sdxl"):
+        more = {"negative_prompt": [negative] * 2 if negative else None}
+    output = "pt" if version == "dit" else "latent"
+    theirs = called(opened(folder), version, steps, guidance, output, **more)
+    solver = SOLVERS.get(version, "euler")
+    guidance = 1.0 if version.startswith("flux") else guidance
+    ours = sample_teacher(teacher, noise(version), labels(version), solver, steps, guidance)
+    if version == "dit":
+        ours, theirs = shown(teacher.decode(ours)), torch.as_tensor(theirs)
+    theirs = unpacked(theirs) if version.startswith("flux") else theirs
+    torch.testing.assert_close(ours, theirs, atol=1e-4 * theirs.std().item(), rtol=1e-4)
+
+
+def test_latents_are_decoded_as_the_pipeline_does(folder, version, config):
+    teacher, pipe = load_teacher(config), opened(folder)
+    images = called(pipe, version, 2, 1.0)
+    if version == "dit":
+        latents = sample_teacher(teacher, noise(version), labels(version), "euler", 2, 1.0)
+    else:
+        latents = called(pipe, version, 2, 1.0, "latent")
+    latents = unpacked(latents) if version.startswith("flux") else latents
+    ours = shown(teacher.decode(latents))
+    side = 32 if version == "sana" else 16
+    assert ours.shape == (2, 3, side, side)
+    torch.testing.assert_close(ours, torch.as_tensor(images), atol=1e-5, rtol=0)
+
+
+def test_copies_share_text_and_latents_and_train_the_unet_alone(config):
+    teacher = load_teacher(config)
+    student = new_student(teacher, None, 0)
+    assert student.text is teacher.text and student.latents is teacher.latents
+    part = f"{student.part}."
+    assert all(name.startswith(part) for name, _ in student.named_parameters())
+    assert all(name.startswith(part) for name in student.state_dict())
+    assert all(each.requires_grad for each in student.parameters())
+    assert not any(each.requires_grad for each in teacher.parameters())
+    for name, each in student.frozen.pipe.components.items():
+        if name.startswith("text_encoder"):
+            assert not any(weight.requires_grad for weight in each.parameters())
+    assert copy.deepcopy(student).backbone is not student.backbone
+
+
+def test_prompts_are_encoded_once_and_the_oldest_leave(config, version, monkeypatch):
+    if version == "dit":
+        return
+    from pipeline.models import text
+
+    monkeypatch.setattr(text, "_KEPT", 2)
+    side, encoded = load_teacher(config).text, []
+    real = side.encode
+    monkeypatch.setattr(side, "encode", lambda t, *rest: (encoded.append(t), real(t, *rest))[1])
+    rows = torch.zeros(3, 1)
+    first = side.embed(torch.tensor([0, 1, 0]), rows).tokens
+    assert torch.equal(first[0], first[2]) and not torch.equal(first[0], first[1])
+    again = side.embed(torch.tensor([1, 0, 1]), rows).tokens
+    assert torch.equal(again, first[[1, 0, 1]])
+    side.embed(torch.tensor([2]), rows[:1])
+    side.embed(torch.tensor([0]), rows[:1])
+    assert encoded == [PROMPTS[:2], PROMPTS[2:], PROMPTS[:1]]
+
+
+STRANGER = """
+import sys
+sys.modules["pipeline"] = None  # an import of our package would fail
+import torch
+from diffusers import DiffusionPipeline
+for version, (first, settings) in torch.load("inputs.pt", weights_only=False).items():
+    pipe = DiffusionPipeline.from_pretrained(f"{version}/student")
+    made = pipe(first, num_inference_steps=1, output_type="pt", **settings)
+    torch.save((torch.as_tensor(made.images), pipe.scheduler.timesteps), f"{version}/images.pt")
+"""
+
+
+def perturbed_student(config: TeacherConfig):
+    student = new_student(load_teacher(config), None, 0)
+    with torch.no_grad():
+        for weight in student.parameters():
+            weight += 0.05 * torch.randn_like(weight)
+    return student
+
+
+def arguments(version: str) -> tuple[Any, dict[str, Any]]:
+    """What `called` gives a pipeline, but for the steps and the kind of output."""
+    seen: list[Any] = []
+
+    def pipe(first: Any, **settings: Any) -> Any:
+        seen.append((first, settings))
+        return SimpleNamespace(images=None)
+
+    called(pipe, version, 1, 1.0)
+    first, settings = seen[0]
+    return first, {k: settings[k] for k in settings.keys() - {"num_inference_steps", "output_type"}}
+
+
+def test_a_stranger_gets_the_students_images(tmp_path):
+    """All families in one process: importing diffusers is what takes long."""
+    students = {}
+    for version in FAMILIES:
+        config = settings_of(version, save_tiny(tmp_path / version / "model", version), tmp_path)
+        students[version] = config, perturbed_student(config)
+        save_denoiser(students[version][1], tmp_path / version / "student", {"seed": 0})
+    torch.save({version: arguments(version) for version in FAMILIES}, tmp_path / "inputs.pt")
+    subprocess.run([sys.executable, "-c", STRANGER], cwd=tmp_path, check=True, capture_output=True)
+    for version, (config, student) in students.items():
+        made, times = torch.load(tmp_path / version / "images.pt")
+        assert times.tolist() == [1000 if isinstance(student.schedule, Flow) else 999]
+        given = noise(version), labels(version)
+        images = shown(student.decode(sample_student(student, *given)))
+        torch.testing.assert_close(made, images, atol=1e-5, rtol=0, msg=lambda m, v=version: v + m)
+        back = load_teacher(
+            config.model_copy(update={"output": str(tmp_path / version / "student")})
+        )
+        torch.testing.assert_close(sample_student(back, *given), sample_student(student, *given))
+
+
+def test_the_fingerprint_covers_text_side_and_prompts(config, tmp_path):
+    before = teacher_fingerprint(config)
+    other = tmp_path / "other.prompts"
+    other.write_text('"a cow"\n')
+    assert teacher_fingerprint(config.model_copy(update={"prompts": str(other)})) != before
+    assert teacher_fingerprint(config.model_copy(update={"negative_prompt": ""})) != before
+    assert teacher_fingerprint(config) == before
+
+
+def test_what_cannot_be_loaded_is_one_clear_error(tmp_path, monkeypatch):
+    folder = save_tiny(tmp_path / "model")
+    config = TeacherConfig(output=str(folder))
+    monkeypatch.setattr("pipeline.models.folder.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs the package transformers.*pip install"):
+        load_teacher(config)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"teacher\.image_size: 17 is no multiple of 2"):
+        load_teacher(config.model_copy(update={"image_size": 17}))
+    index = folder / "model_index.json"
+    whole = index.read_text()
+    index.write_text(whole.replace("StableDiffusionPipeline", "KandinskyPipeline"))
+    with pytest.raises(UserError, match="is a KandinskyPipeline; known on latents are StableDiff"):
+        load_teacher(config)
+    index.write_text(whole.replace('"CLIPTokenizer"', '"NoTokenizer"'))
+    with pytest.raises(UserError, match="transformers has no NoTokenizer"):
+        load_teacher(config)
+    index.write_text(json.dumps(json.loads(whole) | {"vae": ["my_code", "VAE"]}))
+    with pytest.raises(UserError, match=r"vae is a my_code\.VAE, code that is never run"):
+        load_teacher(config)
+    index.write_text(whole)
+    next((folder / "text_encoder").glob("*.safetensors")).unlink()
+    with pytest.raises(UserError, match=f"cannot load {folder}/text_encoder"):
+        load_teacher(config)
