@@ -117,6 +117,29 @@ def _load_text_unet(
     return TextUNet2D(unet, schedule, prediction, text, latents, scheduler)
 
 
+def load_latents(teacher: TeacherConfig) -> Latents | None:
+    """The teacher's VAE alone, or None where the teacher works on pixels.
+
+    Raises:
+        UserError: If it cannot be loaded.
+    """
+    if teacher.kind == "gaussian" or not (Path(teacher.output) / "vae").is_dir():
+        return None
+    return Latents(_load(AutoencoderKL, Path(teacher.output), "vae"))
+
+
+def latents_fingerprint(teacher: TeacherConfig) -> str:
+    """SHA-256 of the VAE's config and weights; "pixels" where there is none."""
+    vae = Path(teacher.output) / "vae"
+    if teacher.kind == "gaussian" or not vae.is_dir():
+        return "pixels"
+    digest = hashlib.sha256()
+    for file in sorted(vae.glob("*.json")) + sorted(vae.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
 def _load(kind: Any, folder: Path, part: str) -> Any:
     """A part of a diffusers folder, from safetensors alone, in float32."""
     try:
