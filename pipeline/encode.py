@@ -142,7 +142,8 @@ class RealMaker:
             first = damaged[0]
             raise UserError(
                 f"encode.source: {len(damaged)} of the images {ids.start} to {ids.stop - 1} cannot "
-                f"be read, the first of them {first.id}, {first.image}: {first.reason}"
+                f"be read, the first of them {first.id}, {first.image}: {first.reason}; mend the "
+                "source and choose another encode.output"
             )
         batch = self._batch([samples[id] for id in rows], rows)
         return real.write(self._store, self.plan, ids, batch, damaged)
