@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
@@ -38,7 +38,7 @@ def read_image(data: bytes, channels: int, height: int, width: int) -> Tensor:
         with Image.open(io.BytesIO(data), formats=FORMATS) as file:
             image = _flat(ImageOps.exif_transpose(file)).convert(_MODES[channels])
             image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
-    except Image.UnidentifiedImageError as error:  # its message has an address in memory
+    except UnidentifiedImageError as error:  # its message has an address in memory
         raise UnreadableError(f"no {', '.join(FORMATS)} image") from error
     except MemoryError:
         raise

@@ -13,7 +13,7 @@ from pipeline.data import real, shards
 from pipeline.data.plans import RealPlan
 from pipeline.data.real import Damaged, RealBatch
 from pipeline.data.sources.listing import Listing, Reader, open_listing
-from pipeline.data.sources.sample import Sample
+from pipeline.data.sources.sample import Sample, Wanted
 from pipeline.data.store import Store
 from pipeline.errors import UserError
 from pipeline.models.build import latents_fingerprint, load_latents, load_teacher
@@ -53,7 +53,7 @@ def real_plan(config: Config, store: Store) -> RealPlan:
         height = width = encode.size // factor
     captions = teacher.prompts is not None
     classes = None if captions else teacher.classes
-    wanted = "captions" if captions else "nothing" if classes is None else "labels"
+    wanted: Wanted = "captions" if captions else "nothing" if classes is None else "labels"
     listing = open_listing(store, encode.source, config.s3, wanted, classes)
     return RealPlan(
         codec=latents_fingerprint(config.teacher),

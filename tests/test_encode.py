@@ -63,8 +63,8 @@ def make(config: Config) -> RealReader:
     maker, store = opened(config), store_of(config)
     for index in shards.missing(store, maker.plan, maker.plan.count):
         maker.make(index)
-    real.close(store, maker.plan)
-    return RealReader(store, 0, maker.plan.count)
+    count = real.close(store, maker.plan).count
+    return RealReader(store, 0, count)
 
 
 def by_id(batch: RealBatch) -> RealBatch:
@@ -244,7 +244,7 @@ def test_another_size_gives_other_latents(teacher, source, tmp_path):
     ],
 )
 def test_wrong_settings_are_one_clear_error(teacher, source, tmp_path, values, message):
-    config = configure(tmp_path, teacher, source, **values)
+    config = configure(tmp_path, teacher, **{"source": source} | values)
     with pytest.raises(UserError, match=message):
         real_plan(config, store_of(config))
     assert not store_of(config).list()
