@@ -32,11 +32,11 @@ class Plan:
         values = asdict(self)  # type: ignore[call-overload]
         return hashlib.sha256((json.dumps(values, indent=1) + "\n").encode()).hexdigest()[:16]
 
-    def footer(self) -> dict[str, str]:
-        """What a shard says of its plan."""
+    def footer(self, **more: str) -> dict[str, str]:
+        """What a shard says of its plan, and more; the order is part of a shard's bytes."""
         values = asdict(self)  # type: ignore[call-overload]
         said = {k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
-        return {**said, "plan": self.fingerprint()}
+        return {**said, **more, "plan": self.fingerprint()}
 
 
 @dataclass(frozen=True)

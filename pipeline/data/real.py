@@ -106,8 +106,7 @@ def write(
                 f"{store.where(name)} lists other images than this node cannot read; install the "
                 "same constraints.txt on all nodes, delete it and run jobs/encode.py again"
             )
-    metadata = plan.footer() | {"preparation": PREPARATION}
-    return shards.put(store, plan, ids, encode(batch, metadata))
+    return shards.put(store, plan, ids, encode(batch, plan.footer(preparation=PREPARATION)))
 
 
 def close(store: Store, plan: RealPlan) -> Manifest[RealPlan]:

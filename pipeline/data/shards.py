@@ -138,9 +138,8 @@ def write(
     """
     assert torch.equal(batch.ids.cpu(), ids(plan, index)), "these are not the shard's ids"
     first = index * plan.shard_size
-    metadata = plan.footer() | {"noise": NOISE}
     span = range(first, first + plan.shard_size)
-    return put(store, plan, span, schema.encode(batch, metadata, prompts))
+    return put(store, plan, span, schema.encode(batch, plan.footer(noise=NOISE), prompts))
 
 
 def put(store: Store, plan: Plan, ids: range, shard: bytes) -> str:
