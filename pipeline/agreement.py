@@ -48,7 +48,7 @@ def _network_problems(config: Config) -> Iterator[str]:
 
 
 def _count_problems(config: Config) -> Iterator[str]:
-    pairs, distill = config.pairs, config.distill
+    pairs, encode, distill = config.pairs, config.encode, config.distill
     if pairs.count % pairs.shard_size:
         below = pairs.count // pairs.shard_size * pairs.shard_size
         nearest = f"{below} or {below + pairs.shard_size}" if below else f"{pairs.shard_size}"
@@ -60,6 +60,7 @@ def _count_problems(config: Config) -> Iterator[str]:
         yield "pairs.weights: at least one class must have a weight above 0"
     for name, low, limit, high in (
         ("pairs.actors.min", pairs.actors.min, "pairs.actors.max", pairs.actors.max),
+        ("encode.actors.min", encode.actors.min, "encode.actors.max", encode.actors.max),
         ("distill.workers.min", distill.workers.min, "distill.workers.max", distill.workers.max),
         ("distill.workers.max", distill.workers.max, "distill.lanes", distill.lanes),
         (
@@ -98,7 +99,7 @@ _WORKING_DIR = "/runtime_resources/working_dir_files/"
 
 def _folder_problems(config: Config) -> Iterator[str]:
     folders = {"run": config.run}
-    for branch in ("teacher", "pairs", "distill", "export", "evaluate", "sample"):
+    for branch in ("teacher", "pairs", "encode", "distill", "export", "evaluate", "sample"):
         folders[f"{branch}.output"] = getattr(config, branch).output
     for setting, folder in folders.items():
         if _WORKING_DIR in folder:
@@ -107,13 +108,16 @@ def _folder_problems(config: Config) -> Iterator[str]:
                 "give an absolute path that all nodes share"
                 + (
                     ", or s3://bucket/prefix"
-                    if setting in ("pairs.output", "distill.output", "export.output")
+                    if setting.split(".")[0] in ("pairs", "encode", "distill", "export")
                     else ""
                 )
             )
+    source, output = config.encode.source, config.encode.output
+    if source and f"{output}/".startswith(f"{source.rstrip('/')}/"):
+        yield f"encode.output: {output} is in encode.source ({source}); choose another folder"
     for name in ("evaluate", "sample"):
         if "://" in (folder := getattr(config, name).output):
             yield (
                 f"{name}.output: {folder!r} is no local folder; only those of pairs, "
-                "distill and export may be in a bucket"
+                "encode, distill and export may be in a bucket"
             )

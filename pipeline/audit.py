@@ -1,16 +1,21 @@
-"""Look at a closed pair set, and check every byte of it."""
+"""Look at a closed set of pairs or of real images, and check every byte of it."""
 
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.config import Config
-from pipeline.data import schema, shards
+from pipeline.data import real, schema, shards
 from pipeline.data.fetch import fetch_inputs
 from pipeline.data.order import PairReader
-from pipeline.data.shards import Manifest, PairPlan, Shard
+from pipeline.data.plans import PairPlan, Plan, RealPlan
+from pipeline.data.shards import Manifest, Shard
+from pipeline.data.sources.listing import Listing
 from pipeline.data.store import Store, open_store
 from pipeline.diffusion import seeds
 from pipeline.errors import DamagedError, UserError
@@ -42,15 +47,37 @@ def inspect(config: Config) -> None:
         print(f"prompts  {plan.classes}, away from {plan.negative_prompt!r}")
         for number, prompt in enumerate(_prompts(store, manifest)):
             print(f"{number:8} {prompt}")
-    print()
-    width = len(manifest.shards[0].name)
-    print(f"{'shard':{width}} {'first id':>12} {'pairs':>7} {'bytes':>13}")
-    for shard in manifest.shards[:_LINES]:
-        print(f"{shard.name:{width}} {shard.first:12} {shard.rows:7} {shard.bytes:13,}")
-    if len(manifest.shards) > _LINES:
-        print(f"... and {len(manifest.shards) - _LINES} more")
+    _print_shards(manifest)
     picture = Path(config.run) / "pairs.png"
     _draw(store, manifest, picture)
+    print(f"\npicture  {picture}")
+
+
+def inspect_real(config: Config) -> None:
+    """Print the manifest of a set of real images as a table, and draw its first ones.
+
+    Raises:
+        UserError: As `inspect`.
+    """
+    store = open_store(config.encode.output, config.s3, "encode.output")
+    manifest = shards.read_manifest(store, RealPlan)
+    plan, size = manifest.plan, sum(shard.bytes for shard in manifest.shards)
+    print(f"set      {store.where('')}")
+    print(f"images   {manifest.count} in {len(manifest.shards)} shards, {size:,} bytes")
+    print(f"rows     {'x'.join(map(str, plan.shape))}, classes {plan.classes}, float16")
+    print(f"from     {'x'.join(map(str, plan.size))} pixels\ncodec    {plan.codec}")
+    for each in islice(real.damaged(store), _COLUMNS):
+        print(f"left out {each.id} {each.image}: {each.reason}")
+    with store.open(manifest.shards[0].name) as file:
+        where = store.where(manifest.shards[0].name)
+        batch = real.decode(file, 0, plan.shape, plan.fingerprint(), where).float()
+    for number, caption in zip(batch.ids.tolist(), (batch.captions or ())[:_COLUMNS], strict=False):
+        print(f"{number:8} {caption}")
+    _print_shards(manifest)
+    picture = Path(config.run) / "real.png"
+    labels = [] if batch.labels is None else [f"{label}" for label in batch.labels[:_COLUMNS]]
+    colours = slice(0, 3 if plan.shape[0] >= 3 else 1)
+    save_grid({"image": batch.images[:_COLUMNS, colours]}, picture, columns=labels)
     print(f"\npicture  {picture}")
 
 
@@ -71,17 +98,56 @@ def verify(config: Config) -> None:
     if config.pairs.resolve:
         config = fetch_inputs(config, "teacher")
         manifest.check_teacher(teacher_fingerprint(config.teacher))
+    _check_all(
+        manifest, lambda shard: _sound_images(store, plan, shard, stored.get(shard.name)), "pairs"
+    )
+    if config.pairs.resolve:
+        _resolve(config, store, manifest)
+
+
+def verify_real(config: Config) -> None:
+    """Read every real image of a set again and check it.
+
+    Checked are each shard's size, plan, checksum and ids, that labels or captions are those of the
+    listing, and that values are finite. Printed besides is what `verify` prints.
+
+    Raises:
+        UserError: If there is no complete set, or anything is wrong with it; names the shards.
+    """
+    store = open_store(config.encode.output, config.s3, "encode.output")
+    manifest = shards.read_manifest(store, RealPlan)
+    plan, stored, listing = manifest.plan, store.list("real-"), Listing(store)
+    spans = {span.start: span for span in plan.spans(plan.count)}
+    left_out = {each.id for each in real.damaged(store)}
+
+    def images(shard: Shard) -> Tensor:
+        listed = zip(spans[shard.first], listing.samples(spans[shard.first]), strict=True)
+        expected = {id: sample.said for id, sample in listed if id not in left_out}
+        return _sound_real(store, plan, shard, stored.get(shard.name), expected)
+
+    _check_all(manifest, images, "images")
+
+
+def _check_all(manifest: Manifest[Any], sound: Callable[[Shard], Tensor], unit: str) -> None:
+    """Go through all shards, and say what their images are like.
+
+    Args:
+        manifest: Of the set.
+        sound: A shard's images, (B, C, H, W); it raises DamagedError if anything is wrong with it.
+        unit: What a row is, in the plural.
+    """
+    plan, job = manifest.plan, manifest.plan.kind.job
     faults: dict[str, str] = {}
     sums = torch.zeros(2, plan.shape[0], dtype=torch.float64)
-    prints = np.zeros(manifest.count, dtype=np.uint64)
-    with progress(manifest.count, "verify", "pairs") as bar:
+    prints = [np.zeros(0, dtype=np.uint64)]
+    with progress(manifest.count, "verify", unit) as bar:
         for shard in manifest.shards:
             try:
-                images = _sound_images(store, plan, shard, stored.get(shard.name))
+                images = sound(shard)
             except DamagedError as error:
                 faults[shard.name] = str(error)
                 images = torch.zeros(0, *plan.shape)
-            prints[shard.first :][: len(images)] = _fingerprints(images)
+            prints.append(_fingerprints(images))
             images = images.double()
             sums += torch.stack([images.sum((0, 2, 3)), images.square().sum((0, 2, 3))])
             bar.update(shard.rows)
@@ -90,30 +156,51 @@ def verify(config: Config) -> None:
         raise UserError(
             f"{len(faults)} of {len(manifest.shards)} shards are bad, the first of them {name}: "
             f"{fault}; delete {', '.join(list(faults)[:_LINES])}{' ...' * (len(faults) > _LINES)} "
-            "and run jobs/pairs.py again"
+            f"and run {job} again"
         )
     mean, square = sums / (manifest.count * plan.shape[1] * plan.shape[2])
     deviation = (square - mean.square()).clamp(min=0).sqrt()
     for channel, figures in enumerate(zip(mean.tolist(), deviation.tolist(), strict=True)):
         print(f"verify   channel {channel}: mean {figures[0]:.4f}, deviation {figures[1]:.4f}")
-    twice = manifest.count - len(np.unique(prints))
-    print(f"verify   {manifest.count} pairs are sound, {twice} of their images a second time")
-    if config.pairs.resolve:
-        _resolve(config, store, manifest)
+    twice = manifest.count - len(np.unique(np.concatenate(prints)))
+    print(f"verify   {manifest.count} {unit} are sound, {twice} of their images a second time")
+
+
+def _sound_real(
+    store: Store,
+    plan: RealPlan,
+    shard: Shard,
+    size: int | None,
+    expected: dict[int, str | int | None],
+) -> Tensor:
+    """As `_sound_images`; expected are the ids, and the label or caption of each."""
+    _check_size(shard, size)
+    with store.open(shard.name) as file:
+        content = real.decode_all(file, plan.shape, store.where(shard.name))
+    batch = content.batch
+    _check_footer(content.metadata, content.sha256, plan)
+    if batch.ids.tolist() != list(expected):
+        raise DamagedError("holds other ids than its name says")
+    if (batch.labels is not None) != (plan.classes is not None) or (
+        batch.captions is not None
+    ) != plan.captions:
+        raise DamagedError("has other columns than its plan says")
+    found = batch.captions if batch.labels is None else batch.labels.tolist()
+    if found is not None and list(found) != list(expected.values()):
+        raise DamagedError("holds other labels or captions than the listing has")
+    if not batch.images.isfinite().all():
+        raise DamagedError("holds values that are not finite")
+    return batch.images
 
 
 def _sound_images(store: Store, plan: PairPlan, shard: Shard, size: int | None) -> Tensor:
     """A shard's images, (B, C, H, W) float16; raises DamagedError if anything is wrong with it."""
-    if size != shard.bytes:
-        raise DamagedError("is missing" if size is None else f"has {size} bytes, not {shard.bytes}")
+    _check_size(shard, size)
     with store.open(shard.name) as file:
         content = schema.decode_all(file, plan.shape, store.where(shard.name))
     pairs, ids = content.pairs, shards.ids(plan, shard.first // plan.shard_size)
     labels = shards.labels(plan, ids)
-    if content.metadata.get("plan") != plan.fingerprint():
-        raise DamagedError("is of another plan")
-    if content.sha256 != content.metadata.get("sha256"):
-        raise DamagedError("has other values than when it was written")
+    _check_footer(content.metadata, content.sha256, plan)
     if not torch.equal(pairs.ids, ids):
         raise DamagedError("holds other ids than its name says")
     if not _equal(labels, pairs.labels):
@@ -121,6 +208,18 @@ def _sound_images(store: Store, plan: PairPlan, shard: Shard, size: int | None) 
     if not (pairs.noise.isfinite().all() and pairs.images.isfinite().all()):
         raise DamagedError("holds values that are not finite")
     return pairs.images
+
+
+def _check_size(shard: Shard, size: int | None) -> None:
+    if size != shard.bytes:
+        raise DamagedError("is missing" if size is None else f"has {size} bytes, not {shard.bytes}")
+
+
+def _check_footer(metadata: dict[str, str], sha256: str, plan: Plan) -> None:
+    if metadata.get("plan") != plan.fingerprint():
+        raise DamagedError("is of another plan")
+    if sha256 != metadata.get("sha256"):
+        raise DamagedError("has other values than when it was written")
 
 
 def _equal(one: Tensor | None, other: Tensor | None) -> bool:
@@ -157,6 +256,15 @@ def _resolve(config: Config, store: Store, manifest: Manifest) -> None:
             f"pairs solved again differ by up to {difference:.2g} of 2, more than {TOLERANCE}: "
             "make them again in a new pairs.output"
         )
+
+
+def _print_shards(manifest: Manifest[Any]) -> None:
+    width, rows = len(manifest.shards[0].name), manifest.plan.kind.prefix
+    print(f"\n{'shard':{width}} {'first id':>12} {rows:>7} {'bytes':>13}")
+    for shard in manifest.shards[:_LINES]:
+        print(f"{shard.name:{width}} {shard.first:12} {shard.rows:7} {shard.bytes:13,}")
+    if len(manifest.shards) > _LINES:
+        print(f"... and {len(manifest.shards) - _LINES} more")
 
 
 def _prompts(store: Store, manifest: Manifest) -> list[str]:

@@ -129,7 +129,7 @@ class TeacherConfig(_Branch):
 
 
 class ActorsConfig(_Branch):
-    """The Ray actors that make pairs, and what each one holds."""
+    """The Ray actors that make shards, and what each one holds."""
 
     min: Positive = Field(default=1, description="Actors kept at least.")
     max: Positive = Field(default=2, description="Actors at most.")
@@ -160,6 +160,26 @@ class PairsConfig(_Branch):
     resolve: int = Field(
         default=0, ge=0, description="With --verify: pairs the teacher solves again to compare."
     )
+    patience: float = Field(
+        default=1800.0, gt=0, le=604800, description="Seconds without a new shard that end the job."
+    )
+    actors: ActorsConfig = Field(default_factory=ActorsConfig)
+
+
+class EncodeConfig(_Branch):
+    """The set of real images for the GAN loss: as latents, or as pixels if the teacher is."""
+
+    source: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Images: a folder of image, Parquet or WebDataset .tar files, here or in a "
+        "bucket.",
+    )
+    output: Folder = Field(default="", description="Folder of the set; null: <run>/real.")
+    size: Positive | None = Field(
+        default=None, description="Height and width after cropping, in pixels; null: the teacher's."
+    )
+    shard_size: Positive = Field(default=500, description="Images per shard (one file, one task).")
     patience: float = Field(
         default=1800.0, gt=0, le=604800, description="Seconds without a new shard that end the job."
     )
@@ -364,6 +384,7 @@ class Config(_Branch):
     network: NetworkConfig = Field(default_factory=NetworkConfig)
     teacher: TeacherConfig = Field(default_factory=TeacherConfig)
     pairs: PairsConfig = Field(default_factory=PairsConfig)
+    encode: EncodeConfig = Field(default_factory=EncodeConfig)
     distill: DistillConfig = Field(default_factory=DistillConfig)
     export: ExportConfig = Field(default_factory=ExportConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
@@ -389,8 +410,11 @@ class Config(_Branch):
             self._fill("distill", start_from=self.distill.start_from)
         if self.teacher.prompts:
             self._fill("teacher", prompts=self.teacher.prompts)
+        if self.encode.source:
+            self._fill("encode", source=self.encode.source)
         self._fill("teacher", output=f"{run}/teacher")
         self._fill("pairs", output=f"{run}/pairs")
+        self._fill("encode", output=f"{run}/real")
         self._fill("distill", output=f"{run}/distill")
         self._fill("export", output=f"{run}/export")
         self._fill("evaluate", output=run, student=f"{self.distill.output}/student")

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pipeline.config import Config, TeacherConfig
 from pipeline.data import schema, shards
+from pipeline.data.plans import PairPlan
 from pipeline.data.schema import PairBatch
-from pipeline.data.shards import PairPlan
 from pipeline.data.store import Store
 from pipeline.diffusion import seeds
 from pipeline.errors import UserError
@@ -76,6 +76,15 @@ class PairMaker:
         self._fixed = batch_size is not None
         self._config, self._store = teacher, store
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @property
+    def too_large(self) -> str:
+        """What the user can do where memory does not hold the work."""
+        return (
+            f"pairs.batch_size: memory does not hold the teacher and {self.batch_size} pairs; "
+            "lower it or let null find what it holds, share a GPU among fewer pairs.actors, or "
+            "use a larger one"
+        )
 
     @cached_property
     def teacher(self) -> Denoiser:

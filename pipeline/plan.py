@@ -72,6 +72,7 @@ def plan(config: Config) -> list[str]:
         f"pairs: {pairs.count} pairs in {pairs.count // pairs.shard_size} shards{size}",
         f"pairs: {calls} teacher evaluations per pair ({pairs.solver}, {pairs.steps} steps), "
         f"{calls * pairs.count} in all",
+        *([f"encode: images of {config.encode.source}"] if config.encode.source else []),
         f"distill: {distill.steps} steps: {first} regression, {burn_in} critic burn-in, "
         f"{dmd} DMD with {dmd // distill.student.every} student steps",
         f"evaluate: {config.evaluate.count} images per network",

@@ -11,7 +11,7 @@ from pipeline import pairs
 from pipeline.config import Config, TeacherConfig
 from pipeline.data import schema, shards
 from pipeline.data.order import PairReader
-from pipeline.data.shards import PairPlan
+from pipeline.data.plans import PairPlan
 from pipeline.data.store import LocalStore
 from pipeline.diffusion import seeds
 from pipeline.diffusion.noise import EDM

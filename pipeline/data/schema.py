@@ -1,15 +1,14 @@
-"""Pairs in memory and in a Parquet file: the only place that knows the columns.
+"""Pairs in memory and in a Parquet file: the only place that knows the columns (beside `real`).
 
-A shard has the columns `sample_id` (int64), `label` (int32; absent in an unconditional set),
-`prompt` (string; what the label stands for, where it does),
-`noise` and `image` (float16, little-endian, C x H x W, as fixed-size binary). They are stored
-plainly, in row groups of `GROUP`, so reading one is a copy of bytes; what made the rows stands
-in the file's metadata.
+A shard of pairs has the columns `sample_id` (int64), `label` (int32; absent in an unconditional
+set), `prompt` (string; what the label stands for, where it does), `noise` and `image` (float16,
+little-endian, C x H x W, as fixed-size binary). They are stored plainly, in row groups of `GROUP`,
+so reading one is a copy of bytes; what made the rows stands in the file's metadata.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -25,7 +24,29 @@ from pipeline.errors import DamagedError
 VERSION = 3
 GROUP = 256
 
-_ID, _LABEL, _PROMPT, _NOISE, _IMAGE = "sample_id", "label", "prompt", "noise", "image"
+ID, LABEL, IMAGE = "sample_id", "label", "image"
+_PROMPT, _NOISE = "prompt", "noise"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of set, in the words of its names and messages.
+
+    Attributes:
+        prefix: Of the names of its shards.
+        title: What it is a set of.
+        setting: The setting that says where it is.
+        job: What makes it.
+    """
+
+    prefix: str
+    title: str
+    setting: str
+    job: str
+
+
+PAIRS = Kind("pairs", "pair", "pairs.output", "jobs/pairs.py")
+REAL = Kind("real", "real", "encode.output", "jobs/encode.py")
 
 
 @dataclass(frozen=True)
@@ -87,22 +108,33 @@ def encode(
         metadata: What made them; `shape`, `dtype` and `sha256` are added here.
         prompts: Of each pair, or None.
     """
-    arrays = {_ID: pa.array(batch.ids.cpu().numpy(), pa.int64())}
-    if batch.labels is not None:
-        arrays[_LABEL] = pa.array(batch.labels.cpu().numpy().astype(np.int32), pa.int32())
+    arrays = numbers(batch.ids, batch.labels)
     if prompts is not None:
         arrays[_PROMPT] = pa.array(prompts, pa.string())
-    arrays |= {_NOISE: _to_binary(batch.noise), _IMAGE: _to_binary(batch.images)}
+    arrays |= {_NOISE: to_binary(batch.noise), IMAGE: to_binary(batch.images)}
+    return to_file(arrays, metadata, batch.images)
+
+
+def numbers(ids: Tensor, labels: Tensor | None) -> dict[str, pa.Array]:
+    """The first columns of every shard."""
+    arrays = {ID: pa.array(ids.cpu().numpy(), pa.int64())}
+    if labels is not None:
+        arrays[LABEL] = pa.array(labels.cpu().numpy().astype(np.int32), pa.int32())
+    return arrays
+
+
+def to_file(arrays: dict[str, pa.Array], metadata: Mapping[str, str], images: Tensor) -> bytes:
+    """A Parquet file of columns, one of which are these images; as `encode`."""
     fields = [pa.field(name, array.type, nullable=False) for name, array in arrays.items()]
     table = pa.table(arrays, pa.schema(fields))
-    own = {"shape": json.dumps(list(batch.noise.shape[1:])), "dtype": "float16"}
+    own = {"shape": json.dumps(list(images.shape[1:])), "dtype": "float16"}
     file = pa.BufferOutputStream()
     with pq.ParquetWriter(
         file,
         table.schema,
         compression="NONE",
         use_dictionary=False,
-        write_statistics=[_ID],
+        write_statistics=[ID],
         store_schema=False,
     ) as writer:
         writer.write_table(table, row_group_size=GROUP)
@@ -113,7 +145,7 @@ def encode(
 def digest(table: pa.Table) -> str:
     """SHA-256 of the rows: the raw little-endian values, column after column, in hex.
 
-    Prompts are UTF-8, with a zero byte between two of them.
+    Text is UTF-8, with a zero byte between two of them.
     """
     content = hashlib.sha256()
     for column in table.columns:
@@ -139,11 +171,16 @@ def decode(
     Raises:
         UserError: If the shard is truncated, damaged, of another layout or of another plan.
     """
-    with _readable(name):
-        shard = pq.ParquetFile(file)
-        if (found := _metadata(shard).get("plan")) != plan:
-            raise ValueError(f"plan {found}, not {plan}")
-        return _pairs(shard.read_row_group(group, use_threads=False), shape)
+    with readable(name, PAIRS):
+        return _pairs(read_group(file, group, plan), shape)
+
+
+def read_group(file: pa.NativeFile, group: int, plan: str) -> pa.Table:
+    """One row group of a shard of any kind; raises ValueError if it is of another plan."""
+    shard = pq.ParquetFile(file)
+    if (found := footer(shard).get("plan")) != plan:
+        raise ValueError(f"plan {found}, not {plan}")
+    return shard.read_row_group(group, use_threads=False)
 
 
 @dataclass(frozen=True)
@@ -165,28 +202,40 @@ class Content:
 
 def decode_all(file: pa.NativeFile, shape: tuple[int, int, int], name: str) -> Content:
     """Read a whole shard, to check it; arguments and errors as in `decode`, whatever its plan."""
-    with _readable(name):
+    with readable(name, PAIRS):
         shard = pq.ParquetFile(file)
         table = shard.read(use_threads=False)
         prompts = table[_PROMPT].to_pylist() if _PROMPT in table.column_names else None
-        return Content(_pairs(table, shape), _metadata(shard), digest(table), prompts)
+        return Content(_pairs(table, shape), footer(shard), digest(table), prompts)
 
 
-def _metadata(shard: pq.ParquetFile) -> dict[str, str]:
+def footer(shard: pq.ParquetFile) -> dict[str, str]:
+    """What the footer says beside the layout."""
     return {k.decode(): v.decode() for k, v in (shard.metadata.metadata or {}).items()}
 
 
 def _pairs(table: pa.Table, shape: tuple[int, int, int]) -> PairBatch:
-    labels = _values(table[_LABEL], torch.int32) if _LABEL in table.column_names else None
-    return PairBatch(
-        _values(table[_ID], torch.int64),
-        None if labels is None else labels.long(),
-        _values(table[_NOISE], torch.float16).reshape(-1, *shape),
-        _values(table[_IMAGE], torch.float16).reshape(-1, *shape),
-    )
+    noise, images = (images_of(table, column, shape) for column in (_NOISE, IMAGE))
+    return PairBatch(ids_of(table), labels_of(table), noise, images)
 
 
-def _to_binary(images: Tensor) -> pa.Array:
+def ids_of(table: pa.Table) -> Tensor:
+    """The sample ids, (B,) int64."""
+    return _values(table[ID], torch.int64)
+
+
+def labels_of(table: pa.Table) -> Tensor | None:
+    """The labels, (B,) int64, or None."""
+    return _values(table[LABEL], torch.int32).long() if LABEL in table.column_names else None
+
+
+def images_of(table: pa.Table, column: str, shape: tuple[int, int, int]) -> Tensor:
+    """A column that `to_binary` made, (B, C, H, W) float16."""
+    return _values(table[column], torch.float16).reshape(-1, *shape)
+
+
+def to_binary(images: Tensor) -> pa.Array:
+    """Images, (B, C, H, W), as a column of fixed width."""
     values = np.ascontiguousarray(images.half().flatten(1).cpu().numpy(), dtype="<f2")
     width = values.shape[1] * values.itemsize
     return pa.Array.from_buffers(pa.binary(width), len(values), [None, pa.py_buffer(values)])
@@ -205,11 +254,13 @@ def _values(column: pa.ChunkedArray, dtype: torch.dtype) -> Tensor:
 
 
 @contextmanager
-def _readable(name: str) -> Iterator[None]:
+def readable(name: str, kind: Kind) -> Iterator[None]:
+    """What is wrong with a shard as a DamagedError that names it and the way out."""
     try:
         yield
     except (pa.ArrowException, OSError, KeyError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise DamagedError(
-            f"{name} is no readable pair shard ({reason}); delete it and run jobs/pairs.py again"
+            f"{name} is no readable {kind.title} shard ({reason}); delete it and run {kind.job} "
+            "again"
         ) from error

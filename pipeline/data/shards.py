@@ -1,70 +1,36 @@
-"""A pair set: its plan, its shards, and the manifest that closes it.
+"""A set of pairs or of real images: its plan, its shards, and the manifest that closes it.
 
     plan.json                              what defines the content, put before any shard
     pairs-000000000000-000000000500.parquet    ids 0 to 499; the name follows from the plan
     manifest-5000.json                     the shards of a complete set of 5000 pairs
 
-Each is put once. Readers trust the manifest of the largest count and nothing else. A shard's
-checksum travels in its own footer; closing a set lists what is stored and reads no shard, so
-that the manifest describes what is there, whoever won the race to write it.
+Shards of real images begin with real- (see `real`). Each file is put once. Readers trust the
+manifest of the largest count and nothing else. A shard's checksum travels in its own footer;
+closing a set lists what is stored and reads no shard, so that the manifest describes what is there,
+whoever won the race to write it.
 """
 
-import hashlib
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar, overload
 
 import torch
 from torch import Tensor
 
 from pipeline.data import schema
-from pipeline.data.schema import PairBatch
+from pipeline.data.plans import PairPlan, Plan
+from pipeline.data.schema import Kind, PairBatch
 from pipeline.data.store import Store, record
 from pipeline.errors import UserError
 
 PLAN = "plan.json"
+_Plan = TypeVar("_Plan", bound=Plan)
 _GOLDEN = 0x9E3779B1
 """2^32 over the golden ratio, made odd."""
 NOISE = "Philox4x32-10 of (seed, stream 0, sample_id), AS 241 normal quantile, float16"
-
-
-@dataclass(frozen=True)
-class PairPlan:
-    """All that defines the content of a pair set (not its count, batch size or machines).
-
-    Attributes:
-        teacher: Fingerprint of the teacher.
-        seed: Seed of the noise.
-        solver: Name of the ODE solver.
-        steps: Its number of steps.
-        guidance: Guidance scale; 1 means the conditional prediction alone.
-        shard_size: Pairs in a shard.
-        shape: One image, (C, H, W).
-        classes: Number of class labels, or None for an unconditional teacher.
-        weights: Relative frequency of each class; None means all alike.
-        prompts: SHA-256 of the prompts that the classes are, or None.
-        negative_prompt: What guidance leads away from, or None.
-        version: Version of the layout.
-    """
-
-    teacher: str
-    seed: int
-    solver: str
-    steps: int
-    guidance: float
-    shard_size: int
-    shape: tuple[int, int, int]
-    classes: int | None
-    weights: tuple[float, ...] | None = None
-    prompts: str | None = None
-    negative_prompt: str | None = None
-    version: int = schema.VERSION
-
-    def fingerprint(self) -> str:
-        """Short hash of all fields."""
-        return hashlib.sha256(_dump(self)).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -78,14 +44,14 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """A complete set: its plan, its number of pairs, and its shards by id."""
+class Manifest(Generic[_Plan]):
+    """A complete set: its plan, its number of rows, and its shards by id."""
 
-    plan: PairPlan
+    plan: _Plan
     count: int
     shards: tuple[Shard, ...]
 
-    def check_teacher(self, fingerprint: str) -> None:
+    def check_teacher(self: "Manifest[PairPlan]", fingerprint: str) -> None:
         """Make sure that the pairs come from this teacher.
 
         Raises:
@@ -98,16 +64,16 @@ class Manifest:
             )
 
 
-def open_plan(store: Store, plan: PairPlan) -> None:
+def open_plan(store: Store, plan: Plan) -> None:
     """Put the plan, or make sure that the one in the store is the same.
 
     Raises:
-        UserError: If the store holds pairs of another plan; names every difference.
+        UserError: If the store holds a set of another plan; names every difference.
     """
-    record(store, PLAN, json.loads(_dump(plan)), "pairs.output")
+    record(store, PLAN, json.loads(_dump(plan)), plan.kind.setting)
 
 
-def check_shared(store: Store, plan: PairPlan) -> None:
+def check_shared(store: Store, plan: Plan) -> None:
     """Make sure that this machine sees the set the job has opened, before it works for it.
 
     Raises:
@@ -115,8 +81,9 @@ def check_shared(store: Store, plan: PairPlan) -> None:
     """
     if PLAN not in store.list(PLAN) or store.get(PLAN) != _dump(plan):
         raise UserError(
-            f"pairs.output: node {socket.gethostname()} does not see {store.where(PLAN)}, which "
-            "the job has put there; give a folder that all nodes share, or s3://bucket/prefix"
+            f"{plan.kind.setting}: node {socket.gethostname()} does not see {store.where(PLAN)}, "
+            "which the job has put there; give a folder that all nodes share, or "
+            "s3://bucket/prefix"
         )
 
 
@@ -140,14 +107,14 @@ def labels(plan: PairPlan, ids: Tensor) -> Tensor | None:
     return torch.searchsorted(ends, place, right=True)
 
 
-def missing(store: Store, plan: PairPlan, count: int) -> list[int]:
-    """Shards of a set of `count` pairs that are not stored yet.
+def missing(store: Store, plan: Plan, count: int) -> list[int]:
+    """Shards of a set of `count` rows that are not stored yet.
 
     Raises:
-        UserError: If the count is not a whole number of shards.
+        UserError: If there can be no set of so many.
     """
-    stored = store.list("pairs-")
-    return [index for index in _indices(plan, count) if _name(plan, index) not in stored]
+    stored = _stored(store, plan.kind)
+    return [i for i, span in enumerate(plan.spans(count)) if _name(plan, span) not in stored]
 
 
 def write(
@@ -170,88 +137,99 @@ def write(
         UserError: If the store refuses.
     """
     assert torch.equal(batch.ids.cpu(), ids(plan, index)), "these are not the shard's ids"
-    metadata = {
-        key: value if isinstance(value, str) else json.dumps(value)
-        for key, value in asdict(plan).items()
-    }
-    metadata |= {"noise": NOISE, "plan": plan.fingerprint()}
-    name = _name(plan, index)
-    store.put(name, schema.encode(batch, metadata, prompts))
+    first = index * plan.shard_size
+    span = range(first, first + plan.shard_size)
+    return put(store, plan, span, schema.encode(batch, plan.footer(noise=NOISE), prompts))
+
+
+def put(store: Store, plan: Plan, ids: range, shard: bytes) -> str:
+    """Put the shard of these ids, unless it is there already; returns its name."""
+    name = _name(plan, ids)
+    store.put(name, shard)
     return name
 
 
-def close(store: Store, plan: PairPlan, count: int) -> Manifest:
+def close(
+    store: Store,
+    plan: _Plan,
+    count: int,
+    lacking: Mapping[int, int] = MappingProxyType({}),
+) -> Manifest[_Plan]:
     """Put the manifest of a complete set, or return the one that is there.
+
+    Args:
+        store: Where the set is.
+        plan: Of the set.
+        count: Its number of sample ids.
+        lacking: First id of a shard -> how many of its ids have no row.
 
     Raises:
         UserError: If a shard is missing, or not the one an earlier manifest lists.
     """
-    stored, size, shards = store.list("pairs-"), plan.shard_size, []
-    for index in _indices(plan, count):
-        if (name := _name(plan, index)) not in stored:
-            raise UserError(f"{store.where(name)} is missing: run jobs/pairs.py again")
-        shards.append(Shard(name, index * size, size, stored[name]))
-    manifest = Manifest(plan, count, tuple(shards))
+    stored, shards = _stored(store, plan.kind), []
+    for ids in plan.spans(count):
+        if (name := _name(plan, ids)) not in stored:
+            raise UserError(f"{store.where(name)} is missing: run {plan.kind.job} again")
+        rows = len(ids) - lacking.get(ids.start, 0)
+        shards.append(Shard(name, ids.start, rows, stored[name]))
+    manifest = Manifest(plan, sum(shard.rows for shard in shards), tuple(shards))
     name = f"manifest-{count}.json"
-    if not store.put(name, _dump(manifest)) and _load_manifest(store, name) != manifest:
+    if not store.put(name, _dump(manifest)) and _load_manifest(store, name, type(plan)) != manifest:
         raise UserError(
             f"{store.where(name)} lists other shards than those stored; "
-            "delete this manifest and run jobs/pairs.py again"
+            f"delete this manifest and run {plan.kind.job} again"
         )
     return manifest
 
 
-def read_manifest(store: Store) -> Manifest:
+@overload
+def read_manifest(store: Store) -> Manifest[PairPlan]: ...
+@overload
+def read_manifest(store: Store, plan: type[_Plan]) -> Manifest[_Plan]: ...
+def read_manifest(store: Store, plan: type[Plan] = PairPlan) -> Manifest[Any]:
     """The manifest of the largest count.
 
     Raises:
-        UserError: If there is none, it is damaged or it lists no pairs.
+        UserError: If there is none, it is damaged or it lists no rows.
     """
+    title, job = plan.kind.title, plan.kind.job
     counts = [name[len("manifest-") : -len(".json")] for name in store.list("manifest-")]
     largest = max((int(count) for count in counts if count.isdigit()), default=None)
     if largest is None:
-        raise UserError(f"no complete pair set in {store.where('')}: run jobs/pairs.py first")
-    manifest = _load_manifest(store, f"manifest-{largest}.json")
+        raise UserError(f"no complete {title} set in {store.where('')}: run {job} first")
+    manifest = _load_manifest(store, f"manifest-{largest}.json", plan)
     if manifest.count < 1:
-        raise UserError(f"the pair set in {store.where('')} is empty: run jobs/pairs.py first")
+        raise UserError(f"the {title} set in {store.where('')} is empty: run {job} first")
     return manifest
 
 
-def check_stored(store: Store, manifest: Manifest) -> None:
+def check_stored(store: Store, manifest: Manifest[_Plan]) -> None:
     """See from a listing that all shards are the manifest's, before work is spent on them.
 
     Raises:
         UserError: If a shard is missing or of another size.
     """
-    stored = store.list("pairs-")
+    kind = manifest.plan.kind
+    stored = _stored(store, kind)
     for shard in manifest.shards:
         if shard.name not in stored:
-            raise UserError(f"{store.where(shard.name)} is missing: run jobs/pairs.py again")
+            raise UserError(f"{store.where(shard.name)} is missing: run {kind.job} again")
         if stored[shard.name] != shard.bytes:
             raise UserError(
                 f"{store.where(shard.name)} is not the shard its manifest lists; "
-                "delete it and run jobs/pairs.py again"
+                f"delete it and run {kind.job} again"
             )
 
 
-def _indices(plan: PairPlan, count: int) -> range:
-    whole, rest = divmod(count, plan.shard_size)
-    if rest or whole < 1:
-        below, above = max(whole, 1) * plan.shard_size, (whole + 1) * plan.shard_size
-        nearest = f"{below} or {above}" if whole else f"{above}"
-        raise UserError(
-            f"pairs.count {count} is not a whole number of shards of "
-            f"pairs.shard_size {plan.shard_size}: use {nearest}"
-        )
-    return range(whole)
+def _stored(store: Store, kind: Kind) -> dict[str, int]:
+    return store.list(f"{kind.prefix}-")
 
 
-def _name(plan: PairPlan, index: int) -> str:
-    first = index * plan.shard_size
-    return f"pairs-{first:012d}-{first + plan.shard_size:012d}.parquet"
+def _name(plan: Plan, ids: range) -> str:
+    return f"{plan.kind.prefix}-{ids.start:012d}-{ids.stop:012d}.parquet"
 
 
-def _dump(value: PairPlan | Manifest) -> bytes:
+def _dump(value: Any) -> bytes:
     return (json.dumps(asdict(value), indent=1) + "\n").encode()
 
 
@@ -262,18 +240,19 @@ def _load(store: Store, name: str) -> dict[str, Any]:
         raise UserError(f"{store.where(name)} is damaged ({error}); delete it") from error
 
 
-def _load_plan(values: dict[str, Any], where: str) -> PairPlan:
-    names = {field.name for field in fields(PairPlan)}
-    if set(values) != names or values["version"] != schema.VERSION:
-        raise UserError(f"{where} was written by another version; make the pairs again elsewhere")
-    weights = None if values["weights"] is None else tuple(values["weights"])
-    return PairPlan(**{**values, "shape": tuple(values["shape"]), "weights": weights})
+def _load_plan(values: dict[str, Any], where: str, plan: Any) -> Any:
+    now = {field.name: field.default for field in fields(plan)}
+    if set(values) != set(now) or values["version"] != now["version"]:
+        raise UserError(
+            f"{where} was written by another version; run {plan.kind.job} again elsewhere"
+        )
+    return plan(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
-def _load_manifest(store: Store, name: str) -> Manifest:
-    values = _load(store, name)
+def _load_manifest(store: Store, name: str, plan: type[_Plan]) -> Manifest[_Plan]:
+    values, where = _load(store, name), store.where(name)
     try:
-        plan = _load_plan(values["plan"], store.where(name))
-        return Manifest(plan, values["count"], tuple(Shard(**each) for each in values["shards"]))
+        shards = tuple(Shard(**each) for each in values["shards"])
+        return Manifest(_load_plan(values["plan"], where, plan), values["count"], shards)
     except (KeyError, TypeError) as error:
-        raise UserError(f"{store.where(name)} is damaged ({error!r}); delete it") from error
+        raise UserError(f"{where} is damaged ({error!r}); delete it") from error

@@ -21,6 +21,7 @@ from pipeline.models.analytic import gaussian_teacher
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.folder import load_network, load_parts, need_transformers, read_json
 from pipeline.models.latent_network import LatentNetwork, image_size
+from pipeline.models.latents import Latents
 from pipeline.models.schedulers import read_scheduler
 from pipeline.models.song_unet import SongUNet
 from pipeline.models.stable_diffusion import StableDiffusion, StableDiffusionXL
@@ -115,6 +116,30 @@ def load_denoiser(
             "images of its own size"
         )
     return UNet2D(load_network(_NETWORKS[name], folder, "unet"), *read_scheduler(scheduler))
+
+
+def load_latents(teacher: TeacherConfig) -> Latents | None:
+    """The teacher's VAE alone, or None where the teacher works on pixels.
+
+    Raises:
+        UserError: If it cannot be loaded.
+    """
+    folder = Path(teacher.output)
+    if teacher.kind == "gaussian" or not (folder / "vae").is_dir():
+        return None
+    return Latents(load_parts(folder, read_json(folder, "model_index.json"), {"vae"})["vae"])
+
+
+def latents_fingerprint(teacher: TeacherConfig) -> str:
+    """SHA-256 of the VAE's config and weights; "pixels" where there is none."""
+    vae = Path(teacher.output) / "vae"
+    if teacher.kind == "gaussian" or not vae.is_dir():
+        return "pixels"
+    digest = hashlib.sha256()
+    for file in sorted(vae.glob("*.json")) + sorted(vae.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _load_latent(folder: Path, teacher: TeacherConfig, scheduler: dict[str, Any]) -> Network:

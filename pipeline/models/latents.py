@@ -29,6 +29,20 @@ class Latents:
         return int(2 ** (len(widths) - 1))
 
     @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents of unit variance, (B, C, h, w), of images, (B, 3, H, W) in [-1, 1].
+
+        They are the mode of the VAE's distribution: nothing is drawn. Each image goes through the
+        VAE alone, so that its latents do not depend on the others.
+        """
+        config = self.vae.config
+        with torch.autocast(images.device.type, enabled=False):
+            found = self.vae.to(images.device).encode(images)
+        latents = found.latent if hasattr(found, "latent") else found.latent_dist.mode()
+        scaled: Tensor = (latents - (config.get("shift_factor") or 0.0)) * config.scaling_factor
+        return scaled
+
+    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Images, (B, 3, H, W) in about [-1, 1], of latents, (B, C, h, w) of unit variance."""
         config = self.vae.config

@@ -17,13 +17,14 @@ from pathlib import Path
 from types import FunctionType
 
 from pipeline.cli import main
-from pipeline.cluster import pairs
+from pipeline.cluster import pool
+from pipeline.cluster.pairs import make_pairs
 
 MARKS = Path(sys.argv[1])
 CRASHES = {1: "before", 4: "during", 7: "after", 10: "before"}
 
 
-class CrashingMaker(pairs._Maker):
+class CrashingActor(pool.Actor):
     """An actor that dies at the shards of CRASHES, once each."""
 
     def make(self, index: int) -> tuple[str, str]:
@@ -70,5 +71,5 @@ def first_time(mark: Path) -> bool:
 
 if __name__ == "__main__":
     # the actors' class, changed in the function alone: the class must be found under its own name
-    pairs._make = FunctionType(pairs._make.__code__, vars(pairs) | {"_Maker": CrashingMaker})
-    sys.exit(main(pairs.make_pairs, __doc__, sys.argv[2:]))
+    pool._rows = FunctionType(pool._rows.__code__, vars(pool) | {"Actor": CrashingActor})
+    sys.exit(main(make_pairs, __doc__, sys.argv[2:]))

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.cluster import pairs
+from pipeline.cluster import pool
+from pipeline.cluster.pairs import make_pairs
 from pipeline.config import Config
 from pipeline.data.store import LocalStore
 from pipeline.errors import UserError
@@ -29,13 +30,13 @@ def config(tmp_path) -> Config:
 def in_process(monkeypatch):
     """One actor in this process, in place of the cluster's."""
 
-    def make(todo, plan, config):
-        actor = pairs._Maker(plan, config)
+    def make(todo, work):
+        actor = pool.Actor(work)
         for index in todo:
             row = actor({"index": [index]})
             yield {name: values[0] for name, values in row.items()}
 
-    monkeypatch.setattr(pairs, "_make", make)
+    monkeypatch.setattr(pool, "_rows", make)
 
 
 def failing(monkeypatch, failures: dict[int, int], error: Exception) -> list[int]:
@@ -54,7 +55,7 @@ def failing(monkeypatch, failures: dict[int, int], error: Exception) -> list[int
 
 def test_a_shard_that_fails_now_and_then_is_tried_again(in_process, config, monkeypatch):
     tried = failing(monkeypatch, {1: 2, 3: 1}, RuntimeError("out of luck"))
-    pairs.make_pairs(config)
+    make_pairs(config)
     assert tried == [0, 1, 1, 1, 2, 3, 3, 4]
     assert "manifest-80.json" in LocalStore(Path(config.pairs.output)).list()
 
@@ -62,7 +63,7 @@ def test_a_shard_that_fails_now_and_then_is_tried_again(in_process, config, monk
 def test_a_bad_shard_is_reported_after_all_others_are_made(in_process, config, monkeypatch):
     failing(monkeypatch, {1: 99, 3: 99}, RuntimeError("a wall"))
     with pytest.raises(UserError, match="2 of 5 shards failed 3 times.*shard 1: RuntimeError: a w"):
-        pairs.make_pairs(config)
+        make_pairs(config)
     stored = LocalStore(Path(config.pairs.output)).list()
     assert len([name for name in stored if name.endswith(".parquet")]) == 3
     assert "manifest-80.json" not in stored
@@ -72,7 +73,7 @@ def test_what_the_user_can_mend_ends_the_job_at_once(in_process, config, monkeyp
     tried = failing(monkeypatch, {1: 99}, UserError("disk full"))
     many = {"pairs": config.pairs.model_copy(update={"count": 1600})}
     with pytest.raises(UserError, match="disk full"):
-        pairs.make_pairs(config.model_copy(update=many))
+        make_pairs(config.model_copy(update=many))
     assert tried.count(1) == 1, "it is not tried again"
     time.sleep(0.2)
     assert len(tried) < 100, "the others are left"
@@ -83,7 +84,7 @@ def test_a_batch_that_memory_does_not_hold_ends_the_job_with_the_way_out(
 ):
     failing(monkeypatch, {0: 99}, torch.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(UserError, match="pairs.batch_size: memory .* 250 pairs.*null"):
-        pairs.make_pairs(config)
+        make_pairs(config)
 
 
 def test_a_job_without_progress_ends_with_a_message(config, monkeypatch):
@@ -93,8 +94,8 @@ def test_a_job_without_progress_ends_with_a_message(config, monkeypatch):
         hung.wait()
         yield from ()
 
-    monkeypatch.setattr(pairs, "_make", hang)
+    monkeypatch.setattr(pool, "_rows", hang)
     patience = {"pairs": config.pairs.model_copy(update={"patience": 0.2})}
     with pytest.raises(UserError, match="pairs.patience 0.2 seconds.*ray status"):
-        pairs.make_pairs(config.model_copy(update=patience))
+        make_pairs(config.model_copy(update=patience))
     hung.set()

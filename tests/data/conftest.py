@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.data import shards
+from pipeline.data.plans import PairPlan
 from pipeline.data.schema import PairBatch, storable
-from pipeline.data.shards import PairPlan
 from pipeline.data.store import LocalStore
 
 

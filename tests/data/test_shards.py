@@ -77,6 +77,12 @@ def test_the_footer_says_what_made_the_pairs(pairs, tiny):
     assert expected.items() <= {k.decode(): v.decode() for k, v in metadata.items()}.items()
 
 
+def test_the_footers_order_stays_for_sets_begun_earlier(tiny):
+    footer = tiny.plan().footer(noise=shards.NOISE)
+    assert list(footer)[:2] == ["teacher", "seed"]
+    assert list(footer)[-3:] == ["version", "noise", "plan"]
+
+
 def test_missing_is_planned_minus_stored_and_a_set_grows(pairs, tiny):
     plan = tiny.plan()
     assert shards.missing(pairs, plan, 1800) == []

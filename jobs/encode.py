@@ -1,0 +1,11 @@
+#!/usr/bin/env python3
+"""Encode real images into a set of latents (or pixels), with a pool of Ray Data actors."""
+
+import sys
+
+from pipeline.audit import inspect_real, verify_real
+from pipeline.cli import main
+from pipeline.cluster.encode import encode_images as job
+
+if __name__ == "__main__":
+    sys.exit(main(job, __doc__, instead={"inspect": inspect_real, "verify": verify_real}))

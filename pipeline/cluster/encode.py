@@ -1,0 +1,46 @@
+"""The encode job: a listed source -> missing shards -> a pool of actors -> the manifest."""
+
+from functools import partial
+
+from pipeline.cluster import pool
+from pipeline.cluster.pool import Work
+from pipeline.config import Config
+from pipeline.data import real
+from pipeline.data.fetch import fetch_inputs
+from pipeline.data.plans import RealPlan
+from pipeline.data.store import Store, open_store, probe
+from pipeline.encode import RealMaker, real_plan
+
+
+def encode_images(config: Config) -> None:
+    """Make every shard that is not stored yet, then close the set; run again, it goes on.
+
+    Images that cannot be read are left out, counted and named.
+
+    Raises:
+        UserError: If the teacher cannot be loaded, the source is missing, incomplete or changed,
+            the output holds another set, a store refuses, or no shard comes for `encode.patience`
+            seconds; if shards failed, after all others are made.
+    """
+    encode, store = config.encode, _store(config)
+    probe(store)
+    plan = real_plan(fetch_inputs(config, "teacher"), store)
+    work = Work("encode", "images", encode, partial(_maker, plan, config))
+    pool.make_missing(store, plan, plan.count, work)
+    manifest = real.close(store, plan)
+    pool.report(manifest, work, encode.output)
+    if damaged := list(real.damaged(store)):
+        first = damaged[0]
+        print(
+            f"encode  {len(damaged)} of {plan.count} images cannot be read and are left out, the "
+            f"first {first.image} (id {first.id}): {first.reason}; all: damaged-*.json"
+        )
+
+
+def _store(config: Config) -> Store:
+    return open_store(config.encode.output, config.s3, "encode.output")
+
+
+def _maker(plan: RealPlan, config: Config) -> RealMaker:
+    """A maker on this node, with a VAE of its own."""
+    return RealMaker(fetch_inputs(config, "teacher"), plan, _store(config))

@@ -1,0 +1,194 @@
+"""Missing shards -> a pool of Ray Data actors: what all jobs share that make a set."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import ray
+import torch
+from ray.data import ActorPoolStrategy, DataContext
+
+from pipeline.cluster.session import connect
+from pipeline.config import EncodeConfig, PairsConfig
+from pipeline.data import shards
+from pipeline.data.plans import Plan
+from pipeline.data.s3 import REQUESTS
+from pipeline.data.shards import Manifest
+from pipeline.data.store import Store
+from pipeline.errors import UserError
+from pipeline.progress import progress
+
+WAVE = 2000
+"""Shards handed to Ray at once: planning more would take its driver time and memory."""
+TRIES = 3
+"""Times an actor tries a shard before it is reported as failed."""
+
+
+class Maker(Protocol):
+    """Makes whole shards in an actor."""
+
+    def make(self, index: int) -> str:
+        """Make one shard and store it, unless it is stored already; returns its name."""
+
+    @property
+    def too_large(self) -> str:
+        """What the user can do where memory does not hold the work."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a pool of actors does.
+
+    Attributes:
+        name: Of the branch of settings, for messages.
+        unit: What a row is, in the plural.
+        settings: That branch: the actors, and how long a shard may take.
+        maker: Makes an actor's maker.
+    """
+
+    name: str
+    unit: str
+    settings: PairsConfig | EncodeConfig
+    maker: Callable[[], Maker]
+
+
+def make_missing(store: Store, plan: Plan, count: int, work: Work) -> None:
+    """Make every shard of a set that is not stored yet; run again, it goes on.
+
+    Args:
+        store: Where the set is.
+        plan: Of the set.
+        count: Its number of rows.
+        work: What makes it.
+
+    Raises:
+        UserError: If the output holds another set, the store refuses, a maker does, or no shard
+            comes for so long; if shards failed, after all others are made.
+    """
+    shards.open_plan(store, plan)
+    todo, spans = shards.missing(store, plan, count), plan.spans(count)
+    done = count - sum(len(spans[index]) for index in todo)
+    failed: dict[int, str] = {}
+    with progress(count, work.name, work.unit, start=done) as bar:
+        for first in range(0, len(todo), WAVE):
+            rows = _rows(todo[first : first + WAVE], work)
+            for row in _patiently(rows, work):
+                if row["refused"]:
+                    raise UserError(row["refused"])
+                if row["failed"]:
+                    failed[row["index"]] = row["failed"]
+                else:
+                    bar.update(len(spans[row["index"]]))
+    if failed:
+        index, error = min(failed.items())
+        raise UserError(
+            f"{len(failed)} of {len(todo)} shards failed {TRIES} times each, the first of them "
+            f"shard {index}: {error}; the others are stored: mend it and run the same command again"
+        )
+
+
+def report(manifest: Manifest[Any], work: Work, output: str) -> None:
+    """Say what there is now, and what it took of S3."""
+    size = sum(shard.bytes for shard in manifest.shards)
+    print(
+        f"{work.name}  {manifest.count} {work.unit} in {len(manifest.shards)} shards, "
+        f"{size:,} bytes: {output}"
+    )
+    if sent := ", ".join(f"{number} {name}" for name, number in sorted(REQUESTS.items())):
+        print(f"{work.name}  S3 requests of the driver: {sent}")
+
+
+def _rows(todo: list[int], work: Work) -> Any:
+    """Rows that come in as the actors finish shards."""
+    connect()
+    actors = work.settings.actors
+    DataContext.get_current().enable_progress_bars = False
+    return (
+        ray.data.from_items([{"index": index} for index in todo], override_num_blocks=len(todo))
+        .map_batches(
+            Actor,
+            fn_constructor_args=(work,),
+            batch_size=1,
+            compute=ActorPoolStrategy(min_size=actors.min, max_size=actors.max),
+            num_cpus=actors.cpus,
+            num_gpus=actors.gpus,
+        )
+        .iter_rows()
+    )
+
+
+def _patiently(rows: Iterable[dict[str, Any]], work: Work) -> Iterator[dict[str, Any]]:
+    """Hand on what comes; where nothing comes for so long, raise a UserError.
+
+    Who stops asking also stops the work behind the rows, when the next of them comes.
+    """
+    arrived: queue.SimpleQueue[dict[str, Any] | BaseException | None] = queue.SimpleQueue()
+    ended, name, seconds = threading.Event(), work.name, work.settings.patience
+
+    def wait() -> None:
+        try:
+            for row in rows:
+                arrived.put(row)
+                if ended.is_set():
+                    return
+            arrived.put(None)
+        except BaseException as error:
+            arrived.put(error)
+
+    threading.Thread(target=wait, name=name, daemon=True).start()
+    try:
+        while True:
+            try:
+                row = arrived.get(timeout=seconds)
+            except queue.Empty:
+                raise UserError(
+                    f"no shard was made in {name}.patience {seconds:g} seconds: `ray status` tells "
+                    f"whether the cluster has room for {name}.actors (cpus, gpus); if a shard "
+                    f"takes longer, raise {name}.patience or lower {name}.shard_size"
+                ) from None
+            if isinstance(row, BaseException):
+                raise row
+            if row is None:
+                return
+            yield row
+    finally:
+        ended.set()
+
+
+class Actor:
+    """One actor: a maker that takes shard indices as Ray Data hands them over."""
+
+    def __init__(self, work: Work):
+        self.work = work
+
+    @cached_property
+    def maker(self) -> Maker:
+        """Made at the first shard: an error in an actor's constructor would not come back."""
+        return self.work.maker()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        outcomes = [self.make(int(index)) for index in batch["index"]]
+        failed, refused = ([outcome[side] for outcome in outcomes] for side in (0, 1))
+        return {**batch, "failed": failed, "refused": refused}
+
+    def make(self, index: int) -> tuple[str, str]:
+        """Make a shard.
+
+        Returns:
+            Why it failed, and what the user has to mend before any shard can be made; "" where
+            there is nothing to say. They are returned, for Ray Data loses what is raised here.
+        """
+        for _ in range(TRIES):
+            try:
+                self.maker.make(index)
+                return "", ""
+            except UserError as error:
+                return "", str(error)
+            except torch.OutOfMemoryError:
+                return "", self.maker.too_large
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+        return reason, ""

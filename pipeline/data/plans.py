@@ -1,0 +1,118 @@
+"""What defines the content of a set."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+from pipeline.data import schema
+from pipeline.data.schema import Kind
+from pipeline.errors import UserError
+
+
+class Plan:
+    """All that defines the content of a set; each kind of set has a frozen dataclass of them.
+
+    Their fields are of JSON's types, or tuples; one is the `version` of the layout, with the
+    present one as its default.
+    """
+
+    kind: ClassVar[Kind]
+
+    def spans(self, count: int) -> list[range]:
+        """The sample ids of each shard, in a set of so many.
+
+        Raises:
+            UserError: If there can be no such set.
+        """
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Short hash of all fields."""
+        values = asdict(self)  # type: ignore[call-overload]
+        return hashlib.sha256((json.dumps(values, indent=1) + "\n").encode()).hexdigest()[:16]
+
+    def footer(self, **more: str) -> dict[str, str]:
+        """What a shard says of its plan, and more; the order is part of a shard's bytes."""
+        values = asdict(self)  # type: ignore[call-overload]
+        said = {k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
+        return {**said, **more, "plan": self.fingerprint()}
+
+
+@dataclass(frozen=True)
+class PairPlan(Plan):
+    """All that defines the content of a pair set (not its count, batch size or machines).
+
+    Attributes:
+        teacher: Fingerprint of the teacher.
+        seed: Seed of the noise.
+        solver: Name of the ODE solver.
+        steps: Its number of steps.
+        guidance: Guidance scale; 1 means the conditional prediction alone.
+        shard_size: Pairs in a shard.
+        shape: One image, (C, H, W).
+        classes: Number of class labels, or None for an unconditional teacher.
+        weights: Relative frequency of each class; None means all alike.
+        prompts: SHA-256 of the prompts that the classes are, or None.
+        negative_prompt: What guidance leads away from, or None.
+        version: Version of the layout.
+    """
+
+    teacher: str
+    seed: int
+    solver: str
+    steps: int
+    guidance: float
+    shard_size: int
+    shape: tuple[int, int, int]
+    classes: int | None
+    weights: tuple[float, ...] | None = None
+    prompts: str | None = None
+    negative_prompt: str | None = None
+    version: int = schema.VERSION
+    kind: ClassVar[Kind] = schema.PAIRS
+
+    def spans(self, count: int) -> list[range]:
+        """Whole shards; see `Plan.spans`."""
+        whole, rest = divmod(count, self.shard_size)
+        if rest or whole < 1:
+            below, above = max(whole, 1) * self.shard_size, (whole + 1) * self.shard_size
+            nearest = f"{below} or {above}" if whole else f"{above}"
+            raise UserError(
+                f"pairs.count {count} is not a whole number of shards of "
+                f"pairs.shard_size {self.shard_size}: use {nearest}"
+            )
+        return [range(first, first + self.shard_size) for first in range(0, count, self.shard_size)]
+
+
+@dataclass(frozen=True)
+class RealPlan(Plan):
+    """All that defines the content of a set of real images.
+
+    Attributes:
+        codec: Fingerprint of the VAE that made latents of them, or "pixels".
+        source: Fingerprint of the source's listing.
+        count: Images in the source, sample ids 0 to count - 1.
+        size: Height and width that they are cropped and resized to, in pixels.
+        shard_size: Images in a shard; the last may have fewer.
+        shape: One row, (C, H, W).
+        classes: Number of class labels, or None.
+        captions: Whether each has a caption.
+        version: Version of the layout.
+    """
+
+    codec: str
+    source: str
+    count: int
+    size: tuple[int, int]
+    shard_size: int
+    shape: tuple[int, int, int]
+    classes: int | None
+    captions: bool
+    version: int = 1
+    kind: ClassVar[Kind] = schema.REAL
+
+    def spans(self, count: int) -> list[range]:
+        """The last one as short as it comes; see `Plan.spans`."""
+        firsts = range(0, count, self.shard_size)
+        return [range(first, min(first + self.shard_size, count)) for first in firsts]

@@ -1,0 +1,182 @@
+"""A set of real images, as the teacher denoises them: latents or pixels.
+
+It is stored as a set of pairs is (`shards`), with the source's listing beside it, and with
+`damaged-<first id>-<end>.json` for every shard that lacks images which could not be read. A shard
+has the columns `sample_id`, `label` or `caption` where there are such, and `image`; laid out as
+those of pairs (`schema`).
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from pipeline.data import schema, shards
+from pipeline.data.plans import RealPlan
+from pipeline.data.shards import Manifest
+from pipeline.data.store import Store
+from pipeline.errors import UserError
+
+PREPARATION = "EXIF orientation, white behind transparency, centre crop, Lanczos; the VAE's mode"
+_CAPTION = "caption"
+_DAMAGED = "damaged-"
+
+
+@dataclass(frozen=True)
+class RealBatch:
+    """Real images, as the teacher denoises them.
+
+    Attributes:
+        ids: Their numbers in the source's listing, (B,) int64.
+        labels: Class labels, (B,) int64, or None.
+        captions: What is said of each, or None.
+        images: Latents of unit variance or pixels in [-1, 1], (B, C, H, W), float32 (float16
+            straight from a shard).
+    """
+
+    ids: Tensor
+    labels: Tensor | None
+    captions: tuple[str, ...] | None
+    images: Tensor
+
+    def rows(self, rows: Tensor | slice) -> "RealBatch":
+        """The images at these positions; a slice gives views."""
+        labels, captions = self.labels, self.captions
+        if captions is not None:
+            captions = tuple(captions[row] for row in torch.arange(len(captions))[rows].tolist())
+        return RealBatch(
+            self.ids[rows], None if labels is None else labels[rows], captions, self.images[rows]
+        )
+
+    def float(self) -> "RealBatch":
+        """The same with images in float32."""
+        return replace(self, images=self.images.float())
+
+
+def concat(batches: Sequence[RealBatch]) -> RealBatch:
+    """One batch of all images, in the given order; a copy unless there is only one."""
+    if len(batches) == 1:
+        return batches[0]
+    labels = [batch.labels for batch in batches if batch.labels is not None]
+    captions = [batch.captions for batch in batches if batch.captions is not None]
+    return RealBatch(
+        torch.cat([batch.ids for batch in batches]),
+        torch.cat(labels) if labels else None,
+        tuple(chain(*captions)) if captions else None,
+        torch.cat([batch.images for batch in batches]),
+    )
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """An image that could not be read, and has no row."""
+
+    id: int
+    image: str
+    reason: str
+
+
+def write(
+    store: Store, plan: RealPlan, ids: range, batch: RealBatch, damaged: Sequence[Damaged] = ()
+) -> str:
+    """Store one shard, unless it is there already; returns its name.
+
+    Args:
+        store: Where the set is.
+        plan: Of the set.
+        ids: Of the shard.
+        batch: Its images, by id.
+        damaged: Those which are not among them; they are noted first.
+
+    Raises:
+        UserError: If the store refuses, or another node could not read other images.
+    """
+    found = {*batch.ids.tolist(), *(each.id for each in damaged)}
+    assert found == set(ids), "these are not the shard's ids"
+    if damaged:
+        name = f"{_DAMAGED}{ids.start:012d}-{ids.stop:012d}.json"
+        note = (json.dumps([asdict(each) for each in damaged], indent=1) + "\n").encode()
+        if not store.put(name, note) and store.get(name) != note:
+            raise UserError(
+                f"{store.where(name)} lists other images than this node cannot read; install the "
+                "same constraints.txt on all nodes, delete it and run jobs/encode.py again"
+            )
+    return shards.put(store, plan, ids, encode(batch, plan.footer(preparation=PREPARATION)))
+
+
+def close(store: Store, plan: RealPlan) -> Manifest[RealPlan]:
+    """Put the manifest of a complete set, or return the one that is there.
+
+    Raises:
+        UserError: If a shard is missing, or not the one an earlier manifest lists.
+    """
+    lacking = {name: len(_damaged(store, name)) for name in store.list(_DAMAGED)}
+    rows = {int(name[len(_DAMAGED) :][:12]): number for name, number in lacking.items()}
+    return shards.close(store, plan, plan.count, rows)
+
+
+def damaged(store: Store) -> Iterator[Damaged]:
+    """All images without a row, by id; raises UserError if a note of them is damaged itself."""
+    return chain.from_iterable(_damaged(store, name) for name in store.list(_DAMAGED))
+
+
+def _damaged(store: Store, name: str) -> list[Damaged]:
+    try:
+        return [Damaged(**each) for each in json.loads(store.get(name))]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{store.where(name)} is damaged ({error}); delete it") from error
+
+
+def encode(batch: RealBatch, metadata: Mapping[str, str]) -> bytes:
+    """The Parquet file of these images; the same images and metadata give the same bytes."""
+    arrays = schema.numbers(batch.ids, batch.labels)
+    if batch.captions is not None:
+        arrays[_CAPTION] = pa.array(batch.captions, pa.string())
+    arrays[schema.IMAGE] = schema.to_binary(batch.images)
+    return schema.to_file(arrays, metadata, batch.images)
+
+
+def decode(
+    file: pa.NativeFile, group: int, shape: tuple[int, int, int], plan: str, name: str
+) -> RealBatch:
+    """Read one row group of a shard; as `schema.decode`."""
+    with schema.readable(name, schema.REAL):
+        return _batch(schema.read_group(file, group, plan), shape)
+
+
+@dataclass(frozen=True)
+class Content:
+    """A whole shard.
+
+    Attributes:
+        batch: All its images.
+        metadata: What its footer says.
+        sha256: `schema.digest` of the rows as they are now.
+    """
+
+    batch: RealBatch
+    metadata: dict[str, str]
+    sha256: str
+
+
+def decode_all(file: pa.NativeFile, shape: tuple[int, int, int], name: str) -> Content:
+    """Read a whole shard, to check it; as `schema.decode_all`."""
+    with schema.readable(name, schema.REAL):
+        shard = pq.ParquetFile(file)
+        table = shard.read(use_threads=False)
+        return Content(_batch(table, shape), schema.footer(shard), schema.digest(table))
+
+
+def _batch(table: pa.Table, shape: tuple[int, int, int]) -> RealBatch:
+    captions = tuple(table[_CAPTION].to_pylist()) if _CAPTION in table.column_names else None
+    return RealBatch(
+        schema.ids_of(table),
+        schema.labels_of(table),
+        captions,
+        schema.images_of(table, schema.IMAGE, shape),
+    )

@@ -1,0 +1,65 @@
+"""An image of a source, and what is said of it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipeline.data.prompts import COLUMNS
+from pipeline.errors import UserError
+
+Wanted = Literal["captions", "labels", "nothing"]
+"""What the teacher needs to know of an image."""
+NAMES = {"captions": COLUMNS, "labels": ("label", "class", "cls"), "nothing": ()}
+"""Where a record has it: under the first of these names that it has, in any case of letters."""
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+THREADS = 32
+"""Files of a source that are looked at once: over a network most of the time is waiting."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image of a source.
+
+    Attributes:
+        file: The file it is in, a name in the source's store.
+        at: Where in the file: its first byte in a tar, its row in a Parquet file.
+        size: Its bytes in a tar.
+        said: Its caption or label, as wanted; None if there is none.
+    """
+
+    file: str
+    at: int = 0
+    size: int = 0
+    said: str | int | None = None
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.file} at {self.at}" if self.at else self.file
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name is that of an image."""
+    return name.lower().endswith(IMAGES)
+
+
+def field(names: Iterable[str], wanted: Wanted) -> str | None:
+    """The name among these under which a caption or label stands."""
+    found = {name.lower(): name for name in reversed(list(names))}
+    return next((found[name] for name in NAMES[wanted] if name in found), None)
+
+
+def said(value: Any, wanted: Wanted, where: str) -> str | int | None:
+    """A caption without the space around it, or a label.
+
+    Raises:
+        UserError: If it is neither text nor, for a label, a whole number.
+    """
+    if value is None:
+        return None
+    if wanted == "captions" and isinstance(value, str):
+        return value.strip()
+    if wanted == "labels" and isinstance(value, int | str) and str(value).strip().isdecimal():
+        return int(value)
+    kind = "text" if wanted == "captions" else "a whole number"
+    raise UserError(f"encode.source: {where} has the {wanted[:-1]} {str(value)[:60]!r}, not {kind}")

@@ -1,0 +1,132 @@
+"""The encode job: through a real Ray cluster, and what the driver makes of failures."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.cluster import encode, pool
+from pipeline.cluster.encode import encode_images
+from pipeline.config import Config
+from pipeline.data.order import RealReader
+from pipeline.data.store import LocalStore
+from pipeline.encode import RealMaker
+from pipeline.errors import UserError
+from tests.image_sets import items, save_files, save_parquet, save_tars
+from tests.tiny_models import save_tiny
+
+
+def configure(run: Path, source: Path, teacher: Path | None = None) -> Config:
+    """Without a folder the teacher is a Gaussian of 3x8x8 pixels."""
+    gaussian = {"kind": "gaussian", "gaussian": {"shape": [3, 8, 8], "classes": 3}}
+    return Config.model_validate(
+        {
+            "run": str(run),
+            "data": {"name": None},
+            "teacher": gaussian if teacher is None else {"output": str(teacher)},
+            "encode": {"source": str(source), "shard_size": 4},
+        }
+    )
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """One actor in this process, in place of the cluster's."""
+
+    def rows(todo, work):
+        actor = pool.Actor(work)
+        for index in todo:
+            row = actor({"index": [index]})
+            yield {name: values[0] for name, values in row.items()}
+
+    monkeypatch.setattr(pool, "_rows", rows)
+
+
+@pytest.fixture
+def classes(tmp_path) -> Path:
+    """Three folders, one a class, of four images each."""
+    for number in range(3):
+        save_files(tmp_path / "source" / f"{number}", items(4))
+    return tmp_path / "source"
+
+
+def test_latents_are_made_by_actors_and_a_second_run_does_nothing(ray_cluster, tmp_path, capfd):
+    source = save_tars(tmp_path / "source", items(10))
+    config = configure(tmp_path / "run", source, save_tiny(tmp_path / "teacher"))
+    encode_images(config)
+    batch = RealReader(LocalStore(Path(config.encode.output)), 0, 10).batch(0)
+    assert sorted(batch.captions) == sorted(caption for _, _, caption in items(10))
+    assert batch.images.shape == (10, 4, 8, 8)
+    capfd.readouterr()
+    encode_images(config)
+    assert "encode  10 images in 3 shards" in capfd.readouterr().out
+
+
+def test_what_a_reader_refuses_ends_the_job_with_its_message(
+    ray_cluster, tmp_path, classes, monkeypatch
+):
+    config = configure(tmp_path / "run", classes)
+    wrong = config.encode.model_copy(update={"source": str(tmp_path / "elsewhere")})
+    broken = config.model_copy(update={"encode": wrong})  # as on a node that has no such folder
+    monkeypatch.setattr(encode, "partial", lambda make, plan, _: partial(make, plan, broken))
+    with pytest.raises(UserError, match="cannot read .*elsewhere/0/000.jpg"):
+        encode_images(config)
+
+
+def test_a_job_that_fails_half_way_goes_on_to_the_bytes_of_a_whole_one(
+    in_process, tmp_path, classes, monkeypatch
+):
+    whole, broken = (configure(tmp_path / name, classes) for name in ("one", "two"))
+    encode_images(whole)
+    plain = RealMaker.make
+
+    def make(self, index):
+        if index == 1:
+            raise RuntimeError("a wall")
+        return plain(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RealMaker, "make", make)
+        with pytest.raises(UserError, match="1 of 3 shards failed 3 times.*shard 1: RuntimeError"):
+            encode_images(broken)
+    stores = [LocalStore(Path(each.encode.output)) for each in (whole, broken)]
+    assert len(stores[1].list("real-")) == 2 and not stores[1].list("manifest-")
+    encode_images(broken)
+    assert stores[0].list() == stores[1].list()
+    assert all(stores[0].get(name) == stores[1].get(name) for name in stores[0].list())
+
+
+def test_images_left_out_are_said_at_the_end(in_process, tmp_path, classes, capsys):
+    (classes / "1" / "002.webp").write_bytes(b"no image")
+    encode_images(configure(tmp_path / "run", classes))
+    text = capsys.readouterr().out
+    assert "encode  11 images in 3 shards" in text
+    assert "1 of 12 images cannot be read and are left out, the first 1/002.webp (id 6)" in text
+
+
+def test_what_memory_does_not_hold_ends_the_job_with_the_way_out(
+    in_process, tmp_path, classes, monkeypatch
+):
+    def make(self, index):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(RealMaker, "make", make)
+    with pytest.raises(UserError, match="encode.size: memory .* image of 8x8; share a GPU"):
+        encode_images(configure(tmp_path / "run", classes))
+
+
+def test_a_changed_source_ends_the_next_run(in_process, tmp_path, classes):
+    config = configure(tmp_path / "run", classes)
+    encode_images(config)
+    (classes / "2" / "new.png").write_bytes((classes / "2" / "001.png").read_bytes())
+    with pytest.raises(UserError, match="encode.source: .*has changed since; choose another"):
+        encode_images(config)
+
+
+def test_the_last_shard_counts_for_what_it_holds(in_process, tmp_path, capsys):
+    source = save_parquet(tmp_path / "source", items(6))
+    tree = configure(tmp_path / "run", source).model_dump(mode="json")
+    tree["teacher"] = {"output": str(save_tiny(tmp_path / "teacher"))}
+    encode_images(Config.model_validate(tree))
+    assert "encode  6/6 images  100%" in capsys.readouterr().out

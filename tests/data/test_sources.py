@@ -1,0 +1,320 @@
+"""Laws of sources: which image has which id, what is said of it, and its bytes."""
+
+import csv
+import json
+import tarfile
+from pathlib import Path
+
+import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from moto import mock_aws
+
+from pipeline.config import S3Config
+from pipeline.data import s3
+from pipeline.data.sources import listing, tars
+from pipeline.data.sources.listing import Listing, open_listing
+from pipeline.data.sources.sample import THREADS
+from pipeline.data.store import LocalStore, open_store
+from pipeline.errors import UserError
+from tests.image_sets import LAYOUTS, add, content, items, picture, save_files, save_tars
+
+S3 = S3Config()
+IMAGE = content(picture(0))
+
+
+def listed(tmp_path: Path, source: Path, wanted="captions", classes=None) -> Listing:
+    return open_listing(LocalStore(tmp_path / "set"), str(source), S3, wanted, classes)
+
+
+def said(tmp_path: Path, source: Path, wanted="captions", classes=None) -> dict:
+    """Name -> what is said."""
+    found = listed(tmp_path, source, wanted, classes)
+    return {each.name: each.said for each in found.samples(range(found.count))}
+
+
+def save(folder: Path, *names: str) -> Path:
+    """The same image under all names."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(IMAGE)
+    return folder
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_same_images_and_captions(layout, tmp_path):
+    some = items(11)
+    source = LAYOUTS[layout](tmp_path / "source", some)
+    found = listed(tmp_path, source)
+    assert found.count == 11
+    samples = [each for ids in (range(5), range(5, 11)) for each in found.samples(ids)]
+    assert [each.said for each in samples] == [caption for _, _, caption in some]
+    reader = Listing(LocalStore(tmp_path / "set")).reader(str(source), S3)
+    assert [reader.read(each) for each in samples] == [data for _, data, _ in some]
+    assert reader.read(samples[0]) == some[0][1], "again, after others"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_source_is_listed_once_and_a_changed_one_is_refused(layout, tmp_path, monkeypatch):
+    source = LAYOUTS[layout](tmp_path / "source", items(6))
+    first = listed(tmp_path, source)
+    with monkeypatch.context() as patch:
+        patch.setattr(listing, "_table", None)
+        assert listed(tmp_path, source).source == first.source
+    (source / "README.md").write_text("not part of it")
+    assert listed(tmp_path, source).source == first.source
+    with pytest.raises(UserError, match="encode.source: .* has changed since; choose another"):
+        listed(tmp_path, source, "nothing")
+    some = sorted(path for path in source.iterdir() if path.suffix != ".md")[-1]
+    some.write_bytes(some.read_bytes() + b" ")
+    with pytest.raises(UserError, match="encode.source: .* has changed since; choose another"):
+        listed(tmp_path, source)
+
+
+def test_ids_reach_across_the_listings_row_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(listing, "GROUP", 4)
+    found = listed(tmp_path, save_files(tmp_path / "source", items(11)))
+    for ids in (range(0, 4), range(3, 9), range(10, 11)):
+        assert [each.said for each in found.samples(ids)] == [f"picture {id}" for id in ids]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_captions_stand_in_a_table_beside_the_images(kind, tmp_path):
+    source = save(tmp_path / "source", "train/a.png", "train/sub/b.png", "c.png")
+    (source / "c.txt").write_text(" from text \n")
+    rows = [
+        {"file_name": "a.png", "Text": "first, with a comma"},
+        {"file_name": "./sub/b.png", "Text": "second"},
+    ]
+    with (source / "train" / f"metadata.{kind}").open("w") as file:
+        if kind == "csv":
+            writer = csv.DictWriter(file, ["file_name", "Text"])
+            writer.writeheader()
+            writer.writerows(rows)
+        else:
+            file.writelines(f"{json.dumps(row)}\n" for row in rows)
+    assert said(tmp_path, source) == {
+        "c.png": "from text",
+        "train/a.png": "first, with a comma",
+        "train/sub/b.png": "second",
+    }
+
+
+def test_labels_are_folders_by_name_or_by_number(tmp_path):
+    named = save(tmp_path / "named", "train/cat/1.png", "train/ant/1.png", "train/bee/1.png")
+    assert list(said(tmp_path / "1", named, "labels", 3).values()) == [0, 1, 2]
+    numbered = save(tmp_path / "numbered", "10/a.png", "9/b.png")
+    assert said(tmp_path / "2", numbered, "labels", 1000) == {"10/a.png": 10, "9/b.png": 9}
+    with pytest.raises(UserError, match=r"3 folders of images \(ant, .* teacher's 10 classes"):
+        said(tmp_path / "3", named, "labels", 10)
+    with pytest.raises(UserError, match="label 10, but the teacher has 10 classes, 0 to 9"):
+        said(tmp_path / "4", numbered, "labels", 10)
+
+
+def test_labels_stand_in_columns_cls_members_and_json(tmp_path):
+    (tmp_path / "rows").mkdir()
+    table = pa.table({"img": [{"bytes": IMAGE, "path": None}] * 2, "label": [7, 3]})
+    pq.write_table(table, tmp_path / "rows" / "a.parquet")
+    found = said(tmp_path / "1", tmp_path / "rows" / "a.parquet", "labels", 10)
+    assert list(found.values()) == [7, 3]
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        add(archive, "x.cls", b"4\n")
+        add(archive, "x.PNG", IMAGE)
+        add(archive, "y.png", IMAGE)
+        add(archive, "y.json", b'{"label": 5}')
+        add(archive, "z.json", b"no image")
+    found = said(tmp_path / "2", tmp_path / "a.tar", "labels", 10)
+    assert list(found.values()) == [4, 5]
+
+
+def test_metadata_in_parquet_does_not_hide_images_nor_tars(tmp_path):
+    """As img2dataset leaves them."""
+    source = save(tmp_path / "source", "00000/1.png", "00000/2.png")
+    pq.write_table(pa.table({"caption": ["a", "b"]}), source / "00000.parquet")
+    assert len(said(tmp_path / "1", source, "nothing")) == 2
+    save_tars(source / "tars", items(5))
+    assert len(said(tmp_path / "2", source, "nothing")) == 5
+
+
+def test_hidden_files_are_no_part_of_a_source(tmp_path):
+    source = save(tmp_path / "source", "a.png", ".cache/b.png", "__MACOSX/c.png", "._a.png")
+    assert list(said(tmp_path, source, "nothing")) == ["a.png"]
+
+
+def test_members_without_a_dot_folders_and_links_do_no_harm(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        folder = tarfile.TarInfo("part")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+        add(archive, "README", b"text")
+        add(archive, "part.1/x.seg.png", b"another")
+        add(archive, "part.1/x.png", IMAGE)
+        add(archive, "part.1/x.txt", b"a")
+        link = tarfile.TarInfo("part.1/y.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    found = listed(tmp_path, tmp_path / "a.tar")
+    (sample,) = found.samples(range(1))
+    assert sample.said == "a" and found.count == 1
+    assert found.reader(str(tmp_path / "a.tar"), S3).read(sample) == IMAGE
+
+
+def test_a_remote_tar_is_listed_with_few_requests(tmp_path, monkeypatch):
+    source = save_tars(tmp_path / "source", items(2 * THREADS))
+    reads, plain = [], tars.io.BufferedReader
+    monkeypatch.setattr(
+        tars.io, "BufferedReader", lambda raw, size: plain(Counted(raw, reads), size)
+    )
+    listed(tmp_path, source)
+    assert 0 < len(reads) <= 2 * 4
+
+
+class Counted(tars.io.RawIOBase):
+    """A file that notes each read."""
+
+    def __init__(self, raw, reads):
+        self._raw, self._reads = raw, reads
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return True
+
+    def seek(self, *place):
+        return self._raw.seek(*place)
+
+    def tell(self):
+        return self._raw.tell()
+
+    def readinto(self, buffer):
+        self._reads.append(len(buffer))
+        data = self._raw.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_bucket_is_listed_and_read_where_it_is(layout, tmp_path, monkeypatch):
+    for name, value in {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "CONFIG_FILE": "/"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    some, region = items(7), S3Config(region="us-east-1")
+    folder = LAYOUTS[layout](tmp_path / "source", some)
+    with mock_aws():
+        s3._connect.cache_clear()
+        client = boto3.client("s3", region_name="us-east-1")
+        client.create_bucket(Bucket="bucket")
+        for path in folder.iterdir():
+            client.put_object(Bucket="bucket", Key=f"in/{path.name}", Body=path.read_bytes())
+        store = open_store("s3://bucket/set", region)
+        found = open_listing(store, "s3://bucket/in/", region, "captions", None)
+        reader, samples = found.reader("s3://bucket/in/", region), found.samples(range(7))
+        assert [each.said for each in samples] == [caption for _, _, caption in some]
+        assert [reader.read(each) for each in samples] == [data for _, data, _ in some]
+        client.put_object(Bucket="bucket", Key="in/new.png", Body=IMAGE)
+        client.put_object(Bucket="bucket", Key="in/new.tar", Body=b"")
+        with pytest.raises(UserError, match="has changed since"):
+            open_listing(store, "s3://bucket/in/", region, "captions", None)
+    s3._connect.cache_clear()
+
+
+def _cut(path: Path, size: int) -> Path:
+    path.write_bytes(path.read_bytes()[:size])
+    return path
+
+
+def _no_image(path: Path) -> Path:
+    pq.write_table(pa.table({"caption": ["a"], "url": ["b"]}), path)
+    return path
+
+
+def _no_caption(path: Path) -> Path:
+    pq.write_table(pa.table({"image": [IMAGE], "similarity": [0.3]}), path)
+    return path
+
+
+def _one_without(path: Path) -> Path:
+    pq.write_table(pa.table({"image": [IMAGE, IMAGE], "text": ["a", None]}), path)
+    return path
+
+
+def _number(path: Path) -> Path:
+    pq.write_table(pa.table({"image": [IMAGE], "text": [3]}), path)
+    return path
+
+
+def _write(path: Path, data: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (lambda at: at / "nowhere", "no images in .*nowhere; give a folder of"),
+        (lambda at: at / "nowhere.parquet", "there is no .*nowhere.parquet"),
+        (lambda at: _write(at / "x" / "a.gif", b"1").parent, "no images in"),
+        (lambda at: _no_image(at / "a.parquet"), "a.parquet has no column of images .*caption, ur"),
+        (lambda at: _no_caption(at / "a.parquet"), "no column of captions; it has image, simil"),
+        (lambda at: _one_without(at / "a.parquet"), "1 of 2 images have no caption, the first in"),
+        (lambda at: _number(at / "a.parquet"), "row 0 of .*a.parquet has the caption '3', not te"),
+        (lambda at: _write(at / "a.parquet", b"PAR1 torn"), "cannot read .*a.parquet.*fetch the"),
+        (lambda at: save(at / "x", "a.png"), "1 of 1 images have no caption, .*a.png; the teacher"),
+        (
+            lambda at: _write(save(at / "x", "a.png") / "a.txt", b"\xff").parent,
+            "a.txt is not UTF-8",
+        ),
+        (
+            lambda at: _write(at / "x" / "metadata.jsonl", b'{"file_name": "b.png"}').parent,
+            "no images",
+        ),
+        (
+            lambda at: _write(save(at / "x", "a.png") / "metadata.jsonl", b"[1]").parent,
+            "line 1 of .*metadata.jsonl is no JSON object",
+        ),
+        (
+            lambda at: (
+                _write(save(at / "x", "a.png") / "metadata.jsonl", b'{"file_name": "b.png"}').parent
+            ),
+            "a metadata file names b.png, which is not there",
+        ),
+        (
+            lambda at: _write(save(at / "x", "a.png") / "metadata.csv", b"a,b\n1,2\n").parent,
+            "metadata.csv has a row without file_name",
+        ),
+        (lambda at: _write(at / "a.tar", b""), "cannot read .*a.tar"),
+        (lambda at: _write(at / "a.tar", b"nothing" * 1000), "cannot read .*a.tar"),
+    ],
+)
+def test_what_cannot_be_listed_is_one_clear_error(source, message, tmp_path):
+    with pytest.raises(UserError, match=f"encode.source: .*{message}") as error:
+        listed(tmp_path, source(tmp_path))
+    assert "\n" not in str(error.value)
+    assert not LocalStore(tmp_path / "set").list()
+
+
+def test_a_tar_that_is_cut_short_anywhere_is_refused(tmp_path):
+    whole = (save_tars(tmp_path / "source", items(5)) / "00000.tar").read_bytes()
+    end = whole.rindex(b"\0ustar") // 512 * 512  # of the last header
+    for size in (512, 1024, end - 512, end, end + 100, end + 512, end + 700):
+        path = _write(tmp_path / f"{size}" / "a.tar", whole[:size])
+        with pytest.raises(UserError, match="cannot read .*a.tar .*fetch the file again"):
+            listed(tmp_path / f"{size}", path)
+
+
+def test_a_tar_cut_after_it_was_listed_is_refused(tmp_path):
+    source = save_tars(tmp_path / "source", items(5))
+    found = listed(tmp_path, source)
+    _cut(source / "00000.tar", 1100)
+    with pytest.raises(UserError, match="00000.tar has become shorter since"):
+        found.reader(str(source), S3).read(found.samples(range(1, 2))[0])
+
+
+def test_a_damaged_listing_is_named(tmp_path):
+    source = save(tmp_path / "source", "a.png")
+    listed(tmp_path, source, "nothing")
+    _cut(tmp_path / "set" / "listing.parquet", 50)
+    with pytest.raises(UserError, match="listing.parquet is damaged"):
+        listed(tmp_path, source, "nothing")
