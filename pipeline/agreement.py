@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -111,6 +112,8 @@ def _folder_problems(config: Config) -> Iterator[str]:
                     else ""
                 )
             )
+    if (push := config.export.push) and not re.fullmatch(r"[\w.-]+/[\w.-]+", push):
+        yield f"export.push: {push!r} is no repository of the Hub; give owner/name"
     for name in ("evaluate", "sample"):
         if "://" in (folder := getattr(config, name).output):
             yield (

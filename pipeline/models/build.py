@@ -18,10 +18,11 @@ from pipeline.models.analytic import gaussian_teacher
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.latents import Latents
 from pipeline.models.song_unet import SongUNet
+from pipeline.models.weights import part_files, weight_files
 
 _MAKE_TEACHER = "run jobs/teacher.py, or set teacher.output"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-_FILES = ("unet/config.json", "scheduler/scheduler_config.json", WEIGHTS)
+_FILES = ("unet/config.json", "scheduler/scheduler_config.json")
 _NETWORKS = {"UNet2DModel": UNet2DModel, "SongUNet": SongUNet}
 _WITH_TEXT = "UNet2DConditionModel"
 _PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
@@ -120,6 +121,7 @@ def _load_text_unet(
 def _load(kind: Any, folder: Path, part: str) -> Any:
     """A part of a diffusers folder, from safetensors alone, in float32."""
     try:
+        weight_files(folder / part)
         network, report = kind.from_pretrained(
             folder,
             subfolder=part,
@@ -178,11 +180,12 @@ def teacher_fingerprint(teacher: TeacherConfig) -> str:
     if teacher.kind == "gaussian":
         digest.update(json.dumps(teacher.gaussian.model_dump(mode="json")).encode())
         return digest.hexdigest()
-    files = [Path(teacher.output) / name for name in _FILES]
-    if (Path(teacher.output) / "text_encoder").is_dir():
-        files.append(Path(teacher.output) / "model_index.json")
+    folder = Path(teacher.output)
+    files = [folder / name for name in _FILES] + weight_files(folder / "unet", _MAKE_TEACHER)
+    if (folder / "text_encoder").is_dir():
+        files.append(folder / "model_index.json")
     for part in ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "vae"):
-        files += sorted((Path(teacher.output) / part).glob("*"))
+        files += part_files(folder / part)
     files += [Path(teacher.prompts)] if teacher.prompts else []
     digest.update(teacher.negative_prompt.encode())
     for file in files:
