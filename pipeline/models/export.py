@@ -57,8 +57,10 @@ def save_denoiser(
         if folder.is_dir():
             folder.rename(old)
         fresh.rename(folder)
-    except (OSError, SafetensorError) as error:
+    except BaseException as error:
         shutil.rmtree(fresh, ignore_errors=True)
+        if not isinstance(error, OSError | SafetensorError):
+            raise
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write {folder}: {reason}") from error
     shutil.rmtree(old, ignore_errors=True)

@@ -210,7 +210,7 @@ def test_a_run_starts_from_a_student_on_the_hub_and_from_one_in_several_files(te
     sharded = shutil.copytree(student, tmp_path / "sharded")
     (sharded / WEIGHTS).unlink()
     network = load_student(student)
-    network.unet.save_pretrained(sharded / "unet", max_shard_size="100KB")
+    network.unet.save_pretrained(sharded / "unet", max_shard_size="20KB")
     places = [str(student), f"hf://owner/student@{hub.add('owner/student', student)}", str(sharded)]
     marks = []
     for place in places:

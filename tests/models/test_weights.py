@@ -35,7 +35,7 @@ def sharded(model: Path) -> Path:
     copy = shutil.copytree(model, model.with_name("sharded"))
     (copy / WEIGHTS).unlink()
     unet = UNet2DConditionModel.from_pretrained(model, subfolder="unet")
-    unet.save_pretrained(copy / "unet", max_shard_size="100KB")
+    unet.save_pretrained(copy / "unet", max_shard_size="20KB")
     assert len(list((copy / "unet").glob(f"{NAME}-*.safetensors"))) > 1
     return copy
 
