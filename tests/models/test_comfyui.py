@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 
 from pipeline.config import TeacherConfig
 from pipeline.errors import UserError
-from pipeline.models.adapters import UNet2D
+from pipeline.models.adapters import Network, UNet2D
 from pipeline.models.build import load_teacher
 from pipeline.models.comfyui import check_comfyui, save_comfyui
+from pipeline.models.export import save_denoiser
 from tests.stable_diffusion import save_tiny
 
 
@@ -62,7 +63,10 @@ def test_one_file_and_a_graph_of_one_step(tmp_path: Path, version: str, clips: l
 @pytest.mark.parametrize("version", ["1", "xl"])
 def test_text_encoders_have_the_names_comfyui_knows(tmp_path: Path, version: str) -> None:
     folder = save_tiny(tmp_path / "model", version)
-    for file in folder.glob("text_encoder*/model.safetensors"):
+    network = load_teacher(TeacherConfig(output=str(folder)))
+    assert isinstance(network, Network)
+    save_denoiser(network, tmp_path / "student", {})
+    for file in (tmp_path / "student").glob("text_encoder*/model.safetensors"):
         assert "text_model.encoder.layers.0.mlp.fc1.weight" in load_file(file)
 
 
