@@ -98,6 +98,8 @@ class _Handler(BaseHTTPRequestHandler):
         parts = path.strip("/").split("/")
         if path == "/api/repos/create":
             self._create(json.loads(body))
+        elif path == "/api/validate-yaml":
+            self._json({})
         elif parts[:2] == ["api", "models"]:
             self._api("/".join(parts[2:4]), parts[4:], body)
         elif len(parts) > 4 and parts[2] == "resolve":

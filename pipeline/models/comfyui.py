@@ -1,7 +1,8 @@
 """A student of Stable Diffusion 1 or XL for ComfyUI: its UNet as one file, and a workflow.
 
-ComfyUI's `UNETLoader` takes a UNet under diffusers' names and knows it by its shapes. With one
-step of `euler` on the `simple` schedule its sampler starts at the last training time from noise of
+ComfyUI's `UNETLoader` takes a UNet under diffusers' names and knows it by its shapes, its
+`VAELoader` a VAE; its CLIP loaders want all names of an encoder under `text_model`. In one step
+of `euler` on the `simple` schedule its sampler starts at the last training time from noise of
 variance 1, asks the network once and takes its x0: what the student was trained to give.
 """
 
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.models.adapters import Network
@@ -51,7 +53,7 @@ def check_comfyui(network: Network) -> None:
 
 
 def save_comfyui(network: Network, folder: Path, name: str) -> str:
-    """Write the UNet in half precision and a workflow into `comfyui/`.
+    """Write UNet and text encoders in half precision, and a workflow, into `comfyui/`.
 
     Args:
         network: A student that `check_comfyui` lets pass.
@@ -62,14 +64,14 @@ def save_comfyui(network: Network, folder: Path, name: str) -> str:
         How they are installed, in Markdown.
     """
     (folder / FOLDER).mkdir()
-    weights = {key: value.half().contiguous() for key, value in network.unet.state_dict().items()}
-    save_file(weights, folder / FOLDER / f"{name}.safetensors", {"format": "pt"})
+    clips = _encoders(network, name)
+    _save(network.unet.state_dict(), folder / FOLDER / _unet(name))
+    for encoder, file in zip(network.text.encoders, clips, strict=True):
+        _save(_clip(encoder.network.state_dict()), folder / FOLDER / file)
     flow = json.dumps(workflow(network, name), indent=2)
     (folder / FOLDER / "workflow.json").write_text(flow + "\n")
-    copies = {f"{FOLDER}/{name}.safetensors": f"diffusion_models/{name}.safetensors"}
-    for number, file in enumerate(_encoders(network, name), 1):
-        part = "text_encoder" if number == 1 else f"text_encoder_{number}"
-        copies[f"{part}/model.safetensors"] = f"text_encoders/{file}"
+    copies = {f"{FOLDER}/{_unet(name)}": f"diffusion_models/{_unet(name)}"}
+    copies |= {f"{FOLDER}/{file}": f"text_encoders/{file}" for file in clips}
     copies["vae/diffusion_pytorch_model.safetensors"] = f"vae/{_vae(name)}"
     lines = "".join(f"cp {source} ComfyUI/models/{target}\n" for source, target in copies.items())
     return (
@@ -103,7 +105,7 @@ def workflow(network: Network, name: str) -> dict[str, Any]:
             **size,
         )
     nodes = {
-        "unet": _node("UNETLoader", unet_name=f"{name}.safetensors", weight_dtype="default"),
+        "unet": _node("UNETLoader", unet_name=_unet(name), weight_dtype="default"),
         "clip": loader,
         "vae": _node("VAELoader", vae_name=_vae(name)),
         "prompt": prompt,
@@ -133,6 +135,22 @@ def _encoders(network: Network, name: str) -> list[str]:
         f"{name}-clip{'' if count == 1 else f'-{number + 1}'}.safetensors"
         for number in range(count)
     ]
+
+
+def _clip(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        key if key.startswith(("text_model.", "text_projection.")) else f"text_model.{key}": value
+        for key, value in weights.items()
+    }
+
+
+def _save(weights: Mapping[str, Tensor], file: Path) -> None:
+    half = {key: value.half().contiguous() for key, value in weights.items()}
+    save_file(half, file, {"format": "pt"})
+
+
+def _unet(name: str) -> str:
+    return f"{name}.safetensors"
 
 
 def _vae(name: str) -> str:

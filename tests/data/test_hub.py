@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import time
 
 import pytest
 
@@ -137,6 +138,7 @@ def test_a_hub_that_cannot_be_reached_is_one_clear_line(hub, model, monkeypatch)
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between tries
     for each in (url, f"hf://{NAME}"):
         with pytest.raises(UserError, match=f"x: {NAME}: the Hub or its local copy cannot be"):
             fetch_model(each, "x")

@@ -10,10 +10,9 @@ from safetensors.torch import load_file
 
 from pipeline.config import TeacherConfig
 from pipeline.errors import UserError
-from pipeline.models.adapters import Network, UNet2D
+from pipeline.models.adapters import UNet2D
 from pipeline.models.build import load_teacher
 from pipeline.models.comfyui import check_comfyui, save_comfyui
-from pipeline.models.export import save_denoiser
 from tests.stable_diffusion import save_tiny
 
 
@@ -60,14 +59,19 @@ def test_one_file_and_a_graph_of_one_step(tmp_path: Path, version: str, clips: l
     assert copied == named, "every file that the graph loads is put there"
 
 
-@pytest.mark.parametrize("version", ["1", "xl"])
-def test_text_encoders_have_the_names_comfyui_knows(tmp_path: Path, version: str) -> None:
+@pytest.mark.parametrize(("version", "last"), [("1", "s-clip"), ("xl", "s-clip-2")])
+def test_text_encoders_have_the_names_comfyui_knows(
+    tmp_path: Path, version: str, last: str
+) -> None:
     folder = save_tiny(tmp_path / "model", version)
-    network = load_teacher(TeacherConfig(output=str(folder)))
-    assert isinstance(network, Network)
-    save_denoiser(network, tmp_path / "student", {})
-    for file in (tmp_path / "student").glob("text_encoder*/model.safetensors"):
-        assert "text_model.encoder.layers.0.mlp.fc1.weight" in load_file(file)
+    save_comfyui(load_teacher(TeacherConfig(output=str(folder))), folder, "s")
+    files = sorted((folder / "comfyui").glob("s-clip*.safetensors"))
+    names = {file.stem: set(load_file(file)) for file in files}
+    for each in names.values():
+        assert "text_model.encoder.layers.2.mlp.fc1.weight" in each
+        strange = {name for name in each if not name.startswith("text_model.")}
+        assert strange <= {"text_projection.weight"}
+    assert ("text_projection.weight" in names[last]) == (version == "xl")
 
 
 def test_other_families_are_refused_by_name(tiny: Callable[..., UNet2D], tmp_path: Path) -> None:
