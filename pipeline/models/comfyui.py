@@ -52,7 +52,7 @@ def check_comfyui(network: Network) -> None:
     )
 
 
-def save_comfyui(network: Network, folder: Path, name: str) -> str:
+def save_comfyui(network: Any, folder: Path, name: str) -> str:
     """Write UNet and text encoders in half precision, and a workflow, into `comfyui/`.
 
     Args:
@@ -81,7 +81,7 @@ def save_comfyui(network: Network, folder: Path, name: str) -> str:
     )
 
 
-def workflow(network: Network, name: str) -> dict[str, Any]:
+def workflow(network: Any, name: str) -> dict[str, Any]:
     """The graph from prompt to picture, in the format of ComfyUI's API; its canvas reads it too."""
     _, rows, columns = network.shape
     factor = network.latents.factor
@@ -129,7 +129,7 @@ def workflow(network: Network, name: str) -> dict[str, Any]:
     return _numbered(nodes)
 
 
-def _encoders(network: Network, name: str) -> list[str]:
+def _encoders(network: Any, name: str) -> list[str]:
     count = len(network.text.encoders)
     return [
         f"{name}-clip{'' if count == 1 else f'-{number + 1}'}.safetensors"

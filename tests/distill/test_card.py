@@ -19,7 +19,13 @@ from pipeline.data.fetch import fetch_inputs
 from pipeline.distill import loop, run, start
 from pipeline.distill.export import export
 from pipeline.errors import UserError
-from pipeline.models.build import WEIGHTS, load_student, load_teacher, teacher_fingerprint
+from pipeline.models.build import (
+    WEIGHTS,
+    load_student,
+    load_teacher,
+    new_student,
+    teacher_fingerprint,
+)
 from pipeline.models.weights import weights_digest
 from tests.hub import TOKEN, serve
 from tests.stable_diffusion import save_tiny
@@ -55,10 +61,28 @@ def hub(monkeypatch, tmp_path):
         yield running
 
 
-@pytest.fixture
-def finished(tiny) -> Config:
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Config:
     """A finished run of ten steps with pictures at 5 and 10."""
-    config = tiny(keep=9)
+    config = Config.model_validate(
+        {
+            "run": str(tmp_path_factory.mktemp("run")),
+            "data": {"name": None},
+            "network": {"channels": [8], "attention": [False], "norm_groups": 4},
+            "teacher": {"kind": "gaussian", "gaussian": {"shape": [1, 4, 4], "classes": 3}},
+            "pairs": {"steps": 3},
+            "distill": {
+                "steps": 10,
+                "burn_in_steps": 0,
+                "batch_size": 8,
+                "sample_every": 5,
+                "checkpoint_every": 2,
+                "keep": 9,
+                **NO_PAIRS,
+            },
+        }
+    )
+    run.claim(config)
     loop.train(config)
     run.finish(config)
     return config
@@ -104,7 +128,10 @@ def test_figures_are_of_these_very_weights(finished):
         assert "## Figures" not in (Path(finished.export.output) / "README.md").read_text()
 
 
-def test_what_cannot_be_pushed_or_exported_is_told_before_anything_is_saved(finished, hub):
+def test_what_cannot_be_pushed_or_exported_is_told_before_anything_is_saved(
+    finished, hub, tmp_path
+):
+    finished = changed(finished, export={"output": str(tmp_path / "export")})
     for settings, message in (
         ({"push": "someone/student"}, "export.push: no token"),
         ({"comfyui": True}, "export.comfyui: the student is a ConsistencyModelPipeline"),
@@ -205,22 +232,23 @@ def test_a_student_from_hub_to_hub(text, hub, tmp_path, monkeypatch, capsys):
     assert torch.equal(student.unet.conv_in.weight, full["conv_in.weight"])
 
 
-def test_a_run_starts_from_a_student_on_the_hub_and_from_one_in_several_files(text, hub, tmp_path):
-    student = Path(text.distill.output) / "student"
+def test_a_run_starts_from_a_student_on_the_hub_and_from_one_in_several_files(hub, tmp_path):
+    teacher, student = save_tiny(tmp_path / "model"), save_tiny(tmp_path / "student", seed=1)
     sharded = shutil.copytree(student, tmp_path / "sharded")
     (sharded / WEIGHTS).unlink()
-    network = load_student(student)
-    network.unet.save_pretrained(sharded / "unet", max_shard_size="20KB")
+    weights = load_student(student).unet
+    weights.save_pretrained(sharded / "unet", max_shard_size="20KB")
+    config = Config.model_validate({"data": {"name": None}, "teacher": {"output": str(teacher)}})
     places = [str(student), f"hf://owner/student@{hub.add('owner/student', student)}", str(sharded)]
     marks = []
     for place in places:
-        local = fetch_inputs(changed(text, distill={"start_from": place}), "teacher")
-        teacher = load_teacher(local.teacher)
-        new = run.new_student(teacher, local.network, 0)
-        start.load(local, new, new)
-        assert torch.equal(new.unet.conv_in.weight, network.unet.conv_in.weight), place
-        marks.append(start.mark(local))
+        config = changed(config, distill={"start_from": place})
+        new = new_student(load_teacher(config.teacher), config.network, 0)
+        assert not torch.equal(new.unet.conv_in.weight, weights.conv_in.weight)
+        start.load(config, new, new)
+        assert torch.equal(new.unet.conv_in.weight, weights.conv_in.weight), place
+        marks.append(start.mark(config))
     assert marks[0] == marks[1] != marks[2]
     part = max((sharded / "unet").glob("*-of-*.safetensors"))
     part.write_bytes(part.read_bytes() + b" ")
-    assert start.mark(local) != marks[2], "all of its files tell it from another"
+    assert start.mark(config) != marks[2], "all of its files tell it from another"
