@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -115,6 +116,8 @@ def _folder_problems(config: Config) -> Iterator[str]:
     source, output = config.encode.source, config.encode.output
     if source and f"{output}/".startswith(f"{source.rstrip('/')}/"):
         yield f"encode.output: {output} is in encode.source ({source}); choose another folder"
+    if (push := config.export.push) and not re.fullmatch(r"[\w.-]+/[\w.-]+", push):
+        yield f"export.push: {push!r} is no repository of the Hub; give owner/name"
     for name in ("evaluate", "sample"):
         if "://" in (folder := getattr(config, name).output):
             yield (

@@ -101,7 +101,9 @@ class TeacherConfig(_Branch):
         default="diffusers", description="A diffusers folder, or an exact Gaussian score."
     )
     output: Folder = Field(
-        default="", description="Its diffusers folder, local, s3:// or gs://; null: <run>/teacher."
+        default="",
+        description="Its diffusers folder: local, s3://, gs:// or hf://owner/name@commit; null: "
+        "<run>/teacher.",
     )
     prompts: str | None = Field(
         default=None,
@@ -327,6 +329,21 @@ class ExportConfig(_Branch):
     )
     weights: Literal["ema", "raw"] = Field(
         default="ema", description="Which weights: averaged or not."
+    )
+    variant: Literal["fp16"] | None = Field(
+        default=None, description="Weights in half precision beside the full ones."
+    )
+    comfyui: bool = Field(
+        default=False, description="UNet and workflow for ComfyUI too (Stable Diffusion 1, XL)."
+    )
+    push: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Repository on the Hugging Face Hub, owner/name, it is pushed to as well.",
+        json_schema_extra={"short": "push-to-hub"},
+    )
+    private: bool = Field(
+        default=True, description="Whether a repository that the push makes is private."
     )
 
 

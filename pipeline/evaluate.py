@@ -28,6 +28,7 @@ from pipeline.errors import UserError
 from pipeline.files import check_writable, write_file
 from pipeline.models.build import load_student, load_teacher
 from pipeline.models.denoiser import Denoiser
+from pipeline.models.weights import weights_digest
 from pipeline.pictures import save_grid
 
 
@@ -82,7 +83,10 @@ def evaluate(config: Config) -> Evaluation:
     evaluation, images = _compare(config, student, teacher, judge)
     steps = f"teacher, {config.pairs.steps} steps"
     _save_picture(images, teacher, steps, output / "evaluation.png")
-    text = json.dumps(evaluation.figures(), indent=2, allow_nan=False) + "\n"
+    figures: dict[str, object] = {**evaluation.figures()}
+    if judged := weights_digest(config.evaluate.student):
+        figures["student"] = judged
+    text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
     write_file(output / "evaluation.json", text.encode())
     print(summary(evaluation))
     print(f"picture  {output / 'evaluation.png'}\nfigures  {output / 'evaluation.json'}")

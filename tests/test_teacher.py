@@ -14,9 +14,11 @@ from pipeline.diffusion.losses import denoising_loss
 from pipeline.diffusion.noise import diffuse
 from pipeline.errors import UserError
 from pipeline.models.adapters import UNet2D
-from pipeline.models.build import WEIGHTS, load_denoiser, new_unet
+from pipeline.models.build import load_denoiser, new_unet
 from pipeline.teacher import make_teacher
 from tests import edm_file
+
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 SHAPE = (1, 8, 8)
 

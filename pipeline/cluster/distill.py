@@ -49,7 +49,7 @@ def distill(config: Config) -> None:
     with _stoppable(config) as stopped:
         _until_finished(config, stopped, scoring.look)
     scoring.finish()
-    run.finish(local)
+    run.finish(local, config.teacher.output)
     print(f"distill  saved {config.distill.output}/student")
 
 

@@ -1,4 +1,4 @@
-"""Inputs that lie in a bucket: copied to this machine once, by whichever process comes first."""
+"""Inputs in a bucket or on the Hub: copied to this machine once, by whichever process is first."""
 
 import hashlib
 import json
@@ -8,6 +8,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from pipeline.config import Config, S3Config
+from pipeline.data import hub
 from pipeline.data.prompts import local_prompts
 from pipeline.data.store import open_remote
 from pipeline.errors import UserError
@@ -18,7 +19,7 @@ INPUTS = {"teacher": "output", "data": "folder", "evaluate": "student"}
 
 
 def fetch_inputs(config: Config, *branches: str) -> Config:
-    """The same settings, with a local copy in place of input folders in buckets, and of prompts.
+    """The same settings, with a local copy in place of input folders elsewhere, and of prompts.
 
     Every process that reads them calls this for itself; a remote folder that has changed is
     another copy.
@@ -39,16 +40,19 @@ def fetch_inputs(config: Config, *branches: str) -> Config:
 
 
 def fetch(url: str, s3: S3Config, setting: str) -> Path:
-    """The local copy of a folder in a bucket.
+    """The local copy of a folder in a bucket, or of a model on the Hub.
 
     Args:
-        url: s3://bucket/prefix or gs://bucket/prefix.
+        url: s3://bucket/prefix, gs://bucket/prefix or hf://owner/name@commit.
         s3: Where S3 is.
         setting: Name of the setting, for messages.
 
     Raises:
-        UserError: As `fetch_inputs`, or if an object's name would leave the copy.
+        UserError: As `fetch_inputs` and `fetch_model`, or if an object's name would leave the
+            copy.
     """
+    if url.startswith(hub.SCHEME):
+        return hub.fetch_model(url, setting)
     store = open_remote(url, s3, setting)
     objects, where = store.tree(), store.where("")
     if not objects:

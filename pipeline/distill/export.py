@@ -5,22 +5,30 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.config import Config
-from pipeline.data.fetch import fetch_inputs
+from pipeline.data.fetch import fetch, fetch_inputs
+from pipeline.data.hub import open_repo, push_model
 from pipeline.distill import run
+from pipeline.distill.card import write_card
 from pipeline.distill.history import Commit
-from pipeline.distill.output import provenance, save_student
+from pipeline.distill.output import Made, provenance, save_student
 from pipeline.errors import UserError
+from pipeline.models.adapters import Network
 from pipeline.models.build import load_teacher
+from pipeline.models.card import usage
+from pipeline.models.comfyui import check_comfyui, save_comfyui
+from pipeline.models.export import PROVENANCE, Dress, add_variant
 
 
 def export(config: Config) -> None:
-    """Save the student of a checkpoint as a folder that diffusers opens.
+    """Save the student of a checkpoint as a folder that diffusers opens, and push it if asked.
 
     Raises:
-        UserError: If there is no such checkpoint, it is of other settings, or the folder cannot
-            be written or holds something else.
+        UserError: If there is no such checkpoint, it is of other settings, the folder cannot be
+            written or holds something else, ComfyUI does not know the student's family, or the
+            Hub refuses.
     """
-    local, where = fetch_inputs(config, "teacher"), config.export.output
+    asked, where = config.export, config.export.output
+    local = fetch_inputs(config, "teacher")
     teacher = load_teacher(local.teacher)
     with _chosen(local) as (commit, folder):
         if commit.fingerprint != run.fingerprint(local):
@@ -28,11 +36,38 @@ def export(config: Config) -> None:
                 f"distill.output: {config.distill.output} holds a run with other settings; export "
                 "it with its own"
             )
-        student = run.stored_student(local, teacher, folder, config.export.weights)
-    made = {"steps": commit.step, "weights": config.export.weights, **run.definition(local)}
+        student = run.stored_student(local, teacher, folder, asked.weights)
+    made = {"steps": commit.step, "weights": asked.weights, **run.definition(local)}
     provenance(where, config.s3, "export.output")
-    save_student(student, where, config.s3, "export.output", made)
+    if asked.comfyui:
+        check_comfyui(student)
+    if asked.push:
+        open_repo(asked.push, asked.private, PROVENANCE, "export.push")
+    dress = _dress(local, student, made, commit.step, config.teacher.output)
+    save_student(student, where, config.s3, "export.output", made, dress)
     print(f"export   the student of step {commit.step}: {where}")
+    if asked.push:
+        there = fetch(where, config.s3, "export.output") if "://" in where else Path(where)
+        message = f"Student of step {commit.step}"
+        print(f"export   pushed: {push_model(there, asked.push, message, 'export.push')}")
+
+
+def _dress(config: Config, student: Network, made: Made, step: int, address: str) -> Dress:
+    """What the settings put beside the student: variants, files for ComfyUI, and the card."""
+    asked = config.export
+    name = asked.push or Path(asked.output).name
+
+    def dress(folder: Path) -> None:
+        more = []
+        if asked.variant:
+            add_variant(folder, asked.variant)
+            code = usage(student, name, half=True)
+            more.append(f"## In half precision\n\n```python\n{code}```")
+        if asked.comfyui:
+            more.append(save_comfyui(student, folder, name.rpartition("/")[2]))
+        write_card(folder, config, student, made, step, name, address, more)
+
+    return dress
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pipeline.config import Config, S3Config
 from pipeline.data.store import open_store
 from pipeline.errors import UserError
 from pipeline.models.adapters import Network
-from pipeline.models.export import PROVENANCE, save_denoiser
+from pipeline.models.export import PROVENANCE, Dress, save_denoiser
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,14 @@ class Output:
             log.warning("%s: tried again later", error)
 
 
-def save_student(student: Network, where: str, s3: S3Config, setting: str, made: Made) -> None:
+def save_student(
+    student: Network,
+    where: str,
+    s3: S3Config,
+    setting: str,
+    made: Made,
+    dress: Dress = lambda folder: None,
+) -> None:
     """Save a student as a folder that diffusers opens, local or on S3; an older one is replaced.
 
     Args:
@@ -73,18 +80,19 @@ def save_student(student: Network, where: str, s3: S3Config, setting: str, made:
         s3: How to reach S3.
         setting: The setting that names the folder, for errors.
         made: What made it, stored last.
+        dress: Adds files, as in `save_denoiser`.
 
     Raises:
         UserError: If it cannot be written.
     """
     if "://" not in where:
-        save_denoiser(student, where, made)
+        save_denoiser(student, where, made, dress)
         return
     store = open_store(where, s3, setting)
     store.delete(PROVENANCE)  # an older student's, while the new one's files come
     with TemporaryDirectory() as scratch:
         folder = Path(scratch) / "student"
-        save_denoiser(student, folder, made)
+        save_denoiser(student, folder, made, dress)
         files = [path for path in folder.rglob("*") if path.is_file()]
         for path in sorted(files, key=lambda path: (path.name == PROVENANCE, path)):
             store.upload(path, path.relative_to(folder).as_posix())

@@ -11,6 +11,7 @@ from pipeline.config import Config
 from pipeline.data.shards import check_stored, read_manifest
 from pipeline.data.store import open_store, record
 from pipeline.distill import start
+from pipeline.distill.card import write_card
 from pipeline.distill.checkpoint import Weights, digest, read_part, read_student
 from pipeline.distill.history import Commit, History
 from pipeline.distill.output import Made, Output, provenance, save_student
@@ -95,12 +96,16 @@ def history(config: Config) -> History:
     return History(store, config.distill.keep)
 
 
-def finish(config: Config) -> None:
-    """Leave `state.json` and the averaged student as a diffusers folder.
+def finish(config: Config, address: str = "") -> None:
+    """Leave `state.json` and the averaged student as a diffusers folder, with its card.
 
     `state.json` has the step and the SHA-256 of every part of the state: two runs that end
     alike, bit for bit, have the same. With `distill.pick: best` the student is not of the last
     step but of the checkpoint with the best score.
+
+    Args:
+        config: Of the run, with its teacher here.
+        address: `teacher.output` as it was given.
 
     Raises:
         UserError: If a checkpoint cannot be read or is not of the last step, or the folder
@@ -116,16 +121,20 @@ def finish(config: Config) -> None:
                 f"{config.distill.steps}; set that, or choose another folder"
             )
         digests = {part: digest(read_part(folder, part)) for part in PARTS}
-        student = stored_student(config, teacher, folder)
+        student, step = stored_student(config, teacher, folder), commit.step
     if config.distill.pick == "best":
-        with best_checkpoint(config) as (_, folder):
-            student = stored_student(config, teacher, folder)
+        with best_checkpoint(config) as (best, folder):
+            student, step = stored_student(config, teacher, folder), best.step
     state = json.dumps({"step": commit.step, **digests}, indent=2) + "\n"
     output = Output(config)
     write_file(output.folder / "state.json", state.encode())
     output.push()
-    made = _provenance(config, commit.step)
-    save_student(student, student_folder(config), config.s3, "distill.output", made)
+    made, where = _provenance(config, commit.step), student_folder(config)
+
+    def dress(folder: Path) -> None:
+        write_card(folder, config, student, made, step, Path(where).name, address)
+
+    save_student(student, where, config.s3, "distill.output", made, dress)
 
 
 def stored_student(

@@ -10,11 +10,15 @@ from torch import nn
 
 from pipeline.config import Config
 from pipeline.data.fetch import fetch
+from pipeline.data.hub import SCHEME
 from pipeline.data.store import Store, open_store
 from pipeline.distill.checkpoint import read_part, read_student
 from pipeline.distill.history import History
 from pipeline.errors import UserError
-from pipeline.models.build import WEIGHTS, load_student
+from pipeline.models.build import load_student
+
+_BACKBONES = tuple(f"{part}/diffusion_pytorch_model" for part in ("unet", "transformer"))
+_WEIGHTS = ("_model.safetensors", "_model.safetensors.index.json")
 
 
 def mark(config: Config) -> str:
@@ -23,8 +27,9 @@ def mark(config: Config) -> str:
     Raises:
         UserError: If there is no finished run, checkpoint or student's folder.
     """
-    store, name = _find(config)
-    text = f"{config.distill.start_weights} " + hashlib.sha256(store.get(name)).hexdigest()
+    store, names = _find(config)
+    sums = [hashlib.sha256(store.get(name)).hexdigest() for name in names]
+    text = " ".join([config.distill.start_weights, *sums])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -47,16 +52,24 @@ def load(config: Config, student: nn.Module, critic: nn.Module) -> None:
 
 
 def _earlier_student(config: Config) -> nn.Module:
-    where = str(config.distill.start_from)
+    where = _where(config)
     local = fetch(where, config.s3, "distill.start_from") if "://" in where else Path(where)
     return load_student(local, config.teacher)
+
+
+def _where(config: Config) -> str:
+    """What is named; of a student on the Hub, its copy here."""
+    where = str(config.distill.start_from)
+    if where.startswith(SCHEME):
+        return str(fetch(where, config.s3, "distill.start_from"))
+    return where
 
 
 @contextmanager
 def _checkpoint(config: Config) -> Iterator[Path | None]:
     """The files of the checkpoint that is meant; None for a student's folder."""
-    store, name = _find(config)
-    if name == WEIGHTS:
+    store, (name, *_) = _find(config)
+    if name.endswith(_WEIGHTS):
         yield None
         return
     where, only = str(config.distill.start_from), name.removesuffix(".json")
@@ -70,19 +83,22 @@ def _checkpoint(config: Config) -> Iterator[Path | None]:
         yield found[1]
 
 
-def _find(config: Config) -> tuple[Store, str]:
-    """A store, and the name of the object in it that tells one origin from another."""
-    where = str(config.distill.start_from)
+def _find(config: Config) -> tuple[Store, list[str]]:
+    """A store, and the names of the objects in it that tell one origin from another."""
+    where = _where(config)
     store = open_store(where, config.s3, "distill.start_from")
     names = store.tree()
-    for name in ("state.json", WEIGHTS):
-        if name in names:
-            return store, name
+    if "state.json" in names:
+        return store, ["state.json"]
+    backbone = [name for name in names if name.startswith(_BACKBONES)]
+    for name in backbone:
+        if name.endswith(_WEIGHTS):
+            return store, [name, *(part for part in backbone if part != name)]
     parent, _, name = where.rpartition("/")
     if parent.endswith("/checkpoints"):
         beside = open_store(parent, config.s3, "distill.start_from")
         if f"{name}.json" in beside.list():
-            return beside, f"{name}.json"
+            return beside, [f"{name}.json"]
     raise UserError(
         f"distill.start_from: {where} is no finished run (state.json), no checkpoint of one "
         "(<run>/checkpoints/<name>) and no student's folder"

@@ -27,9 +27,9 @@ from pipeline.models.song_unet import SongUNet
 from pipeline.models.stable_diffusion import StableDiffusion, StableDiffusionXL
 from pipeline.models.text import read_prompts
 from pipeline.models.transformers import SD3, DiT, Flux, PixArt, Sana
+from pipeline.models.weights import part_files, weight_files
 
 _MAKE_TEACHER = "run jobs/teacher.py, or set teacher.output"
-WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 _NETWORKS = {"UNet2DModel": UNet2DModel, "SongUNet": SongUNet}
 _WITH_TEXT = "UNet2DConditionModel"
 _FAMILIES: dict[str, type[LatentNetwork]] = {
@@ -253,12 +253,12 @@ def teacher_fingerprint(teacher: TeacherConfig) -> str:
     folder = Path(teacher.output)
     backbone = "transformer" if (folder / "transformer").is_dir() else "unet"
     files = [folder / backbone / "config.json", folder / "scheduler/scheduler_config.json"]
-    files += sorted((folder / backbone).glob("*.safetensors")) or [folder / WEIGHTS]
+    files += weight_files(folder / backbone, _MAKE_TEACHER)
     if (folder / "vae").is_dir():
         files += [folder / "model_index.json"]
         digest.update(str(teacher.image_size).encode() if teacher.image_size else b"")
     for part in _BESIDE:
-        files += sorted((folder / part).glob("*"))
+        files += part_files(folder / part)
     files += [Path(teacher.prompts)] if teacher.prompts else []
     digest.update(teacher.negative_prompt.encode())
     for file in files:

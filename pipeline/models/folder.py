@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import UserError
+from pipeline.models.weights import weight_files
 
 _LIBRARIES = ("diffusers", "transformers")
 
@@ -32,6 +33,7 @@ def load_network(kind: Any, folder: Path, part: str) -> Any:
         UserError: If it cannot be read, or a weight is missing.
     """
     diffusers = kind.__module__.startswith(("diffusers.", "pipeline."))
+    weight_files(folder / part)
     own = {"low_cpu_mem_usage": False} if diffusers else {"dtype": torch.float32}
     try:
         network, report = kind.from_pretrained(

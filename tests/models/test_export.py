@@ -14,7 +14,6 @@ from torch import Tensor
 from pipeline.diffusion.noise import EDM
 from pipeline.errors import UserError
 from pipeline.models.adapters import UNet2D
-from pipeline.models.build import WEIGHTS
 from pipeline.models.export import read_provenance, save_denoiser
 from pipeline.models.sampling import sample_student
 
@@ -69,9 +68,9 @@ def test_grey_images_come_from_a_generator(
 
 def test_an_older_folder_is_replaced_as_a_whole(tiny: Callable[..., UNet2D], folder: Path) -> None:
     (folder / "stray").touch()
-    before = (folder / WEIGHTS).read_bytes()
+    before = (folder / "unet/diffusion_pytorch_model.safetensors").read_bytes()
     save_denoiser(tiny(seed=1), folder, {"seed": 1})
-    assert (folder / WEIGHTS).read_bytes() != before
+    assert (folder / "unet/diffusion_pytorch_model.safetensors").read_bytes() != before
     assert not (folder / "stray").exists() and read_provenance(folder) == {"seed": 1}
     assert list(folder.parent.iterdir()) == [folder]
 

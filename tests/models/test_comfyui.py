@@ -1,0 +1,96 @@
+"""What ComfyUI gets: the UNet under diffusers' names, and a graph of one step."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.config import StudentConfig, TeacherConfig
+from pipeline.errors import UserError
+from pipeline.models.adapters import UNet2D
+from pipeline.models.build import load_teacher, new_student
+from pipeline.models.comfyui import check_comfyui, save_comfyui
+from tests.tiny_models import save_tiny
+
+
+@pytest.mark.parametrize(
+    ("version", "clips"),
+    [("sd1", ["s-clip.safetensors"]), ("sdxl", ["s-clip-1.safetensors", "s-clip-2.safetensors"])],
+)
+def test_one_file_and_a_graph_of_one_step(tmp_path: Path, version: str, clips: list[str]) -> None:
+    folder = save_tiny(tmp_path / "model", version)
+    network = load_teacher(TeacherConfig(output=str(folder)))
+    check_comfyui(network)
+    how = save_comfyui(network, folder, "s")
+    saved = load_file(folder / "comfyui" / "s.safetensors")
+    unet = network.unet.state_dict()
+    assert saved.keys() == unet.keys()
+    assert all(torch.equal(saved[name], unet[name].half()) for name in unet)
+    graph = json.loads((folder / "comfyui" / "workflow.json").read_text())
+    nodes = {node["class_type"]: node["inputs"] for node in graph.values()}
+    for inputs in nodes.values():
+        for value in inputs.values():
+            assert not isinstance(value, list) or (value[0] in graph and value[1] == 0)
+    sampler = nodes["KSampler"]
+    assert {key: sampler[key] for key in ("steps", "cfg", "sampler_name", "denoise")} == {
+        "steps": 1,
+        "cfg": 1.0,
+        "sampler_name": "euler",
+        "denoise": 1.0,
+    }
+    assert nodes["EmptyLatentImage"] == {"width": 16, "height": 16, "batch_size": 1}
+    loader = nodes["CLIPLoader" if version == "sd1" else "DualCLIPLoader"]
+    assert [value for key, value in loader.items() if key.startswith("clip_name")] == clips
+    if version == "sdxl":
+        sizes = nodes["CLIPTextEncodeSDXL"]
+        assert [sizes[key] for key in ("width", "target_width", "crop_w")] == [16, 16, 0]
+    copies = [line.split() for line in how.splitlines() if line.startswith("cp ")]
+    assert all((folder / source).is_file() for _, source, _ in copies)
+    copied = {target.rpartition("/")[2] for _, _, target in copies}
+    named = {
+        value
+        for inputs in nodes.values()
+        for value in inputs.values()
+        if str(value).endswith(".safetensors")
+    }
+    assert copied == named, "every file that the graph loads is put there"
+
+
+@pytest.mark.parametrize(("version", "last"), [("sd1", "s-clip"), ("sdxl", "s-clip-2")])
+def test_text_encoders_have_the_names_comfyui_knows(
+    tmp_path: Path, version: str, last: str
+) -> None:
+    folder = save_tiny(tmp_path / "model", version)
+    save_comfyui(load_teacher(TeacherConfig(output=str(folder))), folder, "s")
+    files = sorted((folder / "comfyui").glob("s-clip*.safetensors"))
+    names = {file.stem: set(load_file(file)) for file in files}
+    for each in names.values():
+        assert "text_model.encoder.layers.2.mlp.fc1.weight" in each
+        strange = {name for name in each if not name.startswith("text_model.")}
+        assert strange <= {"text_projection.weight"}
+    assert ("text_projection.weight" in names[last]) == (version == "sdxl")
+
+
+def test_other_families_are_refused_by_name(tiny: Callable[..., UNet2D], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="export.comfyui: the student is a ConsistencyModelPipel"):
+        check_comfyui(tiny())
+    folder = save_tiny(tmp_path / "model", "sd2")
+    network = load_teacher(TeacherConfig(output=str(folder)))
+    with pytest.raises(UserError, match="export.comfyui: the student predicts v_prediction"):
+        check_comfyui(network)
+    network.prediction = "epsilon"
+    check_comfyui(network)
+    network.unet.register_to_config(cross_attention_dim=1024)
+    with pytest.raises(UserError, match="export.comfyui: the student is a Stable Diffusion 2;"):
+        check_comfyui(network)
+    network.unet.register_to_config(cross_attention_dim=16)
+    network.frozen.pipe.scheduler.register_to_config(beta_end=0.02)
+    with pytest.raises(UserError, match="the noise schedule of the student is not Stable Diff"):
+        check_comfyui(network)
+    early = StudentConfig(start=399)
+    student = new_student(load_teacher(TeacherConfig(output=str(folder))), None, 0, early)
+    with pytest.raises(UserError, match="the student starts at 399, not at 999"):
+        check_comfyui(student)
