@@ -6,13 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.schema import PairBatch
-from pipeline.diffusion.losses import (
-    denoising_loss,
-    matching_gradient,
-    matching_loss,
-    regression_loss,
-)
+from pipeline.diffusion.losses import denoising_loss, matching_gradient, matching_loss
 from pipeline.diffusion.noise import Schedule, diffuse
+from pipeline.distill.regression import Distance, l2
 from pipeline.models.sampling import Denoise, one_step
 
 
@@ -99,6 +95,7 @@ class DMD:
         matching_range, critic_range: Ends of the diffusion times, as fractions of
             `Schedule.at`.
         student_every: Critic steps to one student step in the third phase.
+        distance: Of the regression loss.
 
     Source: DMD (Yin et al., 2024), arXiv 2311.18828, Algorithm 1; the two time scales of DMD2
     (Yin et al., 2024), arXiv 2405.14867, Section 4.2.
@@ -114,6 +111,7 @@ class DMD:
     matching_range: tuple[float, float]
     critic_range: tuple[float, float]
     student_every: int = 1
+    distance: Distance = l2
 
     def turn(self, step: int) -> Turn:
         """What happens at a step, counted from 0."""
@@ -179,7 +177,7 @@ class DMD:
             parts["sample_mean"], parts["sample_std"] = samples.mean(), samples.std()
         if turn.regression:
             assert lane.pairs is not None
-            loss = regression_loss(images[-len(lane.pairs.noise) :], lane.pairs.images)
+            loss = self.distance(images[-len(lane.pairs.noise) :], lane.pairs)
             total = total + turn.regression * loss
             parts["regression"] = loss.detach()
         return Loss(total, parts, samples)

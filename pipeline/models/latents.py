@@ -26,9 +26,11 @@ class Latents:
         """Pixels to a latent, in height and in width."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Images, (B, 3, H, W) in about [-1, 1], of latents, (B, C, h, w) of unit variance."""
+        """Images, (B, 3, H, W) in about [-1, 1], of latents, (B, C, h, w) of unit variance.
+
+        Gradients flow to the latents, where these have them.
+        """
         config = self.vae.config
         scaled = latents / config.scaling_factor + (config.shift_factor or 0.0)
         with torch.autocast(latents.device.type, enabled=False):
