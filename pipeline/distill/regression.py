@@ -84,8 +84,8 @@ class Perceptual:
                 if (size := image.numel() * image.element_size()) <= self.room:
                     self._kept[number] = image.cpu()
                     self.room -= size
-            images.append(image.to(latent.device))
-        return torch.cat(images).float()
+            images.append(image.to(latent.device).float())
+        return torch.cat(images)
 
 
 def new_distance(config: Config, teacher: Denoiser, device: torch.device) -> Distance:

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
+
+from pipeline.models.precision import full_precision
 
 
 class Latents:
@@ -33,6 +34,6 @@ class Latents:
         """
         config = self.vae.config
         scaled = latents / config.scaling_factor + (config.shift_factor or 0.0)
-        with torch.autocast(latents.device.type, enabled=False):
+        with full_precision(latents.device):
             images: Tensor = self.vae.to(latents.device).decode(scaled).sample
         return images

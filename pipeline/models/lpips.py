@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.models.lpips_weights import LEVELS, Weights
+from pipeline.models.precision import full_precision
 
 SIZE = 224
 """Height and width, in pixels, to which smaller images are enlarged."""
@@ -48,7 +49,7 @@ class LPIPS(nn.Module):
         Returns:
             (B,), float32, at least 0.
         """
-        with torch.autocast(images.device.type, enabled=False):
+        with full_precision(images.device):
             with torch.no_grad():
                 there = self._features(targets)
             here = self._features(images)

@@ -131,7 +131,7 @@ def test_a_run_learns_by_it_and_a_broken_one_goes_on_with_the_same_bits(tiny, tm
     def config(name: str, steps: int) -> Config:
         return tiny(name, steps=steps, regression=chosen)
 
-    for steps in (4, 8):
+    for steps in (6, 8):
         broken = config("broken", steps)
         run.claim(broken)
         assert loop.train(broken) == steps
