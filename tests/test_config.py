@@ -103,6 +103,10 @@ def test_example_is_valid(path: Path) -> None:
             "distill.pick: best needs scores; set distill.scoring.count to 2000, say",
         ),
         (
+            {"distill": {"regression": {"decoder": "/taesd"}}},
+            "distill.regression.decoder: /taesd needs distill.regression.distance lpips",
+        ),
+        (
             {"distill": {"shard_teacher": True}},
             "distill.shard_teacher: true needs distill.sharded true",
         ),

@@ -70,3 +70,26 @@ def regression_loss(x0: Tensor, target: Tensor) -> Tensor:
     Source: DMD, arXiv 2311.18828, Eq. 9, with L2 for the distance (its CIFAR ablation).
     """
     return ((x0 - target) ** 2).mean()
+
+
+HUBER = 0.00054
+"""Error, in data units, below which `huber_loss` is quadratic."""
+
+
+def huber_loss(x0: Tensor, target: Tensor) -> Tensor:
+    """Pseudo-Huber distance of the student's images to the teacher's from the same noise.
+
+    sqrt(m + c^2) - c with m the mean squared error of a sample and c = 0.00054. This is the
+    source's distance over sqrt(CHW): a mean over pixels, as the other losses are.
+
+    Args:
+        x0: Student's images, (B, C, H, W).
+        target: Teacher's ODE images, same shape.
+
+    Returns:
+        Mean over the samples, ().
+
+    Source: Song and Dhariwal, 2023, arXiv 2310.14189, Section 3.3.
+    """
+    error = ((x0 - target) ** 2).flatten(1).mean(1)
+    return ((error + HUBER**2).sqrt() - HUBER).mean()

@@ -6,13 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.schema import PairBatch
-from pipeline.diffusion.losses import (
-    denoising_loss,
-    matching_gradient,
-    matching_loss,
-    regression_loss,
-)
+from pipeline.diffusion.losses import denoising_loss, matching_gradient, matching_loss
 from pipeline.diffusion.noise import Schedule, diffuse
+from pipeline.distill.regression import Distance, l2
 from pipeline.models.sampling import Denoise, one_step
 
 
@@ -100,6 +96,7 @@ class DMD:
             `Schedule.at`.
         student_every: Critic steps to one student step in the third phase.
         start: Schedule whose noisiest time the student starts at; None for the same one.
+        distance: Of the regression loss.
 
     Source: DMD (Yin et al., 2024), arXiv 2311.18828, Algorithm 1; the two time scales of DMD2
     (Yin et al., 2024), arXiv 2405.14867, Section 4.2.
@@ -116,6 +113,7 @@ class DMD:
     critic_range: tuple[float, float]
     student_every: int = 1
     start: Schedule | None = None
+    distance: Distance = l2
 
     def images(self, student: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
         """The student's images of unit-variance noise, (B, C, H, W)."""
@@ -184,7 +182,7 @@ class DMD:
             parts["sample_mean"], parts["sample_std"] = samples.mean(), samples.std()
         if turn.regression:
             assert lane.pairs is not None
-            loss = regression_loss(images[-len(lane.pairs.noise) :], lane.pairs.images)
+            loss = self.distance(images[-len(lane.pairs.noise) :], lane.pairs)
             total = total + turn.regression * loss
             parts["regression"] = loss.detach()
         return Loss(total, parts, samples)

@@ -1,12 +1,14 @@
 """What training will hold in a worker's memory, counted before any of it is there."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.config import Config
+from pipeline.distill.regression import Perceptual, new_distance
 from pipeline.distill.run import needs_pairs
 from pipeline.models.build import new_student
 from pipeline.models.denoiser import Denoiser
@@ -25,17 +27,19 @@ class Footprint:
         gradients: Of student and critic.
         moments: Of their optimisers.
         activations: That the backward pass of one lane needs.
+        distance: Weights and activations of a perceptual distance, the decoder's with them.
     """
 
     weights: int
     gradients: int
     moments: int
     activations: int
+    distance: int = 0
 
     @property
     def total(self) -> int:
         """All of it; the library's own few hundred MB come on top."""
-        return self.weights + self.gradients + self.moments + self.activations
+        return sum(vars(self).values())
 
 
 def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
@@ -45,6 +49,9 @@ def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
         config: Of the run.
         teacher: Loaded.
         workers: In the group: with `distill.sharded` they share weights, gradients and moments.
+
+    Raises:
+        UserError: If the weights of a perceptual distance cannot be read.
     """
     distill = config.distill
     student = new_student(
@@ -53,15 +60,17 @@ def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
     trained = _bytes(student)
     taught = _bytes(teacher) // (2 if distill.precision == "bf16" else 1)
     parts = workers if distill.sharded else 1
-    rows = distill.batch_size // distill.lanes
+    rows, distance = distill.batch_size // distill.lanes, 0
     if needs_pairs(config):
-        rows += distill.regression.batch_size // distill.lanes
+        rows += (stored := distill.regression.batch_size // distill.lanes)
+        distance = _distance_bytes(config, teacher, 1 if distill.recompute else stored)
     half = 2 if distill.precision == "bf16" else 1
     return Footprint(
         weights=3 * trained // parts + taught // (parts if distill.shard_teacher else 1),
         gradients=2 * trained // parts,
         moments=2 * trained // 4 * _MOMENTS[distill.optimizer] // parts,
         activations=saved_bytes(student, rows) // half,
+        distance=distance,
     )
 
 
@@ -71,7 +80,33 @@ def saved_bytes(student: Denoiser, rows: int) -> int:
     Nothing is computed for a network on the meta device.
     """
     device = next(student.parameters()).device
-    own = {_storage(value) for value in student.parameters()}
+    noise = torch.empty((rows, *student.shape), device=device)
+    labels = None
+    if student.classes is not None:
+        labels = torch.zeros(rows, dtype=torch.int64, device=device)
+    return kept_bytes(lambda: one_step(student, student.schedule, noise, labels), student)
+
+
+def _distance_bytes(config: Config, teacher: Denoiser, rows: int) -> int:
+    """Bytes of a perceptual distance, and of what a call with so many pairs keeps."""
+    distance = new_distance(config, teacher, torch.device("meta"))
+    if not isinstance(distance, Perceptual):
+        return 0
+    networks: list[nn.Module] = [distance.lpips]
+    if distance.latents is not None:
+        distance.latents = copy.copy(distance.latents)  # the teacher's own stays where it is
+        distance.latents.vae = copy.deepcopy(distance.latents.vae).to("meta")
+        networks.append(distance.latents.vae)
+    x0 = torch.empty((1, *teacher.shape), device="meta")
+    images = x0 if distance.latents is None else distance.latents.decode(x0)
+    x0.requires_grad_()
+    kept = kept_bytes(lambda: distance.distances(x0, images), *networks)
+    return sum(_bytes(network) for network in networks) + rows * kept
+
+
+def kept_bytes(call: Callable[[], object], *networks: nn.Module) -> int:
+    """Bytes that a call keeps for the backward pass, the networks' own aside."""
+    own = {_storage(v) for network in networks for v in (*network.parameters(), *network.buffers())}
     saved: dict[int, int] = {}
 
     def keep(value: Tensor) -> Tensor:
@@ -81,12 +116,8 @@ def saved_bytes(student: Denoiser, rows: int) -> int:
         return value
 
     kept: list[Tensor] = []
-    noise = torch.empty((rows, *student.shape), device=device)
-    labels = None
-    if student.classes is not None:
-        labels = torch.zeros(rows, dtype=torch.int64, device=device)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-        one_step(student, student.schedule, noise, labels)
+        call()
     return sum(saved.values())
 
 

@@ -15,6 +15,7 @@ from pipeline.distill.card import write_card
 from pipeline.distill.checkpoint import Weights, digest, read_part, read_student
 from pipeline.distill.history import Commit, History
 from pipeline.distill.output import Made, Output, provenance, save_student
+from pipeline.distill.regression import mark
 from pipeline.errors import UserError
 from pipeline.files import write_file
 from pipeline.models.adapters import Network
@@ -30,29 +31,36 @@ _FREE = {
     *("bad_steps", "sharded", "shard_teacher", "recompute", "start_from", "start_weights"),
     *("scoring", "pick", "wandb"),
 }
+_FREE_OF_REGRESSION = {"distance", "lpips", "decoder", "cache"}
+"""`mark` says what these come to."""
 
 
 def definition(config: Config) -> dict[str, Any]:
     """All that defines the optimisation, checked: networks, pairs, losses, optimisers, seed.
 
     Raises:
-        UserError: If the teacher or the pairs cannot be read, or the pairs are of another
-            teacher.
+        UserError: If the teacher, the pairs or the weights of the distance cannot be read, or the
+            pairs are of another teacher.
     """
+    distill = config.distill
     teacher = teacher_fingerprint(config.teacher)
-    pairs = None
+    pairs, distance = None, {}
     if needs_pairs(config):
         manifest = read_manifest(open_store(config.pairs.output, config.s3))
         manifest.check_teacher(teacher)
         pairs = {"plan": manifest.plan.fingerprint(), "count": manifest.count}
+        distance = mark(distill.regression)
     return {
         "seed": config.seed,
         "teacher": teacher,
         "pairs": pairs,
-        "start": start.mark(config) if config.distill.start_from else None,
+        "start": start.mark(config) if distill.start_from else None,
         "guidance": config.pairs.guidance,
         "network": config.network.model_dump(mode="json"),
-        "distill": config.distill.model_dump(mode="json", exclude=_FREE),
+        "distill": distill.model_dump(
+            mode="json", exclude=dict.fromkeys(_FREE, True) | {"regression": _FREE_OF_REGRESSION}
+        ),
+        **distance,
     }
 
 

@@ -22,6 +22,7 @@ from pipeline.distill import start
 from pipeline.distill.checkpoint import State
 from pipeline.distill.dmd import DMD, Lane
 from pipeline.distill.grid import Grid
+from pipeline.distill.regression import l2, new_distance
 from pipeline.distill.run import fingerprint, needs_pairs
 from pipeline.distill.step import Step, Trained
 from pipeline.ema import ema_of
@@ -54,8 +55,8 @@ def prepare(config: Config) -> Training:
     """Build a run at step 0 on this worker's device.
 
     Raises:
-        UserError: If the teacher, the pairs or the weights to start from cannot be read, or do
-            not belong together.
+        UserError: If the teacher, the pairs, the weights to start from or those of the distance
+            cannot be read, or do not belong together.
     """
     distill = config.distill
     # PyTorch's DDP rebuilds its buckets after the first step of a process, and three and more
@@ -80,6 +81,7 @@ def prepare(config: Config) -> Training:
         critic_range=distill.critic.range,
         student_every=distill.student.every,
         start=student_schedule(teacher.schedule, distill.student),
+        distance=new_distance(config, teacher, device) if needs_pairs(config) else l2,
     )
     bare = {
         name: new_student(teacher, config.network, config.seed, settings, distill.recompute).to(

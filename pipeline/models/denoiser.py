@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from pipeline.diffusion.noise import Schedule
+from pipeline.models.latents import Latents
 
 
 class Denoiser(nn.Module):
@@ -16,12 +17,14 @@ class Denoiser(nn.Module):
         classes: Number of class labels, or None for an unconditional network; of a
             text-conditional one the number of its prompts.
         prompts: What the labels stand for, or None.
+        latents: Where x0 is latents, what decodes them; else None.
     """
 
     schedule: Schedule
     shape: tuple[int, int, int]
     classes: int | None
     prompts: Sequence[str] | None = None
+    latents: Latents | None = None
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predict x0.

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
+from pipeline.models.pickles import Dtype, Unpickler, encode, refused
+
+_KIND, _SOURCE = "EDM file", "where NVIDIA keeps it"
 
 
 class Module:
@@ -60,7 +63,7 @@ def read_edm(file: Path) -> Module:
     """
     try:
         with file.open("rb") as stream:
-            content = _Unpickler(stream).load()
+            content = Unpickler(stream, _STAND_INS, _KIND, _SOURCE).load()
         network = content["ema"]
         for _, module in network.walk():
             members = [*module.parts, *module.settings, *module.tensors, module.kind]
@@ -82,20 +85,8 @@ def read_edm(file: Path) -> Module:
     return network
 
 
-class _Dtype:
-    """What a pickled numpy dtype says, of numbers alone."""
-
-    def __init__(self, code: str, *_: object):
-        if not re.fullmatch("[biuf][1248]", code):
-            raise UserError(f"it holds a numpy value of dtype {code}, which no EDM file needs")
-        self.code = code
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.order = state[1]
-
-
-def _scalar(dtype: _Dtype, data: bytes) -> Any:
-    (number,) = np.frombuffer(data, np.dtype(dtype.code).newbyteorder(dtype.order))
+def _scalar(dtype: Dtype, data: bytes) -> Any:
+    (number,) = np.frombuffer(data, dtype.numpy)
     return number.item()
 
 
@@ -105,7 +96,7 @@ def _storage(data: bytes) -> Tensor:
         storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if found := re.search(r"GLOBAL:? ([\w.]+)", str(error)):
-            raise _refused(found[1]) from error
+            raise refused(found[1], _KIND, _SOURCE) from error
         raise
     return torch.empty(0, dtype=storage.dtype).set_(storage)
 
@@ -122,13 +113,6 @@ def _values(*values: object) -> tuple[object, ...]:
     return values
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    """Bytes as older pickles hold them, in latin1; no other codec is looked up."""
-    if encoding != "latin1":
-        raise UserError(f"it holds bytes encoded by {encoding}, which no EDM file needs")
-    return text.encode("latin1")
-
-
 _STAND_INS = {
     "torch_utils.persistence._reconstruct_persistent_obj": Module,
     "torch.nn.modules.container.ModuleDict": _ModuleDict,
@@ -141,26 +125,10 @@ _STAND_INS = {
     "builtins.set": set,
     "__builtin__.set": set,
     "dnnlib.util.EasyDict": dict,
-    "numpy.dtype": _Dtype,
+    "numpy.dtype": Dtype,
     "numpy.core.multiarray.scalar": _scalar,
     "numpy._core.multiarray.scalar": _scalar,
-    "_codecs.encode": _encode,
+    "_codecs.encode": encode,
+    **{f"torch.{k}": k for k, v in vars(torch).items() if isinstance(v, torch.dtype)},
 }
 """What an EDM file may ask for -> what it gets in its place."""
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        full = f"{module}.{name}"
-        if full in _STAND_INS:
-            return _STAND_INS[full]
-        if module == "torch" and isinstance(vars(torch).get(name), torch.dtype):
-            return name
-        raise _refused(full)
-
-
-def _refused(name: str) -> UserError:
-    return UserError(
-        f"it asks for {name}, which no EDM file needs; nothing of it was run: "
-        "take it from where NVIDIA keeps it"
-    )

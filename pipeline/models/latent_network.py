@@ -50,6 +50,7 @@ class LatentNetwork(Network):
         embedded_guidance: Guidance as an input, for a backbone that has one.
     """
 
+    latents: Latents
     part = "transformer"
     embedded_guidance: float | None = None
     spacing: ClassVar[str | None] = None

@@ -6,6 +6,8 @@ import torch
 from diffusers import AutoencoderDC, AutoencoderKL
 from torch import Tensor
 
+from pipeline.models.precision import full_precision
+
 
 class Latents:
     """A frozen VAE, shared by all copies of a network.
@@ -36,17 +38,19 @@ class Latents:
         VAE alone, so that its latents do not depend on the others.
         """
         config = self.vae.config
-        with torch.autocast(images.device.type, enabled=False):
+        with full_precision(images.device):
             found = self.vae.to(images.device).encode(images)
         latents = found.latent if hasattr(found, "latent") else found.latent_dist.mode()
         scaled: Tensor = (latents - (config.get("shift_factor") or 0.0)) * config.scaling_factor
         return scaled
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Images, (B, 3, H, W) in about [-1, 1], of latents, (B, C, h, w) of unit variance."""
+        """Images, (B, 3, H, W) in about [-1, 1], of latents, (B, C, h, w) of unit variance.
+
+        Gradients flow to the latents, where these have them.
+        """
         config = self.vae.config
         scaled = latents / config.scaling_factor + (config.get("shift_factor") or 0.0)
-        with torch.autocast(latents.device.type, enabled=False):
+        with full_precision(latents.device):
             images: Tensor = self.vae.to(latents.device).decode(scaled).sample
         return images

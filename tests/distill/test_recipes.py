@@ -17,6 +17,7 @@ from pipeline.models.sampling import sample_student
 from pipeline.teacher import make_teacher
 from tests.edm_file import dump, network
 from tests.in_process import make_pairs
+from tests.lpips_weights import save_narrow
 from tests.tiny_models import save_tiny
 
 SMALL = {
@@ -78,6 +79,7 @@ def test_stable_diffusion(tmp_path, capsys, monkeypatch):
     flags = ["--config", "configs/sd15.yaml", "--run", str(tmp_path / "run")]
     flags += ["--teacher.output", str(save_tiny(tmp_path / "model"))]
     flags += ["--teacher.prompts", str(tmp_path / "prompts.csv")]
+    flags += ["--distill.regression.lpips", str(save_narrow(tmp_path / "lpips.safetensors"))]
     shown = plan_of(flags, capsys)
     size = 500_000 * (2 * 2 * 4 * 8 * 8 + 16)
     assert f"500000 pairs in 1000 shards, {size} bytes" in shown
@@ -89,6 +91,7 @@ def test_imagenet_from_nvidias_file(tmp_path, capsys):
     (tmp_path / "edm.pkl").write_bytes(dump({"ema": network("adm", mult=(1, 1))}))
     flags = ["--config", "configs/imagenet64.yaml", "--run", str(tmp_path / "run")]
     flags += ["--import", str(tmp_path / "edm.pkl")]
+    flags += ["--distill.regression.lpips", str(save_narrow(tmp_path / "lpips.safetensors"))]
     shown = plan_of(flags, capsys)
     assert "511 teacher evaluations per pair (heun, 256 steps)" in shown
     config = small(flags)

@@ -235,6 +235,7 @@ def test_what_is_not_on_the_list_is_refused_by_name(tmp_path: Path, name: str) -
     ("call", "message"),
     [
         (b"cnumpy\ndtype\n(VO8\ntR.", "numpy value of dtype O8"),
+        (b"cnumpy\ndtype\n(Vf4\ntR(I3\nVO,\ntb.", "numpy value of byte order O,"),
         (b"c_codecs\nencode\n(Vx\nVrot13\ntR.", "bytes encoded by rot13"),
     ],
 )
