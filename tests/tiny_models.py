@@ -114,6 +114,22 @@ def vae(channels: int, scaling: float, shift: float | None = None) -> Autoencode
     )
 
 
+def dc(channels: int, scaling: float) -> AutoencoderDC:
+    return AutoencoderDC(
+        latent_channels=channels,
+        attention_head_dim=2,
+        encoder_block_types=("ResBlock",) * 2,
+        decoder_block_types=("ResBlock",) * 2,
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        encoder_qkv_multiscales=((), ()),
+        decoder_qkv_multiscales=((), ()),
+        scaling_factor=scaling,
+    )
+
+
 def text_unet(width: int, **more: Any) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=8,
@@ -276,23 +292,12 @@ def sana(version: str) -> SanaPipeline:
         caption_channels=8,
         sample_size=16,  # the pipeline takes multiples of 32 pixels
     )
-    autoencoder = AutoencoderDC(
-        latent_channels=4,
-        attention_head_dim=2,
-        encoder_block_types=("ResBlock",) * 2,
-        decoder_block_types=("ResBlock",) * 2,
-        encoder_block_out_channels=(8, 8),
-        decoder_block_out_channels=(8, 8),
-        encoder_layers_per_block=(1, 1),
-        decoder_layers_per_block=(1, 1),
-        encoder_qkv_multiscales=((), ()),
-        decoder_qkv_multiscales=((), ()),
-        scaling_factor=0.41407,
-    )
     scheduler = DPMSolverMultistepScheduler(
         use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"
     )
-    return SanaPipeline(transformer=transformer, vae=autoencoder, scheduler=scheduler, **gemma(8))
+    return SanaPipeline(
+        transformer=transformer, vae=dc(4, 0.41407), scheduler=scheduler, **gemma(8)
+    )
 
 
 FAMILIES: dict[str, Callable[[str], Any]] = {

@@ -1,5 +1,6 @@
 """Latents: what a VAE makes of images, in which most text-to-image models work."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -8,9 +9,15 @@ from torch import Tensor
 
 from pipeline.models.precision import full_precision
 
+TILED = 1536
+"""Pixels a side, of images above which a VAE works in tiles: whole, they take too much memory."""
+
 
 class Latents:
     """A frozen VAE, shared by all copies of a network.
+
+    Images of more than `TILED` pixels a side go through it in overlapping tiles, which changes
+    them a little.
 
     Args:
         vae: Its config has scaling and shift factor.
@@ -30,6 +37,12 @@ class Latents:
         widths = config.get("block_out_channels") or config["encoder_block_out_channels"]
         return int(2 ** (len(widths) - 1))
 
+    def _tile(self, sides: Iterable[int]) -> None:
+        if max(sides) > TILED:
+            self.vae.enable_tiling()
+        else:
+            self.vae.disable_tiling()
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Latents of unit variance, (B, C, h, w), of images, (B, 3, H, W) in [-1, 1].
@@ -38,6 +51,7 @@ class Latents:
         VAE alone, so that its latents do not depend on the others.
         """
         config = self.vae.config
+        self._tile(images.shape[2:])
         with full_precision(images.device):
             found = self.vae.to(images.device).encode(images)
         latents = found.latent if hasattr(found, "latent") else found.latent_dist.mode()
@@ -51,6 +65,7 @@ class Latents:
         """
         config = self.vae.config
         scaled = latents / config.scaling_factor + (config.get("shift_factor") or 0.0)
+        self._tile(size * self.factor for size in latents.shape[2:])
         with full_precision(latents.device):
             images: Tensor = self.vae.to(latents.device).decode(scaled).sample
         return images

@@ -131,6 +131,9 @@ def test_student_loss_is_the_weighted_sum_of_its_parts_in_one_student_call():
     matching = METHOD.student_loss(Turn(0.0, 2.0, True), student, teacher, critic, lane).total
     regression = METHOD.student_loss(Turn(0.25, 0.0, True), student, teacher, critic, lane).total
     torch.testing.assert_close(both.total, matching + regression)
+    other = replace(METHOD, distance=lambda x0, _: 3 + 0 * x0.mean())
+    found = other.student_loss(Turn(0.25, 0.0, True), student, teacher, critic, lane).total
+    torch.testing.assert_close(found, torch.full_like(found, 0.75))
 
 
 def test_only_the_student_gets_gradients_in_its_turn():

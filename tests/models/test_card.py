@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+from pipeline.config import TeacherConfig
 from pipeline.models.adapters import UNet2D
+from pipeline.models.build import load_teacher
 from pipeline.models.card import model_card, read_origin, usage
 from pipeline.models.song_unet import SongUNet
+from tests.tiny_models import save_tiny
 
 REPO, COMMIT = "owner/name", "1" * 40
 
@@ -95,9 +98,18 @@ def test_a_card_is_what_the_hub_reads(tiny: Callable[..., UNet2D], tmp_path: Pat
     assert "## Samples" not in plain and "## Figures" not in plain
 
 
-def test_each_kind_of_network_is_used_its_own_way(tiny: Callable[..., UNet2D]) -> None:
+def test_each_kind_of_network_is_used_its_own_way(
+    tiny: Callable[..., UNet2D], tmp_path: Path
+) -> None:
     assert "labels = [0, 1, 2]\n" in usage(tiny(classes=3), "x")
     assert "labels" not in usage(tiny(classes=None), "x")
+    for version, call in (
+        ("dit", "student([207], num_inference_steps=1, guidance_scale=1.0)"),
+        ("flux-dev", "num_inference_steps=1, guidance_scale=3.5)"),
+        ("sd3", "num_inference_steps=1, guidance_scale=1.0)"),
+    ):
+        settings = TeacherConfig(output=str(save_tiny(tmp_path / version, version)))
+        assert call in usage(load_teacher(settings), "x")
     song = tiny()
     song.unet.__class__ = type("Song", (SongUNet,), {})
     assert "import pipeline.models.song_unet" in usage(song, "x")

@@ -18,8 +18,9 @@ from pipeline.diffusion.noise import Flow
 from pipeline.errors import UserError
 from pipeline.models.build import load_teacher, new_student, teacher_fingerprint
 from pipeline.models.export import save_denoiser
+from pipeline.models.latents import Latents
 from pipeline.models.sampling import sample_student, sample_teacher
-from tests.tiny_models import FAMILIES, save_tiny
+from tests.tiny_models import FAMILIES, dc, save_tiny, vae
 
 PROMPTS = ["a cat", "two dogs on a hill", "a cat"]
 CLASSES = [207, 360]
@@ -174,6 +175,25 @@ def test_latents_are_decoded_as_the_pipeline_does(folder, version, config):
     side = 32 if version == "sana" else 16
     assert ours.shape == (2, 3, side, side)
     torch.testing.assert_close(ours, torch.as_tensor(images), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", [vae, dc])
+def test_large_images_go_through_the_vae_in_tiles(make, monkeypatch):
+    latents = Latents(make(4, 0.5))
+    small = {"sample": 16, "latent": 8}
+    for name in vars(latents.vae):
+        if name.startswith("tile_") and (kind := name.split("_")[1]) in small:
+            setattr(latents.vae, name, small[kind] // (1 + ("stride" in name)))
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    whole = latents.encode(images)
+    shown = latents.decode(whole)
+    monkeypatch.setattr("pipeline.models.latents.TILED", 31)
+    tiled = latents.decode(whole)
+    assert tiled.shape == shown.shape and not torch.equal(tiled, shown)
+    assert not torch.equal(latents.encode(images), whole)
+    monkeypatch.undo()
+    assert torch.equal(latents.decode(whole), shown)
 
 
 def test_copies_share_text_and_latents_and_train_the_unet_alone(config):
