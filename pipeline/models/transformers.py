@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from diffusers import FluxPipeline, PixArtSigmaPipeline
 from torch import Tensor
 
 from pipeline.errors import UserError
@@ -43,9 +42,9 @@ class PixArt(LatentNetwork):
 
     @staticmethod
     def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Embedding:
-        length = 300 if isinstance(pipe, PixArtSigmaPipeline) else 120
+        habit = inspect.signature(type(pipe).__call__).parameters["max_sequence_length"]
         tokens, mask, _, _ = pipe.encode_prompt(
-            texts, False, device=device, max_sequence_length=length
+            texts, False, device=device, max_sequence_length=habit.default
         )
         return Embedding(tokens, mask=mask)
 
@@ -121,21 +120,20 @@ class Flux(LatentNetwork):
         tokens, pooled, _ = self.text.embed(condition, x_t)
         assert pooled is not None
         rows, channels, height, width = x_t.shape
+        pipe = self.frozen.pipe
         output = self.backbone(
-            hidden_states=FluxPipeline._pack_latents(x_t, rows, channels, height, width),
+            hidden_states=pipe._pack_latents(x_t, rows, channels, height, width),
             timestep=t,
             guidance=guidance,
             encoder_hidden_states=tokens.to(x_t.dtype),
             pooled_projections=pooled.to(x_t.dtype),
             txt_ids=x_t.new_zeros(tokens.shape[1], 3),
-            img_ids=FluxPipeline._prepare_latent_image_ids(
+            img_ids=pipe._prepare_latent_image_ids(
                 rows, height // 2, width // 2, x_t.device, x_t.dtype
             ),
         ).sample
         factor = self.latents.factor
-        unpacked: Tensor = FluxPipeline._unpack_latents(
-            output, height * factor, width * factor, factor
-        )
+        unpacked: Tensor = pipe._unpack_latents(output, height * factor, width * factor, factor)
         return unpacked
 
 
