@@ -315,5 +315,5 @@ def test_what_cannot_be_loaded_is_one_clear_error(tmp_path, monkeypatch):
         load_teacher(config)
     index.write_text(whole)
     next((folder / "text_encoder").glob("*.safetensors")).unlink()
-    with pytest.raises(UserError, match=f"cannot load {folder}/text_encoder"):
+    with pytest.raises(UserError, match=f"no {folder}/text_encoder/model.safetensors"):
         load_teacher(config)
