@@ -94,6 +94,17 @@ def _distill_problems(config: Config) -> Iterator[str]:
                     f"distill.regression.{name}: {getattr(regression, name)} needs "
                     "distill.regression.distance lpips"
                 )
+    gan = distill.gan
+    if gan.real == "data" and (config.data.name is None or config.teacher.kind == "gaussian"):
+        yield (
+            "distill.gan.real: data needs data.name, and a teacher that learnt from it; use "
+            "encoded (jobs/encode.py) or pairs"
+        )
+    if gan.divergence != "reverse-kl" and (gan.real is None or gan.separate):
+        yield (
+            f"distill.gan.divergence: {gan.divergence} weighs the matching loss by the logits of "
+            "the same draws; it needs distill.gan.real, and distill.gan.separate false"
+        )
     if distill.optimizer == "adamw8bit" and distill.sharded:
         yield (
             "distill.optimizer: adamw8bit cannot be split over workers; use adamw with "

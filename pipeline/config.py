@@ -12,12 +12,25 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from pipeline.agreement import problems
+from pipeline.diffusion.matching import MATCHING
 
 
 def _rising(span: tuple[float, float]) -> tuple[float, float]:
     if span[0] >= span[1]:
         raise ValueError("must rise, from a lower to a higher part")
     return span
+
+
+def _falling(times: tuple[float, ...]) -> tuple[float, ...]:
+    if list(times) != sorted(set(times), reverse=True):
+        raise ValueError("must fall, from the noisiest time to the cleanest")
+    return times
+
+
+def _matching(name: str) -> str:
+    if name not in MATCHING:
+        raise ValueError(f"must be one of {', '.join(MATCHING)}")
+    return name
 
 
 def _absolute(path: str) -> str:
@@ -36,6 +49,7 @@ Weight = Annotated[float, Field(ge=0)]
 Part = Annotated[float, Field(ge=0, le=1)]
 Guidance = Annotated[float | None, Field(ge=0)]
 Span = Annotated[tuple[Part, Part], Field(strict=False), AfterValidator(_rising)]
+Times = Annotated[tuple[float, ...], AfterValidator(_falling)]
 Input = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
 Folder = Annotated[str, BeforeValidator(_blank)]
 """A folder of output; null or "" until `Config` fills in its place under `run`."""
@@ -196,10 +210,16 @@ class StudentConfig(_Branch):
     every: Positive = Field(
         default=1, description="The student learns in every n-th DMD step, the critic in each."
     )
-    start: int | None = Field(
+    times: Times | None = Field(
         default=None,
-        ge=0,
-        description="Training time that it is asked at, such as 399 (VP); null: the last.",
+        strict=False,
+        min_length=1,
+        description="Times that it is asked at, falling, in the teacher's own unit, such as "
+        "[999, 749, 499, 249]; null: the noisiest alone, one step.",
+    )
+    renoise: bool = Field(
+        default=True,
+        description="Fresh noise between two of its times, or the noise of its input (DDIM).",
     )
     embedded_guidance: Guidance = Field(default=None, description=_EMBEDDED)
 
@@ -230,6 +250,9 @@ class RegressionConfig(_Branch):
 class MatchingConfig(_Branch):
     """The loss that pulls the student's distribution to the teacher's."""
 
+    loss: Annotated[str, AfterValidator(_matching)] = Field(
+        default="dmd", description="dmd, or sid: gradients through both scores."
+    )
     weight: Weight = Field(default=1.0, description="Weight of the loss; 0 turns it off.")
     range: Span = Field(
         default=(0.2, 0.75), description="Noise levels drawn, as parts: 0 clean, 1 pure noise."
@@ -244,6 +267,36 @@ class CriticConfig(_Branch):
         default=(0.15, 0.8), description="Noise levels drawn, as parts: 0 clean, 1 pure noise."
     )
     embedded_guidance: Guidance = Field(default=None, description=_EMBEDDED)
+
+
+class GANConfig(_Branch):
+    """The critic's part as a discriminator, as DMD2 has it."""
+
+    real: Literal["data", "encoded", "pairs"] | None = Field(
+        default=None,
+        description="Real images: data, the encoded set, or the pairs' targets; null: no GAN.",
+    )
+    student_weight: Weight = Field(default=3e-3, description="Weight of the student's loss.")
+    critic_weight: Weight = Field(default=1e-2, description="Weight of the critic's loss.")
+    blocks: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        default=None,
+        strict=False,
+        min_length=1,
+        description="Transformer blocks whose features are judged; null: the middle one.",
+    )
+    divergence: Literal["reverse-kl", "kl", "js"] = Field(
+        default="reverse-kl",
+        description="What the matching loss lessens: DMD's own, or as f-distill weighs it.",
+    )
+    smoothness: Weight = Field(
+        default=0.0, description="Weight of the approximate R1 loss, one more pass; 0: none."
+    )
+    separate: bool = Field(
+        default=False,
+        description="Draws and passes of its own, as in DMD2, instead of sharing those of the "
+        "matching and denoising losses.",
+    )
+    range: Span = Field(default=(0.0, 1.0), description="Noise levels of separate draws, as parts.")
 
 
 class WorkersConfig(_Branch):
@@ -290,6 +343,7 @@ class DistillConfig(_Branch):
     regression: RegressionConfig = Field(default_factory=RegressionConfig)
     matching: MatchingConfig = Field(default_factory=MatchingConfig)
     critic: CriticConfig = Field(default_factory=CriticConfig)
+    gan: GANConfig = Field(default_factory=GANConfig)
     log_every: Positive = Field(
         default=50, description="Steps from one line of metrics to the next."
     )

@@ -16,7 +16,6 @@ import torch
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.models.build import load_teacher, new_student
-from pipeline.models.sampling import one_step
 
 PACKAGES = ("ray", "torch", "diffusers", "accelerate", "pyarrow", "boto3")
 
@@ -90,7 +89,7 @@ def _measured(settings: dict[str, Any]) -> Speed:
 
     def seconds(network: Any) -> float:
         with torch.no_grad():
-            return _seconds(lambda: one_step(network, teacher.schedule, noise, labels)) / rows
+            return _seconds(lambda: teacher.steps.images(network, noise, labels)) / rows
 
     if device.type == "cuda":
         name, memory = (

@@ -1,4 +1,4 @@
-"""The losses of distribution matching distillation, as functions of tensors alone."""
+"""Denoising and regression losses, as functions of tensors alone."""
 
 from torch import Tensor
 
@@ -20,44 +20,6 @@ def denoising_loss(prediction: Tensor, x0: Tensor, weight: Tensor) -> Tensor:
     arXiv 2311.18828, Eq. 6.
     """
     return (expand(weight, x0) * (prediction - x0) ** 2).mean()
-
-
-def matching_gradient(x0: Tensor, real: Tensor, fake: Tensor) -> Tensor:
-    """Direction that pulls student samples toward the teacher's distribution.
-
-    (fake - real) / mean|x0 - real|, the mean over each sample, kept from zero by 1e-5.
-
-    Args:
-        x0: Student samples, (B, C, H, W), data units in about [-1, 1].
-        real: Teacher's x0 at the diffused samples, same shape, no gradient.
-        fake: Critic's x0 at the same point, same shape, no gradient.
-
-    Returns:
-        Gradient of the summed loss with respect to x0, same shape.
-
-    Raises:
-        ValueError: If the shapes differ.
-
-    Source: DMD (Yin et al., 2024), arXiv 2311.18828, Eq. 7 and 8, Algorithm 2.
-    """
-    if not x0.shape == real.shape == fake.shape:
-        raise ValueError(f"shapes differ: {x0.shape}, real {real.shape}, fake {fake.shape}")
-    size = (x0 - real).abs().flatten(1).mean(1).clamp(min=1e-5)
-    return (fake - real) / expand(size, x0)
-
-
-def matching_loss(x0: Tensor, gradient: Tensor) -> Tensor:
-    """Scalar whose gradient with respect to x0 is gradient / numel.
-
-    0.5 * mean((x0 - stop(x0 - gradient))^2); its value is half the gradient's mean square.
-
-    Args:
-        x0: Student samples with gradient, (B, C, H, W).
-        gradient: Of `matching_gradient`, same shape.
-
-    Source: DMD, arXiv 2311.18828, Algorithm 2.
-    """
-    return 0.5 * ((x0 - (x0 - gradient).detach()) ** 2).mean()
 
 
 def regression_loss(x0: Tensor, target: Tensor) -> Tensor:

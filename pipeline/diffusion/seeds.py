@@ -14,9 +14,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-PAIRS, EVALUATION, FLOOR, SCORE = 0, 1, 2, 3
+PAIRS, EVALUATION, FLOOR, SCORE, RENEWED = 0, 1, 2, 3, 2**16
 """Streams of `noise`: of the ODE pairs, of evaluation, of the teacher against itself, and of the
-scores of checkpoints, so that the best one is not chosen by the noise it is evaluated on."""
+scores of checkpoints, so that the best one is not chosen by the noise it is evaluated on; the
+first one of the noises of `renewed`."""
 
 _LOW = 2**32 - 1
 _CHUNK = {"cpu": 2**14}
@@ -138,6 +139,21 @@ def noise(seed: int, ids: Tensor, shape: tuple[int, ...], stream: int = PAIRS) -
         uniform = (bits.view(-1).double() + 0.5) * 2.0**-32
         out[start : start + chunk].view(-1).copy_(inverse_normal(uniform))
     return out.view(len(ids), blocks * 4)[:, :numbers].reshape(len(ids), *shape)
+
+
+def renewed(first: Tensor, number: int) -> Tensor:
+    """Fresh noise for a later step of the same samples, a function of their first noise.
+
+    Args:
+        first: Unit-variance noise, (B, ...), of any floating type.
+        number: Of the renewal, in [0, 2^16).
+
+    Returns:
+        Noise of the same shape and type.
+    """
+    bits = first.flatten(1)[:, :2].float().contiguous().view(torch.int32).long()
+    ids = (bits[:, 0] << 32) ^ (bits[:, -1] & _LOW)
+    return noise(0, ids, tuple(first.shape[1:]), RENEWED + number).to(first.dtype)
 
 
 def generator(*key: int | str, device: str | torch.device = "cpu") -> torch.Generator:

@@ -1,81 +1,21 @@
 """The method: which losses, on which draws, at whose turn."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.data.schema import PairBatch
-from pipeline.diffusion.losses import denoising_loss, matching_gradient, matching_loss
-from pipeline.diffusion.noise import Schedule, diffuse
+from pipeline.diffusion.adversarial import fool_loss
+from pipeline.diffusion.losses import denoising_loss
+from pipeline.diffusion.matching import MATCHING, Matching
+from pipeline.diffusion.noise import Schedule
+from pipeline.diffusion.steps import Denoise, Steps
+from pipeline.distill.gan import GAN
+from pipeline.distill.lanes import Draw, Lane, Loss, Real, Turn
+from pipeline.distill.real import RealImages
 from pipeline.distill.regression import Distance, l2
-from pipeline.models.sampling import Denoise, one_step
-
-
-@dataclass(frozen=True)
-class Turn:
-    """Who learns at a step, and from what.
-
-    Attributes:
-        regression: Weight of the regression loss; 0 leaves it out.
-        matching: Weight of the matching loss; 0 leaves it out.
-        critic: Whether the critic takes a step.
-    """
-
-    regression: float
-    matching: float
-    critic: bool
-
-    @property
-    def student(self) -> bool:
-        """Whether the student takes a step."""
-        return self.regression > 0 or self.matching > 0
-
-
-@dataclass(frozen=True)
-class Lane:
-    """One micro-batch: every random number of it at one step, and its pairs.
-
-    Attributes:
-        noise: Unit-variance input of the student, (B, C, H, W).
-        labels: Conditions, (B,) int64, or None.
-        matching_t, matching_eps: Time (B,) and noise (B, C, H, W) of the matching loss.
-        critic_t, critic_eps: The same for the critic's denoising loss.
-        pairs: Teacher pairs of the regression loss, where the turn has one.
-        weight: 0 for a lane that only fills up: sharded networks need every worker's call.
-    """
-
-    noise: Tensor
-    labels: Tensor | None
-    matching_t: Tensor
-    matching_eps: Tensor
-    critic_t: Tensor
-    critic_eps: Tensor
-    pairs: PairBatch | None
-    weight: float = 1.0
-
-    def to(self, device: torch.device) -> "Lane":
-        """The same lane on a device."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(
-            self, **{name: v.to(device) for name, v in values.items() if hasattr(v, "to")}
-        )
-
-
-@dataclass(frozen=True)
-class Loss:
-    """The loss of one lane.
-
-    Attributes:
-        total: What is minimised, ().
-        parts: Detached scalars for the log.
-        samples: The student's images of the fresh noise, (B, C, H, W), detached, where the
-            loss made them.
-    """
-
-    total: Tensor
-    parts: dict[str, Tensor]
-    samples: Tensor | None = None
+from pipeline.models.critic import Rows, joined
 
 
 @dataclass(frozen=True)
@@ -87,7 +27,7 @@ class DMD:
     first and the critic learns the samples that it gave before its update.
 
     Args:
-        schedule: Of teacher and critic, and of the student but for its start.
+        schedule: Of all three networks.
         shape: One image, (C, H, W).
         classes: Number of class labels, or None.
         regression_steps, burn_in_steps: Lengths of the first two phases.
@@ -95,11 +35,13 @@ class DMD:
         matching_range, critic_range: Ends of the diffusion times, as fractions of
             `Schedule.at`.
         student_every: Critic steps to one student step in the third phase.
-        start: Schedule whose noisiest time the student starts at; None for the same one.
+        steps: The student's way from noise to images; None for one call at the noisiest time.
         distance: Of the regression loss.
+        matching: The matching loss.
+        gan: The critic's part as a discriminator, if it has one; it is a `Critic` then.
 
-    Source: DMD (Yin et al., 2024), arXiv 2311.18828, Algorithm 1; the two time scales of DMD2
-    (Yin et al., 2024), arXiv 2405.14867, Section 4.2.
+    Source: DMD (Yin et al., 2024), arXiv 2311.18828, Algorithm 1; the two time scales, the GAN and
+    the simulated inputs of later steps of DMD2 (Yin et al., 2024), arXiv 2405.14867, Section 4.
     """
 
     schedule: Schedule
@@ -112,38 +54,63 @@ class DMD:
     matching_range: tuple[float, float]
     critic_range: tuple[float, float]
     student_every: int = 1
-    start: Schedule | None = None
+    steps: Steps | None = None
     distance: Distance = l2
+    matching: Matching = MATCHING["dmd"]
+    gan: GAN | None = None
 
-    def images(self, student: nn.Module, noise: Tensor, labels: Tensor | None) -> Tensor:
-        """The student's images of unit-variance noise, (B, C, H, W)."""
-        return one_step(student, self.start or self.schedule, noise, labels)
+    @property
+    def way(self) -> Steps:
+        """The student's from noise to images."""
+        return self.steps or Steps(self.schedule, (self.schedule.start,))
 
     def turn(self, step: int) -> Turn:
         """What happens at a step, counted from 0."""
         if step < self.regression_steps:
-            return Turn(regression=1.0, matching=0.0, critic=False)
+            return Turn(regression=1.0)
         in_third = step - self.regression_steps - self.burn_in_steps
         if in_third < 0 or (in_third + 1) % self.student_every:
-            return Turn(regression=0.0, matching=0.0, critic=True)
-        return Turn(self.regression_weight, self.matching_weight, critic=True)
+            return Turn(critic=True)
+        gan = self.gan.student_weight if self.gan else 0.0
+        return Turn(self.regression_weight, self.matching_weight, gan, critic=True)
 
-    def draw(self, count: int, rng: torch.Generator, pairs: PairBatch | None) -> Lane:
+    def exit(self, rng: torch.Generator) -> int:
+        """Which of its times the student learns at in one step, the same for all its lanes."""
+        return int(torch.randint(len(self.way.times), (), generator=rng))
+
+    def draw(
+        self,
+        count: int,
+        rng: torch.Generator,
+        pairs: PairBatch | None = None,
+        real: RealImages | None = None,
+        exit: int = 0,
+    ) -> Lane:
         """A lane of `count` fresh samples, a function of the generator whatever the turn."""
         noise, matching_eps, critic_eps = torch.randn(3, count, *self.shape, generator=rng)
         fractions = torch.rand(2, count, generator=rng)
         labels = None
         if self.classes is not None:
             labels = torch.randint(self.classes, (count,), generator=rng)
-        return Lane(
-            noise,
-            labels,
-            self._times(fractions[0], self.matching_range),
-            matching_eps,
-            self._times(fractions[1], self.critic_range),
-            critic_eps,
-            pairs,
-        )
+        matching = Draw(self._times(fractions[0], self.matching_range), matching_eps)
+        critic = Draw(self._times(fractions[1], self.critic_range), critic_eps)
+        lane = Lane(noise, labels, matching, critic, exit, pairs=pairs)
+        if self.gan is None or real is None:
+            return lane
+        return self._with_gan(lane, rng, self.gan, real)
+
+    def _with_gan(self, lane: Lane, rng: torch.Generator, gan: GAN, real: RealImages) -> Lane:
+        count = len(lane.noise)
+        eps, shift, fooling_eps, telling_eps = torch.randn(4, count, *self.shape, generator=rng)
+        fractions = torch.rand(2, count, generator=rng)
+        fooling = telling = None
+        if gan.separate:
+            fooling, telling = (
+                Draw(self._times(fraction, gan.range), noise)
+                for fraction, noise in zip(fractions, (fooling_eps, telling_eps), strict=True)
+            )
+        draw = Draw((telling or lane.critic).t, eps)
+        return replace(lane, fooling=fooling, telling=telling, real=Real(*real, draw, shift))
 
     def _times(self, fraction: Tensor, ends: tuple[float, float]) -> Tensor:
         low, high = ends
@@ -152,33 +119,31 @@ class DMD:
     def student_loss(
         self, turn: Turn, student: nn.Module, teacher: Denoise, critic: nn.Module, lane: Lane
     ) -> Loss:
-        """Matching loss on fresh noise and regression loss on pairs, in one student pass.
+        """Losses on fresh noise and regression loss on pairs, in one student pass with gradients.
 
         Args:
             turn: With its weights; a loss of weight 0 is not computed.
-            student: Called once, with gradients.
-            teacher, critic: Called without gradients; the teacher under its guidance.
-            lane: Its draws; with pairs if turn.regression > 0.
+            student: Called once with gradients; before, without, for an exit at a later time.
+            teacher, critic: Their weights get no gradients; the teacher is under its guidance.
+            lane: Its draws; with pairs if turn.regression > 0, with real images if turn.gan > 0.
         """
-        rows = []
-        if turn.matching:
-            rows.append((lane.noise, lane.labels))
+        way, rows = self.way, list[Rows]()
+        if turn.fresh:
+            t = way.time(lane.exit, lane.noise)
+            rows.append(Rows(self._input(student, lane), t, lane.labels))
         if turn.regression:
             assert lane.pairs is not None
-            rows.append((lane.pairs.noise, lane.pairs.labels))
-        labels = [each for _, each in rows if each is not None]
-        images = self.images(
-            student,
-            torch.cat([noise for noise, _ in rows]),
-            torch.cat(labels) if labels else None,
-        )
-        total, parts, samples = images.new_zeros(()), {}, None
-        if turn.matching:
+            noise = lane.pairs.noise
+            x_t = way.input(student, noise, lane.pairs.labels, 0)
+            rows.append(Rows(x_t, way.time(0, noise), lane.pairs.labels))
+        images = student(*joined(rows))
+        total, samples = images.new_zeros(()), None
+        parts: dict[str, Tensor] = {}
+        if turn.fresh:
             fresh = images[: len(lane.noise)]
             samples = fresh.detach()
-            gradient = self.matching_direction(teacher, critic, samples, lane)
-            total = total + turn.matching * matching_loss(fresh, gradient)
-            parts["matching_gradient"] = gradient.square().mean().sqrt()
+            gradient, parts = self._pull(turn, teacher, critic, samples, lane)
+            total = total + (fresh * gradient).sum()
             parts["sample_mean"], parts["sample_std"] = samples.mean(), samples.std()
         if turn.regression:
             assert lane.pairs is not None
@@ -189,22 +154,70 @@ class DMD:
 
     @torch.no_grad()
     def samples(self, student: nn.Module, lane: Lane) -> Tensor:
-        """The student's images of the lane's fresh noise, (B, C, H, W), without gradients."""
-        return self.images(student, lane.noise, lane.labels)
+        """The student's images at the lane's exit, (B, C, H, W), without gradients."""
+        t = self.way.time(lane.exit, lane.noise)
+        images: Tensor = student(self._input(student, lane), t, lane.labels)
+        return images
 
     @torch.no_grad()
-    def matching_direction(
-        self, teacher: Denoise, critic: nn.Module, samples: Tensor, lane: Lane
-    ) -> Tensor:
-        """The matching gradient at the lane's diffused samples, (B, C, H, W), float32."""
-        x_t = diffuse(samples, lane.matching_eps, lane.matching_t, self.schedule)
-        real = teacher(x_t, lane.matching_t, lane.labels)
-        fake = critic(x_t, lane.matching_t, lane.labels)
-        return matching_gradient(samples, real, fake)
+    def _input(self, student: nn.Module, lane: Lane) -> Tensor:
+        """What the student is given at the lane's exit, as it is given it when it samples."""
+        return self.way.input(student, lane.noise, lane.labels, lane.exit)
+
+    def _pull(
+        self, turn: Turn, teacher: Denoise, critic: nn.Module, samples: Tensor, lane: Lane
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Gradient of the losses on fresh noise with respect to the samples, and what to log.
+
+        They are taken with respect to the samples alone: no weight gets a gradient.
+        """
+        x0, t = samples.detach().requires_grad_(), lane.matching.t
+        total, logits = torch.zeros_like(x0), None
+        parts: dict[str, Tensor] = {}
+        if turn.matching:
+            through = self.matching.through_scores
+            x_t = lane.matching.of(x0, self.schedule)
+            with torch.set_grad_enabled(through):
+                real = teacher(x_t, t, lane.labels)
+            if turn.gan and lane.fooling is None:
+                fake, logits = critic(x_t, t, lane.labels, judge="too", through=through)
+            else:
+                with torch.set_grad_enabled(through):
+                    fake = critic(x_t, t, lane.labels)
+            losses = self.matching.loss(x0, real, fake)
+            if self.gan and logits is not None:
+                losses = self.gan.weigh(losses, logits)
+            (gradient,) = torch.autograd.grad(losses.mean(), x0, retain_graph=logits is not None)
+            parts["matching_gradient"] = _size(gradient)
+            total += turn.matching * gradient
+        if turn.gan:
+            if logits is None:
+                draw = lane.fooling or lane.matching
+                x_t = draw.of(x0, self.schedule)
+                logits = critic(x_t, draw.t, lane.labels, judge="only")
+            loss = fool_loss(logits)
+            (gradient,) = torch.autograd.grad(loss, x0)
+            parts |= {"gan_student": loss.detach(), "gan_gradient": _size(gradient)}
+            total += turn.gan * gradient
+        return total, parts
 
     def critic_loss(self, critic: nn.Module, samples: Tensor, lane: Lane) -> Loss:
-        """Denoising loss of the critic on the student's samples, (B, C, H, W), detached."""
-        x_t = diffuse(samples, lane.critic_eps, lane.critic_t, self.schedule)
-        prediction = critic(x_t, lane.critic_t, lane.labels)
-        loss = denoising_loss(prediction, samples, self.schedule.weight(lane.critic_t))
-        return Loss(loss, {"critic": loss.detach()})
+        """Of the critic, on the student's samples, (B, C, H, W), detached.
+
+        Denoising; with a GAN, which of samples and real images are which, in the same pass.
+        """
+        draw = lane.critic
+        x_t, weight = draw.of(samples, self.schedule), self.schedule.weight(draw.t)
+        if self.gan is None:
+            loss = denoising_loss(critic(x_t, draw.t, lane.labels), samples, weight)
+            return Loss(loss, {"critic": loss.detach()})
+        more = self.gan.rows(lane, samples, self.schedule)
+        x0, logits = critic(x_t, draw.t, lane.labels, judge="too", more=more)
+        loss = denoising_loss(x0, samples, weight)
+        telling, parts = self.gan.loss(lane, logits)
+        return Loss(loss + telling, {"critic": loss.detach(), **parts})
+
+
+def _size(gradient: Tensor) -> Tensor:
+    """RMS of the gradient of a summed loss, from that of its mean."""
+    return gradient.square().mean().sqrt() * gradient.numel()

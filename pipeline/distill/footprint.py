@@ -12,7 +12,6 @@ from pipeline.distill.regression import Perceptual, new_distance
 from pipeline.distill.run import needs_pairs
 from pipeline.models.build import new_student
 from pipeline.models.denoiser import Denoiser
-from pipeline.models.sampling import one_step
 
 _MOMENTS = {"adamw": 8, "adamw8bit": 2}
 """Bytes of both moments, for each weight."""
@@ -84,7 +83,8 @@ def saved_bytes(student: Denoiser, rows: int) -> int:
     labels = None
     if student.classes is not None:
         labels = torch.zeros(rows, dtype=torch.int64, device=device)
-    return kept_bytes(lambda: one_step(student, student.schedule, noise, labels), student)
+    t = student.steps.time(0, noise)
+    return kept_bytes(lambda: student(noise, t, labels), student)
 
 
 def _distance_bytes(config: Config, teacher: Denoiser, rows: int) -> int:

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from pipeline.diffusion import seeds
 from pipeline.diffusion.noise import diffuse
+from pipeline.diffusion.steps import Denoise
 from pipeline.distill.dmd import DMD
 from pipeline.models.denoiser import Denoiser
-from pipeline.models.sampling import Denoise, sample_teacher
+from pipeline.models.sampling import sample_teacher
 
 COLUMNS = 20
 LEVEL = 0.5  # where both scores look at the student's images, as a fraction of Schedule.at
@@ -50,7 +51,7 @@ class Grid:
     def rows(self, student: nn.Module, critic: nn.Module) -> dict[str, Tensor]:
         """Captioned rows of images, each (COLUMNS, C, H, W), on the CPU."""
         schedule = self.method.schedule
-        images = self.method.images(student, self.noise, self.labels)
+        images = self.method.way.images(student, self.noise, self.labels)
         t = schedule.at(self.noise.new_full((COLUMNS,), LEVEL))
         x_t = diffuse(images, self.noise.flip(0), t, schedule)
         rows = {

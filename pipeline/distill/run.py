@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.config import Config
 from pipeline.data.shards import check_stored, read_manifest
 from pipeline.data.store import open_store, record
-from pipeline.distill import start
+from pipeline.distill import real, start
 from pipeline.distill.card import write_card
 from pipeline.distill.checkpoint import Weights, digest, read_part, read_student
 from pipeline.distill.history import Commit, History
@@ -61,6 +61,7 @@ def definition(config: Config) -> dict[str, Any]:
             mode="json", exclude=dict.fromkeys(_FREE, True) | {"regression": _FREE_OF_REGRESSION}
         ),
         **distance,
+        **real.mark(config),
     }
 
 
@@ -71,7 +72,9 @@ def fingerprint(config: Config) -> str:
 
 def needs_pairs(config: Config) -> bool:
     """Whether any step learns from stored pairs."""
-    return config.distill.regression_steps > 0 or config.distill.regression.weight > 0
+    distill = config.distill
+    regression = distill.regression_steps > 0 or distill.regression.weight > 0
+    return regression or distill.gan.real == "pairs"
 
 
 def claim(config: Config) -> None:

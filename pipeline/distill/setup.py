@@ -18,16 +18,21 @@ from pipeline.config import Config, DistillConfig
 from pipeline.data.order import PairReader
 from pipeline.data.store import open_store
 from pipeline.diffusion import seeds
+from pipeline.diffusion.matching import MATCHING
 from pipeline.distill import start
 from pipeline.distill.checkpoint import State
-from pipeline.distill.dmd import DMD, Lane
+from pipeline.distill.dmd import DMD
+from pipeline.distill.gan import GAN
 from pipeline.distill.grid import Grid
+from pipeline.distill.lanes import Lane
+from pipeline.distill.real import new_source
 from pipeline.distill.regression import l2, new_distance
 from pipeline.distill.run import fingerprint, needs_pairs
 from pipeline.distill.step import Step, Trained
 from pipeline.ema import ema_of
 from pipeline.errors import UserError
-from pipeline.models.build import load_teacher, new_student, student_schedule
+from pipeline.models.build import few_steps, load_teacher, new_critic, new_student
+from pipeline.models.denoiser import Denoiser
 from pipeline.models.sampling import guide
 
 
@@ -80,14 +85,16 @@ def prepare(config: Config) -> Training:
         matching_range=distill.matching.range,
         critic_range=distill.critic.range,
         student_every=distill.student.every,
-        start=student_schedule(teacher.schedule, distill.student),
+        steps=few_steps(teacher.schedule, distill.student),
         distance=new_distance(config, teacher, device) if needs_pairs(config) else l2,
+        matching=MATCHING[distill.matching.loss],
+        gan=_gan(distill),
     )
-    bare = {
-        name: new_student(teacher, config.network, config.seed, settings, distill.recompute).to(
-            device
-        )
-        for name, settings in (("student", distill.student), ("critic", distill.critic))
+    bare: dict[str, nn.Module] = {
+        "student": new_student(
+            teacher, config.network, config.seed, distill.student, distill.recompute
+        ).to(device),
+        "critic": new_critic(teacher, config.network, config.seed, distill).to(device),
     }
     if distill.start_from:
         start.load(config, bare["student"], bare["critic"])
@@ -95,7 +102,7 @@ def prepare(config: Config) -> Training:
         for weight in teacher.parameters():
             weight.data = weight.data.bfloat16()
     ema = ema_of(bare["student"], distill.ema)
-    networks: dict[str, nn.Module] = {**bare, "ema": ema}
+    networks = {**bare, "ema": ema}
     if distill.sharded and dist.is_initialized():
         for network in (*networks.values(), *([teacher] if distill.shard_teacher else [])):
             _shard(network, device)
@@ -122,7 +129,7 @@ def prepare(config: Config) -> Training:
             lanes=distill.lanes,
             clip=distill.clip,
         ),
-        lanes=_lanes(config, method, accelerator),
+        lanes=_lanes(config, method, teacher, accelerator),
         grid=Grid(method, teacher, guided, solver, config.seed, device),
         state=State(networks, {"student": student.optimizer, "critic": critic.optimizer}),
         fingerprint=fingerprint(config),
@@ -202,10 +209,24 @@ def _trained(
     return Trained(prepared, prepared_optimizer, rate)
 
 
+def _gan(distill: DistillConfig) -> GAN | None:
+    gan = distill.gan
+    if gan.real is None:
+        return None
+    return GAN(
+        student_weight=gan.student_weight,
+        critic_weight=gan.critic_weight,
+        divergence=gan.divergence,
+        smoothness=gan.smoothness,
+        separate=gan.separate,
+        range=gan.range,
+    )
+
+
 def _lanes(
-    config: Config, method: DMD, accelerator: Accelerator
+    config: Config, method: DMD, teacher: Denoiser, accelerator: Accelerator
 ) -> Callable[[int], dict[int, Lane]]:
-    distill, reader = config.distill, None
+    distill, reader, source = config.distill, None, new_source(config, teacher)
     if needs_pairs(config):
         size = distill.regression.batch_size // distill.lanes
         reader = PairReader(open_store(config.pairs.output, config.s3), config.seed, size)
@@ -213,10 +234,13 @@ def _lanes(
 
     def lane(step: int, number: int) -> Lane:
         rng = seeds.generator("distill", config.seed, step, number)
-        pairs = None
-        if reader is not None and method.turn(step).regression:
-            pairs = reader.batch(step * distill.lanes + number)
-        drawn = method.draw(distill.batch_size // distill.lanes, rng, pairs)
+        turn, index, pairs, real = method.turn(step), step * distill.lanes + number, None, None
+        if reader is not None and turn.regression:
+            pairs = reader.batch(index)
+        if source is not None and turn.critic:
+            real = source(index)
+        exit = method.exit(seeds.generator("exit", config.seed, step))
+        drawn = method.draw(distill.batch_size // distill.lanes, rng, pairs, real, exit)
         return drawn.to(accelerator.device)
 
     def lanes(step: int) -> dict[int, Lane]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.config import Config
 from pipeline.data.fetch import fetch
@@ -16,6 +16,7 @@ from pipeline.distill.checkpoint import read_part, read_student
 from pipeline.distill.history import History
 from pipeline.errors import UserError
 from pipeline.models.build import load_student
+from pipeline.models.critic import Critic
 
 _BACKBONES = tuple(f"{part}/diffusion_pytorch_model" for part in ("unet", "transformer"))
 _WEIGHTS = ("_model.safetensors", "_model.safetensors.index.json")
@@ -46,9 +47,21 @@ def load(config: Config, student: nn.Module, critic: nn.Module) -> None:
                 student.load_state_dict(_earlier_student(config).state_dict())
                 return
             student.load_state_dict(read_student(folder, config.distill.start_weights))
-            critic.load_state_dict(read_part(folder, "critic"))
+            _load_critic(critic, read_part(folder, "critic"))
     except RuntimeError as error:
         raise UserError(f"distill.start_from: {where} is another network: {error}") from error
+
+
+def _load_critic(critic: nn.Module, weights: dict[str, Tensor]) -> None:
+    """The denoiser's weights, and those of the heads if both have any."""
+    heads = {name: weights.pop(name) for name in list(weights) if name.startswith("heads.")}
+    weights = {name.removeprefix("denoiser."): value for name, value in weights.items()}
+    if not isinstance(critic, Critic):
+        critic.load_state_dict(weights)
+        return
+    critic.denoiser.load_state_dict(weights)
+    if heads:
+        critic.load_state_dict(heads, strict=False)
 
 
 def _earlier_student(config: Config) -> nn.Module:

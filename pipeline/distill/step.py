@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel
 
+from pipeline.diffusion.steps import Denoise
 from pipeline.distill.clock import Clock
-from pipeline.distill.dmd import DMD, Lane, Loss
-from pipeline.models.sampling import Denoise
+from pipeline.distill.dmd import DMD
+from pipeline.distill.lanes import Lane, Loss
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Step:
         bare_critic = self.accelerator.unwrap_model(self.critic.network)
         samples: dict[int, Tensor] = {}
         done = Done({}, [])
-        if turn.critic and not turn.matching:
+        if turn.critic and not turn.fresh:
             with self.clock("student"), self.accelerator.autocast():
                 samples = {n: self.method.samples(bare_student, lane) for n, lane in mine.items()}
         if turn.student:

@@ -8,7 +8,7 @@ from diffusers import (
     EDMEulerScheduler,
     UNet2DModel,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.diffusion.noise import EDM, Flow, Schedule, expand
 from pipeline.diffusion.prediction import edm_inputs, edm_to_x0, to_x0
@@ -48,8 +48,19 @@ class Network(Denoiser):
         return getattr(self, self.part)
 
     def pipeline(self) -> DiffusionPipeline:
-        """A pipeline of diffusers whose image in one step is `sample_student`'s."""
+        """A pipeline of diffusers; called with `settings`, its images are `sample_student`'s."""
         raise NotImplementedError
+
+    @property
+    def settings(self) -> dict[str, Any] | None:
+        """How the pipeline is called for the student's steps; None if it cannot take them."""
+        return {"num_inference_steps": 1} if len(self.steps.times) == 1 else None
+
+    def stages(self) -> list[nn.Module]:
+        """Blocks whose output tells what an image holds: of a UNet its narrowest one alone."""
+        if isinstance(self.backbone, SongUNet):
+            return [self.backbone.decoder[1]]
+        return [self.backbone.mid_block]
 
     def read(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """x0, from what the network gives at x_t (B, C, H, W) and t."""

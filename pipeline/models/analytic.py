@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion import seeds
-from pipeline.diffusion.noise import EDM, Schedule
+from pipeline.diffusion.noise import EDM, Schedule, expand
 from pipeline.models.denoiser import Denoiser
 
 
@@ -33,6 +33,7 @@ class GaussianMixture(Denoiser):
     means: Tensor
     variances: Tensor
     basis: Tensor | None
+    unconditional = True
 
     def __init__(
         self,
@@ -57,13 +58,19 @@ class GaussianMixture(Denoiser):
         time.sleep(self.delay)
         flat, t = x_t.flatten(1), t.expand(len(x_t))[:, None]
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        known = None
         if condition is not None:
-            return self._component(flat, alpha, sigma, condition)[0].view_as(x_t)
+            known = self._component(flat, alpha, sigma, condition.clamp(min=0))[0].view_as(x_t)
+            if (condition >= 0).all():
+                return known
         every = torch.arange(len(self.means), device=x_t.device)
         parts = [self._component(flat, alpha, sigma, k.expand(len(flat))) for k in every]
         weights = torch.stack([evidence for _, evidence in parts]).softmax(0)
         means = torch.stack([x0 for x0, _ in parts])
-        return (weights[..., None] * means).sum(0).view_as(x_t)
+        mixture = (weights[..., None] * means).sum(0).view_as(x_t)
+        if known is None or condition is None:
+            return mixture
+        return torch.where(expand(condition < 0, x_t), mixture, known)
 
     def _component(
         self, x_t: Tensor, alpha: Tensor, sigma: Tensor, label: Tensor

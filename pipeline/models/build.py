@@ -12,13 +12,22 @@ import diffusers
 import torch
 from diffusers import UNet2DModel
 
-from pipeline.config import CriticConfig, NetworkConfig, StudentConfig, TeacherConfig
+from pipeline.config import (
+    CriticConfig,
+    DistillConfig,
+    NetworkConfig,
+    StudentConfig,
+    TeacherConfig,
+)
 from pipeline.diffusion import seeds
 from pipeline.diffusion.noise import EDM, VP, Flow, Schedule
+from pipeline.diffusion.steps import Steps
 from pipeline.errors import UserError
 from pipeline.models.adapters import Network, UNet2D
 from pipeline.models.analytic import gaussian_teacher
+from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Denoiser
+from pipeline.models.export import read_provenance
 from pipeline.models.folder import load_network, load_parts, need_transformers, read_json
 from pipeline.models.latent_network import LatentNetwork, image_size
 from pipeline.models.latents import Latents
@@ -187,6 +196,10 @@ def load_student(
     """
     student = load_denoiser(folder, "run jobs/distill.py, or set evaluate.student", teacher)
     _set_guidance(student, embedded_guidance)
+    made: Any = read_provenance(folder)
+    if times := (made or {}).get("distill", {}).get("student", {}).get("times"):
+        renoise = made["distill"]["student"]["renoise"]
+        student.few = Steps(student.schedule, tuple(times), renoise)
     return student.eval().requires_grad_(False)
 
 
@@ -201,11 +214,11 @@ def new_student(
 
     The critic starts as a student too: all three networks have one architecture. With
     `recompute` the backward pass makes the activations again instead of keeping them;
-    `settings` may give a student another start, and both another guidance
-    where that is an input.
+    `settings` may give a student times of its own, and both another guidance where that is an
+    input.
 
     Raises:
-        UserError: If the schedule has no such start.
+        UserError: If the schedule has no such times.
     """
     student: Network
     if isinstance(teacher, Network):
@@ -215,24 +228,50 @@ def new_student(
     if settings is not None:
         _set_guidance(student, settings.embedded_guidance)
     if isinstance(settings, StudentConfig):
-        student.schedule = student_schedule(student.schedule, settings)
+        student.few = few_steps(student.schedule, settings)
     if recompute:
         student.backbone.enable_gradient_checkpointing()
     return student
 
 
-def student_schedule(schedule: Schedule, settings: StudentConfig) -> Schedule:
-    """The teacher's schedule up to where the student starts.
+def new_critic(
+    teacher: Denoiser, network: NetworkConfig, seed: int, distill: DistillConfig
+) -> Network | Critic:
+    """A trainable copy of the teacher for the fake score, with fresh heads where there is a GAN.
+
+    Arguments and errors as `new_student`.
+    """
+    denoiser = new_student(teacher, network, seed, distill.critic, distill.recompute)
+    if distill.gan.real is None:
+        return denoiser
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.generator("heads", seed).initial_seed())
+        # What is sharded or made again in the backward pass must not be left half-way.
+        return Critic(denoiser, distill.gan.blocks, whole=distill.sharded or distill.recompute)
+
+
+def few_steps(schedule: Schedule, student: StudentConfig) -> Steps | None:
+    """The student's own way from noise to images, if the settings give it one.
 
     Raises:
-        UserError: If the schedule has no such start.
+        UserError: If the schedule has no such times.
     """
-    if settings.start is None:
-        return schedule
-    if not isinstance(schedule, VP) or settings.start > schedule.start:
-        last = f"0 to {schedule.start:.0f}" if isinstance(schedule, VP) else "those of DDPM alone"
-        raise UserError(f"distill.student.start: {settings.start} is no training time; {last}")
-    return schedule.until(settings.start)
+    if student.times is None:
+        return None
+    match schedule:
+        case EDM(sigma_min=low, sigma_max=high):
+            known, unit = (low, high), "sigmas"
+        case Flow():
+            known, unit = (1 / schedule.steps_table, 1.0), "shares of noise"
+        case _:
+            known, unit = (0.0, schedule.start), "whole training times"
+    for time in student.times:
+        if not known[0] <= time <= known[1] or (isinstance(schedule, VP) and time % 1):
+            raise UserError(
+                f"distill.student.times: {time:g} is no time of the teacher; it has {unit} from "
+                f"{known[0]:g} to {known[1]:g}"
+            )
+    return Steps(schedule, student.times, student.renoise)
 
 
 def _set_guidance(student: Network, value: float | None) -> None:

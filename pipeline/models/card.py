@@ -91,17 +91,20 @@ def model_card(
         picture: Whether there is a grid of samples beside it.
         more: Further ways to use it, in Markdown.
     """
+    steps = len(network.steps.times)
+    count = "one" if steps == 1 else f"{steps}"
     data = ModelCardData(
         library_name="diffusers",
         pipeline_tag=(
             "unconditional-image-generation" if network.prompts is None else "text-to-image"
         ),
-        tags=["diffusers", "ray-dmd", "dmd", "distillation", "one-step"],
+        tags=["diffusers", "ray-dmd", "dmd", "distillation", f"{count}-step"],
         **origin.metadata,  # type: ignore[arg-type]
     )
     sections = [
         f"# {name.rpartition('/')[2]}",
-        "Makes an image in **one** network call. Its teacher, which needs many, is "
+        f"Makes an image in **{count}** network call{'s' * (steps > 1)}. Its teacher, which needs "
+        f"more, is "
         f"{origin.teacher}; it was distilled by distribution matching (DMD, "
         "[arXiv 2311.18828](https://arxiv.org/abs/2311.18828)) with ray-dmd.",
         f"## Use\n\n```python\n{usage(network, name)}```",
@@ -125,6 +128,12 @@ def model_card(
 
 def usage(network: Network, name: str, half: bool = False) -> str:
     """Python that makes an image of the student, or of its fp16 variant, and saves it."""
+    if network.settings is None:
+        return (
+            "# diffusers cannot take this student's steps; from the run that made it:\n"
+            "# python jobs/sample.py --evaluate.student <this folder>\n"
+        )
+    steps = ", ".join(f"{key}={value}" for key, value in network.settings.items())
     lines = ["import torch"] if half else []
     lines.append("from diffusers import DiffusionPipeline")
     if isinstance(network.backbone, SongUNet):
@@ -136,15 +145,15 @@ def usage(network: Network, name: str, half: bool = False) -> str:
     if network.prompts is not None:
         guidance = getattr(network.backbone.config, "guidance_embeds", False)
         scale = getattr(network, "embedded_guidance", None) if guidance else 1.0
-        call = f'student("a photo of a cat", num_inference_steps=1, guidance_scale={scale})'
+        call = f'student("a photo of a cat", {steps}, guidance_scale={scale})'
     elif isinstance(network, DiT):
-        call = "student([207], num_inference_steps=1, guidance_scale=1.0)"
+        call = f"student([207], {steps}, guidance_scale=1.0)"
     elif network.classes:
         labels = list(range(min(4, network.classes)))
-        call = "student(len(labels), class_labels=labels, num_inference_steps=1)"
+        call = f"student(len(labels), class_labels=labels, {steps})"
         lines.append(f"labels = {labels}")
     else:
-        call = "student(num_inference_steps=1)"
+        call = f"student({steps})"
     lines += [f"images = {call}.images", 'images[0].save("image.png")']
     return "".join(f"{line}\n" for line in lines)
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from pipeline.diffusion.noise import Schedule
+from pipeline.diffusion.steps import Steps
 from pipeline.models.latents import Latents
 
 
@@ -18,6 +19,8 @@ class Denoiser(nn.Module):
             text-conditional one the number of its prompts.
         prompts: What the labels stand for, or None.
         latents: Where x0 is latents, what decodes them; else None.
+        unconditional: Whether it knows no condition too: the label -1, or no labels at all.
+        few: How it goes from noise to images as a student of a few steps, or None.
     """
 
     schedule: Schedule
@@ -25,6 +28,13 @@ class Denoiser(nn.Module):
     classes: int | None
     prompts: Sequence[str] | None = None
     latents: Latents | None = None
+    unconditional: bool = False
+    few: Steps | None = None
+
+    @property
+    def steps(self) -> Steps:
+        """How it goes from noise to images as a student: in one step from the noisiest time."""
+        return self.few or Steps(self.schedule, (self.schedule.start,))
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predict x0.
@@ -32,7 +42,8 @@ class Denoiser(nn.Module):
         Args:
             x_t: Noisy images, (B, C, H, W), float32 or float64.
             t: Times in the schedule's own unit, (B,) or (), same dtype.
-            condition: Class labels, (B,) int64 in [0, classes), or None for no condition.
+            condition: Class labels, (B,) int64 in [0, classes), or None for no condition; -1 for
+                none in one row, if `unconditional`.
 
         Returns:
             x0, (B, C, H, W), in data units of about [-1, 1].

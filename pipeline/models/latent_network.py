@@ -1,12 +1,18 @@
 """What networks on latents share: a VAE, a pipeline of diffusers, and prompts."""
 
+import inspect
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
-from torch import Tensor
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    LCMScheduler,
+)
+from torch import Tensor, nn
 
 from pipeline.diffusion.noise import VP, Flow, Schedule
 from pipeline.errors import UserError
@@ -51,6 +57,7 @@ class LatentNetwork(Network):
     """
 
     latents: Latents
+    unconditional = True
     part = "transformer"
     embedded_guidance: float | None = None
     spacing: ClassVar[str | None] = None
@@ -130,7 +137,7 @@ class LatentNetwork(Network):
         return self.latents.decode(x0)
 
     def pipeline(self) -> DiffusionPipeline:
-        """Its own, with a scheduler whose one step is at the last time and gives x0 itself."""
+        """Its own, with a scheduler that takes the student's steps, the last one to x0 itself."""
         pipe = self.frozen.pipe
         parts = {**pipe.components, self.part: self.backbone, "scheduler": self._scheduler()}
         made = type(pipe)(**parts, **self.frozen.flags)
@@ -142,27 +149,57 @@ class LatentNetwork(Network):
         """Arguments of the pipeline that are no components, from its `model_index.json`."""
         return {}
 
+    def stages(self) -> list[nn.Module]:
+        if self.part == "unet":
+            return super().stages()
+        blocks = [*self.backbone.transformer_blocks]
+        return blocks + [*getattr(self.backbone, "single_transformer_blocks", ())]
+
+    @property
+    def settings(self) -> dict[str, Any] | None:
+        times, taken = self.steps.times, inspect.signature(type(self.frozen.pipe).__call__)
+        if len(times) == 1 or times == self._spaced():
+            return {"num_inference_steps": len(times)}
+        if isinstance(self.schedule, Flow):
+            return {"sigmas": list(times)}
+        if self.steps.renoise and "timesteps" in taken.parameters:
+            return {"timesteps": [int(time) for time in times]}
+        return None
+
+    def _spaced(self) -> tuple[float, ...] | None:
+        """As many times as the student's, where the scheduler of VP puts them by itself."""
+        if not isinstance(self.schedule, VP):
+            return None
+        count = len(self.steps.times)
+        if not self.steps.renoise:
+            return tuple(self.schedule.times(count, "trailing")[:-1].tolist())
+        apart = len(self.schedule.alphas_cumprod) // count
+        return tuple(float(apart * (count - place) - 1) for place in range(count))
+
     def _scheduler(self) -> Any:
-        own = self.frozen.pipe.scheduler
-        if not isinstance(self.schedule, Flow):
-            assert isinstance(self.schedule, VP)
-            steps = len(self.schedule.alphas_cumprod)
-            shorter = steps < own.config.num_train_timesteps
-            return DDIMScheduler.from_config(
-                own.config,
-                num_train_timesteps=steps,
-                **({"trained_betas": own.betas[:steps].tolist()} if shorter else {}),
-                **({"rescale_betas_zero_snr": False} if shorter else {}),
-                timestep_spacing="trailing",
-                steps_offset=1,
-                set_alpha_to_one=True,
-                clip_sample=False,
-                thresholding=False,
+        own, times = self.frozen.pipe.scheduler, self.steps.times
+        if isinstance(self.schedule, Flow):
+            if len(times) > 1:
+                return FlowMatchEulerDiscreteScheduler(
+                    self.schedule.steps_table, stochastic_sampling=self.steps.renoise
+                )
+            if isinstance(own, FlowMatchEulerDiscreteScheduler):
+                return own
+            return FlowMatchEulerDiscreteScheduler(
+                self.schedule.steps_table, shift=self.schedule.shift
             )
-        if isinstance(own, FlowMatchEulerDiscreteScheduler):
-            return own
-        schedule = self.schedule
-        return FlowMatchEulerDiscreteScheduler(schedule.steps_table, shift=schedule.shift)
+        assert isinstance(self.schedule, VP)
+        table = len(self.schedule.alphas_cumprod)
+        steps = int(times[0]) + 1 if len(times) == 1 else table
+        more: dict[str, Any] = {}
+        if steps < own.config.num_train_timesteps:
+            more = {"trained_betas": own.betas[:steps].tolist(), "rescale_betas_zero_snr": False}
+        more |= {"num_train_timesteps": steps, "clip_sample": False, "thresholding": False}
+        if len(times) > 1 and self.steps.renoise:
+            more["original_inference_steps"] = len(times)
+            return LCMScheduler.from_config(own.config, **more)
+        more |= {"timestep_spacing": "trailing", "steps_offset": 1, "set_alpha_to_one": True}
+        return DDIMScheduler.from_config(own.config, **more)
 
 
 def image_size(kind: type[LatentNetwork], backbone: Any, vae: Any, wanted: int | None) -> int:

@@ -1,22 +1,19 @@
-"""From noise to images: many steps of the teacher, one call of the student."""
-
-from collections.abc import Callable
+"""From noise to images: many steps of the teacher, one or a few of the student."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.diffusion.guidance import guided
-from pipeline.diffusion.noise import Schedule
 from pipeline.diffusion.solver import SOLVERS
+from pipeline.diffusion.steps import Denoise
 from pipeline.errors import UserError
 from pipeline.models.denoiser import Denoiser
 
-Denoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""A network as the losses and solvers call it: (x_t, t, labels) -> x0."""
-
 
 def guide(teacher: Denoiser, scale: float) -> Denoise:
-    """The teacher under classifier-free guidance; at scale 1 it is only called with labels.
+    """The teacher under classifier-free guidance, in one call of twice the rows.
+
+    At scale 1 it is called with labels alone.
 
     Raises:
         UserError: In a call without labels at another scale.
@@ -29,7 +26,12 @@ def guide(teacher: Denoiser, scale: float) -> Denoise:
             raise UserError(
                 f"pairs.guidance: {scale} needs labels, and the teacher has none; use 1"
             )
-        return guided(teacher(x_t, t, None), teacher(x_t, t, labels), scale)
+        if not teacher.unconditional:
+            return guided(teacher(x_t, t, None), teacher(x_t, t, labels), scale)
+        both = torch.cat([torch.full_like(labels, -1), labels])
+        times = t.expand(len(x_t)).repeat(2)
+        uncond, cond = teacher(x_t.repeat(2, 1, 1, 1), times, both).chunk(2)
+        return guided(uncond, cond, scale)
 
     return denoise
 
@@ -65,28 +67,7 @@ def sample_teacher(
     )
 
 
-def one_step(
-    student: nn.Module, schedule: Schedule, noise: Tensor, labels: Tensor | None
-) -> Tensor:
-    """The student's images of unit-variance noise: its x0 at the noisiest time, in one call.
-
-    Args:
-        student: A denoiser on this schedule, wrapped or bare; gradients flow if enabled.
-        schedule: Of the student.
-        noise: (B, C, H, W), on the student's device.
-        labels: Class labels, (B,) int64, or None.
-
-    Returns:
-        Images, same shape as the noise, in about [-1, 1].
-
-    Source: DMD (Yin et al., 2024), arXiv 2311.18828, Section 3.1.
-    """
-    start = noise.new_full((len(noise),), schedule.start)
-    images: Tensor = student(schedule.spread(start[0]) * noise, start, labels)
-    return images
-
-
 @torch.no_grad()
 def sample_student(student: Denoiser, noise: Tensor, labels: Tensor | None) -> Tensor:
-    """`one_step` without gradients, for a student in eval mode."""
-    return one_step(student, student.schedule, noise, labels)
+    """The student's images, as `Steps.images`, for a student in eval mode."""
+    return student.steps.images(student, noise, labels)

@@ -11,7 +11,7 @@ from pipeline.diffusion.prediction import PREDICTIONS
 from pipeline.errors import UserError
 
 _SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
-_FLOW = ("invert_sigmas", "shift_terminal", "stochastic_sampling")
+_FLOW = ("invert_sigmas", "shift_terminal")
 
 
 def read_scheduler(config: Mapping[str, Any], tokens: int | None = None) -> tuple[Schedule, str]:

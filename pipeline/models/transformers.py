@@ -23,9 +23,8 @@ class DiT(LatentNetwork):
         self.prompts, self.classes = None, int(backbone.config.num_embeds_ada_norm)
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        labels = condition
-        if labels is None:
-            labels = torch.full((len(x_t),), self.classes or 0, device=x_t.device)
+        none = torch.full((len(x_t),), self.classes or 0, device=x_t.device)
+        labels = none if condition is None else torch.where(condition < 0, none, condition)
         output: Tensor = self.backbone(x_t, timestep=t, class_labels=labels).sample
         return output
 
@@ -94,6 +93,10 @@ class Flux(LatentNetwork):
 
     spacing = "trailing"
     patch = 2
+
+    def __init__(self, backbone: Any, *rest: Any) -> None:
+        super().__init__(backbone, *rest)
+        self.unconditional = not backbone.config.guidance_embeds
 
     @staticmethod
     def channels(backbone: Any) -> int:

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.schema import PairBatch
-from pipeline.diffusion.losses import matching_gradient, matching_loss
+from pipeline.diffusion.matching import dmd, matching_gradient
 from pipeline.diffusion.noise import EDM
-from pipeline.distill.dmd import DMD, Turn
+from pipeline.distill.dmd import DMD
+from pipeline.distill.lanes import Turn
 from pipeline.models.analytic import GaussianMixture
+from tests.distill.double import double
 
 METHOD = DMD(
     schedule=EDM(),
@@ -59,20 +61,14 @@ def distil_linear(refresh_critic: bool, steps: int = 300) -> float:
     teacher = gaussian(torch.tensor([0.5, -0.5, 0.2, 0.0], dtype=torch.float64), covariance)
     student = LinearStudent(4)
     critic = student.score()
-    turn = Turn(regression=0.0, matching=1.0, critic=False)
+    turn = Turn(matching=1.0)
     optimizer = torch.optim.Adam(student.parameters(), lr=0.05)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 0.05 * 0.5 * (1 + math.cos(math.pi * step / steps))
         if refresh_critic:
             critic = student.score()
-        lane = METHOD.draw(1024, rng, None)
-        lane = replace(
-            lane,
-            noise=lane.noise.double(),
-            matching_eps=lane.matching_eps.double(),
-            matching_t=lane.matching_t.double(),
-        )
+        lane = double(METHOD.draw(1024, rng, None))
         optimizer.zero_grad()
         METHOD.student_loss(turn, student, teacher, critic, lane).total.backward()
         optimizer.step()
@@ -125,21 +121,21 @@ def test_the_student_learns_in_every_nth_step_after_as_many_of_the_critic():
 
 def test_student_loss_is_the_weighted_sum_of_its_parts_in_one_student_call():
     student, teacher, critic, lane = Recorder(0.7), Recorder(0.2), Recorder(0.5), lane_with_pairs()
-    both = METHOD.student_loss(Turn(0.25, 2.0, True), student, teacher, critic, lane)
+    both = METHOD.student_loss(Turn(0.25, 2.0), student, teacher, critic, lane)
     assert student.calls == [((5, 4, 1, 1), True)]
     assert teacher.calls == critic.calls == [((3, 4, 1, 1), False)]
-    matching = METHOD.student_loss(Turn(0.0, 2.0, True), student, teacher, critic, lane).total
-    regression = METHOD.student_loss(Turn(0.25, 0.0, True), student, teacher, critic, lane).total
+    matching = METHOD.student_loss(Turn(0.0, 2.0), student, teacher, critic, lane).total
+    regression = METHOD.student_loss(Turn(0.25, 0.0), student, teacher, critic, lane).total
     torch.testing.assert_close(both.total, matching + regression)
     other = replace(METHOD, distance=lambda x0, _: 3 + 0 * x0.mean())
-    found = other.student_loss(Turn(0.25, 0.0, True), student, teacher, critic, lane).total
+    found = other.student_loss(Turn(0.25, 0.0), student, teacher, critic, lane).total
     torch.testing.assert_close(found, torch.full_like(found, 0.75))
 
 
 def test_only_the_student_gets_gradients_in_its_turn():
     student, teacher, critic = Recorder(0.7), Recorder(0.2), Recorder(0.5)
     METHOD.student_loss(
-        Turn(0.25, 1.0, True), student, teacher, critic, lane_with_pairs()
+        Turn(0.25, 1.0), student, teacher, critic, lane_with_pairs()
     ).total.backward()
     assert student.weight.grad is not None
     assert teacher.weight.grad is None and critic.weight.grad is None
@@ -148,7 +144,7 @@ def test_only_the_student_gets_gradients_in_its_turn():
 def test_gradient_is_fake_minus_real_over_the_mean_distance():
     x0, real, fake = torch.randn(3, 5, 2, 3, 3, generator=torch.Generator().manual_seed(0))
     x0.requires_grad_()
-    matching_loss(x0, matching_gradient(x0.detach(), real, fake)).backward()
+    dmd(x0, real, fake).mean().backward()
     size = (x0.detach() - real).abs().mean(dim=(1, 2, 3), keepdim=True)
     torch.testing.assert_close(x0.grad * x0.numel(), (fake - real) / size)
 
@@ -164,7 +160,7 @@ def test_gradient_vanishes_where_critic_and_teacher_agree():
 def test_draws_depend_on_the_generator_alone():
     def draw(seed: int) -> list[Tensor]:
         lane = METHOD.draw(6, torch.Generator().manual_seed(seed), None)
-        return [lane.noise, lane.matching_t, lane.matching_eps, lane.critic_t, lane.critic_eps]
+        return [lane.noise, lane.matching.t, lane.matching.eps, lane.critic.t, lane.critic.eps]
 
     assert all(torch.equal(a, b) for a, b in zip(draw(3), draw(3), strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(draw(3), draw(4), strict=True))
@@ -173,7 +169,7 @@ def test_draws_depend_on_the_generator_alone():
 def test_times_stay_in_their_ranges():
     method = replace(METHOD, matching_range=(0.2, 0.75), critic_range=(0.1, 0.9))
     lane = method.draw(1000, torch.Generator().manual_seed(0), None)
-    for times, (low, high) in ((lane.matching_t, (0.2, 0.75)), (lane.critic_t, (0.1, 0.9))):
+    for times, (low, high) in ((lane.matching.t, (0.2, 0.75)), (lane.critic.t, (0.1, 0.9))):
         ends = METHOD.schedule.at(torch.tensor([low, high]))
         assert ends[0] <= times.min() and times.max() <= ends[1]
         assert times.min() < ends[0] * 1.2 and times.max() > ends[1] / 1.2

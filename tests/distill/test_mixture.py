@@ -11,7 +11,7 @@ from pipeline.distill.dmd import DMD
 from pipeline.distill.step import Step, Trained
 from pipeline.ema import ema_of
 from pipeline.models.analytic import GaussianMixture
-from pipeline.models.sampling import one_step, sample_teacher
+from pipeline.models.sampling import sample_teacher
 
 SHAPE, MODES, STD = (2, 1, 1), 4, 0.08
 
@@ -72,7 +72,7 @@ def test_one_step_covers_every_mode_and_matching_clears_the_space_between():
         step(number, {0: method.draw(256, rng, pairs.rows(rows))})
         if number + 1 in (300, 1300):
             with torch.no_grad():
-                points = one_step(step.ema.module, method.schedule, fresh, None)
+                points = method.way.images(step.ema.module, fresh, None)
             each, outside[number + 1] = shares(points, means)
     assert each.min() > 0.15, each
     assert outside[1300] < 0.8 * outside[300], outside  # measured: 0.70, one seed

@@ -68,9 +68,10 @@ def test_sdxl_starts_at_399_and_opens_so(tmp_path, capsys, monkeypatch):
     ours = sample_student(student, noise, torch.tensor([0, 1]))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     with pytest.raises(
-        UserError, match=r"distill\.student\.start: 1000 is no training time; 0 to 999"
+        UserError,
+        match=r"distill\.student\.times: 1000 is no time of the teacher; it has whole .* 0 to 999",
     ):
-        loop.train(small([*flags, *short, "--distill.student.start", "1000"]))
+        loop.train(small([*flags, *short, "--distill.student.times", "[1000]"]))
 
 
 def test_stable_diffusion(tmp_path, capsys, monkeypatch):

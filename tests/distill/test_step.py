@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from pipeline.data.schema import PairBatch
 from pipeline.diffusion.noise import EDM
-from pipeline.distill.dmd import DMD, Lane
+from pipeline.distill.dmd import DMD
+from pipeline.distill.lanes import Draw, Lane
 from pipeline.distill.step import Step, Trained
 from pipeline.ema import ema_of
+from tests.distill.double import double
 
 SHAPE = (1, 2, 2)
 
@@ -58,20 +60,16 @@ def new_step(lanes: int, clip: float = 1e9, **method) -> Step:
 
 def lane(number: int, count: int = 4) -> Lane:
     dmd = new_step(1).method
-    drawn = dmd.draw(count, torch.Generator().manual_seed(number), None)
-    return replace(
-        drawn,
-        **{
-            name: getattr(drawn, name).double()
-            for name in ("noise", "matching_t", "matching_eps", "critic_t", "critic_eps")
-        },
-    )
+    return double(dmd.draw(count, torch.Generator().manual_seed(number), None))
 
 
 def join(lanes: list[Lane]) -> Lane:
-    names = ("noise", "matching_t", "matching_eps", "critic_t", "critic_eps")
-    joined = {name: torch.cat([getattr(each, name) for each in lanes]) for name in names}
-    return Lane(**joined, labels=None, pairs=None)
+    def draw(name: str) -> Draw:
+        draws = [getattr(each, name) for each in lanes]
+        return Draw(torch.cat([each.t for each in draws]), torch.cat([each.eps for each in draws]))
+
+    noise = torch.cat([each.noise for each in lanes])
+    return Lane(noise, labels=None, matching=draw("matching"), critic=draw("critic"))
 
 
 def weights(network: nn.Module) -> Tensor:

@@ -5,7 +5,6 @@ import os
 import socket
 import sys
 import traceback
-from dataclasses import fields, replace
 
 # One process imports everything, and every worker is a fork of it.
 _context = multiprocessing.get_context("forkserver")
@@ -34,18 +33,19 @@ def _worker(rank, workers, port, settings, steps, double) -> None:
 
     from pipeline.config import Config
     from pipeline.distill import loop, setup
-    from pipeline.distill.dmd import Lane
     from pipeline.distill.grid import Grid
+    from pipeline.distill.lanes import Lane
     from pipeline.distill.record import Recorder
+    from tests.distill.double import double as wide
 
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(workers)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if double:
-        for name in ("load_teacher", "new_student"):
+        for name in ("load_teacher", "new_student", "new_critic"):
             made = getattr(setup, name)
             setattr(setup, name, lambda *args, made=made: made(*args).double())
-        Lane.to = _double
+        Lane.to = lambda lane, device: wide(lane)
         Grid.rows = Recorder.grid = lambda *_: None
     config, calls = Config.model_validate(settings), []
 
@@ -61,18 +61,3 @@ def _worker(rank, workers, port, settings, steps, double) -> None:
         os._exit(1)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def _double(lane, device):
-    """The same lane in float64."""
-    import torch
-
-    def wide(value):
-        floats = isinstance(value, torch.Tensor) and value.is_floating_point()
-        return value.double() if floats else value
-
-    pairs = lane.pairs
-    if pairs is not None:
-        pairs = replace(pairs, noise=wide(pairs.noise), images=wide(pairs.images))
-    values = {field.name: getattr(lane, field.name) for field in fields(lane)}
-    return replace(lane, **{k: wide(v) for k, v in values.items() if k != "pairs"}, pairs=pairs)

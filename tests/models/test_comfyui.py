@@ -90,7 +90,7 @@ def test_other_families_are_refused_by_name(tiny: Callable[..., UNet2D], tmp_pat
     network.frozen.pipe.scheduler.register_to_config(beta_end=0.02)
     with pytest.raises(UserError, match="the noise schedule of the student is not Stable Diff"):
         check_comfyui(network)
-    early = StudentConfig(start=399)
+    early = StudentConfig(times=[399])
     student = new_student(load_teacher(TeacherConfig(output=str(folder))), None, 0, early)
     with pytest.raises(UserError, match="the student starts at 399, not at 999"):
         check_comfyui(student)

@@ -11,7 +11,7 @@ from pipeline.diffusion.solver import SOLVERS
 from pipeline.errors import UserError
 from pipeline.models.adapters import UNet2D
 from pipeline.models.analytic import GaussianMixture, gaussian_teacher
-from pipeline.models.sampling import guide, one_step, sample_student, sample_teacher
+from pipeline.models.sampling import guide, sample_student, sample_teacher
 
 LABELS = torch.tensor([0, 1, 2, 1])
 
@@ -25,7 +25,7 @@ def test_one_step_is_x0_at_the_noisiest_time(tiny: Callable[..., UNet2D]) -> Non
     student, noise = tiny(), torch.randn(4, 1, 8, 8)
     expected = student(80.0 * noise, torch.full((4,), 80.0), LABELS)
     assert expected.requires_grad
-    images = one_step(student, EDM(), noise, LABELS)
+    images = student.steps.images(student, noise, LABELS)
     assert torch.equal(images, expected) and images.requires_grad
     alone = sample_student(student, noise, LABELS)
     assert torch.equal(alone, expected) and not alone.requires_grad

@@ -1,0 +1,70 @@
+"""What a discriminator's logits are good for: GAN losses, and weights of the matching loss."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+from torch.nn.functional import softplus
+
+RATIOS = (0.1, 20.0)
+"""Ends of the weights that follow from an estimated density ratio (f-distill, Section 4)."""
+
+
+def fool_loss(fake: Tensor) -> Tensor:
+    """The student's non-saturating loss, mean softplus(-logit), of logits of its samples.
+
+    Source: Goodfellow et al., 2014, arXiv 1406.2661, Section 3; DMD2 (Yin et al., 2024),
+    arXiv 2405.14867, Section 4.3.
+    """
+    return softplus(-fake).mean()
+
+
+def discriminator_loss(fake: Tensor, real: Tensor) -> Tensor:
+    """mean softplus(logit) of samples and mean softplus(-logit) of real images, added.
+
+    Source: as `fool_loss`.
+    """
+    return softplus(fake).mean() + softplus(-real).mean()
+
+
+def smoothness_loss(real: Tensor, nearby: Tensor, distance: float) -> Tensor:
+    """Approximate R1: mean squared difference of logits to those of the input plus noise.
+
+    Args:
+        real: Logits of real images.
+        nearby: Of the same ones with Gaussian noise added to the input, same shape.
+        distance: Standard deviation of that noise; its square divides the loss, which so is near
+            the squared gradient of the logit.
+
+    Source: Lin et al., 2025, "Diffusion Adversarial Post-Training", arXiv 2501.08316, Eq. 3.
+    """
+    return ((real - nearby) / distance).square().mean()
+
+
+def _js(ratio: Tensor) -> Tensor:
+    return ratio / (1 + ratio)
+
+
+DIVERGENCES: dict[str, Callable[[Tensor], Tensor] | None] = {
+    "reverse-kl": None,
+    "kl": lambda ratio: ratio,
+    "js": _js,
+}
+"""f-divergences by their weight f''(r) r^2 of the ratio r = real / fake; None: 1, DMD's own."""
+
+
+def ratio_weights(logits: Tensor, divergence: str) -> Tensor | None:
+    """Weight of every sample's matching loss that makes it the gradient of another divergence.
+
+    Args:
+        logits: Of the discriminator at the diffused samples, (B, heads): log(real / fake).
+        divergence: A name in `DIVERGENCES`.
+
+    Returns:
+        (B,), without gradient, between the ends of `RATIOS`; None for weight 1.
+
+    Source: f-distill (Xu et al., 2025), arXiv 2502.15681, Theorem 1 and Table 1.
+    """
+    weight = DIVERGENCES[divergence]
+    if weight is None:
+        return None
+    return weight(logits.detach().mean(1).exp()).clamp(*RATIOS)

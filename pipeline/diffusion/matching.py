@@ -1,0 +1,77 @@
+"""The matching losses: what pulls the student's samples to the teacher's distribution.
+
+A further one is a function here and an entry of `MATCHING`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pipeline.diffusion.noise import expand
+
+
+@dataclass(frozen=True)
+class Matching:
+    """A matching loss.
+
+    Attributes:
+        loss: (x0, real, fake) -> the loss of every sample, (B,). x0 (B, C, H, W) are the student's
+            samples, with gradient; real and fake the x0 that teacher and critic predict at the
+            same diffused samples.
+        through_scores: Whether gradients flow through both predictions too, back into the samples.
+    """
+
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor]
+    through_scores: bool = False
+
+
+def dmd(x0: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+    """0.5 mean((x0 - stop(x0 - gradient))^2): its gradient is `matching_gradient` / (C H W).
+
+    Source: DMD (Yin et al., 2024), arXiv 2311.18828, Algorithm 2.
+    """
+    gradient = matching_gradient(x0.detach(), real, fake)
+    return 0.5 * ((x0 - (x0 - gradient).detach()) ** 2).flatten(1).mean(1)
+
+
+def sid(x0: Tensor, real: Tensor, fake: Tensor, alpha: float = 1.2) -> Tensor:
+    """mean((real - fake) ((real - x0) - alpha (real - fake))) over the mean distance.
+
+    Source: Score identity Distillation (Zhou et al., 2024), arXiv 2404.04057, Algorithm 1, with the
+    paper's alpha.
+    """
+    apart = real - fake
+    loss = (apart * ((real - x0) - alpha * apart)).flatten(1).mean(1)
+    return loss / _size(x0, real).detach()
+
+
+MATCHING = {"dmd": Matching(dmd), "sid": Matching(sid, through_scores=True)}
+
+
+def matching_gradient(x0: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+    """Direction that pulls student samples toward the teacher's distribution.
+
+    (fake - real) / mean|x0 - real|, the mean over each sample, kept from zero by 1e-5.
+
+    Args:
+        x0: Student samples, (B, C, H, W), data units in about [-1, 1].
+        real: Teacher's x0 at the diffused samples, same shape, no gradient.
+        fake: Critic's x0 at the same point, same shape, no gradient.
+
+    Returns:
+        Gradient of the summed loss with respect to x0, same shape.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Source: DMD (Yin et al., 2024), arXiv 2311.18828, Eq. 7 and 8, Algorithm 2.
+    """
+    if not x0.shape == real.shape == fake.shape:
+        raise ValueError(f"shapes differ: {x0.shape}, real {real.shape}, fake {fake.shape}")
+    return (fake - real) / expand(_size(x0, real), x0)
+
+
+def _size(x0: Tensor, real: Tensor) -> Tensor:
+    """Mean distance of every sample, (B,)."""
+    return (x0 - real).abs().flatten(1).mean(1).clamp(min=1e-5)

@@ -1,0 +1,47 @@
+"""GAN losses, and the weights of f-divergences."""
+
+import pytest
+import torch
+
+from pipeline.diffusion.adversarial import (
+    RATIOS,
+    discriminator_loss,
+    fool_loss,
+    ratio_weights,
+    smoothness_loss,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "f"),
+    [
+        ("kl", lambda r: r * r.log()),
+        ("js", lambda r: r * r.log() - (r + 1) * ((r + 1) / 2).log()),
+    ],
+)
+def test_a_weight_is_the_divergences_curvature_times_the_squared_ratio(name, f):
+    ratio = torch.linspace(0.3, 15, 40, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(f(ratio).sum(), ratio, create_graph=True)
+    (curve,) = torch.autograd.grad(slope.sum(), ratio)
+    weights = ratio_weights(ratio.detach().log()[:, None], name)
+    torch.testing.assert_close(weights, (curve * ratio**2).detach().clamp(*RATIOS))
+
+
+def test_dmds_own_divergence_has_no_weights_and_the_others_ends():
+    logits = torch.tensor([[-50.0, -50.0], [50.0, 50.0]])
+    assert ratio_weights(logits, "reverse-kl") is None
+    assert ratio_weights(logits, "kl").tolist() == pytest.approx(RATIOS)
+
+
+def test_losses_are_least_where_they_should_be():
+    low, high = torch.full((4, 1), -9.0), torch.full((4, 1), 9.0)
+    assert fool_loss(high) < 0.01 < fool_loss(low)
+    assert discriminator_loss(low, high) < 0.01 < discriminator_loss(high, low)
+    assert discriminator_loss(0 * low, 0 * low).item() == pytest.approx(2 * 0.6931, rel=1e-3)
+
+
+def test_smoothness_is_near_the_squared_gradient_of_the_logit():
+    rng = torch.Generator().manual_seed(0)
+    slope, shift = torch.tensor([3.0, -4.0]), torch.randn(100_000, 2, generator=rng)
+    loss = smoothness_loss(torch.zeros(100_000), 0.01 * shift @ slope, 0.01)
+    assert loss.item() == pytest.approx(25.0, rel=0.02)
