@@ -138,6 +138,10 @@ def test_each_family_learns_from_pairs_and_from_its_teacher(version, config, tmp
     if version == "dit":
         tree["teacher"] |= {"prompts": None}
     tree["pairs"] |= {"solver": "euler", "count": 6, "guidance": 1.0 if flux else 3.0}
+    flow = version in ("sd3", "sana") or flux
+    times = (1.0, 0.5) if flow else (999.0, 499.0)
+    tree["distill"]["student"] |= {"times": times}
+    tree["distill"] |= {"gan": {"real": "pairs", "smoothness": 1.0, "separate": version == "dit"}}
     if version == "flux-dev":
         tree["distill"]["critic"]["embedded_guidance"] = 1.0
     config = Config.model_validate(tree)
@@ -148,8 +152,9 @@ def test_each_family_learns_from_pairs_and_from_its_teacher(version, config, tmp
     run.finish(local)
     output = Path(config.distill.output)
     figures = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    assert {"regression", "matching_gradient", "critic"} <= figures[-1].keys()
+    assert {"regression", "matching_gradient", "gan_student", "critic"} <= figures[-1].keys()
     student, teacher = load_student(output / "student", local.teacher), load_teacher(local.teacher)
+    assert student.steps.times == times
     changed = [
         not torch.equal(ours, theirs)
         for ours, theirs in zip(student.parameters(), teacher.parameters(), strict=True)

@@ -13,10 +13,12 @@ import torch
 from diffusers import DiffusionPipeline, FluxPipeline
 from torch import Tensor
 
-from pipeline.config import TeacherConfig
+from pipeline.config import StudentConfig, TeacherConfig
+from pipeline.diffusion import seeds
 from pipeline.diffusion.noise import Flow
 from pipeline.errors import UserError
-from pipeline.models.build import load_teacher, new_student, teacher_fingerprint
+from pipeline.models.build import load_student, load_teacher, new_student, teacher_fingerprint
+from pipeline.models.card import usage
 from pipeline.models.export import save_denoiser
 from pipeline.models.latents import Latents
 from pipeline.models.sampling import sample_student, sample_teacher
@@ -235,15 +237,27 @@ import sys
 sys.modules["pipeline"] = None  # an import of our package would fail
 import torch
 from diffusers import DiffusionPipeline
-for version, (first, settings) in torch.load("inputs.pt", weights_only=False).items():
-    pipe = DiffusionPipeline.from_pretrained(f"{version}/student")
-    made = pipe(first, num_inference_steps=1, output_type="pt", **settings)
-    torch.save((torch.as_tensor(made.images), pipe.scheduler.timesteps), f"{version}/images.pt")
+from diffusers.schedulers import scheduling_flow_match_euler_discrete, scheduling_lcm
+for name, (first, settings, fresh) in torch.load("inputs.pt", weights_only=False).items():
+    for scheduler in (scheduling_flow_match_euler_discrete, scheduling_lcm):
+        scheduler.randn_tensor = lambda *_, fresh=fresh, **__: fresh.pop(0)
+    pipe = DiffusionPipeline.from_pretrained(f"{name}/student")
+    made = pipe(first, output_type="pt", **settings)
+    torch.save((torch.as_tensor(made.images), pipe.scheduler.timesteps), f"{name}/images.pt")
 """
+FEW = {
+    "sd1-lcm": ([999, 749, 499, 249], True),
+    "sdxl-times": ([999, 600, 200], True),
+    "pixart-alpha-ddim": ([999, 499], False),
+    "sd3-fresh": ([1.0, 0.75, 0.5, 0.25], True),
+    "sana-ode": ([1.0, 0.6], False),
+}
+"""Students of a few steps: their times, and whether noise is fresh between them."""
 
 
-def perturbed_student(config: TeacherConfig):
-    student = new_student(load_teacher(config), None, 0)
+def perturbed_student(config: TeacherConfig, times: list[float] | None, renoise: bool):
+    settings = StudentConfig(times=times, renoise=renoise)
+    student = new_student(load_teacher(config), None, 0, settings)
     with torch.no_grad():
         for weight in student.parameters():
             weight += 0.05 * torch.randn_like(weight)
@@ -265,23 +279,36 @@ def arguments(version: str) -> tuple[Any, dict[str, Any]]:
 
 def test_a_stranger_gets_the_students_images(tmp_path):
     """All families in one process: importing diffusers is what takes long."""
-    students = {}
-    for version in FAMILIES:
-        config = settings_of(version, save_tiny(tmp_path / version / "model", version), tmp_path)
-        students[version] = config, perturbed_student(config)
-        save_denoiser(students[version][1], tmp_path / version / "student", {"seed": 0})
-    torch.save({version: arguments(version) for version in FAMILIES}, tmp_path / "inputs.pt")
-    subprocess.run([sys.executable, "-c", STRANGER], cwd=tmp_path, check=True, capture_output=True)
-    for version, (config, student) in students.items():
-        made, times = torch.load(tmp_path / version / "images.pt")
-        assert times.tolist() == [1000 if isinstance(student.schedule, Flow) else 999]
+    students, inputs = {}, {}
+    for name in (*FAMILIES, *FEW):
+        version = name if name in FAMILIES else name.rpartition("-")[0]
+        config = settings_of(version, save_tiny(tmp_path / name / "model", version), tmp_path)
+        student = perturbed_student(config, *FEW.get(name, (None, True)))
+        students[name] = version, config, student
+        steps = {"times": FEW[name][0], "renoise": FEW[name][1]} if name in FEW else {}
+        save_denoiser(student, tmp_path / name / "student", {"distill": {"student": steps}})
+        first, settings = arguments(version)
+        fresh = [seeds.renewed(noise(version), number) for number in range(4)]
+        inputs[name] = first, settings | student.settings, fresh
+    torch.save(inputs, tmp_path / "inputs.pt")
+    subprocess.run([sys.executable, "-c", STRANGER], cwd=tmp_path, check=True)
+    for name, (version, config, student) in students.items():
+        made, times = torch.load(tmp_path / name / "images.pt")
+        unit = 1000 if isinstance(student.schedule, Flow) else 1
+        assert times.tolist() == pytest.approx([unit * time for time in student.steps.times])
         given = noise(version), labels(version)
         images = shown(student.decode(sample_student(student, *given)))
-        torch.testing.assert_close(made, images, atol=1e-5, rtol=0, msg=lambda m, v=version: v + m)
-        back = load_teacher(
-            config.model_copy(update={"output": str(tmp_path / version / "student")})
-        )
+        torch.testing.assert_close(made, images, atol=1e-5, rtol=0, msg=lambda m, n=name: n + m)
+        back = load_student(tmp_path / name / "student", config)
         torch.testing.assert_close(sample_student(back, *given), sample_student(student, *given))
+
+
+def test_steps_that_diffusers_cannot_take_are_told(tmp_path):
+    config = settings_of("sd1", save_tiny(tmp_path / "model", "sd1"), tmp_path)
+    student = perturbed_student(config, [999, 600], False)
+    assert student.settings is None and "jobs/sample.py" in usage(student, "x")
+    with pytest.raises(UserError, match=r"distill\.student\.times: 0\.5 is no time .* whole train"):
+        perturbed_student(config, [999, 0.5], True)
 
 
 def test_the_fingerprint_covers_text_side_and_prompts(config, tmp_path):
