@@ -33,8 +33,8 @@ from pipeline.cluster.pairs import make_pairs
 from pipeline.comparison import Images, Judge, against_teacher
 from pipeline.config import Config, DistillConfig
 from pipeline.data.images import load_images
-from pipeline.diffusion import seeds
-from pipeline.distill import dmd, loop, run
+from pipeline.diffusion import matching, seeds
+from pipeline.distill import loop, run
 from pipeline.models.build import load_student, load_teacher
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.teacher import make_teacher
@@ -122,7 +122,7 @@ def without_normaliser() -> Iterator[None]:
     def plain(x0: Tensor, real: Tensor, fake: Tensor) -> Tensor:
         return (fake - real) / (x0 - real).abs().mean()
 
-    with mock.patch.object(dmd, "matching_gradient", plain):
+    with mock.patch.object(matching, "matching_gradient", plain):
         yield
 
 

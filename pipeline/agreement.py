@@ -100,11 +100,23 @@ def _distill_problems(config: Config) -> Iterator[str]:
             "distill.gan.real: data needs data.name, and a teacher that learnt from it; use "
             "encoded (jobs/encode.py) or pairs"
         )
-    if gan.divergence != "reverse-kl" and (gan.real is None or gan.separate):
+    if gan.divergence != "reverse-kl" and (gan.real is None or distill.draws != "shared"):
         yield (
             f"distill.gan.divergence: {gan.divergence} weighs the matching loss by the logits of "
-            "the same draws; it needs distill.gan.real, and distill.gan.separate false"
+            "the same draws; it needs distill.gan.real, and distill.draws shared"
         )
+    if distill.draws == "shared" and distill.regression.weight:
+        if distill.regression.batch_size > distill.batch_size:
+            yield (
+                f"distill.regression.batch_size: {distill.regression.batch_size} is more than "
+                f"distill.batch_size ({distill.batch_size}), of which it is a part with "
+                "distill.draws shared"
+            )
+        if len(distill.student.times or (0,)) > 1:
+            yield (
+                "distill.draws: shared needs a student of one step where there is a regression; "
+                "use separate, or set distill.regression.weight to 0"
+            )
     if distill.optimizer == "adamw8bit" and distill.sharded:
         yield (
             "distill.optimizer: adamw8bit cannot be split over workers; use adamw with "

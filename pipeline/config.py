@@ -291,12 +291,9 @@ class GANConfig(_Branch):
     smoothness: Weight = Field(
         default=0.0, description="Weight of the approximate R1 loss, one more pass; 0: none."
     )
-    separate: bool = Field(
-        default=False,
-        description="Draws and passes of its own, as in DMD2, instead of sharing those of the "
-        "matching and denoising losses.",
+    range: Span = Field(
+        default=(0.0, 1.0), description="Noise levels drawn if distill.draws is separate, as parts."
     )
-    range: Span = Field(default=(0.0, 1.0), description="Noise levels of separate draws, as parts.")
 
 
 class WorkersConfig(_Branch):
@@ -344,6 +341,12 @@ class DistillConfig(_Branch):
     matching: MatchingConfig = Field(default_factory=MatchingConfig)
     critic: CriticConfig = Field(default_factory=CriticConfig)
     gan: GANConfig = Field(default_factory=GANConfig)
+    draws: Literal["separate", "shared"] = Field(
+        default="separate",
+        description="separate: every loss draws for itself, as in the papers; shared: fewest "
+        "passes, so that the pairs' noises are matched too, and the GAN judges what the matching "
+        "and denoising losses diffused.",
+    )
     log_every: Positive = Field(
         default=50, description="Steps from one line of metrics to the next."
     )

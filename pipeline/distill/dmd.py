@@ -39,6 +39,8 @@ class DMD:
         distance: Of the regression loss.
         matching: The matching loss.
         gan: The critic's part as a discriminator, if it has one; it is a `Critic` then.
+        shared: Whether losses share draws and so passes: the pairs' noises are the first ones
+            that the matching sees, and the GAN judges what the other losses diffused.
 
     Source: DMD (Yin et al., 2024), arXiv 2311.18828, Algorithm 1; the two time scales, the GAN and
     the simulated inputs of later steps of DMD2 (Yin et al., 2024), arXiv 2405.14867, Section 4.
@@ -58,6 +60,7 @@ class DMD:
     distance: Distance = l2
     matching: Matching = MATCHING["dmd"]
     gan: GAN | None = None
+    shared: bool = False
 
     @property
     def way(self) -> Steps:
@@ -92,6 +95,10 @@ class DMD:
         labels = None
         if self.classes is not None:
             labels = torch.randint(self.classes, (count,), generator=rng)
+        if self.shared and pairs is not None:
+            noise = torch.cat([pairs.noise, noise[len(pairs.noise) :]])
+            if labels is not None and pairs.labels is not None:
+                labels = torch.cat([pairs.labels, labels[len(pairs.labels) :]])
         matching = Draw(self._times(fractions[0], self.matching_range), matching_eps)
         critic = Draw(self._times(fractions[1], self.critic_range), critic_eps)
         lane = Lane(noise, labels, matching, critic, exit, pairs=pairs)
@@ -104,7 +111,7 @@ class DMD:
         eps, shift, fooling_eps, telling_eps = torch.randn(4, count, *self.shape, generator=rng)
         fractions = torch.rand(2, count, generator=rng)
         fooling = telling = None
-        if gan.separate:
+        if not self.shared:
             fooling, telling = (
                 Draw(self._times(fraction, gan.range), noise)
                 for fraction, noise in zip(fractions, (fooling_eps, telling_eps), strict=True)
@@ -131,7 +138,8 @@ class DMD:
         if turn.fresh:
             t = way.time(lane.exit, lane.noise)
             rows.append(Rows(self._input(student, lane), t, lane.labels))
-        if turn.regression:
+        apart = turn.regression and not (self.shared and turn.fresh)
+        if apart:
             assert lane.pairs is not None
             noise = lane.pairs.noise
             x_t = way.input(student, noise, lane.pairs.labels, 0)
@@ -147,7 +155,8 @@ class DMD:
             parts["sample_mean"], parts["sample_std"] = samples.mean(), samples.std()
         if turn.regression:
             assert lane.pairs is not None
-            loss = self.distance(images[-len(lane.pairs.noise) :], lane.pairs)
+            count = len(lane.pairs.noise)
+            loss = self.distance(images[-count:] if apart else images[:count], lane.pairs)
             total = total + turn.regression * loss
             parts["regression"] = loss.detach()
         return Loss(total, parts, samples)

@@ -21,16 +21,13 @@ class GAN:
         student_weight, critic_weight: Of the losses.
         divergence: What the matching loss lessens, by the weights that follow from the logits.
         smoothness: Weight of the approximate R1 loss; 0 leaves it out.
-        separate: Whether the GAN's losses diffuse images with draws of their own, as DMD2 does,
-            at one more pass of the critic for each of them.
-        range: Ends of those draws' times, as fractions of `Schedule.at`.
+        range: Ends of the times of its own draws, as fractions of `Schedule.at`.
     """
 
     student_weight: float
     critic_weight: float
     divergence: str = "reverse-kl"
     smoothness: float = 0.0
-    separate: bool = False
     range: tuple[float, float] = (0.0, 1.0)
 
     def weigh(self, losses: Tensor, logits: Tensor) -> Tensor:

@@ -89,6 +89,7 @@ def prepare(config: Config) -> Training:
         distance=new_distance(config, teacher, device) if needs_pairs(config) else l2,
         matching=MATCHING[distill.matching.loss],
         gan=_gan(distill),
+        shared=distill.draws == "shared",
     )
     bare: dict[str, nn.Module] = {
         "student": new_student(
@@ -218,7 +219,6 @@ def _gan(distill: DistillConfig) -> GAN | None:
         critic_weight=gan.critic_weight,
         divergence=gan.divergence,
         smoothness=gan.smoothness,
-        separate=gan.separate,
         range=gan.range,
     )
 

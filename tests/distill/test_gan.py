@@ -28,7 +28,19 @@ TURN = Turn(regression=0.25, matching=1.0, gan=0.5, critic=True)
 
 def method(**changes) -> DMD:
     ends = (0.2, 0.8)
-    dmd = DMD(EDM(), SHAPE, 3, 0, 0, 0.25, 1.0, ends, ends, gan=GAN(0.5, 0.1, smoothness=0.01))
+    dmd = DMD(
+        EDM(),
+        SHAPE,
+        3,
+        0,
+        0,
+        0.25,
+        1.0,
+        ends,
+        ends,
+        gan=GAN(0.5, 0.1, smoothness=0.01),
+        shared=True,
+    )
     return replace(dmd, **changes)
 
 
@@ -67,6 +79,14 @@ def gradients(dmd: DMD, one: Lane, parts: tuple[nn.Module, ...]) -> dict[str, Te
     return found
 
 
+@contextmanager
+def runs_of(module: nn.Module) -> Iterator[list[int]]:
+    rows: list[int] = []
+    handle = module.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+    yield rows
+    handle.remove()
+
+
 def test_separate_passes_give_the_gradients_of_shared_ones_at_the_same_draws():
     dmd = method()
     shared = lane(dmd)
@@ -75,10 +95,18 @@ def test_separate_passes_give_the_gradients_of_shared_ones_at_the_same_draws():
     ours, theirs = (gradients(dmd, one, networks()) for one in (shared, apart))
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-9, atol=1e-12)
-    own = lane(method(gan=replace(dmd.gan, separate=True)))
-    assert torch.equal(own.noise, shared.noise)
+    assert torch.equal(shared.noise[:PAIRS], shared.pairs.noise)
+    assert shared.labels[:PAIRS].tolist() == [0, 2]
+    own = lane(method(shared=False))
+    assert torch.equal(own.noise[PAIRS:], shared.noise[PAIRS:])
+    assert not torch.isin(own.noise[:PAIRS], shared.noise).any()
     assert not torch.equal(own.fooling.t, own.matching.t)
     assert torch.equal(own.real.draw.t, own.telling.t)
+    student, _, _ = parts = networks()
+    with runs_of(student) as rows:
+        gradients(dmd, shared, parts)
+        gradients(replace(dmd, shared=False), own, (student, *networks()[1:]))
+    assert rows == [ROWS, ROWS + PAIRS]
 
 
 def test_a_whole_critic_judges_like_one_that_stops_early():
@@ -106,14 +134,6 @@ def test_the_students_gradient_is_that_of_its_three_losses():
     ((x0 * pull).sum() + 0.5 * fooled + 0.25 * regression).backward()
     for name, p in student.named_parameters():
         torch.testing.assert_close(found[f"student.{name}"], p.grad, rtol=1e-7, atol=1e-12)
-
-
-@contextmanager
-def runs_of(module: nn.Module) -> Iterator[list[int]]:
-    rows: list[int] = []
-    handle = module.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
-    yield rows
-    handle.remove()
 
 
 def test_the_decoder_runs_for_denoised_rows_alone():
@@ -150,7 +170,7 @@ def test_blocks_that_are_not_there_are_named():
 @pytest.mark.parametrize("renoise", [True, False])
 def test_training_gives_a_later_step_what_sampling_gives_it(renoise):
     steps = Steps(EDM(), (80.0, 5.0, 0.5), renoise)
-    dmd, (student, teacher, critic) = method(steps=steps), networks()
+    dmd, (student, teacher, critic) = method(steps=steps, shared=False), networks()
     given: list[tuple[Tensor, ...]] = []
 
     def spy(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:

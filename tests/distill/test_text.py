@@ -141,7 +141,7 @@ def test_each_family_learns_from_pairs_and_from_its_teacher(version, config, tmp
     flow = version in ("sd3", "sana") or flux
     times = (1.0, 0.5) if flow else (999.0, 499.0)
     tree["distill"]["student"] |= {"times": times}
-    tree["distill"] |= {"gan": {"real": "pairs", "smoothness": 1.0, "separate": version == "dit"}}
+    tree["distill"] |= {"gan": {"real": "pairs", "smoothness": 1.0}}
     if version == "flux-dev":
         tree["distill"]["critic"]["embedded_guidance"] = 1.0
     config = Config.model_validate(tree)

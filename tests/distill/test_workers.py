@@ -14,6 +14,10 @@ from pipeline.models.export import save_denoiser
 from tests.distill.workers import train
 
 FOUR_LANES = {"lanes": 4, "checkpoint_every": 100}
+DMD2 = {
+    "gan": {"real": "pairs", "student_weight": 0.5, "critic_weight": 0.5},
+    "student": {"every": 2, "times": [80.0, 3.0]},
+}
 
 
 def weights(config) -> dict[str, torch.Tensor]:
@@ -35,10 +39,16 @@ def lines(config) -> list[dict]:
     return [{k: v for k, v in row.items() if not k.startswith(costs)} for row in rows]
 
 
-@pytest.mark.parametrize("lanes", [4, 3])
-def test_sharded_networks_take_the_steps_of_copied_ones(tiny, lanes):
+@pytest.mark.parametrize(("lanes", "more"), [(4, {}), (3, DMD2)])
+def test_sharded_networks_take_the_steps_of_copied_ones(tiny, lanes, more):
     """Also where the workers' lanes are not as many; and one worker goes on from there."""
-    settings = {"lanes": lanes, "batch_size": 12, "regression": {"batch_size": 12}, "log_every": 1}
+    settings = {
+        **more,
+        "lanes": lanes,
+        "batch_size": 12,
+        "regression": {"batch_size": 12},
+        "log_every": 1,
+    }
     settings |= {"steps": 20, "checkpoint_every": 20}
     copied, sharded = (
         tiny(f"{name}", **settings, sharded=name == "sharded") for name in ("copied", "sharded")
@@ -54,7 +64,7 @@ def test_sharded_networks_take_the_steps_of_copied_ones(tiny, lanes):
 
 
 def test_in_float64_any_number_of_workers_takes_the_same_20_steps(tiny):
-    settings = {**FOUR_LANES, "steps": 20, "clip": 0.1}
+    settings = {**FOUR_LANES, **DMD2, "steps": 20, "clip": 0.1}
     alone = tiny("alone", **settings)
     train(alone, 1, double=True)
     expected = weights(alone)
@@ -69,9 +79,9 @@ def test_in_float64_any_number_of_workers_takes_the_same_20_steps(tiny):
             assert error < 1e-9, (ways, name, float(error))
 
 
-@pytest.mark.parametrize("workers", [2, 3])
-def test_a_broken_run_of_several_workers_ends_with_the_same_bits(tiny, workers):
-    whole, broken = (tiny(name, **FOUR_LANES) for name in ("whole", "broken"))
+@pytest.mark.parametrize(("workers", "more"), [(2, {}), (3, DMD2)])
+def test_a_broken_run_of_several_workers_ends_with_the_same_bits(tiny, workers, more):
+    whole, broken = (tiny(name, **FOUR_LANES, **more) for name in ("whole", "broken"))
     train(whole, workers)
     train(broken, workers, 2)
     train(broken, workers, 4)

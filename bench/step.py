@@ -1,0 +1,197 @@
+#!/usr/bin/env python3
+"""One cycle of DMD2 with regression, in as few passes as it takes and in separate ones.
+
+python bench/step.py [--pairs 7] [--json FILE]
+
+On the UNet of configs/mnist.yaml: a student's step with matching, GAN and regression, then three
+of the critic. The separate way is that of the public implementations: a student pass for the
+matching and one for the regression, and a pass of the critic's encoder of its own for each GAN
+loss. Both have the same draws.
+
+flops_ratio          shared / separate, by torch's counter           bar <= 0.85
+cpu_ratio            the same of CPU time, median of the pairs       bar <= 0.90
+gradient_difference  of all weights, relative                        bar <= 1e-5
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from pipeline.cli import load  # noqa: E402
+from pipeline.data.schema import PairBatch  # noqa: E402
+from pipeline.diffusion.losses import denoising_loss, regression_loss  # noqa: E402
+from pipeline.diffusion.matching import dmd  # noqa: E402
+from pipeline.diffusion.noise import EDM  # noqa: E402
+from pipeline.distill.dmd import DMD  # noqa: E402
+from pipeline.distill.gan import GAN  # noqa: E402
+from pipeline.distill.lanes import Lane, Turn  # noqa: E402
+from pipeline.models.build import new_unet  # noqa: E402
+from pipeline.models.critic import Critic  # noqa: E402
+
+CRITIC_STEPS = 3
+CLASSES = 10
+BARS = {"flops_ratio": 0.85, "cpu_ratio": 0.90, "gradient_difference": 1e-5}
+Calls = dict[str, int]
+"""Passes by network: of the critic, "encoder" counts all and "decoder" those that denoise."""
+
+
+class Cycle:
+    """Networks and draws of one cycle.
+
+    Args:
+        rows: Of every batch: fresh samples, pairs, real images.
+    """
+
+    def __init__(self, rows: int) -> None:
+        config = load("step", ["--config", str(ROOT / "configs" / "mnist.yaml")])[0]
+        shape, distill = (1, config.data.size, config.data.size), config.distill
+        self.turn = Turn(distill.regression.weight, distill.matching.weight, 3e-3, critic=True)
+        self.method = DMD(
+            EDM(), shape, CLASSES, 0, 0, self.turn.regression, self.turn.matching,
+            distill.matching.range, distill.critic.range, gan=GAN(self.turn.gan, 1e-2), shared=True,
+        )  # fmt: skip
+        self.student, self.teacher, denoiser = (
+            new_unet(config.network, shape, CLASSES, seed) for seed in range(3)
+        )
+        self.teacher.requires_grad_(False)
+        torch.manual_seed(0)
+        self.critic = Critic(denoiser)
+        rng = torch.Generator().manual_seed(0)
+        self.lanes = []
+        for _ in range(CRITIC_STEPS):
+            noise, images, real = torch.randn(3, rows, *shape, generator=rng)
+            labels = torch.randint(CLASSES, (2, rows), generator=rng)
+            pairs = PairBatch(torch.arange(rows), labels[0], noise, images)
+            self.lanes.append(self.method.draw(rows, rng, pairs, (real, labels[1])))
+
+    def shared(self) -> None:
+        """As training does it."""
+        loss = self.method.student_loss(
+            self.turn, self.student, self.teacher, self.critic, self.lanes[0]
+        )
+        loss.total.backward()
+        for number, lane in enumerate(self.lanes):
+            samples = self.method.samples(self.student, lane) if number else loss.samples
+            assert samples is not None
+            self.method.critic_loss(self.critic, samples, lane).total.backward()
+
+    def separate(self) -> None:
+        """Every loss with passes of its own."""
+        first, turn = self.lanes[0], self.turn
+        x0 = self._images(first.noise, first.labels)
+        x_t, t = first.matching.of(x0, self.method.schedule), first.matching.t
+        with torch.no_grad():
+            real = self.teacher(x_t, t, first.labels)
+            fake = self.critic(x_t, t, first.labels)
+        self.critic.requires_grad_(False)
+        fooled = softplus(-self.critic(x_t, t, first.labels, judge="only")).mean()
+        (turn.matching * dmd(x0, real, fake).mean() + turn.gan * fooled).backward()
+        self.critic.requires_grad_(True)
+        assert first.pairs is not None
+        made = self._images(first.pairs.noise, first.pairs.labels)
+        (turn.regression * regression_loss(made, first.pairs.images)).backward()
+        for number, lane in enumerate(self.lanes):
+            samples = self.method.samples(self.student, lane) if number else x0.detach()
+            self._tell(samples, lane)
+
+    def _images(self, noise: Tensor, labels: Tensor | None) -> Tensor:
+        return self.method.way.images(self.student, noise, labels)
+
+    def _tell(self, samples: Tensor, lane: Lane) -> None:
+        schedule, draw, real = self.method.schedule, lane.critic, lane.real
+        assert real is not None
+        x_t = draw.of(samples, schedule)
+        x0 = self.critic(x_t, draw.t, lane.labels)
+        denoising_loss(x0, samples, schedule.weight(draw.t)).backward()
+        fake = self.critic(x_t, draw.t, lane.labels, judge="only")
+        true = real.draw.of(real.images, schedule)
+        told = self.critic(true, real.draw.t, real.labels, judge="only")
+        (1e-2 * (softplus(fake).mean() + softplus(-told).mean())).backward()
+
+    def gradients(self, way: Callable[[], None]) -> Tensor:
+        """Of all weights after one cycle, (weights,)."""
+        networks = (self.student, self.critic)
+        for network in networks:
+            network.zero_grad()
+        way()
+        return torch.cat([p.grad.flatten() for each in networks for p in each.parameters()])  # type: ignore[union-attr]
+
+    def calls(self, way: Callable[[], None]) -> Calls:
+        """How often each network runs in one cycle."""
+        critic = self.critic.denoiser.backbone
+        watched: dict[str, nn.Module] = {
+            "student": self.student,
+            "teacher": self.teacher,
+            "critic's encoder": critic.conv_in,
+            "critic's decoder": critic.conv_out,
+        }
+        found = dict.fromkeys(watched, 0)
+
+        def count(name: str) -> Callable[..., None]:
+            def hook(*_: object) -> None:
+                found[name] += 1
+
+            return hook
+
+        handles = [each.register_forward_hook(count(name)) for name, each in watched.items()]
+        way()
+        for handle in handles:
+            handle.remove()
+        return found
+
+
+def flops(way: Callable[[], None]) -> int:
+    """Floating-point operations of convolutions and products in one cycle."""
+    with FlopCounterMode(display=False) as counter:
+        way()
+    return int(counter.get_total_flops())
+
+
+def seconds(way: Callable[[], None]) -> float:
+    """CPU time of one cycle."""
+    start = time.process_time()
+    way()
+    return time.process_time() - start
+
+
+def main() -> int:
+    """Measure, print, write; 0 if the bars hold."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=7, help="interleaved pairs of timings")
+    parser.add_argument("--json", type=Path, help="where the figures go too")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    cycle = Cycle(rows=64)
+    ours, theirs = cycle.shared, cycle.separate
+    for name, way in (("shared", ours), ("separate", theirs)):
+        print(name, "calls:", ", ".join(f"{key} {n}" for key, n in cycle.calls(way).items()))
+    reference = cycle.gradients(theirs)
+    difference = (cycle.gradients(ours) - reference).norm() / reference.norm()
+    ratios = [seconds(ours) / seconds(theirs) for _ in range(arguments.pairs)]
+    figures = {
+        "flops_ratio": flops(ours) / flops(theirs),
+        "cpu_ratio": statistics.median(ratios),
+        "gradient_difference": float(difference),
+    }
+    for name, value in figures.items():
+        print(f"{name:20} {value:.3g}  bar {BARS[name]:g}")
+    print("cpu ratios", ", ".join(f"{ratio:.3f}" for ratio in sorted(ratios)))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({**figures, "cpu_ratios": ratios}, indent=1) + "\n")
+    return 0 if all(figures[name] <= bar for name, bar in BARS.items()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
