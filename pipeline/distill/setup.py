@@ -175,7 +175,8 @@ def _blocks(network: nn.Module) -> Iterator[nn.Module]:
 
 def _optimizer(network: nn.Module, name: str) -> Optimizer:
     """AdamW with the betas and weight decay of DMD (arXiv 2311.18828, Section 5.1)."""
-    weights, betas, decay = network.parameters(), (0.9, 0.999), 0.01
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    betas, decay = (0.9, 0.999), 0.01
     if name == "adamw":
         return AdamW(weights, betas=betas, weight_decay=decay, fused=True)
     try:

@@ -83,9 +83,10 @@ def test_a_broken_run_of_several_workers_ends_with_the_same_bits(tiny, workers):
 def unet_taught(tiny, tmp_path):
     """Makes a run without pairs whose teacher is a UNet."""
 
-    def make(run: str, **distill: object) -> Config:
+    def make(run: str, attention: bool = False, **distill: object) -> Config:
         config = tiny(run, regression_steps=0, regression={"weight": 0.0}, **distill)
-        teacher = new_unet(config.network, config.shape, 3, seed=7)
+        network = config.network.model_copy(update={"attention": (attention,)})
+        teacher = new_unet(network, config.shape, 3, seed=7)
         save_denoiser(teacher, tmp_path / "teacher", {})
         tree = config.model_dump(mode="json")
         tree["teacher"] |= {"kind": "diffusers", "output": str(tmp_path / "teacher")}
@@ -105,6 +106,21 @@ def test_a_sharded_teacher_teaches_like_a_copied_one(unet_taught):
     assert len(lines(sharded)) == 10
     for ours, theirs in zip(lines(sharded), lines(copied), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-7)
+
+
+def test_sharded_adapters_take_the_steps_of_copied_ones_and_go_on_alone(unet_taught):
+    adapters = {"lr": 0.01, "lora": {"rank": 2}}
+    settings = {"student": adapters, "critic": adapters, "log_every": 1, "lanes": 4}
+    copied, sharded = (
+        unet_taught(name, True, **settings, sharded=name == "sharded", steps=6)
+        for name in ("copied", "sharded")
+    )
+    train(copied, 2)
+    train(sharded, 2)
+    for ours, theirs in zip(lines(sharded), lines(copied), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-7)
+    assert all("lora_" in name for name in weights(sharded).keys() - {"ema.n_averaged"})
+    train(unet_taught("sharded", True, **settings, sharded=True, steps=8), 1)
 
 
 def test_bf16_stays_near_fp32_and_keeps_its_weights_in_fp32(unet_taught):
