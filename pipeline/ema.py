@@ -31,7 +31,8 @@ class Average(AveragedModel):
             for weights in (dict(each.named_parameters()) for each in (self.module, model))
         )
         if self.n_averaged == 0:
-            torch._foreach_copy_(mine, theirs)
+            for average, current in zip(mine, theirs, strict=True):
+                average.copy_(current)
         else:
             self._update(mine, theirs, self.n_averaged)
         self.n_averaged += 1

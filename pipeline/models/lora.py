@@ -42,8 +42,8 @@ def adapted(teacher: Network, lora: LoraConfig, whose: str, seed: int) -> Networ
         import peft
     except ImportError as error:
         raise UserError(
-            f"distill.{whose}.lora needs the package peft on every node (extra `lora`): pip install "
-            "peft"
+            f"distill.{whose}.lora needs the package peft on every node (extra `lora`): pip "
+            "install peft"
         ) from error
     network = sharing_copy(teacher)
     settings = peft.LoraConfig(
