@@ -142,8 +142,7 @@ def usage(network: Network, name: str, half: bool = False) -> str:
 
 def _as_lora(network: Network, name: str, teacher: str) -> list[str]:
     """How the adapters of a student make one of its teacher, where diffusers can load them."""
-    pipe = network.pipeline() if network.lora is not None else None
-    if not hasattr(pipe, "load_lora_weights"):
+    if network.lora is None or not hasattr(pipe := network.pipeline(), "load_lora_weights"):
         return []
     scheduler = type(pipe.scheduler).__name__
     lines = [

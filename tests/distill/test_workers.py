@@ -110,8 +110,9 @@ def test_a_sharded_teacher_teaches_like_a_copied_one(unet_taught):
         assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-7)
 
 
+@pytest.mark.cluster
 def test_sharded_adapters_take_the_steps_of_copied_ones_and_go_on_alone(unet_taught):
-    adapters = {"lr": 0.001, "lora": {"rank": 2}}
+    adapters = {"lr": 0.01, "lora": {"rank": 2}}
     settings = {"log_every": 1, "lanes": 4, "steps": 6}
     copied, sharded = (
         unet_taught(name, adapters, **settings, sharded=name == "sharded")
@@ -120,7 +121,7 @@ def test_sharded_adapters_take_the_steps_of_copied_ones_and_go_on_alone(unet_tau
     train(copied, 2)
     train(sharded, 2)
     for ours, theirs in zip(lines(sharded), lines(copied), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-7)
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
     assert all("lora_" in name for name in weights(sharded).keys() - {"ema.n_averaged"})
     train(unet_taught("sharded", adapters, **settings | {"steps": 8}, sharded=True), 1)
 
