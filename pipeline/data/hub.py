@@ -29,6 +29,7 @@ _FILES = (
     "README.md",
     "provenance.json",
     "model_index.json",
+    "pytorch_lora_weights.safetensors",
     "scheduler/scheduler_config.json",
     *(f"tokenizer{n}/*{kind}" for n in ("", "_2", "_3") for kind in (".json", ".txt", ".model")),
     *(

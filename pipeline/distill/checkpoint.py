@@ -25,7 +25,9 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
+from pipeline.ema import Average
 from pipeline.errors import UserError
+from pipeline.frozen import frozen
 
 # It says so of every call of one worker alone.
 warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
@@ -57,7 +59,7 @@ class State:
     def tensors(self) -> dict[str, Tensor]:
         """The tensors themselves, not copies, as "student.<name>", "student_optimizer.<name>"."""
         parts: dict[str, Mapping[str, Any]] = {
-            name: get_model_state_dict(each) for name, each in self.networks.items()
+            name: _kept(each) for name, each in self.networks.items()
         }
         for name, each in self.optimizers.items():
             found = get_optimizer_state_dict(self.networks[name], each, options=_FLAT)
@@ -72,6 +74,12 @@ class State:
     def copy(self) -> dict[str, Tensor]:
         """A copy of the tensors on the CPU, which training leaves alone."""
         return {name: value.to("cpu", copy=True) for name, value in self.tensors().items()}
+
+
+def _kept(network: nn.Module) -> dict[str, Any]:
+    """The state of a network without what is frozen in it."""
+    names = network.shared if isinstance(network, Average) else frozen(network)
+    return {k: v for k, v in get_model_state_dict(network).items() if k not in names}
 
 
 def write(folder: Path, tensors: dict[str, Tensor], group: dist.ProcessGroup | None) -> None:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import Config
+from pipeline.config import Config, CriticConfig, StudentConfig
 from pipeline.distill.regression import Perceptual, new_distance
 from pipeline.distill.run import needs_pairs
+from pipeline.frozen import frozen
+from pipeline.models.adapters import Network
 from pipeline.models.build import new_student
 from pipeline.models.denoiser import Denoiser
 
@@ -22,7 +24,7 @@ class Footprint:
     """Bytes that one worker holds at its fullest, in the student's turn.
 
     Attributes:
-        weights: Of student, critic, average and teacher.
+        weights: Of student, critic, average and teacher; with adapters, what is shared once.
         gradients: Of student and critic.
         moments: Of their optimisers.
         activations: That the backward pass of one lane needs.
@@ -53,24 +55,38 @@ def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
         UserError: If the weights of a perceptual distance cannot be read.
     """
     distill = config.distill
-    student = new_student(
-        teacher, config.network, config.seed, distill.student, distill.recompute
-    ).to("meta")
-    trained = _bytes(student)
-    taught = _bytes(teacher) // (2 if distill.precision == "bf16" else 1)
+    student, critic = _networks(config, teacher)
+    half = 2 if distill.precision == "bf16" else 1
+    taught = _bytes(teacher) // half
     parts = workers if distill.sharded else 1
     rows, distance = distill.batch_size // distill.lanes, 0
     if needs_pairs(config):
         rows += (stored := distill.regression.batch_size // distill.lanes)
         distance = _distance_bytes(config, teacher, 1 if distill.recompute else stored)
-    half = 2 if distill.precision == "bf16" else 1
+    trained, shared = _own(student) + _own(critic), 0
+    if distill.sharded:  # each has a part of its own of what is shared otherwise
+        shared = sum(_bytes(each) - _own(each) for each in (student, student, critic)) // half
     return Footprint(
-        weights=3 * trained // parts + taught // (parts if distill.shard_teacher else 1),
-        gradients=2 * trained // parts,
-        moments=2 * trained // 4 * _MOMENTS[distill.optimizer] // parts,
+        weights=(trained + _own(student) + shared) // parts
+        + taught // (parts if distill.shard_teacher else 1),
+        gradients=trained // parts,
+        moments=trained // 4 * _MOMENTS[distill.optimizer] // parts,
         activations=saved_bytes(student, rows) // half,
         distance=distance,
     )
+
+
+def _networks(config: Config, teacher: Denoiser) -> tuple[Network, Network]:
+    """Student and critic, on the meta device; one for both where they are alike."""
+    distill = config.distill
+
+    def new(settings: StudentConfig | CriticConfig) -> Network:
+        made = new_student(teacher, config.network, config.seed, settings, distill.recompute)
+        return made.to("meta")
+
+    student = new(distill.student)
+    alike = distill.student.lora == distill.critic.lora
+    return student, student if alike else new(distill.critic)
 
 
 def saved_bytes(student: Denoiser, rows: int) -> int:
@@ -127,4 +143,13 @@ def _storage(value: Tensor) -> int:
 
 def _bytes(network: nn.Module) -> int:
     values: Sequence[Tensor] = [*network.parameters(), *network.buffers()]
+    return sum(value.numel() * value.element_size() for value in values)
+
+
+def _own(network: nn.Module) -> int:
+    """Bytes of a network in training that it does not share with the teacher."""
+    names = frozen(network)
+    if not names:
+        return _bytes(network)
+    values = [value for name, value in network.named_parameters() if name not in names]
     return sum(value.numel() * value.element_size() for value in values)

@@ -18,9 +18,11 @@ from pipeline.distill.output import Made, Output, provenance, save_student
 from pipeline.distill.regression import mark
 from pipeline.errors import UserError
 from pipeline.files import write_file
+from pipeline.frozen import load_learnt
 from pipeline.models.adapters import Network
 from pipeline.models.build import load_teacher, new_student, teacher_fingerprint
 from pipeline.models.denoiser import Denoiser
+from pipeline.models.lora import merged
 
 _MARK = "run.json"
 PARTS = ("student", "critic", "ema", "student_optimizer", "critic_optimizer")
@@ -151,14 +153,14 @@ def finish(config: Config, address: str = "") -> None:
 def stored_student(
     config: Config, teacher: Denoiser, folder: Path, weights: Weights = "ema"
 ) -> Network:
-    """The student of a checkpoint's files, in eval mode.
+    """The student of a checkpoint's files, in eval mode, its adapters merged.
 
     Raises:
         UserError: If the files cannot be read.
     """
     student = new_student(teacher, config.network, config.seed, config.distill.student)
-    student.load_state_dict(read_student(folder, weights))
-    return student.eval()
+    load_learnt(student, read_student(folder, weights))
+    return merged(student).eval()
 
 
 @contextmanager

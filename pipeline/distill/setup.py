@@ -91,14 +91,16 @@ def prepare(config: Config) -> Training:
         gan=_gan(distill),
         shared=distill.draws == "shared",
     )
-    bare: dict[str, nn.Module] = {
-        "student": new_student(
-            teacher, config.network, config.seed, distill.student, distill.recompute
-        ).to(device),
-        "critic": new_critic(teacher, config.network, config.seed, distill).to(device),
-    }
+    critic_network = new_critic(teacher, config.network, config.seed, distill)
+    student_network = new_student(
+        teacher, config.network, config.seed, distill.student, distill.recompute
+    )
     if distill.start_from:
-        start.load(config, bare["student"], bare["critic"])
+        start.load(config, student_network, critic_network)
+    bare: dict[str, nn.Module] = {
+        "student": student_network.to(device),
+        "critic": critic_network.to(device),
+    }
     if distill.precision == "bf16":
         for weight in teacher.parameters():
             weight.data = weight.data.bfloat16()
@@ -183,7 +185,8 @@ def _blocks(network: nn.Module) -> Iterator[nn.Module]:
 
 def _optimizer(network: nn.Module, name: str) -> Optimizer:
     """AdamW with the betas and weight decay of DMD (arXiv 2311.18828, Section 5.1)."""
-    weights, betas, decay = network.parameters(), (0.9, 0.999), 0.01
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    betas, decay = (0.9, 0.999), 0.01
     if name == "adamw":
         return AdamW(weights, betas=betas, weight_decay=decay, fused=True)
     try:

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -15,10 +16,15 @@ from pipeline.data.store import Store, open_store
 from pipeline.distill.checkpoint import read_part, read_student
 from pipeline.distill.history import History
 from pipeline.errors import UserError
+from pipeline.frozen import load_learnt
+from pipeline.models.adapters import Network
 from pipeline.models.build import load_student
 from pipeline.models.critic import Critic
+from pipeline.models.export import PROVENANCE
+from pipeline.models.lora import load_lora
 
 _BACKBONES = tuple(f"{part}/diffusion_pytorch_model" for part in ("unet", "transformer"))
+_RUN = "run.json"
 _WEIGHTS = ("_model.safetensors", "_model.safetensors.index.json")
 
 
@@ -34,20 +40,27 @@ def mark(config: Config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def load(config: Config, student: nn.Module, critic: nn.Module) -> None:
+def load(config: Config, student: Network, critic: Network | Critic) -> None:
     """Put the weights into new networks; the critic's too, where a run left them.
 
+    Adapters go on as such; a student without them begins from a folder in which they are merged.
+
     Raises:
-        UserError: As `mark`, or if they are of another network.
+        UserError: As `mark`, or if they are of another network or of other adapters.
     """
-    where = str(config.distill.start_from)
+    where, adapted = str(config.distill.start_from), config.distill.student.lora.rank is not None
     try:
         with _checkpoint(config) as folder:
-            if folder is None:
-                student.load_state_dict(_earlier_student(config).state_dict())
-                return
-            student.load_state_dict(read_student(folder, config.distill.start_weights))
-            _load_critic(critic, read_part(folder, "critic"))
+            if folder is not None:
+                _check_adapters(config, "student", "critic")
+                load_learnt(student, read_student(folder, config.distill.start_weights))
+                _load_critic(critic, read_part(folder, "critic"))
+            elif adapted:
+                _check_adapters(config, "student")
+                load_lora(student, _earlier_student(config))
+            else:
+                earlier = load_student(_earlier_student(config), config.teacher)
+                student.load_state_dict(earlier.state_dict())
     except RuntimeError as error:
         raise UserError(f"distill.start_from: {where} is another network: {error}") from error
 
@@ -57,17 +70,44 @@ def _load_critic(critic: nn.Module, weights: dict[str, Tensor]) -> None:
     heads = {name: weights.pop(name) for name in list(weights) if name.startswith("heads.")}
     weights = {name.removeprefix("denoiser."): value for name, value in weights.items()}
     if not isinstance(critic, Critic):
-        critic.load_state_dict(weights)
+        load_learnt(critic, weights)
         return
-    critic.denoiser.load_state_dict(weights)
+    load_learnt(critic.denoiser, weights)
     if heads:
         critic.load_state_dict(heads, strict=False)
 
 
-def _earlier_student(config: Config) -> nn.Module:
+def _check_adapters(config: Config, *networks: str) -> None:
+    """Raises UserError unless networks have the adapters now that they had in the earlier run."""
+    made = _made(config).get("distill") or {}
+    for name in networks:
+        before = made.get(name, {}).get("lora") or {"rank": None}
+        now = getattr(config.distill, name).lora.model_dump(mode="json")
+        if before != now and (before["rank"] or now["rank"]):
+            had, asks = (f"{each}" if each["rank"] else "no adapters" for each in (before, now))
+            raise UserError(
+                f"distill.start_from: the {name} of {config.distill.start_from} has {had}, and "
+                f"distill.{name}.lora asks for {asks}: adapters go on as they were; without any, a "
+                "run begins from the student's folder"
+            )
+
+
+def _made(config: Config) -> Mapping[str, Any]:
+    """What defined the run that the weights are of, as far as it is known."""
+    stores, run = [_find(config)[0]], _where(config).rpartition("/checkpoints/")[0]
+    if run:
+        stores.append(open_store(run, config.s3, "distill.start_from"))
+    for store in stores:
+        for name in (_RUN, PROVENANCE):
+            if name in store.list():
+                made = json.loads(store.get(name))
+                return made if isinstance(made, dict) else {}
+    return {}
+
+
+def _earlier_student(config: Config) -> Path:
     where = _where(config)
-    local = fetch(where, config.s3, "distill.start_from") if "://" in where else Path(where)
-    return load_student(local, config.teacher)
+    return fetch(where, config.s3, "distill.start_from") if "://" in where else Path(where)
 
 
 def _where(config: Config) -> str:

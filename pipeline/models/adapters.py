@@ -29,9 +29,11 @@ class Network(Denoiser):
 
     Attributes:
         part: What the backbone is called in a pipeline of diffusers, and here.
+        lora: Adapters that were merged into the backbone, by diffusers' names; else None.
     """
 
     part = "unet"
+    lora: dict[str, Tensor] | None = None
 
     def __init__(
         self, backbone: Any, schedule: Schedule, prediction: str, shape: tuple[int, int, int]

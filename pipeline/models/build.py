@@ -31,6 +31,7 @@ from pipeline.models.export import read_provenance
 from pipeline.models.folder import load_network, load_parts, need_transformers, read_json
 from pipeline.models.latent_network import LatentNetwork, image_size
 from pipeline.models.latents import Latents
+from pipeline.models.lora import adapted
 from pipeline.models.schedulers import read_scheduler
 from pipeline.models.song_unet import SongUNet
 from pipeline.models.stable_diffusion import StableDiffusion, StableDiffusionXL
@@ -214,14 +215,17 @@ def new_student(
 
     The critic starts as a student too: all three networks have one architecture. With
     `recompute` the backward pass makes the activations again instead of keeping them;
-    `settings` may give a student times of its own, and both another guidance where that is an
-    input.
+    `settings` may give a student times of its own, both another guidance where that is an input,
+    and adapters: only these are then trainable, and all else is shared with the teacher.
 
     Raises:
-        UserError: If the schedule has no such times.
+        UserError: If the schedule has no such times; as `adapted`.
     """
     student: Network
-    if isinstance(teacher, Network):
+    if isinstance(teacher, Network) and settings is not None and settings.lora.rank is not None:
+        whose = "student" if isinstance(settings, StudentConfig) else "critic"
+        student = adapted(teacher, settings.lora, whose, seed)
+    elif isinstance(teacher, Network):
         student = copy.deepcopy(teacher).requires_grad_(True)  # in eval mode: no dropout
     else:
         student = new_unet(network, teacher.shape, teacher.classes, seed)

@@ -11,11 +11,14 @@ from huggingface_hub import ModelCard, ModelCardData
 from pipeline import settings_yaml
 from pipeline.models.adapters import Network
 from pipeline.models.export import PROVENANCE
+from pipeline.models.lora import FILE
 from pipeline.models.song_unet import SongUNet
 from pipeline.models.transformers import DiT
 
 README = "README.md"
 PICTURE = "samples.png"
+TEACHER = "folder/of/the/teacher"
+"""Stands in the code of a card for a teacher that is not on the Hub."""
 _HUB = "https://huggingface.co"
 _TERMS = ("license", "license_name", "license_link")
 _EDM = (
@@ -108,6 +111,7 @@ def model_card(
         f"{origin.teacher}; it was distilled by distribution matching (DMD, "
         "[arXiv 2311.18828](https://arxiv.org/abs/2311.18828)) with ray-dmd.",
         f"## Use\n\n```python\n{usage(network, name)}```",
+        *_as_lora(network, name, origin.metadata.get("base_model", TEACHER)),
         *more,
     ]
     if picture:
@@ -133,7 +137,6 @@ def usage(network: Network, name: str, half: bool = False) -> str:
             "# diffusers cannot take this student's steps; from the run that made it:\n"
             "# python jobs/sample.py --evaluate.student <this folder>\n"
         )
-    steps = ", ".join(f"{key}={value}" for key, value in network.settings.items())
     lines = ["import torch"] if half else []
     lines.append("from diffusers import DiffusionPipeline")
     if isinstance(network.backbone, SongUNet):
@@ -142,6 +145,35 @@ def usage(network: Network, name: str, half: bool = False) -> str:
         )
     variant = ', variant="fp16", torch_dtype=torch.float16' if half else ""
     lines += ["", f'student = DiffusionPipeline.from_pretrained("{name}"{variant})']
+    return "".join(f"{line}\n" for line in [*lines, *_call(network)])
+
+
+def _as_lora(network: Network, name: str, teacher: str) -> list[str]:
+    """How the adapters of a student make one of its teacher, where diffusers can load them."""
+    if network.lora is None or network.settings is None:
+        return []
+    if not hasattr(pipe := network.pipeline(), "load_lora_weights"):
+        return []
+    scheduler = type(pipe.scheduler).__name__
+    lines = [
+        f"from diffusers import {', '.join(sorted(('DiffusionPipeline', scheduler)))}",
+        "",
+        f'student = DiffusionPipeline.from_pretrained("{teacher}")',
+        f'student.load_lora_weights("{name}")',
+        f'student.scheduler = {scheduler}.from_pretrained("{name}", subfolder="scheduler")',
+        *_call(network),
+    ]
+    code = "".join(f"{line}\n" for line in lines)
+    return [
+        f"## As a LoRA\n\n`{FILE}` has what was learnt alone, for the teacher or a model made from "
+        f"it (needs `peft`):\n\n```python\n{code}```"
+    ]
+
+
+def _call(network: Network) -> list[str]:
+    """Lines that make an image of the pipeline `student`, and save it."""
+    lines = []
+    steps = ", ".join(f"{key}={value}" for key, value in (network.settings or {}).items())
     if network.prompts is not None:
         guidance = getattr(network.backbone.config, "guidance_embeds", False)
         scale = getattr(network, "embedded_guidance", None) if guidance else 1.0
@@ -154,8 +186,7 @@ def usage(network: Network, name: str, half: bool = False) -> str:
         lines.append(f"labels = {labels}")
     else:
         call = f"student({steps})"
-    lines += [f"images = {call}.images", 'images[0].save("image.png")']
-    return "".join(f"{line}\n" for line in lines)
+    return [*lines, f"images = {call}.images", 'images[0].save("image.png")']
 
 
 def _teacher(made: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from pipeline.errors import UserError
 from pipeline.models.adapters import Network
+from pipeline.models.lora import save_lora
 
 PROVENANCE = "provenance.json"
 """What made the network in a folder."""
@@ -34,7 +35,8 @@ def save_denoiser(
 
     `DiffusionPipeline.from_pretrained(folder)` opens it; with `num_inference_steps=1` its image
     is the student's. `pipeline.models.build.load_denoiser` reads it back. The folder of a
-    `SongUNet` opens only where this package is installed.
+    `SongUNet` opens only where this package is installed. Adapters that were merged into the
+    network stand beside it, for `load_lora_weights`.
 
     Args:
         denoiser: A network of `pipeline.models.build`.
@@ -52,6 +54,8 @@ def save_denoiser(
         fresh.parent.mkdir(parents=True, exist_ok=True)
         denoiser.pipeline().save_pretrained(fresh)
         _forget_places(fresh)
+        if denoiser.lora is not None:
+            save_lora(denoiser, fresh)
         (fresh / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
         dress(fresh)
         if folder.is_dir():

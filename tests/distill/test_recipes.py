@@ -12,7 +12,8 @@ from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.distill import loop, run
 from pipeline.errors import UserError
-from pipeline.models.build import load_student
+from pipeline.models.build import load_denoiser, load_student
+from pipeline.models.lora import FILE
 from pipeline.models.sampling import sample_student
 from pipeline.teacher import make_teacher
 from tests.edm_file import dump, network
@@ -72,6 +73,23 @@ def test_sdxl_starts_at_399_and_opens_so(tmp_path, capsys, monkeypatch):
         match=r"distill\.student\.times: 1000 is no time of the teacher; it has whole .* 0 to 999",
     ):
         loop.train(small([*flags, *short, "--distill.student.times", "[1000]"]))
+
+
+def test_sdxl_with_adapters(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "prompts.csv").write_text("caption\na cat\na dog\n")
+    flags = ["--config", "configs/sdxl-lora.yaml", "--run", str(tmp_path / "run")]
+    flags += ["--teacher.output", str(save_tiny(tmp_path / "model", "sdxl"))]
+    flags += ["--teacher.prompts", str(tmp_path / "prompts.csv")]
+    assert plan_of(flags, capsys).count("rank: 64\n      alpha: 8.0") == 2
+    short = ["--distill.regression_steps", "1", "--distill.student.every", "1"]
+    config = small([*flags, *short, "--distill.precision", "bf16"])
+    run_it(config)
+    run.claim(config)
+    run.finish(config)
+    student = Path(config.distill.output) / "student"
+    assert load_denoiser(student, "", config.teacher).schedule.start == 399
+    assert (student / FILE).is_file()
 
 
 def test_stable_diffusion(tmp_path, capsys, monkeypatch):

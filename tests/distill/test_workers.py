@@ -93,12 +93,15 @@ def test_a_broken_run_of_several_workers_ends_with_the_same_bits(tiny, workers, 
 def unet_taught(tiny, tmp_path):
     """Makes a run without pairs whose teacher is a UNet."""
 
-    def make(run: str, **distill: object) -> Config:
+    def make(run: str, adapters: dict | None = None, **distill: object) -> Config:
         config = tiny(run, regression_steps=0, regression={"weight": 0.0}, **distill)
-        teacher = new_unet(config.network, config.shape, 3, seed=7)
+        network = config.network.model_copy(update={"attention": (bool(adapters),)})
+        teacher = new_unet(network, config.shape, 3, seed=7)
         save_denoiser(teacher, tmp_path / "teacher", {})
         tree = config.model_dump(mode="json")
         tree["teacher"] |= {"kind": "diffusers", "output": str(tmp_path / "teacher")}
+        for name in ("student", "critic"):
+            tree["distill"][name] |= adapters or {}
         return Config.model_validate(tree | {"data": {"name": "digits", "size": 4}})
 
     return make
@@ -115,6 +118,22 @@ def test_a_sharded_teacher_teaches_like_a_copied_one(unet_taught):
     assert len(lines(sharded)) == 10
     for ours, theirs in zip(lines(sharded), lines(copied), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.cluster
+def test_sharded_adapters_take_the_steps_of_copied_ones_and_go_on_alone(unet_taught):
+    adapters = {"lr": 0.01, "lora": {"rank": 2}}
+    settings = {"log_every": 1, "lanes": 4, "steps": 6}
+    copied, sharded = (
+        unet_taught(name, adapters, **settings, sharded=name == "sharded")
+        for name in ("copied", "sharded")
+    )
+    train(copied, 2)
+    train(sharded, 2)
+    for ours, theirs in zip(lines(sharded), lines(copied), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+    assert all("lora_" in name for name in weights(sharded).keys() - {"ema.n_averaged"})
+    train(unet_taught("sharded", adapters, **settings | {"steps": 8}, sharded=True), 1)
 
 
 def test_bf16_stays_near_fp32_and_keeps_its_weights_in_fp32(unet_taught):
