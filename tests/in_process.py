@@ -1,9 +1,10 @@
-"""The pairs job's work without a cluster."""
+"""The work of the pairs and encode jobs without a cluster."""
 
 from pipeline.config import Config
-from pipeline.data import shards
+from pipeline.data import real, shards
 from pipeline.data.fetch import fetch_inputs
 from pipeline.data.store import open_store
+from pipeline.encode import RealMaker, real_plan
 from pipeline.pairs import PairMaker, pair_plan
 
 
@@ -15,3 +16,13 @@ def make_pairs(config: Config) -> None:
     for index in shards.missing(store, plan, config.pairs.count):
         maker.make(index)
     shards.close(store, plan, config.pairs.count)
+
+
+def encode_images(config: Config) -> None:
+    store = open_store(config.encode.output, config.s3)
+    plan = real_plan(config, store)
+    shards.open_plan(store, plan)
+    maker = RealMaker(config, plan, store)
+    for index in shards.missing(store, plan, plan.count):
+        maker.make(index)
+    real.close(store, plan)

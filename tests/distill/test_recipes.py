@@ -17,7 +17,8 @@ from pipeline.models.lora import FILE
 from pipeline.models.sampling import sample_student
 from pipeline.teacher import make_teacher
 from tests.edm_file import dump, network
-from tests.in_process import make_pairs
+from tests.image_sets import items, save_files
+from tests.in_process import encode_images, make_pairs
 from tests.lpips_weights import save_narrow
 from tests.tiny_models import save_tiny
 
@@ -90,6 +91,43 @@ def test_sdxl_with_adapters(tmp_path, capsys, monkeypatch):
     student = Path(config.distill.output) / "student"
     assert load_denoiser(student, "", config.teacher).schedule.start == 399
     assert (student / FILE).is_file()
+
+
+def test_sdxl_in_four_steps_with_real_images(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source = save_files(tmp_path / "images", items(4))
+    flags = ["--config", "configs/sdxl-4-step.yaml", "--run", str(tmp_path / "run")]
+    flags += ["--teacher.output", str(save_tiny(tmp_path / "model", "sdxl"))]
+    flags += ["--teacher.prompts", str(tmp_path / "run" / "real" / "listing.parquet")]
+    flags += ["--encode.source", str(source), "--encode.shard_size", "2"]
+    shown = plan_of(flags, capsys)
+    assert "student_weight: 0.005" in shown
+    first = load("", [*flags, "--teacher.prompts", "null"])[0]
+    encode_images(first)
+    config = small([*flags, "--distill.student.every", "1"])
+    run.claim(config)
+    assert loop.train(config) == 2
+    run.finish(config)
+    line = (Path(config.distill.output) / "metrics.jsonl").read_text().splitlines()[-1]
+    assert {"matching_gradient", "gan_student", "gan_critic", "critic"} <= json.loads(line).keys()
+    student = load_student(Path(config.distill.output) / "student", config.teacher)
+    assert student.steps.times == (999, 749, 499, 249)
+    (tmp_path / "prompts.txt").write_text("a cow")
+    elsewhere = ["--distill.output", str(tmp_path / "other")]
+    other = small([*flags, *elsewhere, "--teacher.prompts", str(tmp_path / "prompts.txt")])
+    with pytest.raises(UserError, match=r"teacher\.prompts: 'picture \d', a caption in .*listing"):
+        loop.train(other)
+
+
+@pytest.mark.parametrize(
+    "name", ["imagenet64-dmd2", "imagenet64-dmd2-two-stages", "imagenet64-f-distill", "sd15-dmd2"]
+)
+def test_recipes_of_dmd2_stand(name):
+    distill = load("", ["--config", f"configs/{name}.yaml"])[0].distill
+    assert distill.regression.weight == distill.regression_steps == 0
+    assert (
+        distill.student.every in (5, 10) and "Not run" in Path(f"configs/{name}.yaml").read_text()
+    )
 
 
 def test_stable_diffusion(tmp_path, capsys, monkeypatch):
