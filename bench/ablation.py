@@ -148,13 +148,13 @@ class Scale:
         made = self._make(
             lambda noise, labels: sample_student(student, noise, labels), seeds.EVALUATION
         )
-        student, teacher, other = (
+        ours, teachers, others = (
             read(self.classifier, images) for images in (made, self.images, self.other)
         )
         return {
-            "fd_teacher": frechet_distance(teacher.features, student.features),
-            "fd_floor": frechet_distance(teacher.features, other.features),
-            "accuracy": accuracy(student.logits, self.labels),
+            "fd_teacher": frechet_distance(teachers.features, ours.features),
+            "fd_floor": frechet_distance(teachers.features, others.features),
+            "accuracy": accuracy(ours.logits, self.labels),
             "pixel_fd": frechet_distance(self.images.flatten(1), made.flatten(1)),
         }
 

@@ -26,9 +26,7 @@ PIXELS = 3 * 32 * 32
 """Numbers of the largest images that are compared pixel by pixel: beyond, a covariance of pixels
 takes much memory and time and says little."""
 
-Source = Literal[
-    "teacher", "student", "floor", "teacher_real", "student_real", "real", "held_out"
-]
+Source = Literal["teacher", "student", "floor", "teacher_real", "student_real", "real", "held_out"]
 """Who makes images: student and teacher from the same noise, the teacher from other noise, both
 with the labels of the real images; the real images, and those no network has learnt from."""
 
@@ -269,6 +267,7 @@ def in_process(maker: Maker, tasks: Sequence[Task]) -> Iterator[Batch]:
 
 
 def device() -> torch.device:
+    """The GPU where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -18,23 +18,25 @@ from pipeline.errors import UserError
 from pipeline.figures import (
     AgainstReal,
     AgainstTeacher,
-    Memory,
     Sketches,
     against_real,
     against_teacher,
-    clip_record,
     compare_all,
-    failures,
-    features_record,
     flat,
-    records,
-    remembered,
 )
 from pipeline.files import check_writable, write_file
 from pipeline.judged import save_evaluation, save_failures, save_neighbours
 from pipeline.models.build import load_student, load_teacher, teacher_fingerprint
 from pipeline.models.weights import weights_digest
 from pipeline.progress import progress
+from pipeline.records import (
+    Memory,
+    clip_record,
+    failures,
+    features_record,
+    records,
+    remembered,
+)
 from pipeline.sketch import Sketch
 from pipeline.speed import Speed, compare_speed, device_name, peak_mib, throughput, work
 from pipeline.verdict import verdict
@@ -211,7 +213,13 @@ def summary(evaluation: Evaluation) -> str:
     figures = evaluation.figures()
 
     def cell(value: float | int | None) -> str:
-        text = "" if value is None else f"{value}" if isinstance(value, int) else f"{value:.3f}"
+        text = (
+            ""
+            if value is None
+            else f"{value}"
+            if isinstance(value, int)
+            else f"{round(value, 3) + 0:.3f}"
+        )
         return f"{text:>10}"
 
     lines = [" " * 24 + "".join(f"{word:>10}" for word in ("student", "teacher", "floor", "n"))]
@@ -219,6 +227,4 @@ def summary(evaluation: Evaluation) -> str:
         values = [figures[name] if name else None for name in names]
         if any(value is not None for value in values[:3]):
             lines.append(f"{title:24}" + "".join(cell(value) for value in values).rstrip())
-    ratio = f"{evaluation.speed.speedup:.0f} times faster"
-    lines.append(f"{ratio} than the teacher's {evaluation.nfe_teacher} network evaluations")
     return "\n".join(lines)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from pipeline.comparison import Maker, Source
-from pipeline.figures import SHOWN, Memory
 from pipeline.pictures import save_grid
+from pipeline.records import SHOWN, Memory
 
 _COLUMNS = 20
 
@@ -39,7 +39,7 @@ def save_neighbours(maker: Maker, memory: Memory | None, path: Path) -> None:
     rows = torch.cat([order[:shown], order[middle : middle + shown]])
     pictures = {"student, 1 step": _shown(maker, "student_real", rows)}
     for space, caption in (("features", "nearest real"), ("pixels", "nearest, in pixels")):
-        pictures[caption] = _shown(maker, "real", memory.nearest[space].index[rows])
+        pictures[caption] = _shown(maker, "real", memory.nearest[space].which[rows])
     headings = [f"{distance:.2g}" for distance in close.distance[rows].tolist()]
     save_grid(pictures, path, columns=headings)
 

@@ -155,7 +155,7 @@ class Nearest(NamedTuple):
     """Of each point: the distance of its nearest neighbour, and which one it is, (N,) both."""
 
     distance: Tensor
-    index: Tensor
+    which: Tensor
 
 
 def nearest(points: Tensor, centres: Tensor) -> Nearest:

@@ -141,7 +141,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_point_finds_its_nearest() -> None:
     centres = 10 * torch.eye(6)
     found = nearest(centres[[4, 1]] + torch.tensor([[0.0] * 5 + [2.0]]), centres)
-    assert found.index.tolist() == [4, 1]
+    assert found.which.tolist() == [4, 1]
     assert found.distance.tolist() == pytest.approx([2, 2])
 
 

@@ -9,9 +9,7 @@ from pipeline.sketch import GROUPS, KEPT, Rows, Sketch
 
 def rows(features: Tensor) -> Rows:
     numbers = torch.arange(len(features))
-    return Rows(
-        features, 2 * features, numbers.to(torch.int16), features[:, 0], torch.empty(0)
-    )
+    return Rows(features, 2 * features, numbers.to(torch.int16), features[:, 0], torch.empty(0))
 
 
 def filled(features: Tensor, labels: Tensor | None, batches: list[Tensor]) -> Sketch:

@@ -55,7 +55,10 @@ def test_a_good_student_is_praised_and_timed() -> None:
         ({"recall": 0.1}, "Collapsed: .*recall 0.10 against the teacher's 0.90, n 1000"),
         ({"coverage": 0.2}, "Collapsed: .*coverage 0.20"),
         ({"recall": 0.7}, "Less variety than its teacher among the real images .*0.70"),
-        ({"ratio": 0.2}, "Memorising: .* 0.20 times as far .*held-out images are, in features; see"),
+        (
+            {"ratio": 0.2},
+            "Memorising: .* 0.20 times as far .*held-out images are, in features; see",
+        ),
         ({"ratio": 0.2, "teacher_ratio": 0.3}, "Memorising: .*so are its teacher's"),
         ({"closer": 0.4}, "Partly memorising: 40%"),
         ({"accuracy": 0.9}, "Wrong classes .*0.900 against 0.980"),

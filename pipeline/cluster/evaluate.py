@@ -65,9 +65,7 @@ class Reading:
         UserError: If this node cannot load a network, or has other features.
     """
 
-    def __init__(
-        self, config: Config, classifier: Classifier | None, features: str | None
-    ) -> None:
+    def __init__(self, config: Config, classifier: Classifier | None, features: str | None) -> None:
         self._maker = open_maker(fetch_inputs(config, *INPUTS), classifier)
         found = self._maker.net.checksum if self._maker.net else None
         if found != features:

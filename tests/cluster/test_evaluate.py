@@ -1,4 +1,4 @@
-"""The evaluate job on a pool of actors: the figures of one process, in memory that does not grow."""
+"""The evaluate job on a pool of actors: the figures of one process, in memory that stays flat."""
 
 import json
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pipeline import classifier
 from pipeline.cluster import evaluate as job
 from pipeline.cluster.evaluate import evaluate_student
 from pipeline.config import Config
@@ -15,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.models.build import load_teacher, new_student, new_unet
 from pipeline.models.export import save_denoiser
 
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 COUNTS = 5_000, 50_000
 
 
@@ -22,12 +24,12 @@ def configure(run: Path, **branches: Any) -> Config:
     tree: dict[str, Any] = {
         "run": str(run),
         "data": {"name": None},
-        "network": {"channels": [4], "attention": [False], "norm_groups": 2},
+        "network": {"channels": [8], "attention": [False], "norm_groups": 4},
         "teacher": {"kind": "gaussian", "gaussian": {"shape": [1, 12, 12], "classes": 10}},
         "pairs": {"steps": 2},
-        "evaluate": {"count": 60, "batch_size": 25},
+        "evaluate": {"count": 60, "batch_size": 500},
     }
-    return Config.model_validate({name: branch for name, branch in (tree | branches).items()})
+    return Config.model_validate(tree | branches)
 
 
 def save_student(config: Config) -> None:
@@ -36,14 +38,15 @@ def save_student(config: Config) -> None:
     save_denoiser(student, config.evaluate.student, {})
 
 
-def test_actors_find_the_figures_of_one_process(ray_cluster, tmp_path, capfd) -> None:
+def test_actors_find_the_figures_of_one_process(ray_cluster, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(classifier, "_steps", lambda count: 20)
     digits = {"data": {"name": "digits", "size": 8}, "teacher": {"kind": "diffusers"}}
     alone = configure(tmp_path, **digits)
     real = load_images("digits", 8, None)
     shape = tuple(real.images.shape[1:])
     save_denoiser(new_unet(alone.network, shape, 10, 1), alone.teacher.output, {})
     save_denoiser(new_unet(alone.network, shape, 10, 2), alone.evaluate.student, {})
-    shared = {"evaluate": {"count": 60, "batch_size": 25, "actors": {"min": 1, "max": 2}}}
+    shared = {"evaluate": {"count": 60, "batch_size": 500, "actors": {"min": 1, "max": 2}}}
     found = []
     for config in (alone, configure(tmp_path, **digits, **shared)):
         evaluate_student(config)
