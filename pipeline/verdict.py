@@ -82,6 +82,12 @@ def _likeness(evaluation: Evaluation) -> Iterator[str]:
             f"Further from real images than its teacher: Fréchet distance {real:.3g} against "
             f"{teacher_real:.3g}, n {evaluation['n_real']}."
         )
+    if real is not None and teacher_real > 10 * real:
+        yield (
+            "The teacher is much further from real images than the student: Fréchet distance "
+            f"{teacher_real:.3g} against {real:.3g}, n {evaluation['n_real']}: it takes too few "
+            "steps (pairs.steps), or is not the student's."
+        )
     apart, floor = evaluation["fd_teacher"], evaluation["fd_floor"]
     if real is None and apart > 10 * floor:
         yield (

@@ -63,7 +63,7 @@ def test_a_kernel_distance_moves_as_its_interval_says() -> None:
     found = [kernel(reference, drawn(600, seed) + 0.3) for seed in range(1, 13)]
     moves = torch.tensor([each.value for each in found]).std()
     width = torch.tensor([each.high - each.low for each in found]).mean()
-    assert 0.5 < width / (2 * 1.96 * moves) < 3
+    assert 0.6 < width / (2 * 1.96 * moves) < 1.7
     assert kernel_distance(reference, drawn(600, 99), 5, 300).mean == pytest.approx(0, abs=0.02)
 
 

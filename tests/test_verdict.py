@@ -63,6 +63,7 @@ def test_a_good_student_is_praised_and_timed() -> None:
         ({"closer": 0.4}, "Partly memorising: 40%"),
         ({"accuracy": 0.9}, "Wrong classes .*0.900 against 0.980"),
         ({"fd_real": 0.5}, "Further from real images .*0.5 against 0.2, n 1000"),
+        ({"teacher_fd_real": 9.0}, "The teacher is much further .*9 against 0.2.*pairs.steps"),
         ({"fd_real": None, "fd_teacher": 0.3}, "Unlike its teacher: .*30 times"),
     ],
 )
