@@ -37,7 +37,7 @@ def save_neighbours(maker: Maker, memory: Memory | None, path: Path) -> None:
     order, shown = close.distance.argsort(), min(SHOWN, len(close.distance) // 2)
     middle = (len(order) - shown) // 2
     rows = torch.cat([order[:shown], order[middle : middle + shown]])
-    pictures = {"student, 1 step": _shown(maker, "student_real", rows)}
+    pictures = {"student": _shown(maker, "student_real", rows)}
     for space, caption in (("features", "nearest real"), ("pixels", "nearest, in pixels")):
         pictures[caption] = _shown(maker, "real", memory.nearest[space].which[rows])
     headings = [f"{distance:.2g}" for distance in close.distance[rows].tolist()]
@@ -63,7 +63,7 @@ def _same_noise(maker: Maker, numbers: Tensor, steps: int | None) -> dict[str, T
     return {
         "noise": _decoded(maker, maker.noise("student", numbers) / 3),
         many: _shown(maker, "teacher", numbers),
-        "student, 1 step": _shown(maker, "student", numbers),
+        "student": _shown(maker, "student", numbers),
     }
 
 
