@@ -27,14 +27,14 @@ import torch
 from prove import ROOT, commit
 from torch import Tensor
 
-from pipeline.classifier import train_classifier
+from pipeline.classifier import accuracy, read, train_classifier
 from pipeline.cli import load
 from pipeline.cluster.pairs import make_pairs
-from pipeline.comparison import Images, Judge, against_teacher
 from pipeline.config import Config, DistillConfig
 from pipeline.data.images import load_images
 from pipeline.diffusion import matching, seeds
 from pipeline.distill import loop, run
+from pipeline.metrics import frechet_distance
 from pipeline.models.build import load_student, load_teacher
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.teacher import make_teacher
@@ -132,7 +132,7 @@ class Scale:
     def __init__(self, config: Config):
         self.teacher, self.seed = load_teacher(config.teacher), config.seed
         real = load_images(config.data.name, config.data.size, config.data.folder)
-        self.judge = Judge(real, train_classifier(real.images, real.labels, real.classes))
+        self.classifier = train_classifier(real.images, real.labels, real.classes)
         self.labels = torch.arange(COUNT) % real.classes
         solver = (config.pairs.solver, config.pairs.steps, config.pairs.guidance)
 
@@ -148,16 +148,14 @@ class Scale:
         made = self._make(
             lambda noise, labels: sample_student(student, noise, labels), seeds.EVALUATION
         )
-        noise = torch.empty(0)
-        versus = against_teacher(
-            Images(noise, self.labels, made, self.images), self.other, self.judge
+        ours, teachers, others = (
+            read(self.classifier, images) for images in (made, self.images, self.other)
         )
-        assert versus.accuracy is not None
         return {
-            "fd_teacher": versus.fd_teacher,
-            "fd_floor": versus.fd_floor,
-            "accuracy": versus.accuracy,
-            "pixel_fd": versus.pixel_fd,
+            "fd_teacher": frechet_distance(teachers.features, ours.features),
+            "fd_floor": frechet_distance(teachers.features, others.features),
+            "accuracy": accuracy(ours.logits, self.labels),
+            "pixel_fd": frechet_distance(self.images.flatten(1), made.flatten(1)),
         }
 
     def _make(self, by: Callable[[Tensor, Tensor], Tensor], stream: int) -> Tensor:

@@ -55,8 +55,8 @@ def measure(config: str, seed: int, extra: list[str]) -> Figures:
         subprocess.run(
             [*command, "--seed", str(seed), "--run", str(run), *extra], cwd=ROOT, check=True
         )
-    figures: Figures = json.loads((run / "evaluation.json").read_text())
-    return figures
+    figures = json.loads((run / "evaluation.json").read_text())
+    return {name: each for name, each in figures.items() if isinstance(each, int | float)}
 
 
 def table(config: str, results: list[Figures]) -> list[str]:

@@ -4,7 +4,7 @@
 import sys
 
 from pipeline.cli import main
-from pipeline.evaluate import evaluate as job
+from pipeline.cluster.evaluate import evaluate_student as job
 
 if __name__ == "__main__":
     sys.exit(main(job, __doc__))

@@ -15,6 +15,7 @@ def problems(config: Config) -> Iterator[str]:
     yield from _network_problems(config)
     yield from _count_problems(config)
     yield from _distill_problems(config)
+    yield from _evaluate_problems(config)
     yield from _folder_problems(config)
 
 
@@ -57,6 +58,7 @@ def _network_problems(config: Config) -> Iterator[str]:
 
 def _count_problems(config: Config) -> Iterator[str]:
     pairs, encode, distill = config.pairs, config.encode, config.distill
+    actors = config.evaluate.actors
     if pairs.count % pairs.shard_size:
         below = pairs.count // pairs.shard_size * pairs.shard_size
         nearest = f"{below} or {below + pairs.shard_size}" if below else f"{pairs.shard_size}"
@@ -69,6 +71,7 @@ def _count_problems(config: Config) -> Iterator[str]:
     for name, low, limit, high in (
         ("pairs.actors.min", pairs.actors.min, "pairs.actors.max", pairs.actors.max),
         ("encode.actors.min", encode.actors.min, "encode.actors.max", encode.actors.max),
+        ("evaluate.actors.min", actors.min, "evaluate.actors.max", actors.max or actors.min),
         ("distill.workers.min", distill.workers.min, "distill.workers.max", distill.workers.max),
         ("distill.workers.max", distill.workers.max, "distill.lanes", distill.lanes),
         (
@@ -80,6 +83,15 @@ def _count_problems(config: Config) -> Iterator[str]:
     ):
         if low > high:
             yield f"{name}: {low} is more than {limit} ({high})"
+
+
+def _evaluate_problems(config: Config) -> Iterator[str]:
+    evaluate = config.evaluate
+    if evaluate.weights is not None and evaluate.features == "classifier":
+        yield (
+            f"evaluate.weights: {evaluate.weights} is of no use to a classifier, which learns from "
+            "data.name; set evaluate.features"
+        )
 
 
 def _distill_problems(config: Config) -> Iterator[str]:

@@ -1,41 +1,34 @@
-"""The figures of an evaluation: student, teacher and real images against each other."""
+"""The images of an evaluation: made batch by batch, and read into features at once."""
 
-import time
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from pipeline.classifier import Classifier, accuracy, read, train_classifier
+from pipeline.classifier import Classifier, read, train_classifier
 from pipeline.config import Config
 from pipeline.data.images import RealImages, load_images
 from pipeline.diffusion import seeds
 from pipeline.errors import UserError
-from pipeline.metrics import frechet_distance, precision_recall
+from pipeline.models.clip import Clip, load_clip
 from pipeline.models.denoiser import Denoiser
+from pipeline.models.features import FeatureNet, load_features
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.progress import progress
+from pipeline.sketch import Rows
+from pipeline.speed import Generate, peak_mib
 
-Generate = Callable[[Tensor, Tensor | None], Tensor]
-"""(noise (B, C, H, W), labels (B,) int64 or None) -> images, same shape, on the CPU."""
+PIXELS = 3 * 32 * 32
+"""Numbers of the largest images that are compared pixel by pixel: beyond, a covariance of pixels
+takes much memory and time and says little."""
 
-
-@dataclass(frozen=True)
-class Images:
-    """Images to compare, row by row from the same noise and label.
-
-    Attributes:
-        noise: Unit-variance noise, (N, C, H, W).
-        labels: Classes, (N,) int64, or None for unconditional networks.
-        student, teacher: What they make of it, (N, C, H, W), in about [-1, 1].
-    """
-
-    noise: Tensor
-    labels: Tensor | None
-    student: Tensor
-    teacher: Tensor
+Source = Literal["teacher", "student", "floor", "teacher_real", "student_real", "real", "held_out"]
+"""Who makes images: student and teacher from the same noise, the teacher from other noise, both
+with the labels of the real images; the real images, and those no network has learnt from."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +38,22 @@ class Judge:
     real: RealImages
     classifier: Classifier
 
+    def fingerprint(self) -> str:
+        """SHA-256 of the training images and their labels."""
+        digest = hashlib.sha256(self.real.images.numpy().tobytes())
+        digest.update(self.real.labels.numpy().tobytes())
+        return digest.hexdigest()
 
-def real_judge(config: Config, teacher: Denoiser) -> Judge | None:
+
+def real_judge(
+    config: Config, teacher: Denoiser, classifier: Classifier | None = None
+) -> Judge | None:
     """The judge of the images the teacher learnt from; an analytic one has learnt from none.
+
+    Args:
+        config: Names the images.
+        teacher: What they must fit.
+        classifier: One that is trained on them already.
 
     Raises:
         UserError: If the images cannot be loaded, or are not of the teacher's kind.
@@ -63,22 +69,22 @@ def real_judge(config: Config, teacher: Denoiser) -> Judge | None:
             f"teacher in {config.teacher.output} makes {teacher.shape} of {teacher.classes}; "
             "name the set and size it learnt from"
         )
-    return Judge(real, train_classifier(real.images, real.labels, real.classes))
+    return Judge(real, classifier or train_classifier(real.images, real.labels, real.classes))
 
 
 def generators(config: Config, student: Denoiser, teacher: Denoiser) -> tuple[Generate, Generate]:
     """Student and teacher as functions from noise to images, on the GPU where there is one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    student, teacher, pairs = student.to(device), teacher.to(device), config.pairs
+    place_on, pairs = device(), config.pairs
+    student, teacher = student.to(place_on), teacher.to(place_on)
 
     def place(labels: Tensor | None) -> Tensor | None:
-        return None if labels is None else labels.to(device)
+        return None if labels is None else labels.to(place_on)
 
     def by_student(noise: Tensor, labels: Tensor | None) -> Tensor:
-        return sample_student(student, noise.to(device), place(labels)).cpu()
+        return sample_student(student, noise.to(place_on), place(labels)).cpu()
 
     def by_teacher(noise: Tensor, labels: Tensor | None) -> Tensor:
-        start, labels = noise.to(device), place(labels)
+        start, labels = noise.to(place_on), place(labels)
         images = sample_teacher(teacher, start, labels, pairs.solver, pairs.steps, pairs.guidance)
         return images.cpu()
 
@@ -98,155 +104,176 @@ def generate(
         for first in range(0, len(noise), batch_size):
             rows = slice(first, first + batch_size)
             images.append(by(noise[rows], None if labels is None else labels[rows]))
-            if not images[-1].isfinite().all():
-                raise UserError(
-                    f"{label}: images {first} and following are not finite; train it again, "
-                    "with a lower learning rate"
-                )
+            _check_finite(images[-1], label, first)
             bar.update(len(images[-1]))
     return torch.cat(images)
 
 
-@dataclass(frozen=True)
-class AgainstTeacher:
-    """Student against teacher, n_teacher images of each.
+class Task(NamedTuple):
+    """A batch of images: those of a source from one number to another."""
 
-    Fréchet distances (fd) are in squared units of the features: the classifier's 64, or the
-    pixels where there are no real images. Those at different n are not to be compared.
-
-    Attributes:
-        fd_teacher, pixel_fd: From the same noise and labels, on features and on pixels.
-        fd_floor, pixel_fd_floor: Teacher against teacher, same labels and other noise.
-        accuracy, teacher_accuracy: Part of the images classified as their label.
-        n_teacher: Images of each.
-    """
-
-    fd_teacher: float
-    fd_floor: float
-    pixel_fd: float
-    pixel_fd_floor: float
-    accuracy: float | None
-    teacher_accuracy: float | None
-    n_teacher: int
+    source: Source
+    first: int
+    stop: int
 
 
-@dataclass(frozen=True)
-class AgainstReal:
-    """Student and teacher against the real training images; all None where there are none.
+class Batch(NamedTuple):
+    """What was read of a task's images, and the most memory its process has held, in MiB."""
 
-    Attributes:
-        fd_real, teacher_fd_real: Fréchet distances, with the real images' labels.
-        real_floor: Random half of the real images of each class against the other half, mean
-            of 10 splits.
-        precision, recall, teacher_precision, teacher_recall: Against all real images, k = 3.
-        classifier_accuracy: On real images that it was not trained on.
-        n_real: Real images, and images of student and of teacher.
-        n_real_floor: Images in a half.
-    """
-
-    fd_real: float | None = None
-    teacher_fd_real: float | None = None
-    real_floor: float | None = None
-    precision: float | None = None
-    recall: float | None = None
-    teacher_precision: float | None = None
-    teacher_recall: float | None = None
-    classifier_accuracy: float | None = None
-    n_real: int | None = None
-    n_real_floor: int | None = None
+    task: Task
+    rows: Rows
+    peak: int
 
 
-@dataclass(frozen=True)
-class Speed:
-    """Median times of one image (batch 1), in milliseconds, and their ratio."""
-
-    latency_ms: float
-    teacher_latency_ms: float
-    speedup: float
-
-
-def against_teacher(images: Images, other: Tensor, judge: Judge | None) -> AgainstTeacher:
-    """Compare a student with its teacher.
+class Maker:
+    """Makes images by their numbers and reads them.
 
     Args:
-        images: Of both, from the same noise.
-        other: The teacher's images from other noise and the same labels, (N, C, H, W).
-        judge: For features and accuracy; without one the features are the pixels.
+        config: Of the run.
+        student, teacher: Its networks.
+        classifier: One that is trained already, in place of a new one.
+
+    Attributes:
+        device: Where the networks are.
+        judge: Real images and classifier, or None.
+        net: The network whose features are compared, or None for the classifier or pixels.
+        clip: What scores images by their prompts, or None.
+
+    Raises:
+        UserError: If real images or a network cannot be loaded, or nothing could compare images of
+            the teacher's size.
     """
-    student, teacher, again = (x.flatten(1) for x in (images.student, images.teacher, other))
-    pixel_fd, pixel_fd_floor = frechet_distance(teacher, student), frechet_distance(teacher, again)
-    fd, fd_floor, right, teacher_right = pixel_fd, pixel_fd_floor, None, None
-    if judge is not None:
-        by_student, by_teacher, by_other = (
-            read(judge.classifier, x) for x in (images.student, images.teacher, other)
+
+    def __init__(
+        self,
+        config: Config,
+        student: Denoiser,
+        teacher: Denoiser,
+        classifier: Classifier | None = None,
+    ) -> None:
+        self.config, self.student, self.teacher = config, student, teacher
+        self.device = device()
+        self.classes = teacher.classes
+        self.net: FeatureNet | None = load_features(config.evaluate)
+        self.clip: Clip | None = load_clip(config.evaluate, teacher.prompts)
+        self.judge = real_judge(config, teacher, classifier)
+        if self.judge is None and self.net is None and not self.whole_pixels:
+            raise UserError(
+                "evaluate.features: classifier has no real images to learn from (data.name), and "
+                f"the teacher's {teacher.shape} are too large to compare their values; use "
+                "dinov2, inception or efficientnet-lite0"
+            )
+        self.by_student, self.by_teacher = generators(config, student, teacher)
+
+    @property
+    def whole_pixels(self) -> bool:
+        """Whether what the networks make is small enough to be compared value by value."""
+        channels, height, width = self.teacher.shape
+        return channels * height * width <= PIXELS
+
+    @property
+    def sources(self) -> dict[Source, int]:
+        """What there is to read -> its number of images, the slowest first."""
+        count = self.config.evaluate.count
+        made: dict[Source, int] = {"teacher": count, "floor": count, "student": count}
+        if self.judge is not None:
+            real, held_out = self.judge.real.labels, self.judge.real.test_labels
+            made |= {"teacher_real": len(real), "student_real": len(real)}
+            made |= {"real": len(real), "held_out": len(held_out)}
+        return made
+
+    def labels(self, source: Source) -> Tensor | None:
+        """Of all images of a source, (N,) int64; None for those of an unconditional network."""
+        if source in ("real", "held_out"):
+            assert self.judge is not None
+            real = self.judge.real
+            return real.labels if source == "real" else real.test_labels
+        if self.classes is None:
+            return None
+        if source.endswith("_real"):
+            return self.labels("real")
+        return torch.arange(self.config.evaluate.count) % self.classes
+
+    def noise(self, source: Source, numbers: Tensor) -> Tensor:
+        """Of these images of a network, (n, C, H, W)."""
+        stream = seeds.FLOOR if source == "floor" else seeds.EVALUATION
+        first = self.config.evaluate.count if source.endswith("_real") else 0
+        return seeds.noise(self.config.seed, first + numbers, self.teacher.shape, stream)
+
+    def images(self, source: Source, numbers: Tensor) -> Tensor:
+        """These images, (n, C, H, W), as the networks make them.
+
+        Raises:
+            UserError: If one is not finite.
+        """
+        if source in ("real", "held_out"):
+            assert self.judge is not None
+            real = self.judge.real
+            return (real.images if source == "real" else real.test_images)[numbers]
+        by = self.by_student if source.startswith("student") else self.by_teacher
+        labels = self.labels(source)
+        images = by(self.noise(source, numbers), None if labels is None else labels[numbers])
+        _check_finite(images, source, int(numbers[0]))
+        return images
+
+    def read(self, task: Task) -> Batch:
+        """Make the images of a task and read them; raises as `images`."""
+        images = self.images(task.source, torch.arange(task.first, task.stop))
+        pixels, empty = self._pixels(images), torch.empty(0)
+        features, predicted, confidence = pixels, torch.empty(0, dtype=torch.int16), empty
+        if self.judge is not None:
+            features, logits = read(self.judge.classifier, images)
+            sure = logits.softmax(1).max(1)
+            predicted, confidence = sure.indices.to(torch.int16), sure.values
+        scores = empty
+        if self.net is not None or self.clip is not None:
+            shown = self.teacher.decode(images.to(self.device))
+            if self.net is not None:
+                features = self.net(shown).cpu()
+            if self.clip is not None and task.source in ("student", "teacher", "floor"):
+                labels = self.labels(task.source)
+                assert labels is not None and self.teacher.prompts is not None
+                chosen = labels[task.first : task.stop].tolist()
+                scores = self.clip(shown, [self.teacher.prompts[each] for each in chosen]).cpu()
+        rows = Rows(features, pixels, predicted, confidence, scores)
+        return Batch(task, rows, peak_mib())
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        if self.whole_pixels:
+            return images.flatten(1)
+        if self.teacher.latents is not None:
+            return images.new_empty(len(images), 0)
+        size = [min(side, 32) for side in images.shape[2:]]
+        return functional.interpolate(images, size, mode="area").flatten(1)
+
+
+def tasks(maker: Maker) -> list[Task]:
+    """All batches of an evaluation."""
+    size = maker.config.evaluate.batch_size
+    return [
+        Task(source, first, min(first + size, count))
+        for source, count in maker.sources.items()
+        for first in range(0, count, size)
+    ]
+
+
+Stream = Callable[[Maker, Sequence[Task]], Iterator[Batch]]
+"""Who reads the images of all tasks, in any order."""
+
+
+def in_process(maker: Maker, tasks: Sequence[Task]) -> Iterator[Batch]:
+    """Read them here, one after another."""
+    return map(maker.read, tasks)
+
+
+def device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _check_finite(images: Tensor, label: str, first: int) -> None:
+    if not images.isfinite().all():
+        raise UserError(
+            f"{label}: images {first} and following are not finite; train it again, "
+            "with a lower learning rate"
         )
-        fd = frechet_distance(by_teacher.features, by_student.features)
-        fd_floor = frechet_distance(by_teacher.features, by_other.features)
-        if images.labels is not None:
-            right = accuracy(by_student.logits, images.labels)
-            teacher_right = accuracy(by_teacher.logits, images.labels)
-    return AgainstTeacher(
-        fd, fd_floor, pixel_fd, pixel_fd_floor, right, teacher_right, len(teacher)
-    )
-
-
-def against_real(images: Images, judge: Judge) -> AgainstReal:
-    """Compare a student and its teacher with as many real images of the same labels."""
-    real = read(judge.classifier, judge.real.images).features
-    student = read(judge.classifier, images.student).features
-    teacher = read(judge.classifier, images.teacher).features
-    by_student, by_teacher = precision_recall(real, student), precision_recall(real, teacher)
-    held_out = read(judge.classifier, judge.real.test_images).logits
-    return AgainstReal(
-        fd_real=frechet_distance(real, student),
-        teacher_fd_real=frechet_distance(real, teacher),
-        real_floor=half_against_half(real, judge.real.labels),
-        precision=by_student.precision,
-        recall=by_student.recall,
-        teacher_precision=by_teacher.precision,
-        teacher_recall=by_teacher.recall,
-        classifier_accuracy=accuracy(held_out, judge.real.test_labels),
-        n_real=len(real),
-        n_real_floor=len(real) // 2,
-    )
-
-
-def half_against_half(features: Tensor, labels: Tensor, splits: int = 10) -> float:
-    """Mean Fréchet distance of random halves, each class split evenly.
-
-    Args:
-        features: (N, D).
-        labels: Classes, (N,) int64: as in the other distances, both sides have the same.
-        splits: Number of random splits.
-    """
-    rng, total = seeds.generator("halves"), 0.0
-    for _ in range(splits):
-        order = (labels + torch.rand(len(labels), generator=rng)).argsort()
-        order = order[: len(order) // 2 * 2]
-        total += frechet_distance(features[order[0::2]], features[order[1::2]])
-    return total / splits
-
-
-def compare_speed(
-    student: Generate, teacher: Generate, noise: Tensor, labels: Tensor | None, repeats: int = 20
-) -> Speed:
-    """Time both on the same input, turn by turn, after three rounds of warm-up.
-
-    Args:
-        student: What to time; an answer on the CPU ends the time of a GPU too.
-        teacher: The same.
-        noise: One noise, (1, C, H, W).
-        labels: Its class, (1,) int64, or None.
-        repeats: Rounds that count.
-    """
-    rounds = []
-    with progress(repeats + 3, "latency", "rounds") as bar:
-        for _ in range(repeats + 3):
-            start = time.perf_counter()
-            student(noise, labels)
-            middle = time.perf_counter()
-            teacher(noise, labels)
-            rounds.append((middle - start, time.perf_counter() - middle))
-            bar.update(1)
-    one, many = (1000 * median(times) for times in zip(*rounds[3:], strict=True))
-    return Speed(latency_ms=one, teacher_latency_ms=many, speedup=many / one)

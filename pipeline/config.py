@@ -38,6 +38,11 @@ def _absolute(path: str) -> str:
     return path if "://" in path else os.path.abspath(path)
 
 
+def _found(name: str) -> str:
+    """A local path from the root; what is none here stays, such as a name on the Hub."""
+    return os.path.abspath(name) if os.path.exists(name) else name
+
+
 def _blank(value: Any) -> Any:
     return "" if value is None else value
 
@@ -51,6 +56,7 @@ Guidance = Annotated[float | None, Field(ge=0)]
 Span = Annotated[tuple[Part, Part], Field(strict=False), AfterValidator(_rising)]
 Times = Annotated[tuple[float, ...], AfterValidator(_falling)]
 Input = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
+Model = Annotated[str, Field(min_length=1), AfterValidator(_found)]
 Folder = Annotated[str, BeforeValidator(_blank)]
 """A folder of output; null or "" until `Config` fills in its place under `run`."""
 _EMBEDDED = "As teacher.embedded_guidance; null: the same value."
@@ -152,6 +158,12 @@ class ActorsConfig(_Branch):
     max: Positive = Field(default=2, description="Actors at most.")
     cpus: float = Field(default=1.0, ge=0, description="CPU cores per actor.")
     gpus: float = Field(default=0.0, ge=0, description="GPUs per actor.")
+
+
+class EvaluateActorsConfig(ActorsConfig):
+    """The Ray actors that make images and read them, and what each one holds."""
+
+    max: int = Field(default=0, ge=0, description="Actors at most; 0: this process, without Ray.")
 
 
 class PairsConfig(_Branch):
@@ -449,6 +461,25 @@ class EvaluateConfig(_Branch):
     )
     count: int = Field(default=10_000, ge=10, description="Images compared, per network.")
     batch_size: Positive = Field(default=500, description="Images made at once.")
+    features: Literal["classifier", "inception", "efficientnet-lite0", "dinov2"] = Field(
+        default="classifier",
+        description="What images are compared in: a classifier trained on data.name (values of the "
+        "images where there is none), or a public network.",
+    )
+    weights: Model | None = Field(
+        default=None,
+        description="Its weights: a file, for dinov2 a folder or owner/name@commit on the Hub; "
+        "null: the package's, for inception a download.",
+    )
+    clip: Model | None = Field(
+        default=None,
+        description="CLIP model that scores images by their prompts, a folder or "
+        "owner/name@commit on the Hub; null: none.",
+    )
+    patience: float = Field(
+        default=1800.0, gt=0, le=604800, description="Seconds without a batch that end the job."
+    )
+    actors: EvaluateActorsConfig = Field(default_factory=EvaluateActorsConfig)
 
 
 class SampleConfig(_Branch):

@@ -1,47 +1,61 @@
-"""Judge a student: its figures beside the teacher's and their floors, and a picture."""
+"""Judge a student: its figures beside the teacher's and their floors, a verdict, and pictures."""
 
+import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.comparison import (
-    AgainstReal,
-    AgainstTeacher,
-    Images,
-    Judge,
-    Speed,
-    against_real,
-    against_teacher,
-    compare_speed,
-    generate,
-    generators,
-    real_judge,
-)
+from pipeline.classifier import Classifier
+from pipeline.comparison import Maker, Source, Stream, in_process, tasks
 from pipeline.config import Config
 from pipeline.data.fetch import INPUTS, fetch_inputs
-from pipeline.diffusion import seeds
 from pipeline.diffusion.solver import evaluations
 from pipeline.errors import UserError
+from pipeline.figures import (
+    AgainstReal,
+    AgainstTeacher,
+    Sketches,
+    against_real,
+    against_teacher,
+    compare_all,
+    flat,
+)
 from pipeline.files import check_writable, write_file
-from pipeline.models.build import load_student, load_teacher
-from pipeline.models.denoiser import Denoiser
+from pipeline.judged import save_evaluation, save_failures, save_neighbours
+from pipeline.models.build import load_student, load_teacher, teacher_fingerprint
 from pipeline.models.weights import weights_digest
-from pipeline.pictures import save_grid
+from pipeline.progress import progress
+from pipeline.records import (
+    Memory,
+    clip_record,
+    failures,
+    features_record,
+    records,
+    remembered,
+)
+from pipeline.sketch import Sketch
+from pipeline.speed import Speed, compare_speed, device_name, peak_mib, throughput, work
+from pipeline.verdict import verdict
+
+_LARGEST_BATCH = 1024
+"""Images of the largest batch that is timed."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All figures; `evaluation.json` holds them in one flat table.
+    """All figures.
 
     Attributes:
         teacher: Student against teacher.
         real: Both against real images.
         speed: Both against the clock.
-        nfe_teacher: Network evaluations of one teacher image; the student's has one.
+        nfe_teacher: Network evaluations of one teacher image.
         seed: The run's seed.
+        metrics: Every figure with its interval and floor, as `docs/evaluation.md` describes.
     """
 
     teacher: AgainstTeacher
@@ -49,18 +63,23 @@ class Evaluation:
     speed: Speed
     nfe_teacher: int
     seed: int
+    metrics: dict[str, Any]
 
     def figures(self) -> dict[str, float | int | None]:
-        """Every figure by its name."""
-        parts = [asdict(part) for part in (self.teacher, self.real, self.speed)]
-        parts.append({"nfe_teacher": self.nfe_teacher, "seed": self.seed})
-        return {name: value for part in parts for name, value in part.items()}
+        """The main figures by their names, in one flat table."""
+        own = {"nfe_teacher": self.nfe_teacher, "seed": self.seed}
+        return flat(self.teacher, self.real, self.speed) | own
 
 
-def evaluate(config: Config) -> Evaluation:
+def evaluate(config: Config, stream: Stream = in_process) -> Evaluation:
     """Compare the configured student with its teacher and with the real images.
 
-    Writes `evaluation.json` and `evaluation.png` to `evaluate.output`, and prints a table.
+    Writes `evaluation.json` and `evaluation.png` to `evaluate.output`, with real images
+    `neighbours.png` and `failures.png` too, and prints a table and a verdict.
+
+    Args:
+        config: Of the run.
+        stream: Who makes and reads the images.
 
     Raises:
         UserError: If a network or the images cannot be loaded or do not fit each other, the
@@ -69,6 +88,32 @@ def evaluate(config: Config) -> Evaluation:
     output = Path(config.evaluate.output)
     check_writable(output, "evaluate.output")
     config = fetch_inputs(config, *INPUTS)
+    maker = open_maker(config)
+    sets, peak = _read(maker, stream)
+    memory = remembered(sets) if "real" in sets else None
+    evaluation = _judge(maker, sets, memory)
+    evaluation.metrics["memory"] = {"makers_peak_mib": peak, "own_peak_mib": peak_mib()}
+    figures: dict[str, Any] = {**evaluation.figures()}
+    if judged := weights_digest(config.evaluate.student):
+        figures["student"] = judged
+    figures["metrics"] = evaluation.metrics
+    figures["verdict"] = verdict(figures)
+    save_evaluation(maker, config.pairs.steps, output / "evaluation.png")
+    save_neighbours(maker, memory, output / "neighbours.png")
+    save_failures(maker, evaluation.metrics["failures"], output / "failures.png")
+    text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
+    write_file(output / "evaluation.json", text.encode())
+    print("\n".join([summary(evaluation), *figures["verdict"]]))
+    print(f"picture  {output / 'evaluation.png'}\nfigures  {output / 'evaluation.json'}")
+    return evaluation
+
+
+def open_maker(config: Config, classifier: Classifier | None = None) -> Maker:
+    """What makes and reads the images of the configured networks, from local folders.
+
+    Raises:
+        UserError: If a network or the images cannot be loaded or do not fit each other.
+    """
     student = load_student(
         config.evaluate.student, config.teacher, config.distill.student.embedded_guidance
     )
@@ -79,66 +124,75 @@ def evaluate(config: Config) -> Evaluation:
             f"{student.classes} classes, its teacher {teacher.shape} of {teacher.classes}; "
             "name the student of this teacher"
         )
-    judge = real_judge(config, teacher)
-    evaluation, images = _compare(config, student, teacher, judge)
-    steps = f"teacher, {config.pairs.steps} steps"
-    _save_picture(images, teacher, steps, output / "evaluation.png")
-    figures: dict[str, object] = {**evaluation.figures()}
-    if judged := weights_digest(config.evaluate.student):
-        figures["student"] = judged
-    text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
-    write_file(output / "evaluation.json", text.encode())
-    print(summary(evaluation))
-    print(f"picture  {output / 'evaluation.png'}\nfigures  {output / 'evaluation.json'}")
-    return evaluation
+    return Maker(config, student, teacher, classifier)
 
 
-def _compare(
-    config: Config, student: Denoiser, teacher: Denoiser, judge: Judge | None
-) -> tuple[Evaluation, Images]:
-    """All figures, and the images of student against teacher."""
-    by_student, by_teacher = generators(config, student, teacher)
-    count, size = config.evaluate.count, config.evaluate.batch_size
+def _read(maker: Maker, stream: Stream) -> tuple[Sketches, int]:
+    """What is kept of every set, and the most memory that a process which made them held."""
+    sets: dict[Source, Sketch] = {}
+    for source, count in maker.sources.items():
+        made = source in ("teacher", "student", "floor")
+        sets[source] = Sketch(
+            count,
+            maker.labels(source),
+            **({"kept": None} if source in ("real", "held_out") else {}),
+            whole_pixels=made and maker.whole_pixels,
+        )
+    peak = 0
+    with progress(sum(maker.sources.values()), "evaluate", "images") as bar:
+        for batch in stream(maker, tasks(maker)):
+            sets[batch.task.source].take(batch.task.first, batch.rows)
+            peak = max(peak, batch.peak)
+            bar.update(batch.task.stop - batch.task.first)
+    return sets, peak
 
-    def noise(first: int, count: int, stream: int = seeds.EVALUATION) -> Tensor:
-        return seeds.noise(config.seed, torch.arange(first, first + count), teacher.shape, stream)
 
-    def both(noise: Tensor, labels: Tensor | None) -> Images:
-        one_step = generate(by_student, noise, labels, size, "student")
-        many_steps = generate(by_teacher, noise, labels, size, "teacher")
-        return Images(noise, labels, one_step, many_steps)
-
-    labels = None if teacher.classes is None else torch.arange(count) % teacher.classes
-    images = both(noise(0, count), labels)
-    other = generate(by_teacher, noise(0, count, seeds.FLOOR), labels, size, "teacher, for floor")
-    real = AgainstReal()
-    if judge is not None:
-        same_labels = None if teacher.classes is None else judge.real.labels
-        real = against_real(both(noise(count, len(judge.real.labels)), same_labels), judge)
-    speed = compare_speed(
-        by_student, by_teacher, images.noise[:1], None if labels is None else labels[:1]
-    )
+def _judge(maker: Maker, sets: Sketches, memory: Memory | None) -> Evaluation:
+    config, compared = maker.config, compare_all(sets)
     solver, steps, guidance = config.pairs.solver, config.pairs.steps, config.pairs.guidance
     calls = evaluations(solver, steps) * (1 if guidance == 1 else 2)
-    versus = against_teacher(images, other, judge)
-    return Evaluation(versus, real, speed, calls, config.seed), images
-
-
-def _save_picture(images: Images, teacher: Denoiser, steps: str, path: Path) -> None:
-    """Two columns for each of the first ten classes: noise, teacher, student."""
-    columns, headings = torch.arange(min(20, len(images.noise))), []
-    if images.labels is not None:
-        chosen = [(images.labels == label).nonzero()[:2] for label in range(10)]
-        columns = torch.cat(chosen).flatten()
-        headings = [str(label) for label in images.labels[columns].tolist()]
-    rows = {
-        "noise": images.noise[columns] / 3,
-        steps: images.teacher[columns],
-        "student, 1 step": images.student[columns],
+    comparisons = records(compared.teacher, _teacher_reference(config))
+    real = AgainstReal()
+    if maker.judge is not None:
+        real = against_real(sets, compared.real)
+        reference = {"name": "real", "fingerprint": maker.judge.fingerprint()}
+        comparisons += records(compared.real, reference)
+        comparisons += records(compared.half, {**reference, "name": "real, half"})
+    speed, costs = _speed(maker)
+    metrics = {
+        "features": features_record(maker),
+        "comparisons": comparisons,
+        "clip": clip_record(sets, maker),
+        "neighbours": memory and memory.record,
+        "failures": failures(sets["student"], sets["teacher"]),
+        "speed": costs,
     }
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    shown = {caption: teacher.decode(row.to(device)).cpu() for caption, row in rows.items()}
-    save_grid(shown, path, columns=headings)
+    versus = against_teacher(sets, compared.teacher)
+    return Evaluation(versus, real, speed, calls, config.seed, metrics)
+
+
+def _teacher_reference(config: Config) -> dict[str, str]:
+    pairs = config.pairs
+    content = [teacher_fingerprint(config.teacher), pairs.solver, pairs.steps, pairs.guidance]
+    digest = hashlib.sha256(json.dumps([*content, config.seed]).encode()).hexdigest()
+    return {"name": "teacher", "fingerprint": digest}
+
+
+def _speed(maker: Maker) -> tuple[Speed, dict[str, Any]]:
+    """Latency side by side, then each one's best rate and its work."""
+    largest = min(_LARGEST_BATCH, maker.config.evaluate.count, maker.config.evaluate.batch_size)
+    noise, labels = maker.noise("student", torch.arange(largest)), maker.labels("student")
+    labels = None if labels is None else labels[:largest]
+    one: tuple[Tensor, Tensor | None] = (noise[:1], None if labels is None else labels[:1])
+    speed = compare_speed(maker.by_student, maker.by_teacher, *one)
+    costs: dict[str, Any] = {"device": device_name(maker.device)}
+    for name, network, by, latency in (
+        ("student", maker.student, maker.by_student, speed.latency_ms),
+        ("teacher", maker.teacher, maker.by_teacher, speed.teacher_latency_ms),
+    ):
+        best, done = throughput(by, noise, labels), work(by, network, *one)
+        costs[name] = {"latency_ms": latency, **best._asdict(), **done._asdict()}
+    return speed, costs
 
 
 _TABLE = (
@@ -159,7 +213,13 @@ def summary(evaluation: Evaluation) -> str:
     figures = evaluation.figures()
 
     def cell(value: float | int | None) -> str:
-        text = "" if value is None else f"{value}" if isinstance(value, int) else f"{value:.3f}"
+        text = (
+            ""
+            if value is None
+            else f"{value}"
+            if isinstance(value, int)
+            else f"{round(value, 3) + 0:.3f}"
+        )
         return f"{text:>10}"
 
     lines = [" " * 24 + "".join(f"{word:>10}" for word in ("student", "teacher", "floor", "n"))]
@@ -167,6 +227,4 @@ def summary(evaluation: Evaluation) -> str:
         values = [figures[name] if name else None for name in names]
         if any(value is not None for value in values[:3]):
             lines.append(f"{title:24}" + "".join(cell(value) for value in values).rstrip())
-    ratio = f"{evaluation.speed.speedup:.0f} times faster"
-    lines.append(f"{ratio} than the teacher's {evaluation.nfe_teacher} network evaluations")
     return "\n".join(lines)

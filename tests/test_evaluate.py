@@ -1,4 +1,4 @@
-"""An evaluation against values that are known: perfect, collapsed and broken students."""
+"""An evaluation against values that are known: perfect, collapsed, memorising, broken students."""
 
 import json
 import math
@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline import classifier, evaluate
+from pipeline import classifier, estimates, evaluate, speed
 from pipeline.config import Config
 from pipeline.data.images import load_images
 from pipeline.diffusion.noise import EDM, expand
@@ -24,6 +24,7 @@ KEYS = {
     *("accuracy", "teacher_accuracy", "precision", "recall", "teacher_precision"),
     *("teacher_recall", "pixel_fd", "pixel_fd_floor", "latency_ms", "teacher_latency_ms"),
     *("speedup", "nfe_teacher", "n_teacher", "n_real", "classifier_accuracy", "seed"),
+    *("metrics", "verdict"),
 }
 OF_REAL = {
     *("fd_real", "teacher_fd_real", "real_floor", "n_real_floor", "accuracy", "n_real"),
@@ -47,6 +48,35 @@ class Perfect(Denoiser):
 class Broken(Perfect):
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         return x_t * math.nan
+
+
+class Memory(Perfect):
+    """Gives a training image of the right class for every noise."""
+
+    def __init__(self, teacher: Denoiser) -> None:
+        super().__init__(teacher)
+        self.real = load_images("digits", 8, None)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        assert condition is not None
+        chosen = []
+        for label, noise in zip(condition, x_t, strict=True):
+            members = (self.real.labels == label).nonzero().flatten()
+            chosen.append(members[int(noise.sum().abs() * 1e4) % len(members)])
+        return self.real.images[torch.stack(chosen)]
+
+
+class Colours:
+    name, library, checksum, resize = "mean colours", "none", "none", "none"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3))
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimates, "RESAMPLES", 10)
+    monkeypatch.setattr(speed, "_LONGEST", 0.02)
 
 
 def settings(folder: Path, count: int, **branches: Any) -> Config:
@@ -75,6 +105,7 @@ def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Config, Den
     variances = torch.stack([group.var(0) for group in groups]) + 1e-3
     teacher = GaussianMixture(means, variances, None, (1, 8, 8))
     monkeypatch.setattr(evaluate, "load_teacher", lambda config: teacher)
+    monkeypatch.setattr(evaluate, "teacher_fingerprint", lambda config: "of the teacher")
     monkeypatch.setattr(classifier, "_steps", lambda count: 40)
     kinds = {"data": {"name": "digits"}, "teacher": {"kind": "diffusers"}}
     return settings(tmp_path, 300, **kinds), teacher
@@ -84,10 +115,22 @@ def test_a_perfect_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     figures = run(settings(tmp_path, 400), Perfect(gaussian_teacher((1, 8, 8), 10)), monkeypatch)
     assert set(figures) == KEYS
     assert {key for key, value in figures.items() if value is None} == OF_REAL
-    assert figures["fd_teacher"] == figures["pixel_fd"] == pytest.approx(0, abs=1e-6)
-    assert figures["fd_floor"] == figures["pixel_fd_floor"] > 0.1
+    assert figures["fd_teacher"] == pytest.approx(figures["pixel_fd"], abs=1e-9)
+    assert figures["fd_teacher"] == pytest.approx(0, abs=1e-6)
+    assert (
+        figures["fd_floor"] == pytest.approx(figures["pixel_fd_floor"])
+        and figures["fd_floor"] > 0.1
+    )
     assert (figures["nfe_teacher"], figures["n_teacher"], figures["seed"]) == (35, 400, 0)
     assert figures["speedup"] == pytest.approx(1, rel=0.5)
+    assert figures["metrics"]["features"]["name"] == "pixels"
+    (comparison,) = figures["metrics"]["comparisons"]
+    assert (comparison["n"], comparison["reference"]["name"]) == (400, "teacher")
+    assert comparison["figures"]["recall"]["student"]["value"] == 1
+    assert figures["metrics"]["neighbours"] is figures["metrics"]["failures"] is None
+    costs = figures["metrics"]["speed"]
+    assert (costs["student"]["nfe"], costs["teacher"]["nfe"]) == (1, 35)
+    assert figures["verdict"][0].startswith("No fault found")
 
 
 def test_a_student_of_class_means_is_as_far_as_theory_says(
@@ -124,6 +167,48 @@ def test_a_perfect_student_of_real_images_equals_its_teacher(
     assert (figures["n_teacher"], figures["n_real"], figures["n_real_floor"]) == (300, 1438, 719)
     assert figures["classifier_accuracy"] > 0.8 and figures["accuracy"] > 0.8
     assert 0 < figures["real_floor"] < figures["fd_real"]
+    assert figures["verdict"][0].startswith("No fault found")
+    check_metrics(figures)
+    for name in ("evaluation", "neighbours", "failures"):
+        assert Image.open(Path(config.run) / f"{name}.png").width > 400, name
+
+
+def check_metrics(figures: dict[str, Any]) -> None:
+    """Every figure says what it was made of, and stands beside those of its n alone."""
+    metrics = figures["metrics"]
+    assert metrics["features"]["name"] == "classifier of digits, 64 features"
+    assert len(metrics["features"]["checksum"]) == 64 and metrics["features"]["resize"] == "none"
+    shapes = [(each["reference"]["name"], each["n"]) for each in metrics["comparisons"]]
+    assert shapes == [("teacher", 300), ("real", 1438), ("real, half", 719)]
+    for comparison in metrics["comparisons"]:
+        assert len(comparison["reference"]["fingerprint"]) == 64
+        for name, figure in comparison["figures"].items():
+            assert ("torchmetrics" in figure["library"]) == (name == "kid")
+            for each in filter(None, (figure[side] for side in ("student", "teacher", "floor"))):
+                assert each["low"] <= each["value"] <= each["high"]
+    versus, whole, half = (each["figures"] for each in metrics["comparisons"])
+    assert versus["fid"]["student"]["value"] == figures["fd_teacher"]
+    assert whole["fid"]["teacher"]["value"] == figures["teacher_fd_real"]
+    assert whole["fid"]["floor"] is None and 0 < half["fid"]["floor"]["value"]
+    assert half["fid"]["floor"]["value"] < half["fid"]["student"]["value"]
+    assert set(half) == {"fid", "kid", "precision", "recall", "density", "coverage"}
+    wrong = metrics["failures"]
+    assert wrong["student"]["value"] == pytest.approx(1 - figures["accuracy"])
+    assert wrong["both"] == round(300 * wrong["student"]["value"])
+    assert all(case["label"] == case["id"] % 10 != case["predicted"] for case in wrong["surest"])
+
+
+def test_a_student_that_remembers_is_found_out(
+    digits: tuple[Config, Denoiser], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, teacher = digits
+    figures = run(config, Memory(teacher), monkeypatch)
+    assert figures["verdict"][0].startswith("Memorising: the student's images are 0.00 times")
+    assert figures["fd_real"] < figures["teacher_fd_real"] and figures["precision"] == 1
+    near = figures["metrics"]["neighbours"]
+    assert near["features"]["student"]["closer"]["value"] == 1
+    assert near["nearest"][0]["distance"] == pytest.approx(0, abs=1e-4)
+    assert near["features"]["teacher"]["ratio"]["value"] > 0.5
 
 
 def test_a_student_without_variety_is_found_out(
@@ -134,6 +219,20 @@ def test_a_student_without_variety_is_found_out(
     assert figures["accuracy"] >= figures["teacher_accuracy"]
     assert figures["recall"] < 0.05 < figures["teacher_recall"]
     assert figures["fd_real"] > 1.5 * figures["teacher_fd_real"]
+    assert figures["verdict"][0].startswith("Collapsed: the student leaves out most of the real")
+
+
+def test_images_too_large_for_pixels_need_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = {"teacher": {"kind": "gaussian", "gaussian": {"shape": [3, 64, 64], "classes": 2}}}
+    large = gaussian_teacher((3, 64, 64), 2)
+    with pytest.raises(UserError, match=r"evaluate\.features.*\(3, 64, 64\) are too large.*dinov2"):
+        run(settings(tmp_path, 20, **kinds), large, monkeypatch)
+    monkeypatch.setattr("pipeline.comparison.load_features", lambda config: Colours())
+    figures = run(settings(tmp_path, 20, **kinds), large, monkeypatch)
+    assert figures["pixel_fd"] is figures["pixel_fd_floor"] is None
+    assert figures["metrics"]["features"]["name"] == "mean colours" and figures["fd_teacher"] >= 0
 
 
 def test_the_same_config_gives_the_same_figures_at_any_batch_size(
@@ -154,7 +253,7 @@ def test_the_picture_has_two_columns_a_class(
     page = Image.open(tmp_path / "evaluation.png")
     assert 20 * 60 < page.width < 20 * 60 + 300 and 3 * 60 < page.height < 3 * 60 + 80
     printed = capsys.readouterr().out
-    assert "Fréchet to teacher" in printed and "recall" not in printed
+    assert "Fréchet to teacher" in printed and "precision" not in printed
     assert f"figures  {tmp_path / 'evaluation.json'}" in printed
 
 

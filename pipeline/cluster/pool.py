@@ -1,4 +1,4 @@
-"""Missing shards -> a pool of Ray Data actors: what all jobs share that make a set."""
+"""Numbered pieces of work -> a pool of Ray Data actors: what all jobs on images share."""
 
 import queue
 import threading
@@ -12,7 +12,7 @@ import torch
 from ray.data import ActorPoolStrategy, DataContext
 
 from pipeline.cluster.session import connect
-from pipeline.config import EncodeConfig, PairsConfig
+from pipeline.config import EncodeConfig, EvaluateConfig, PairsConfig
 from pipeline.data import shards
 from pipeline.data.plans import Plan
 from pipeline.data.s3 import REQUESTS
@@ -28,10 +28,13 @@ TRIES = 3
 
 
 class Maker(Protocol):
-    """Makes whole shards in an actor."""
+    """Does whole pieces of work in an actor."""
 
-    def make(self, index: int) -> str:
-        """Make one shard and store it, unless it is stored already; returns its name."""
+    def make(self, index: int) -> str | bytes:
+        """Make one shard and store it, unless it is stored already; returns its name.
+
+        Work that is stored nowhere is returned itself.
+        """
 
     @property
     def too_large(self) -> str:
@@ -47,12 +50,14 @@ class Work:
         unit: What a row is, in the plural.
         settings: That branch: the actors, and how long a shard may take.
         maker: Makes an actor's maker.
+        size: The setting that makes a shard smaller.
     """
 
     name: str
     unit: str
-    settings: PairsConfig | EncodeConfig
+    settings: PairsConfig | EncodeConfig | EvaluateConfig
     maker: Callable[[], Maker]
+    size: str = "shard_size"
 
 
 def make_missing(store: Store, plan: Plan, count: int, work: Work) -> None:
@@ -74,10 +79,7 @@ def make_missing(store: Store, plan: Plan, count: int, work: Work) -> None:
     failed: dict[int, str] = {}
     with progress(count, work.name, work.unit, start=done) as bar:
         for first in range(0, len(todo), WAVE):
-            rows = _rows(todo[first : first + WAVE], work)
-            for row in _patiently(rows, work):
-                if row["refused"]:
-                    raise UserError(row["refused"])
+            for row in outcomes(todo[first : first + WAVE], work):
                 if row["failed"]:
                     failed[row["index"]] = row["failed"]
                 else:
@@ -88,6 +90,18 @@ def make_missing(store: Store, plan: Plan, count: int, work: Work) -> None:
             f"{len(failed)} of {len(todo)} shards failed {TRIES} times each, the first of them "
             f"shard {index}: {error}; the others are stored: mend it and run the same command again"
         )
+
+
+def outcomes(todo: list[int], work: Work) -> Iterator[dict[str, Any]]:
+    """What became of each piece, in the order they are done: `index`, and `made` or `failed`.
+
+    Raises:
+        UserError: If a maker refuses, or nothing comes for so long.
+    """
+    for row in _patiently(_rows(todo, work), work):
+        if row["refused"]:
+            raise UserError(row["refused"])
+        yield row
 
 
 def report(manifest: Manifest[Any], work: Work, output: str) -> None:
@@ -147,7 +161,7 @@ def _patiently(rows: Iterable[dict[str, Any]], work: Work) -> Iterator[dict[str,
                 raise UserError(
                     f"no shard was made in {name}.patience {seconds:g} seconds: `ray status` tells "
                     f"whether the cluster has room for {name}.actors (cpus, gpus); if a shard "
-                    f"takes longer, raise {name}.patience or lower {name}.shard_size"
+                    f"takes longer, raise {name}.patience or lower {name}.{work.size}"
                 ) from None
             if isinstance(row, BaseException):
                 raise row
@@ -170,25 +184,26 @@ class Actor:
         return self.work.maker()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        outcomes = [self.make(int(index)) for index in batch["index"]]
-        failed, refused = ([outcome[side] for outcome in outcomes] for side in (0, 1))
-        return {**batch, "failed": failed, "refused": refused}
+        done = [self.make(int(index)) for index in batch["index"]]
+        return {**batch, **{name: [each[name] for each in done] for name in done[0]}}
 
-    def make(self, index: int) -> tuple[str, str]:
+    def make(self, index: int) -> dict[str, str | bytes]:
         """Make a shard.
 
         Returns:
-            Why it failed, and what the user has to mend before any shard can be made; "" where
-            there is nothing to say. They are returned, for Ray Data loses what is raised here.
+            `made`: what the maker returned. `failed`: why it failed. `refused`: what the user has
+            to mend before any shard can be made. Empty where there is nothing to say. Errors are
+            returned, for Ray Data loses what is raised here.
         """
+        nothing: dict[str, str | bytes] = {"made": b"", "failed": "", "refused": ""}
         for _ in range(TRIES):
             try:
-                self.maker.make(index)
-                return "", ""
+                made = self.maker.make(index)
+                return nothing | {"made": made.encode() if isinstance(made, str) else made}
             except UserError as error:
-                return "", str(error)
+                return nothing | {"refused": str(error)}
             except torch.OutOfMemoryError:
-                return "", self.maker.too_large
+                return nothing | {"refused": self.maker.too_large}
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
-        return reason, ""
+        return nothing | {"failed": reason}

@@ -63,7 +63,7 @@ def _figures(config: Config, folder: Path) -> dict[str, Any] | None:
         return None
     if judged != weights_digest(folder):
         return None
-    return {name: value for name, value in figures.items() if value is not None}
+    return {name: value for name, value in figures.items() if isinstance(value, int | float)}
 
 
 def _picture(config: Config, step: int) -> bytes | None:

@@ -1,0 +1,116 @@
+"""What the figures of an evaluation come to, in plain words."""
+
+from collections.abc import Iterator
+from typing import Any
+
+COLLAPSED, NARROWER = 0.5, 0.9
+"""Of the yardstick's recall or coverage, below which a student is called collapsed or narrower."""
+REMEMBERED = 0.5
+"""Of the usual distance to training images, below which a set of images is called remembered."""
+COPIES = 0.2
+"""Part of a set, nearer than 95% of held-out images, from which the nearest are called copies."""
+WORSE_BY = 0.02
+"""Accuracy that a student may lose."""
+
+Evaluation = dict[str, Any]
+
+
+def verdict(evaluation: Evaluation) -> list[str]:
+    """Sentences on an evaluation, as `evaluation.json` has it: faults, then what is good.
+
+    A figure is only held against others of the same comparison, which have the same n, reference
+    and features.
+    """
+    faults = [*_variety(evaluation), *_memory(evaluation), *_likeness(evaluation)]
+    return [*faults, *([] if faults else [_praise(evaluation)]), _speed(evaluation)]
+
+
+def _variety(evaluation: Evaluation) -> Iterator[str]:
+    """Recall and coverage beside the teacher's, or beside the floor where it is the reference."""
+    for comparison in evaluation["metrics"]["comparisons"]:
+        figures = comparison["figures"]
+        found = []
+        for name in ("recall", "coverage"):
+            sides = figures.get(name, {})
+            side = "teacher" if sides.get("teacher") else "floor"
+            if sides.get(side):
+                found.append((name, sides["student"]["value"], sides[side]["value"], side))
+        if not found:
+            continue
+        name, ours, usual, side = min(found, key=lambda each: each[1] - each[2])
+        whose = "the teacher's" if side == "teacher" else "the teacher's from other noise"
+        said = f"{name} {ours:.2f} against {whose} {usual:.2f}"
+        what = f"the {comparison['reference']['name'].partition(',')[0]} images"
+        if ours < COLLAPSED * usual:
+            yield f"Collapsed: the student leaves out most of {what} ({said}, n {comparison['n']})."
+        elif ours < NARROWER * usual:
+            yield f"Less variety than its teacher among {what} ({said}, n {comparison['n']})."
+        return
+
+
+def _memory(evaluation: Evaluation) -> Iterator[str]:
+    """Distances to training images beside those of images that were never trained on."""
+    if (found := evaluation["metrics"].get("neighbours")) is None:
+        return
+    for space in ("features", "pixels"):
+        ours, teachers = found[space]["student"], found[space]["teacher"]
+        ratio, usual = ours["ratio"]["value"], teachers["ratio"]["value"]
+        closer = ours["closer"]["value"]
+        inherited = "; so are its teacher's" if usual < REMEMBERED else ""
+        if ratio < REMEMBERED:
+            yield (
+                f"Memorising: the student's images are {ratio:.2f} times as far from training "
+                f"images as held-out images are, in {space}{inherited}; see neighbours.png."
+            )
+            return
+        if closer > max(COPIES, 2 * teachers["closer"]["value"]):
+            yield (
+                f"Partly memorising: {closer:.0%} of the student's images are nearer to training "
+                f"images than 95% of held-out images are, in {space}; see neighbours.png."
+            )
+            return
+
+
+def _likeness(evaluation: Evaluation) -> Iterator[str]:
+    """Accuracy and Fréchet distances."""
+    ours, usual = evaluation["accuracy"], evaluation["teacher_accuracy"]
+    if ours is not None and ours < usual - WORSE_BY:
+        yield f"Wrong classes more often than its teacher: accuracy {ours:.3f} against {usual:.3f}."
+    real, teacher_real = evaluation["fd_real"], evaluation["teacher_fd_real"]
+    if real is not None and real > 1.5 * teacher_real:
+        yield (
+            f"Further from real images than its teacher: Fréchet distance {real:.3g} against "
+            f"{teacher_real:.3g}, n {evaluation['n_real']}."
+        )
+    if real is not None and teacher_real > 10 * real:
+        yield (
+            "The teacher is much further from real images than the student: Fréchet distance "
+            f"{teacher_real:.3g} against {real:.3g}, n {evaluation['n_real']}: it takes too few "
+            "steps (pairs.steps), or is not the student's."
+        )
+    apart, floor = evaluation["fd_teacher"], evaluation["fd_floor"]
+    if real is None and apart > 10 * floor:
+        yield (
+            f"Unlike its teacher: Fréchet distance {apart:.3g}, {apart / floor:.0f} times that of "
+            "the teacher from other noise."
+        )
+
+
+def _praise(evaluation: Evaluation) -> str:
+    apart, floor = evaluation["fd_teacher"], evaluation["fd_floor"]
+    said = f"No fault found: Fréchet distance to the teacher {apart:.3g}, floor {floor:.3g}"
+    if evaluation["fd_real"] is not None:
+        said += (
+            f"; to real images {evaluation['fd_real']:.3g}, the teacher's "
+            f"{evaluation['teacher_fd_real']:.3g}"
+        )
+    return f"{said}."
+
+
+def _speed(evaluation: Evaluation) -> str:
+    costs = evaluation["metrics"]["speed"]
+    ours, teachers = (costs[name]["nfe"] for name in ("student", "teacher"))
+    return (
+        f"{evaluation['speedup']:.0f} times as fast as its teacher for one image "
+        f"(network calls: {ours} against {teachers})."
+    )

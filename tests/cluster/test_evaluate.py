@@ -1,0 +1,98 @@
+"""The evaluate job on a pool of actors: the figures of one process, in memory that stays flat."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import classifier
+from pipeline.cluster import evaluate as job
+from pipeline.cluster.evaluate import evaluate_student
+from pipeline.config import Config
+from pipeline.data.images import load_images
+from pipeline.errors import UserError
+from pipeline.models.build import load_teacher, new_student, new_unet
+from pipeline.models.export import save_denoiser
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+COUNTS = 5_000, 50_000
+
+
+def configure(run: Path, **branches: Any) -> Config:
+    tree: dict[str, Any] = {
+        "run": str(run),
+        "data": {"name": None},
+        "network": {"channels": [8], "attention": [False], "norm_groups": 4},
+        "teacher": {"kind": "gaussian", "gaussian": {"shape": [1, 12, 12], "classes": 10}},
+        "pairs": {"steps": 2},
+        "evaluate": {"count": 60, "batch_size": 500},
+    }
+    return Config.model_validate(tree | branches)
+
+
+def save_student(config: Config) -> None:
+    """Of random weights."""
+    student = new_student(load_teacher(config.teacher), config.network, 0)
+    save_denoiser(student, config.evaluate.student, {})
+
+
+def test_actors_find_the_figures_of_one_process(ray_cluster, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(classifier, "_steps", lambda count: 20)
+    digits = {"data": {"name": "digits", "size": 8}, "teacher": {"kind": "diffusers"}}
+    alone = configure(tmp_path, **digits)
+    real = load_images("digits", 8, None)
+    shape = tuple(real.images.shape[1:])
+    save_denoiser(new_unet(alone.network, shape, 10, 1), alone.teacher.output, {})
+    save_denoiser(new_unet(alone.network, shape, 10, 2), alone.evaluate.student, {})
+    shared = {"evaluate": {"count": 60, "batch_size": 500, "actors": {"min": 1, "max": 2}}}
+    found = []
+    for config in (alone, configure(tmp_path, **digits, **shared)):
+        evaluate_student(config)
+        figures = json.loads((tmp_path / "evaluation.json").read_text())
+        metrics = figures["metrics"]
+        found.append(
+            [figures["fd_teacher"], figures["fd_real"], figures["recall"], figures["pixel_fd"]]
+            + [metrics["comparisons"][-1]["figures"]["kid"]["floor"]["value"]]
+            + [case["id"] for case in metrics["failures"]["surest"]]
+            + [pair["real"] for pair in metrics["neighbours"]["nearest"]]
+        )
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_what_an_actor_refuses_ends_the_job(ray_cluster, tmp_path, monkeypatch) -> None:
+    config = configure(tmp_path, evaluate={"count": 60, "actors": {"max": 1}})
+    save_student(config)
+    other = config.evaluate.model_copy(update={"student": str(tmp_path / "elsewhere")})
+    elsewhere = config.model_copy(update={"evaluate": other})  # as on a node without the student
+    made = job.Reading
+    monkeypatch.setattr(job, "Reading", _At(made, elsewhere))
+    with pytest.raises(UserError, match=r"no model at .*elsewhere.*evaluate\.student"):
+        evaluate_student(config)
+
+
+class _At:
+    """Makes readings with other settings."""
+
+    def __init__(self, make: Callable[..., Any], config: Config) -> None:
+        self.make, self.config = make, config
+
+    def __call__(self, config: Config, *more: Any) -> Any:
+        return self.make(self.config, *more)
+
+
+def test_ten_times_the_images_take_no_more_memory(start, tmp_path) -> None:
+    """Kept, the images and noise of 50,000 would be 110 MiB."""
+    save_student(configure(tmp_path))
+    (tmp_path / "config.yaml").write_text(json.dumps(configure(tmp_path).model_dump(mode="json")))
+    peaks = []
+    for count in COUNTS:
+        settings = {"count": count, "batch_size": 1000, "actors.max": 2, "output": tmp_path / "out"}
+        overrides = [f"--evaluate.{name}={value}" for name, value in settings.items()]
+        start("jobs/evaluate.py", f"--config={tmp_path / 'config.yaml'}", *overrides).finish()
+        figures = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+        assert figures["n_teacher"] == count
+        peaks.append(figures["metrics"]["memory"])
+    for name in ("makers_peak_mib", "own_peak_mib"):
+        assert peaks[1][name] < peaks[0][name] + 40, peaks
