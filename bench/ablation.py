@@ -27,14 +27,14 @@ import torch
 from prove import ROOT, commit
 from torch import Tensor
 
-from pipeline.classifier import accuracy, read, train_classifier
 from pipeline.cli import load
 from pipeline.cluster.pairs import make_pairs
 from pipeline.config import Config, DistillConfig
 from pipeline.data.images import load_images
 from pipeline.diffusion import matching, seeds
 from pipeline.distill import loop, run
-from pipeline.metrics import frechet_distance
+from pipeline.evaluation.classifier import accuracy, read, train_classifier
+from pipeline.evaluation.metrics import frechet_distance
 from pipeline.models.build import load_student, load_teacher
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.teacher import make_teacher

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.classifier import Classifier
-from pipeline.comparison import Maker, Source, Stream, in_process, tasks
 from pipeline.config import Config
 from pipeline.data.fetch import INPUTS, fetch_inputs
 from pipeline.diffusion.solver import evaluations
 from pipeline.errors import UserError
-from pipeline.figures import (
+from pipeline.evaluation.classifier import Classifier
+from pipeline.evaluation.comparison import Maker, Source, Stream, in_process, tasks
+from pipeline.evaluation.figures import (
     AgainstReal,
     AgainstTeacher,
     Sketches,
@@ -24,12 +24,8 @@ from pipeline.figures import (
     compare_all,
     flat,
 )
-from pipeline.files import check_writable, write_file
-from pipeline.judged import save_evaluation, save_failures, save_neighbours
-from pipeline.models.build import load_student, load_teacher, teacher_fingerprint
-from pipeline.models.weights import weights_digest
-from pipeline.progress import progress
-from pipeline.records import (
+from pipeline.evaluation.judged import save_evaluation, save_failures, save_neighbours
+from pipeline.evaluation.records import (
     Memory,
     clip_record,
     failures,
@@ -37,9 +33,13 @@ from pipeline.records import (
     records,
     remembered,
 )
-from pipeline.sketch import Sketch
-from pipeline.speed import Speed, compare_speed, device_name, peak_mib, throughput, work
-from pipeline.verdict import verdict
+from pipeline.evaluation.sketch import Sketch
+from pipeline.evaluation.speed import Speed, compare_speed, device_name, peak_mib, throughput, work
+from pipeline.evaluation.verdict import verdict
+from pipeline.files import check_writable, write_file
+from pipeline.models.build import load_student, load_teacher, teacher_fingerprint
+from pipeline.models.weights import weights_digest
+from pipeline.progress import progress
 
 _LARGEST_BATCH = 1024
 """Images of the largest batch that is timed."""

@@ -7,15 +7,15 @@ from functools import partial
 import numpy as np
 import torch
 
-from pipeline.classifier import Classifier
 from pipeline.cluster import pool
 from pipeline.cluster.pool import TRIES, Work
-from pipeline.comparison import Batch, Maker, Task, tasks
 from pipeline.config import Config
 from pipeline.data.fetch import INPUTS, fetch_inputs
 from pipeline.errors import UserError
 from pipeline.evaluate import Evaluation, evaluate, open_maker
-from pipeline.sketch import Rows
+from pipeline.evaluation.classifier import Classifier
+from pipeline.evaluation.comparison import Batch, Maker, Task, tasks
+from pipeline.evaluation.sketch import Rows
 
 
 def evaluate_student(config: Config) -> Evaluation:

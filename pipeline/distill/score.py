@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-from pipeline.classifier import read
-from pipeline.comparison import generate, generators, real_judge
 from pipeline.config import Config
 from pipeline.data.order import PairReader
 from pipeline.data.shards import read_manifest
@@ -13,7 +11,9 @@ from pipeline.diffusion import seeds
 from pipeline.distill import run
 from pipeline.distill.history import Score
 from pipeline.errors import UserError
-from pipeline.metrics import frechet_distance
+from pipeline.evaluation.classifier import read
+from pipeline.evaluation.comparison import generate, generators, real_judge
+from pipeline.evaluation.metrics import frechet_distance
 from pipeline.models.build import load_teacher
 from pipeline.models.denoiser import Denoiser
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import classifier
 from pipeline.cluster import evaluate as job
 from pipeline.cluster.evaluate import evaluate_student
 from pipeline.config import Config
 from pipeline.data.images import load_images
 from pipeline.errors import UserError
+from pipeline.evaluation import classifier
 from pipeline.models.build import load_teacher, new_student, new_unet
 from pipeline.models.export import save_denoiser
 

@@ -14,7 +14,7 @@ from pipeline.distill.checkpoint import read_part
 from pipeline.distill.history import Score
 from pipeline.distill.score import score
 from pipeline.errors import UserError
-from pipeline.metrics import frechet_distance
+from pipeline.evaluation.metrics import frechet_distance
 from pipeline.models.build import load_student, load_teacher
 from pipeline.models.sampling import sample_student, sample_teacher
 

@@ -5,9 +5,10 @@ import json
 import pytest
 import scipy.linalg
 import torch
+from tests.evaluation.fidelity_reference import FILE, features
 from torch import Tensor
 
-from pipeline.metrics import (
+from pipeline.evaluation.metrics import (
     Moments,
     frechet_distance,
     gaussian_distance,
@@ -15,7 +16,6 @@ from pipeline.metrics import (
     nearest,
     support,
 )
-from tests.fidelity_reference import FILE, features
 
 STORED = json.loads(FILE.read_text())["features"]
 SETS = features()
@@ -133,7 +133,7 @@ def test_the_radius_reaches_the_kth_neighbour() -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = normal(300, 8), 0.8 * normal(310, 8, seed=1)
     whole, closest = support(a, b), nearest(a, b)
-    monkeypatch.setattr("pipeline.metrics._CHUNK", 7)
+    monkeypatch.setattr("pipeline.evaluation.metrics._CHUNK", 7)
     for one, other in zip((*support(a, b), *nearest(a, b)), (*whole, *closest), strict=True):
         torch.testing.assert_close(one, other)
 

@@ -6,7 +6,7 @@ made in one of its own, with torch's build for the CPU, from the root of this re
     python3.11 -m venv /tmp/reference
     /tmp/reference/bin/pip install torch==2.13.0 numpy scipy
     /tmp/reference/bin/pip install --no-deps torch-fidelity==0.4.0 torchvision==0.28.0 tqdm pillow
-    PYTHONPATH=. /tmp/reference/bin/python tests/fidelity_reference.py
+    PYTHONPATH=. /tmp/reference/bin/python tests/evaluation/fidelity_reference.py
 
 Distances and neighbours are those of its own functions on features, with its defaults; only the
 kernel distance is that of all features at once, where chance has no part. Compiled

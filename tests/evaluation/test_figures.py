@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.figures import half_against_half
+from pipeline.evaluation.figures import half_against_half
 
 
 def test_floor_of_a_normal_is_that_of_theory() -> None:

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.classifier import Classifier, read, train_classifier
 from pipeline.config import Config
 from pipeline.data.images import RealImages, load_images
 from pipeline.diffusion import seeds
 from pipeline.errors import UserError
+from pipeline.evaluation.classifier import Classifier, read, train_classifier
+from pipeline.evaluation.sketch import Rows
+from pipeline.evaluation.speed import Generate, peak_mib
 from pipeline.models.clip import Clip, load_clip
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.features import FeatureNet, load_features
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.progress import progress
-from pipeline.sketch import Rows
-from pipeline.speed import Generate, peak_mib
 
 PIXELS = 3 * 32 * 32
 """Numbers of the largest images that are compared pixel by pixel: beyond, a covariance of pixels

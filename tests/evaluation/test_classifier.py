@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from pipeline import classifier
-from pipeline.classifier import Classifier, accuracy, moved, read, train_classifier
 from pipeline.data.images import RealImages, load_images
+from pipeline.evaluation import classifier
+from pipeline.evaluation.classifier import Classifier, accuracy, moved, read, train_classifier
 
 
 @pytest.fixture(scope="module")

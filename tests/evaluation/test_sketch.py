@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from pipeline.metrics import Moments
-from pipeline.sketch import GROUPS, KEPT, Rows, Sketch
+from pipeline.evaluation.metrics import Moments
+from pipeline.evaluation.sketch import GROUPS, KEPT, Rows, Sketch
 
 
 def rows(features: Tensor) -> Rows:

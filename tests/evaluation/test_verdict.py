@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.verdict import verdict
+from pipeline.evaluation.verdict import verdict
 
 
 def side(value: float) -> dict[str, float]:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.comparison import Maker, Source
+from pipeline.evaluation.comparison import Maker, Source
+from pipeline.evaluation.records import SHOWN, Memory
 from pipeline.pictures import save_grid
-from pipeline.records import SHOWN, Memory
 
 _COLUMNS = 20
 

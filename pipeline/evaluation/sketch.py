@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.seeds import generator
-from pipeline.metrics import Moments
+from pipeline.evaluation.metrics import Moments
 
 KEPT = 5_000
 """Features kept of a set that is generated: its first ones."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.seeds import generator
-from pipeline.metrics import Moments, gaussian_distance, kernel_distance, support
-from pipeline.sketch import Sketch
+from pipeline.evaluation.metrics import Moments, gaussian_distance, kernel_distance, support
+from pipeline.evaluation.sketch import Sketch
 
 RESAMPLES = 100
 _LOW, _HIGH = 0.025, 0.975

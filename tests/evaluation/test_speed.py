@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import speed
-from pipeline.speed import compare_speed, throughput, work
+from pipeline.evaluation.speed import compare_speed, throughput, work
 
 
 def test_speed_is_taken_turn_by_turn() -> None:

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.comparison import Source
 from pipeline.diffusion import seeds
-from pipeline.estimates import Comparison, compare
-from pipeline.metrics import frechet_distance, gaussian_distance
-from pipeline.sketch import GROUPS, Sketch
+from pipeline.evaluation.comparison import Source
+from pipeline.evaluation.estimates import Comparison, compare
+from pipeline.evaluation.metrics import frechet_distance, gaussian_distance
+from pipeline.evaluation.sketch import GROUPS, Sketch
 
 Sketches = Mapping[Source, Sketch]
 

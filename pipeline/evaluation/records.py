@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.classifier import FEATURES
-from pipeline.comparison import Maker
 from pipeline.diffusion import seeds
-from pipeline.estimates import RESAMPLES, Comparison, Estimate, around, share
-from pipeline.figures import Sketches
-from pipeline.metrics import Nearest, nearest
+from pipeline.evaluation.classifier import FEATURES
+from pipeline.evaluation.comparison import Maker
+from pipeline.evaluation.estimates import RESAMPLES, Comparison, Estimate, around, share
+from pipeline.evaluation.figures import Sketches
+from pipeline.evaluation.metrics import Nearest, nearest
+from pipeline.evaluation.sketch import Sketch
 from pipeline.models.features import weights_checksum
-from pipeline.sketch import Sketch
 
 SHOWN = 10
 """Pairs of neighbours that are drawn: the nearest of all, and as many about the median."""
