@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import speed
+from pipeline.evaluation import speed
 from pipeline.evaluation.speed import compare_speed, throughput, work
 
 
