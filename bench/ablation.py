@@ -34,7 +34,7 @@ from pipeline.data.images import load_images
 from pipeline.diffusion import matching, seeds
 from pipeline.distill import loop, run
 from pipeline.evaluation.classifier import accuracy, read, train_classifier
-from pipeline.evaluation.metrics import frechet_distance
+from pipeline.evaluation.metrics import frechet_distance, support
 from pipeline.models.build import load_student, load_teacher
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.teacher import make_teacher
@@ -133,6 +133,7 @@ class Scale:
         self.teacher, self.seed = load_teacher(config.teacher), config.seed
         real = load_images(config.data.name, config.data.size, config.data.folder)
         self.classifier = train_classifier(real.images, real.labels, real.classes)
+        self.real = read(self.classifier, real.images).features
         self.labels = torch.arange(COUNT) % real.classes
         solver = (config.pairs.solver, config.pairs.steps, config.pairs.guidance)
 
@@ -143,19 +144,30 @@ class Scale:
         self.other = self._make(solve, seeds.FLOOR)
 
     def figures(self, config: Config) -> dict[str, float]:
-        """Fréchet distance to the teacher, its floor, accuracy, pixel Fréchet distance."""
+        """Of a student: against the teacher and its floor, and against the real images."""
         student = load_student(config.evaluate.student, config.teacher)
         made = self._make(
             lambda noise, labels: sample_student(student, noise, labels), seeds.EVALUATION
         )
+        return self._figures(made)
+
+    def teacher_figures(self) -> dict[str, float]:
+        """The teacher's own, from other noise than that of the comparison."""
+        return self._figures(self.other)
+
+    def _figures(self, made: Tensor) -> dict[str, float]:
         ours, teachers, others = (
             read(self.classifier, images) for images in (made, self.images, self.other)
         )
+        found = support(self.real, ours.features)
         return {
             "fd_teacher": frechet_distance(teachers.features, ours.features),
             "fd_floor": frechet_distance(teachers.features, others.features),
             "accuracy": accuracy(ours.logits, self.labels),
             "pixel_fd": frechet_distance(self.images.flatten(1), made.flatten(1)),
+            "fd_real": frechet_distance(self.real, ours.features),
+            "precision": float(found.precision.mean()),
+            "recall": float(found.recall.mean()),
         }
 
     def _make(self, by: Callable[[Tensor, Tensor], Tensor], stream: int) -> Tensor:

@@ -1,0 +1,179 @@
+#!/usr/bin/env python3
+"""What the methods are worth: one table of students that begin alike, mean and spread over seeds.
+
+Takes each seed's teacher from `runs/<data>/seed-N` (trained there if it is missing), makes pairs on
+Ray, trains one student by regression, and from there every method's student in this process, with
+equally many student updates. All are compared with the same 10,000 teacher images from the same
+noise, and with the real training images. Writes `bench/results/<date>-methods-<data>.json`. What is
+measured already is not measured again.
+
+    python bench/methods.py                            # digits, seeds 0, 1, 2
+    python bench/methods.py --data mnist --seeds 0 --only GAN
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ablation import Scale, train
+from prove import ROOT, commit
+
+from pipeline.cli import load
+from pipeline.cluster.pairs import make_pairs
+from pipeline.config import Config
+from pipeline.teacher import make_teacher
+
+COLUMNS = ("fd_teacher", "fd_real", "accuracy", "precision", "recall", "pixel_fd", "cpu_seconds")
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What follows the regression.
+
+    Attributes:
+        critic_steps: To one of the student.
+        settings: Changed in the recipe of the data.
+    """
+
+    critic_steps: int
+    settings: tuple[str, ...] = ()
+
+
+NO_PAIRS = "--distill.regression.weight=0"
+REAL = "--distill.gan.real=data"
+SHARED = "--distill.draws=shared"
+TIMES = "--distill.student.times=[80, 6, 1.2, 0.3]"
+START, TEACHER = "regression only", "teacher"
+METHODS = {
+    "DMD1": Method(1),
+    "DMD2 without GAN, k = 1": Method(1, (NO_PAIRS,)),
+    "DMD2 without GAN, k = 5": Method(5, (NO_PAIRS,)),
+    "DMD2 with GAN": Method(1, (NO_PAIRS, REAL)),
+    "f-distill, JS": Method(1, (NO_PAIRS, REAL, SHARED, "--distill.gan.divergence=js")),
+    "DMD2, 4 steps": Method(1, (NO_PAIRS, TIMES)),
+}
+GAINS = (("DMD2 without GAN, k = 1", "DMD2 with GAN"), ("DMD2 without GAN, k = 1", "DMD2, 4 steps"))
+"""Pairs of methods, without and with something, whose `fd_teacher` is compared seed by seed."""
+
+
+def configure(data: str, seed: int, name: str, settings: tuple[str, ...] = ()) -> Config:
+    """A run of its own on the seed's teacher and pairs."""
+    home = ROOT / "runs" / data / f"seed-{seed}"
+    folder = ROOT / "runs" / "methods" / data / f"seed-{seed}"
+    flags = [
+        f"--config={ROOT / f'configs/{data}.yaml'}",
+        f"--seed={seed}",
+        f"--run={folder / ''.join(c if c.isalnum() else '-' for c in name)}",
+        f"--teacher.output={home / 'teacher'}",
+        f"--pairs.output={folder / 'pairs'}",
+    ]
+    return load("methods", [*flags, *settings])[0]
+
+
+def starting(data: str, seed: int) -> Config:
+    """The student by regression alone."""
+    steps = configure(data, seed, START).distill.regression_steps
+    return configure(data, seed, START, (f"--distill.steps={steps}", "--distill.burn_in_steps=0"))
+
+
+def following(data: str, seed: int, name: str) -> Config:
+    """A method's student: as many updates as the recipe's third phase has."""
+    method, recipe = METHODS[name], configure(data, seed, name).distill
+    third = recipe.steps - recipe.regression_steps - recipe.burn_in_steps
+    updates = third // recipe.student.every
+    steps = recipe.burn_in_steps + updates * method.critic_steps
+    start = starting(data, seed).distill.output
+    return configure(
+        data,
+        seed,
+        name,
+        (
+            *("--distill.regression_steps=0", f"--distill.start_from={start}"),
+            *(f"--distill.steps={steps}", f"--distill.student.every={method.critic_steps}"),
+            *method.settings,
+        ),
+    )
+
+
+def measure(config: Config, scale: Scale) -> Figures:
+    """Train and compare, or read what an earlier run of this script found."""
+    file = Path(config.run) / "figures.json"
+    if file.is_file():
+        known: Figures = json.loads(file.read_text())
+        return known
+    begun = time.process_time()
+    train(config)
+    spent = time.process_time() - begun
+    found = scale.figures(config) | {"cpu_seconds": spent}
+    file.write_text(json.dumps(found) + "\n")
+    return found
+
+
+def table(results: dict[str, list[Figures]]) -> list[str]:
+    """Markdown, one row a method: mean ± standard deviation over the seeds."""
+    lines = [
+        f"| | {' | '.join(f'`{name}`' for name in COLUMNS)} |",
+        "|---" * (len(COLUMNS) + 1) + "|",
+    ]
+    for name, rows in results.items():
+        cells = []
+        for column in COLUMNS:
+            values = [row[column] for row in rows if column in row]
+            spread = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.3g}{spread}" if values else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def gains(results: dict[str, list[Figures]]) -> list[str]:
+    """What the second of each pair in `GAINS` gains, with the standard error of its mean."""
+    lines = []
+    for without, having in GAINS:
+        if len(results.get(without, ())) < 2 or len(results.get(having, ())) < 2:
+            continue
+        pairs = zip(results[without], results[having], strict=True)
+        each = [before["fd_teacher"] - after["fd_teacher"] for before, after in pairs]
+        error = statistics.stdev(each) / len(each) ** 0.5
+        mean = statistics.mean(each)
+        lines.append(f"{having}: fd_teacher lower by {mean:.3g}, standard error {error:.2g}")
+    return lines
+
+
+def main() -> int:
+    """Train, compare, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", choices=("digits", "mnist"), default="digits")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--only", default="", help="run the methods whose name holds this")
+    arguments = parser.parse_args()
+    chosen = [name for name in METHODS if arguments.only in name]
+    results: dict[str, list[Figures]] = {name: [] for name in (TEACHER, START, *chosen)}
+    for seed in arguments.seeds:
+        first = starting(arguments.data, seed)
+        make_teacher(first)
+        make_pairs(first)
+        scale = Scale(first)
+        results[TEACHER].append(scale.teacher_figures())
+        for name in (START, *chosen):
+            config = first if name == START else following(arguments.data, seed, name)
+            results[name].append(measure(config, scale))
+            print(seed, name, results[name][-1], flush=True)
+    lines = [*table(results), *gains(results)]
+    print("\n".join(lines))
+    now = datetime.now(UTC)
+    file = ROOT / "bench" / "results" / f"{now.date()}-methods-{arguments.data}.json"
+    file.parent.mkdir(exist_ok=True)
+    stamp = {"date": now.isoformat(timespec="seconds"), "commit": commit()}
+    content = {**stamp, "seeds": arguments.seeds, "results": results}
+    file.write_text(json.dumps(content, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
