@@ -1,10 +1,19 @@
 #!/usr/bin/env python3
-"""Judge a student: figures and a picture beside its teacher and the real images."""
+"""Judge a student: figures and a picture beside its teacher and the real images, and a report."""
 
 import sys
 
 from pipeline.cli import main
-from pipeline.evaluate import evaluate as job
+from pipeline.config import Config
+from pipeline.evaluate import evaluate
+from pipeline.report.page import report
+
+
+def job(config: Config) -> None:
+    """Evaluate, then show all of the run."""
+    evaluate(config)
+    report(config)
+
 
 if __name__ == "__main__":
     sys.exit(main(job, __doc__))
