@@ -129,9 +129,7 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message.removeprefix("argument "))
 
 
-def _parser(
-    description: str, instead: Mapping[str, Job], words: str
-) -> argparse.ArgumentParser:
+def _parser(description: str, instead: Mapping[str, Job], words: str) -> argparse.ArgumentParser:
     flags = {DRY_RUN: "print all settings and the plan, start nothing"}
     for flag, other in instead.items():
         line = (other.__doc__ or "").partition("\n")[0]

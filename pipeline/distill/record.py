@@ -57,9 +57,7 @@ class Recorder:
         gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
         began, machine = time.time(), journal.machine(gpu)
         reached, reached_at = lost.get("step"), lost.get("time")
-        event = journal.Event(
-            "start", began, start, workers, reached, reached_at, machine=machine
-        )
+        event = journal.Event("start", began, start, workers, reached, reached_at, machine=machine)
         journal.note(output, event)
         self.board = SummaryWriter(str(output / "tensorboard"), purge_step=start + 1)
         settings = settings_yaml.dump(config.model_dump(mode="json"))

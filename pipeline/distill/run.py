@@ -96,7 +96,9 @@ def keep_settings(config: Config) -> None:
         UserError: If the store refuses.
     """
     output = Output(config)
-    write_file(output.folder / SETTINGS, settings_yaml.dump(config.model_dump(mode="json")).encode())
+    write_file(
+        output.folder / SETTINGS, settings_yaml.dump(config.model_dump(mode="json")).encode()
+    )
     output.push()
 
 

@@ -85,7 +85,9 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.FORBIDDEN, text)
         elif address.path == "/":
             page, policy = page_of(self.studio)
-            self._answer(page.encode(), "text/html; charset=utf-8", {"Content-Security-Policy": policy})
+            self._answer(
+                page.encode(), "text/html; charset=utf-8", {"Content-Security-Policy": policy}
+            )
         elif address.path != "/image":
             self._refuse(HTTPStatus.NOT_FOUND, "there are / and /image")
         elif self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
@@ -104,7 +106,9 @@ class Handler(BaseHTTPRequestHandler):
         except Exception as error:
             self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}: {error}")
             raise
-        self._answer(made.png, "image/png", {"Server-Timing": f"network;dur={made.milliseconds:.2f}"})
+        self._answer(
+            made.png, "image/png", {"Server-Timing": f"network;dur={made.milliseconds:.2f}"}
+        )
 
     def _refuse(self, status: HTTPStatus, text: str) -> None:
         self._answer(json.dumps({"error": text}).encode(), "application/json", {}, status)
@@ -156,8 +160,9 @@ def page_of(studio: Studio) -> tuple[str, str]:
         },
     )
     policy = (
-        f"default-src 'none'; img-src blob: data:; connect-src 'self'; script-src 'sha256-{digest}'; "
-        "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
+        "img-src blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
     )
     return page, policy
 

@@ -6,6 +6,7 @@ So the lines follow the page's width, and the letters keep their size on a phone
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 POINTS = 400
 """Points of one line that are drawn at most."""
@@ -107,8 +108,7 @@ class Chart:
         for line in self.lines:
             points = thin(line.points, POINTS)
             places = [(self._left(x) * 1000, self._down(y) * 1000) for x, y in points]
-            path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-            found.append(Drawn(line, path, places))
+            found.append(Drawn(line, _path(places, whole=line.dots or line.dashed), places))
         return found
 
     @property
@@ -191,6 +191,17 @@ class Chart:
     def _down(self, y: float) -> float:
         place = math.log10(y) if self.log else y
         return (self._y[1] - place) / (self._y[1] - self._y[0])
+
+
+def _path(places: list[tuple[float, float]], whole: bool) -> str:
+    """A line through the places; it breaks where values are missing, unless it is to be whole."""
+    steps = sorted(b[0] - a[0] for a, b in pairwise(places))
+    widest = math.inf if whole or not steps else 6 * steps[len(steps) // 2]
+    path, before = "", math.inf
+    for x, y in places:
+        path += f"{'L' if 0 <= x - before <= widest else 'M'}{x:.1f} {y:.1f}"
+        before = x
+    return path
 
 
 def thin(points: Points, most: int) -> list[tuple[float, float]]:

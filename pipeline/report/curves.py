@@ -19,7 +19,12 @@ LABELS = {
 """Name in metrics.jsonl -> label, and colour where one run is shown."""
 
 _FIGURES = (
-    ("Losses", ("regression", "matching_gradient", "critic"), "log", "Means since the line before."),
+    (
+        "Losses",
+        ("regression", "matching_gradient", "critic"),
+        "log",
+        "Means since the line before.",
+    ),
     ("Gradient norms", ("student_norm", "critic_norm"), "log", "Before clipping."),
     (
         "The student's samples",
@@ -58,7 +63,9 @@ def points(run: Run, name: str) -> list[tuple[float, float]]:
 
 def curves(run: Run) -> list[Chart]:
     """All figures of one run."""
-    marks = [(float(event.step), "") for event in run.events if event.kind == "start" and event.step]
+    marks = [
+        (float(event.step), "") for event in run.events if event.kind == "start" and event.step
+    ]
     found = _scores([run], lambda run, line: line, marks)
     for title, names, kind, note in _FIGURES:
         lines = [Line(LABELS[name][0], points(run, name), LABELS[name][1]) for name in names]
@@ -105,7 +112,9 @@ def _scores(
             "against itself from other noise."
         )
         spans = phases(runs[0]) if len(runs) == 1 else []
-        charts.append(_chart("Fréchet distance to the teacher", lines, "log", note, spans, marks))
+        values = [y for line in lines for _, y in line.points]
+        kind = "log" if max(values) > 10 * max(min(values), 1e-12) else "zero"
+        charts.append(_chart("Fréchet distance to the teacher", lines, kind, note, spans, marks))
     return charts
 
 
@@ -211,4 +220,3 @@ def _weighted(run: Run, first: float, last: float) -> list[tuple[float, dict[str
 def _mean(lines: list[tuple[float, dict[str, float]]], name: str) -> float:
     weight = sum(size for size, line in lines if "seconds_step" in line)
     return sum(size * line.get(name, 0.0) for size, line in lines) / weight if weight else 0.0
-

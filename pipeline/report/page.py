@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -44,11 +44,12 @@ _PICTURES = {
 
 @dataclass(frozen=True)
 class Tile:
-    """A large figure with a line below it."""
+    """A large figure with a line below it; `n` is the number of images it is of, or 0."""
 
     label: str
     figure: str
     note: str
+    n: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def render(runs: list[Run], now: float | None = None) -> str:
     templates = _templates()
     script, style = (_file(name) for name in ("report.js", "report.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    views = [view(run, now) for run in runs]
+    views = comparable([view(run, now) for run in runs])
     several = len(runs) > 1
     return templates.get_template("compare.html" if several else "run.html").render(
         views=views,
@@ -132,6 +133,17 @@ def render(runs: list[Run], now: float | None = None) -> str:
         rows=tables.side_by_side(runs) if several else [],
         differences=tables.differences(runs) if several else [],
     )
+
+
+def comparable(views: list[View]) -> list[View]:
+    """The same, without tiles that stand for another number of images in another run."""
+    sizes: dict[str, set[int]] = {}
+    for tile in (tile for each in views for tile in each.tiles):
+        sizes.setdefault(tile.label, set()).add(tile.n)
+    return [
+        replace(each, tiles=[tile for tile in each.tiles if len(sizes[tile.label]) == 1])
+        for each in views
+    ]
 
 
 def view(run: Run, now: float) -> View:
@@ -189,16 +201,18 @@ def tiles(run: Run) -> list[Tile]:
             for word, name in (("floor", "fd_floor"), ("n", "n_teacher"))
             if name in value
         )
-        found.append(Tile("Fréchet to the teacher", short(value["fd_teacher"]), note))
+        n = int(value.get("n_teacher", 0))
+        found.append(Tile("Fréchet to the teacher", short(value["fd_teacher"]), note, n))
     if "accuracy" in value:
         of = f"teacher {value['teacher_accuracy']:.1%}" if "teacher_accuracy" in value else ""
-        found.append(Tile("Accuracy", f"{value['accuracy']:.1%}", of))
+        n = int(value.get("n_teacher", 0))
+        found.append(Tile("Accuracy", f"{value['accuracy']:.1%}", of, n))
     if not value and run.scores:
         step, score = list(run.scores.items())[-1]
         note = f"step {step:,} · n {score.n:,}"
         if score.floor is not None:
             note += f" · floor {short(score.floor)}"
-        found.append(Tile("Fréchet to the teacher", short(score.fd_teacher), note))
+        found.append(Tile("Fréchet to the teacher", short(score.fd_teacher), note, score.n))
     if (done := reached(run)) and (spent := trained(run)) is not None:
         found.append(Tile("Steps", f"{done:,}", f"{duration(spent)} of training"))
     elif done:
@@ -223,5 +237,3 @@ def _templates() -> Environment:
 def _file(name: str) -> str:
     source, _, _ = _templates().loader.get_source(_templates(), name)  # type: ignore[union-attr]
     return source
-
-

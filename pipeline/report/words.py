@@ -94,7 +94,7 @@ def _entry(event: Event, before: Event | None) -> Entry:
     if event.kind == "start":
         if before is None and not event.step:
             return Entry("good", when, f"Started{workers}.")
-        text = f"Went on{workers} from the checkpoint of step {event.step:,}."
+        text = f"Went on from the checkpoint of step {event.step:,}{workers}."
         mood: Mood = "good"
         if before is not None and before.kind == "start":
             text, mood = f"The attempt before ended without a word. {text}", "bad"

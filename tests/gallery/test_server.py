@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import urlencode
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -27,9 +28,9 @@ Get = Callable[..., Answer]
 
 
 @contextmanager
-def served(config: Config) -> Iterator[Get]:
+def served(made: Studio) -> Iterator[Get]:
     """Answers of a server to GET, with headers as given."""
-    server = new_server(Studio(config), config.sample.host, 0)
+    server = new_server(made, "127.0.0.1", 0)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     host, port = server.server_address[:2]
@@ -56,11 +57,12 @@ def get(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Get]:
     """Of an exact teacher of three classes; the student is the same network, in one call."""
     gaussian = {"kind": "gaussian", "gaussian": {"shape": [1, 4, 4], "classes": 3}}
     tree = {"run": str(tmp_path_factory.mktemp("run")), "data": {"name": None}, "teacher": gaussian}
+    tree["network"] = {"channels": [8], "attention": [False], "norm_groups": 4}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(studio, "load_student", lambda *_: gaussian_teacher((1, 4, 4), 3))
-        tree["network"] = {"channels": [8], "attention": [False], "norm_groups": 4}
-        with served(Config.model_validate(tree)) as answers:
-            yield answers
+        made = Studio(Config.model_validate(tree))
+    with served(made) as answers:
+        yield answers
 
 
 def image(get: Get, **words: object) -> tuple[torch.Tensor, float]:
@@ -68,7 +70,7 @@ def image(get: Get, **words: object) -> tuple[torch.Tensor, float]:
     status, headers, body = get("/image?" + urlencode({"first": 0, "second": 1, **words}))
     assert status == 200, body
     picture = Image.open(io.BytesIO(body)).convert("L")
-    pixels = torch.tensor(list(picture.getdata())).view(picture.height, picture.width)
+    pixels = torch.tensor(np.asarray(picture))
     return pixels, float(headers["Server-Timing"].removeprefix("network;dur="))
 
 
@@ -160,7 +162,7 @@ def test_any_prompt_can_be_asked_for(tmp_path: Path) -> None:
         "pairs": {"solver": "euler", "steps": 2},
         "evaluate": {"student": str(folder)},
     }
-    with served(Config.model_validate(tree)) as get:
+    with served(Studio(Config.model_validate(tree))) as get:
         page = get("/")[2].decode()
         assert hostile not in page and f'value="{escape("a cat")}"' in page
         cat, new, again = (

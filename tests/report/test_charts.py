@@ -46,6 +46,14 @@ def test_thinning_keeps_the_extremes() -> None:
     assert {points[0], points[1234], points[7777], points[-1]} <= set(few)
 
 
+def test_a_line_breaks_where_values_are_missing() -> None:
+    steps = [*range(10), *range(40, 50)]
+    points = [(float(step), 1.0) for step in steps]
+    assert chart(points).drawn[0].path.count("M") == 2
+    whole = Chart("Loss", [Line("a", points, "student", dots=True)])
+    assert whole.drawn[0].path.count("M") == 1
+
+
 def test_one_point_and_none() -> None:
     assert chart([(5, 1.0)]).drawn[0].points == [(0, pytest.approx(500))]
     assert chart([]).lines == []
@@ -53,7 +61,14 @@ def test_one_point_and_none() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (1050, "1,050"), (0.01234, "0.0123"), (4.5e-5, "4.5e-05"), (-3, "-3"), (99.96, "100")],
+    [
+        (0, "0"),
+        (1050, "1,050"),
+        (0.01234, "0.0123"),
+        (4.5e-5, "4.5e-05"),
+        (-3, "-3"),
+        (99.96, "100"),
+    ],
 )
 def test_numbers_are_short(value: float, text: str) -> None:
     assert short(value) == text

@@ -108,7 +108,7 @@ def test_the_timeline_tells_of_loss_and_return(made: Path) -> None:
         ("bad", "The workers were lost: a worker died"),
         (
             "good",
-            "Went on on 1 worker from the checkpoint of step 4. Steps 5 to 6 were done again.",
+            "Went on from the checkpoint of step 4 on 1 worker. Steps 5 to 6 were done again.",
         ),
         ("good", "All 10 steps done."),
         ("bad", "Left out for want of a finite gradient: steps 7."),
@@ -130,9 +130,7 @@ def test_the_timeline_tells_of_loss_and_return(made: Path) -> None:
         ({"kind": "end", "time": BEGAN, "step": 10}, LATER, "trained", "not saved yet"),
     ],
 )
-def test_how_a_run_stands(
-    folder: Path, last: dict, now: float, word: str, text: str
-) -> None:
+def test_how_a_run_stands(folder: Path, last: dict, now: float, word: str, text: str) -> None:
     (folder / "distill" / "state.json").unlink()
     write(folder / "distill" / "events.jsonl", json.dumps(last) + "\n")
     status = words.status(read(folder), now)
@@ -222,6 +220,12 @@ def test_figures_at_different_n_are_never_side_by_side(made: Path, folder: Path)
     assert [len(chart.lines) for chart in scores] == [2, 4]
     found = shown(made, folder)
     assert "2 runs side by side" in found.text and found.text.count("some/run") >= 4
+    large = [
+        tile.label
+        for view in page.comparable([page.view(run, LATER) for run in runs])
+        for tile in view.tiles
+    ]
+    assert large == 2 * ["Faster than the teacher", "Steps"]
 
 
 def test_the_file_is_where_one_looks_for_it(

@@ -20,7 +20,8 @@ class Picture {
     this.box = box;
     this.busy = false;
     this.next = null;
-    image.classList.toggle("small", width < 128);
+    const across = box ? 1 : facts.most;
+    image.addEventListener("load", () => image.classList.toggle("small", image.naturalWidth < 128 * across));
   }
   async ask(address) {
     this.next = address;
