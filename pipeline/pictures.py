@@ -96,6 +96,10 @@ def read_grid(png: bytes) -> Sheet | None:
             rows, columns = dict(layout["rows"]), [str(each) for each in layout["columns"]]
         except (KeyError, ValueError, TypeError):
             return None
+        if not all(
+            0 < n <= n * scale <= most for n, most in zip((width, height), page.size, strict=True)
+        ):
+            return None
         pixels = page.convert("RGB")
     step_x, step_y = width * scale + _GAP, height * scale + _GAP
 

@@ -55,6 +55,7 @@ def train(
             workers, device = accelerator.num_processes, accelerator.device
             recorder = Recorder(config, output.folder, start, workers, device)
             stack.enter_context(recorder)
+            output.try_push()
         watchdog = Watchdog(distill.bad_steps, output.folder, accelerator)
         history, device = run.history(config), accelerator.device
         saver = Saver(history, _attempt(), training.fingerprint, device)

@@ -57,8 +57,8 @@ def score(config: Config, name: str, floor: float | None = None) -> Score:
         images.append(generate(by_teacher, noise, labels, scoring.batch_size, "teacher, for floor"))
     if (judge := real_judge(config, teacher)) is not None:
         target, *images = (read(judge.classifier, each).features for each in (target, *images))
-    found, *again = (frechet_distance(target.flatten(1), each.flatten(1)) for each in images)
-    return Score(found, count, again[0] if again else floor)
+    distance, *again = (frechet_distance(target.flatten(1), each.flatten(1)) for each in images)
+    return Score(distance, count, again[0] if again else floor)
 
 
 def _noise(config: Config, teacher: Denoiser, first: int, count: int) -> Tensor:

@@ -22,6 +22,9 @@ from pipeline.models.latent_network import LatentNetwork
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.pictures import png_row
 
+By = Literal["student", "teacher"]
+_NETWORKS: dict[str, By] = {"student": "student", "teacher": "teacher"}
+
 LONGEST = 1000
 """Characters of a prompt at most."""
 MOST = 9
@@ -41,7 +44,7 @@ class Wish:
         count: Images; more than one are of equal steps along the whole way.
     """
 
-    by: Literal["student", "teacher"]
+    by: By
     label: int | None
     prompt: str | None
     first: int
@@ -112,9 +115,9 @@ class Studio:
         known = {"by", "class", "prompt", "first", "second", "at", "count"}
         if unknown := sorted(words.keys() - known):
             raise UserError(f"{unknown[0]}: unknown; known are {', '.join(sorted(known))}")
-        by = words.get("by", "student")
-        if by != "student" and by != "teacher":
-            raise UserError(f"by: {by!r} is neither student nor teacher")
+        by = _NETWORKS.get(words.get("by", "student"))
+        if by is None:
+            raise UserError(f"by: {words['by']!r} is neither student nor teacher")
         label = prompt = None
         if self.prompts is not None:
             prompt = words.get("prompt", "")
