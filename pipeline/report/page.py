@@ -14,6 +14,7 @@ from pipeline.files import check_writable, write_file
 from pipeline.progress import duration
 from pipeline.report import tables
 from pipeline.report.charts import Chart, short
+from pipeline.report.comparisons import Table, comparisons, features
 from pipeline.report.curves import Split, compared, curves, time_split
 from pipeline.report.frames import Figure, figure
 from pipeline.report.source import Run, find, of_config, read_run
@@ -44,12 +45,12 @@ _PICTURES = {
 
 @dataclass(frozen=True)
 class Tile:
-    """A large figure with a line below it; `n` is the number of images it is of, or 0."""
+    """A large figure with a line below it; `of` says of what images and features it is, if any."""
 
     label: str
     figure: str
     note: str
-    n: int = 0
+    of: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class View:
     timeline: list[Entry]
     machine: dict[str, str]
     figures: list[tables.Row]
+    comparisons: list[Table]
+    features: str
     others: list[tuple[str, str]]
     changed: list[tuple[str, str, str]]
     settings: str
@@ -136,10 +139,10 @@ def render(runs: list[Run], now: float | None = None) -> str:
 
 
 def comparable(views: list[View]) -> list[View]:
-    """The same, without tiles that stand for another number of images in another run."""
-    sizes: dict[str, set[int]] = {}
+    """The same, without tiles that are of other images or features in another run."""
+    sizes: dict[str, set[str]] = {}
     for tile in (tile for each in views for tile in each.tiles):
-        sizes.setdefault(tile.label, set()).add(tile.n)
+        sizes.setdefault(tile.label, set()).add(tile.of)
     return [
         replace(each, tiles=[tile for tile in each.tiles if len(sizes[tile.label]) == 1])
         for each in views
@@ -172,6 +175,8 @@ def view(run: Run, now: float) -> View:
         timeline=timeline(run),
         machine=machines[-1] if machines else {},
         figures=tables.figures(run.evaluation),
+        comparisons=comparisons(run.evaluation),
+        features=features(run.evaluation),
         others=tables.others(run.evaluation),
         changed=tables.changed(run),
         settings=tables.settings(run) if run.settings or run.definition else "",
@@ -191,6 +196,7 @@ def tiles(run: Run) -> list[Tile]:
     """The figures that one wants to see first, those that are there."""
     found, get = [], run.evaluation.get
     value = {name: each for name, each in run.evaluation.items() if isinstance(each, int | float)}
+    of = f"{value.get('n_teacher')} {features(run.evaluation)}"
     if "speedup" in value:
         times = [tables.value(get(name)) for name in ("latency_ms", "teacher_latency_ms")]
         note = f"{times[0]} instead of {times[1]} ms an image" if all(times) else "a single image"
@@ -201,18 +207,18 @@ def tiles(run: Run) -> list[Tile]:
             for word, name in (("floor", "fd_floor"), ("n", "n_teacher"))
             if name in value
         )
-        n = int(value.get("n_teacher", 0))
-        found.append(Tile("Fréchet to the teacher", short(value["fd_teacher"]), note, n))
+        found.append(Tile("Fréchet to the teacher", short(value["fd_teacher"]), note, of))
     if "accuracy" in value:
-        of = f"teacher {value['teacher_accuracy']:.1%}" if "teacher_accuracy" in value else ""
-        n = int(value.get("n_teacher", 0))
-        found.append(Tile("Accuracy", f"{value['accuracy']:.1%}", of, n))
+        usual = f"teacher {value['teacher_accuracy']:.1%}" if "teacher_accuracy" in value else ""
+        found.append(Tile("Accuracy", f"{value['accuracy']:.1%}", usual, of))
     if not value and run.scores:
         step, score = list(run.scores.items())[-1]
         note = f"step {step:,} · n {score.n:,}"
         if score.floor is not None:
             note += f" · floor {short(score.floor)}"
-        found.append(Tile("Fréchet to the teacher", short(score.fd_teacher), note, score.n))
+        found.append(
+            Tile("Fréchet to the teacher", short(score.fd_teacher), note, f"{score.n} beside")
+        )
     if (done := reached(run)) and (spent := trained(run)) is not None:
         found.append(Tile("Steps", f"{done:,}", f"{duration(spent)} of training"))
     elif done:

@@ -15,6 +15,7 @@ from pipeline.data.store import Store, open_store
 from pipeline.distill.history import History, Score
 from pipeline.distill.journal import FILE, Event, read_events
 from pipeline.errors import UserError
+from pipeline.report.comparisons import comparisons
 
 PICTURES = ("evaluation.png", "neighbours.png", "failures.png")
 FRAMES = 24
@@ -114,7 +115,7 @@ def read_run(place: Place, s3: S3Config) -> Run:
     beside = open_store(place.evaluation, s3, "evaluate.output")
     there = beside.list()
     if "evaluation.json" in there:
-        run.evaluation = _take(run, beside, "evaluation.json", _object) or {}
+        run.evaluation = _take(run, beside, "evaluation.json", _evaluation) or {}
     for name in PICTURES:
         if name in there and (png := _take(run, beside, name, lambda data: data)):
             run.pictures[name] = png
@@ -172,6 +173,12 @@ def _object(data: bytes) -> dict[str, Any]:
     found = json.loads(data)
     if not isinstance(found, dict):
         raise ValueError("it holds no table of names and values")
+    return found
+
+
+def _evaluation(data: bytes) -> dict[str, Any]:
+    found = _object(data)
+    comparisons(found)
     return found
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from pipeline import settings_yaml
 from pipeline.config import Config
 from pipeline.report.charts import short
+from pipeline.report.comparisons import comparisons, features
 from pipeline.report.source import Run
 
 FIGURES = (
@@ -48,7 +49,8 @@ def figures(evaluation: dict[str, Any]) -> list[Row]:
 
 def others(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
     """Every figure under its own name, records with all that belongs to them."""
-    return [(name, found) for name, each in _flat(evaluation) if (found := value(each))]
+    shown = {name: each for name, each in evaluation.items() if name != "verdict"}
+    return [(name, found) for name, each in _flat(shown) if (found := value(each))]
 
 
 def value(each: Any) -> str:
@@ -61,18 +63,31 @@ def value(each: Any) -> str:
 
 
 def side_by_side(runs: list[Run]) -> list[tuple[str, str, list[str]]]:
-    """Title, n and a cell for each run; figures at another n are another row."""
-    tables = [{(row.title, row.n): row for row in figures(run.evaluation)} for run in runs]
-    order = [title for title, *_ in FIGURES]
-    keys = sorted({key for table in tables for key in table}, key=lambda k: (order.index(k[0]), k))
-    rows = []
-    for title, n in keys:
-        found = [table.get((title, n)) for table in tables]
-        for field, name in (("student", ""), ("teacher", ", teacher"), ("floor", ", floor")):
-            cells = [getattr(row, field) if row else "" for row in found]
-            if any(cells):
-                rows.append((title + name, n, cells))
-    return rows
+    """Title, n and a cell for each run.
+
+    Figures at another n, in other features or against another reference are another row.
+    """
+    rows: dict[tuple[str, ...], tuple[str, str, dict[int, str]]] = {}
+
+    def put(number: int, key: tuple[str, ...], title: str, n: str, cell: str) -> None:
+        if cell:
+            rows.setdefault((*key, title), (title, n, {}))[2][number] = cell
+
+    for number, run in enumerate(runs):
+        kind = features(run.evaluation)
+        for row in figures(run.evaluation):
+            for side in ("student", "teacher", "floor"):
+                title = row.title if side == "student" else f"{row.title}, {side}"
+                put(number, (row.title, kind, row.n), title, row.n, getattr(row, side))
+        for table in comparisons(run.evaluation):
+            for name, *cells in table.rows:
+                for side, cell in zip(("student", "teacher", "floor"), cells, strict=True):
+                    title = f"{name} against {table.reference}, {side}"
+                    put(number, table.key, title, table.n, cell)
+    places = range(len(runs))
+    return [
+        (title, n, [cells.get(place, "") for place in places]) for title, n, cells in rows.values()
+    ]
 
 
 def changed(run: Run) -> list[tuple[str, str, str]]:

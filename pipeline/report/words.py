@@ -143,7 +143,10 @@ def _interval(run: Run) -> float:
 
 
 def verdict(evaluation: dict[str, Any]) -> list[str]:
-    """What the figures of an evaluation come to, in plain sentences."""
+    """What an evaluation says of itself; of one that does not, the least, from its figures."""
+    said = evaluation.get("verdict")
+    if isinstance(said, list) and said and all(isinstance(each, str) for each in said):
+        return said
     sentences = []
     distance, floor, n = (evaluation.get(k) for k in ("fd_teacher", "fd_floor", "n_teacher"))
     if isinstance(distance, float) and isinstance(floor, float) and floor > 0:

@@ -34,7 +34,14 @@ EVENTS: list[dict[str, Any]] = [
     {"kind": "start", "time": BEGAN + 60, "step": 4, "workers": 1, "reached": 6},
     {"kind": "end", "time": BEGAN + 120, "step": 10},
 ]
-FIGURES = {
+
+
+def record(value: float) -> dict[str, float]:
+    """An estimate as an evaluation keeps it."""
+    return {"value": value, "low": value - 0.1, "high": value + 0.1}
+
+
+FIGURES: dict[str, Any] = {
     "fd_teacher": 0.5,
     "fd_floor": 0.25,
     "n_teacher": 400,
@@ -44,6 +51,20 @@ FIGURES = {
     "nfe_teacher": 35,
     "fd_real": 0.7,
     "n_real": 1438,
+    "verdict": ["No fault found.", "35 times as fast as its teacher."],
+    "metrics": {
+        "features": {"name": "a net", "library": "torch 2", "checksum": "0123456789abcdef" * 4},
+        "comparisons": [
+            {
+                "reference": {"name": "teacher", "fingerprint": "f00"},
+                "n": 400,
+                "figures": {
+                    "fid": {"library": "own", "student": record(0.5), "teacher": None},
+                    "recall": {"student": record(0.75), "floor": record(0.875)},
+                },
+            }
+        ],
+    },
 }
 
 

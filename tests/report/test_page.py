@@ -76,6 +76,8 @@ def test_everything_of_a_run_is_there_and_nothing_is_asked_of_the_network(made: 
         *("The same noise", "The nearest real images", "Where it fails", "noise", "student"),
         *("Losses", "Gradient norms", "Fréchet distance to the teacher", "critic"),
         *("Steps against the clock", "regression: 400 ms a step", "200 ms", "other"),
+        *("No fault found.", "Against teacher, n 400", "0.75 [0.65, 0.85] 0.875 [0.775, 0.975]"),
+        *("Features: a net, torch 2, weights 0123456789ab.", "metrics.features.name"),
         *("abacus", "distill.steps", "regression_steps: 4", "floor 0.25 · n 400"),
     ):
         assert expected in found.text, expected
@@ -189,6 +191,17 @@ def test_a_part_that_is_missing_or_damaged_costs_only_itself(folder: Path, name:
         assert "Left out" in found.text and Path(name).name in found.text
 
 
+def test_damaged_records_of_an_evaluation_are_told(folder: Path) -> None:
+    comparisons = [{"reference": {}, "n": "many", "figures": {}}]
+    write(folder / "evaluation.json", {"metrics": {"comparisons": comparisons}})
+    (trouble,) = read(folder).troubles
+    assert trouble.startswith("evaluation.json cannot be read: metrics.comparisons.0.n: ")
+    write(folder / "evaluation.json", {"fd_teacher": 1.0, "fd_floor": 2.0, "n_teacher": 300})
+    assert words.verdict(read(folder).evaluation)[0].startswith(
+        "The student's images are 0.5 times"
+    )
+
+
 def test_a_torn_last_line_is_left_out(folder: Path) -> None:
     with (folder / "distill" / "metrics.jsonl").open("a") as lines:
         lines.write('{"step": 11, "regr')
@@ -216,6 +229,11 @@ def test_figures_at_different_n_are_never_side_by_side(made: Path, folder: Path)
     assert rows["Fréchet distance to the teacher", "400"] == ["0.5", ""]
     assert rows["Fréchet distance to the teacher", "5,000"] == ["", "0.8"]
     assert rows["Fréchet distance to real images", "1,438"] == ["0.7", "0.7"]
+    assert rows["recall against teacher, student", "400"] == 2 * ["0.75 [0.65, 0.85]"]
+    other = json.loads(json.dumps(FIGURES).replace("a net", "another net"))
+    write(folder / "evaluation.json", other)
+    cells = [each for _, _, each in page.tables.side_by_side([read(made), read(folder)])]
+    assert cells and all("" in each for each in cells), "in other features nothing compares"
     scores = [chart for chart in page.compared(runs) if chart.title.startswith("Fréchet")]
     assert [len(chart.lines) for chart in scores] == [2, 4]
     found = shown(made, folder)
