@@ -7,6 +7,8 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.report.charts import short
 
+SIDES = ("student", "teacher", "floor")
+
 
 class _Estimate(BaseModel):
     value: float
@@ -52,13 +54,15 @@ class Table:
         reference: Its name.
         n: Images of each set.
         key: What two tables must share for their figures to stand side by side.
-        rows: (figure, student, teacher, floor), in words.
+        sides: Of student, teacher and floor those that have a figure.
+        rows: A figure's name, and its values by these sides, in words.
     """
 
     reference: str
     n: str
     key: tuple[str, ...]
-    rows: list[tuple[str, str, str, str]]
+    sides: list[str]
+    rows: list[tuple[str, list[str]]]
 
 
 def comparisons(evaluation: dict[str, Any]) -> list[Table]:
@@ -70,18 +74,22 @@ def comparisons(evaluation: dict[str, Any]) -> list[Table]:
     metrics = _read(evaluation)
     kind = metrics.features or _Features(name="")
     of_features = (kind.name, kind.checksum or "", kind.resize or "")
-    return [
-        Table(
-            each.reference.get("name", ""),
-            f"{each.n:,}",
-            (*of_features, *sorted(each.reference.values()), str(each.n)),
-            [
-                (name, str(found.student or ""), str(found.teacher or ""), str(found.floor or ""))
-                for name, found in each.figures.items()
-            ],
-        )
-        for each in metrics.comparisons
-    ]
+    return [_table(each, of_features) for each in metrics.comparisons]
+
+
+def _table(found: _Comparison, of_features: tuple[str, ...]) -> Table:
+    figures = found.figures
+    sides = [side for side in SIDES if any(getattr(each, side) for each in figures.values())]
+    return Table(
+        found.reference.get("name", ""),
+        f"{found.n:,}",
+        (*of_features, *sorted(found.reference.values()), str(found.n)),
+        sides,
+        [
+            (name, [str(getattr(each, side) or "") for side in sides])
+            for name, each in figures.items()
+        ],
+    )
 
 
 def features(evaluation: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline import settings_yaml
 from pipeline.config import Config
 from pipeline.report.charts import short
-from pipeline.report.comparisons import comparisons, features
+from pipeline.report.comparisons import SIDES, comparisons, features
 from pipeline.report.source import Run
 
 FIGURES = (
@@ -76,12 +76,12 @@ def side_by_side(runs: list[Run]) -> list[tuple[str, str, list[str]]]:
     for number, run in enumerate(runs):
         kind = features(run.evaluation)
         for row in figures(run.evaluation):
-            for side in ("student", "teacher", "floor"):
+            for side in SIDES:
                 title = row.title if side == "student" else f"{row.title}, {side}"
                 put(number, (row.title, kind, row.n), title, row.n, getattr(row, side))
         for table in comparisons(run.evaluation):
-            for name, *cells in table.rows:
-                for side, cell in zip(("student", "teacher", "floor"), cells, strict=True):
+            for name, found in table.rows:
+                for side, cell in zip(table.sides, found, strict=True):
                     title = f"{name} against {table.reference}, {side}"
                     put(number, table.key, title, table.n, cell)
     places = range(len(runs))
