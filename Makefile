@@ -13,12 +13,13 @@ UV := uv==0.13.9
 TORCH := $(shell grep '^torch==' constraints.txt)
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 
-# The S3 server of the tests: Ceph's radosgw, from Debian's packages.
-define install_s3_server
+# What the cluster tests need beside Python, from Debian's packages: the S3 server, a browser.
+S3_SERVER := ceph-mon ceph-osd radosgw
+BROWSER := chromium-headless-shell
+define install
 root=$$([ "$$(id -u)" = 0 ] || echo sudo) && $$root apt-get update -qq && \
 $$root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
-  ceph-mon ceph-osd radosgw >/dev/null || \
-{ echo "test-cluster needs Ceph's radosgw, ceph-mon and ceph-osd on the PATH" >&2; exit 1; }
+  $(1) >/dev/null || { echo "test-cluster needs on the PATH: $(1)" >&2; exit 1; }
 endef
 
 .DEFAULT_GOAL := help
@@ -27,20 +28,22 @@ endef
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
-demo: $(READY) ## teacher, pairs, student, evaluation (SEED=0 CONFIG=digits; also CONFIG=mnist)
+demo: $(READY) ## teacher, pairs, student, evaluation, report (SEED=0 CONFIG=digits; also CONFIG=mnist)
 	$(BIN)/python jobs/teacher.py $(JOB_ARGS)
 	$(BIN)/python jobs/pairs.py $(JOB_ARGS)
 	$(BIN)/python jobs/distill.py $(JOB_ARGS)
 	$(BIN)/python jobs/evaluate.py $(JOB_ARGS)
-	@cp $(RUN)/evaluation.json $(RUN)/evaluation.png runs/$(CONFIG)/
+	@cp $(RUN)/evaluation.json $(RUN)/evaluation.png $(RUN)/report.html runs/$(CONFIG)/
 	@echo "numbers: runs/$(CONFIG)/evaluation.json"
 	@echo "picture: runs/$(CONFIG)/evaluation.png"
+	@echo "report:  runs/$(CONFIG)/report.html"
 
 test: $(READY) ## the fast tests, one short case of everything (at most 12 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not cluster and not prove"
 
 test-cluster: $(READY) ## tests with kills, servers and several Ray nodes (at most 25 minutes)
-	@command -v radosgw >/dev/null || { $(install_s3_server); }
+	@command -v radosgw >/dev/null || { $(call install,$(S3_SERVER)); }
+	@{ command -v $(BROWSER) || command -v chromium; } >/dev/null || { $(call install,$(BROWSER)); }
 	$(BIN)/python -m pytest -m "cluster and not prove"
 
 prove: $(READY) ## the long proofs (3 seeds, ablations): dated results, stamped with the commit

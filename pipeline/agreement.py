@@ -167,8 +167,8 @@ def _folder_problems(config: Config) -> Iterator[str]:
         yield f"encode.output: {output} is in encode.source ({source}); choose another folder"
     if (push := config.export.push) and not re.fullmatch(r"[\w.-]+/[\w.-]+", push):
         yield f"export.push: {push!r} is no repository of the Hub; give owner/name"
-    for name in ("evaluate", "sample"):
-        if "://" in (folder := getattr(config, name).output):
+    for name in ("evaluate", "sample", "report"):
+        if "://" in (folder := getattr(config, name).output or ""):
             yield (
                 f"{name}.output: {folder!r} is no local folder; only those of pairs, "
                 "encode, distill and export may be in a bucket"

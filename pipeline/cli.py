@@ -22,6 +22,7 @@ DRY_RUN = "dry-run"
 DEFAULT_FILE = "configs/digits.yaml"
 """Config file of a run that names none, neither by --config nor by DMD_CONFIG."""
 
+_WORDS = "words"
 
 Job = Callable[[Config], object]
 
@@ -31,6 +32,7 @@ def main(
     description: str,
     arguments: Sequence[str] | None = None,
     instead: Mapping[str, Job] = MappingProxyType({}),
+    words: str = "",
 ) -> int:
     """Read the settings, then run a job on them.
 
@@ -40,6 +42,7 @@ def main(
         arguments: Command line, without the program's name; None means `sys.argv`.
         instead: Name of a flag -> what it does instead of the job; the first line of its
             docstring is the flag's help.
+        words: Name of a setting that takes the arguments without a name; none by default.
 
     Returns:
         Exit code: 0 done (or dry run printed), 2 bad input, 130 interrupted. Any other
@@ -47,7 +50,7 @@ def main(
     """
     try:
         arguments = sys.argv[1:] if arguments is None else arguments
-        config, flag = load(description, arguments, instead)
+        config, flag = load(description, arguments, instead, words)
         if flag == DRY_RUN:
             from pipeline.plan import plan  # torch: not for --help
 
@@ -70,7 +73,10 @@ def main(
 
 
 def load(
-    description: str, arguments: Sequence[str], instead: Mapping[str, Job] = MappingProxyType({})
+    description: str,
+    arguments: Sequence[str],
+    instead: Mapping[str, Job] = MappingProxyType({}),
+    words: str = "",
 ) -> tuple[Config, str]:
     """Read the settings a command line asks for, and its flag: one of `main`, or none, "".
 
@@ -79,11 +85,14 @@ def load(
     Raises:
         UserError: For an unknown key, a wrong value, or a file that cannot be read.
     """
-    parser = _parser(description, instead)
-    known, unknown = parser.parse_known_args(arguments)
+    parser = _parser(description, instead, words)
+    parse = parser.parse_known_intermixed_args if words else parser.parse_known_args
+    known, unknown = parse(arguments)
     if unknown:
         raise UserError(_unknown_argument(unknown[0]))
     given = vars(known)
+    if named := given.pop(_WORDS, None):
+        given[words] = named
     path, flag = given.pop("config"), given.pop("flag")
     tree = settings_yaml.read(path or os.environ.get("DMD_CONFIG") or DEFAULT_FILE)
     for key, value in given.items():
@@ -120,7 +129,7 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message.removeprefix("argument "))
 
 
-def _parser(description: str, instead: Mapping[str, Job]) -> argparse.ArgumentParser:
+def _parser(description: str, instead: Mapping[str, Job], words: str) -> argparse.ArgumentParser:
     flags = {DRY_RUN: "print all settings and the plan, start nothing"}
     for flag, other in instead.items():
         line = (other.__doc__ or "").partition("\n")[0]
@@ -129,7 +138,7 @@ def _parser(description: str, instead: Mapping[str, Job]) -> argparse.ArgumentPa
         description=description,
         allow_abbrev=False,
         usage=f"%(prog)s [--config FILE] [{' | '.join(f'--{f}' for f in flags)}] "
-        "[--setting value ...]",
+        f"[--setting value ...]{' [RUN ...]' if words else ''}",
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
             prog, max_help_position=38, width=100
         ),
@@ -139,6 +148,8 @@ def _parser(description: str, instead: Mapping[str, Job]) -> argparse.ArgumentPa
         metavar="FILE",
         help=f"YAML file of settings; default: $DMD_CONFIG, else {DEFAULT_FILE}",
     )
+    if words:
+        parser.add_argument(_WORDS, nargs="*", metavar="RUN", help=f"the same as --{words}")
     one = parser.add_mutually_exclusive_group()
     for flag, text in flags.items():
         one.add_argument(

@@ -483,10 +483,35 @@ class EvaluateConfig(_Branch):
 
 
 class SampleConfig(_Branch):
-    """A sheet of one-step images of the student in `evaluate.student`."""
+    """One-step images of the student in `evaluate.student`: a sheet, or a page in the browser."""
 
     output: Folder = Field(default="", description="The PNG file; null: <run>/samples.png.")
     count: int = Field(default=100, gt=0, le=1000, description="Images on the sheet.")
+    host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="With --interactive: address it listens at; the default is for this machine "
+        "alone.",
+    )
+    port: int = Field(
+        default=8000, ge=0, le=65535, description="With --interactive: its port; 0: any free one."
+    )
+
+
+class ReportConfig(_Branch):
+    """The page of a run: one HTML file with curves, pictures, figures, timeline and verdict."""
+
+    runs: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        description="Folders of runs, local or in a bucket, several side by side; none: `run`.",
+    )
+    output: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The HTML file; null: report.html in the run's folder, of several runs or one "
+        "in a bucket here.",
+    )
 
 
 class S3Config(_Branch):
@@ -530,6 +555,7 @@ class Config(_Branch):
     export: ExportConfig = Field(default_factory=ExportConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     sample: SampleConfig = Field(default_factory=SampleConfig)
+    report: ReportConfig = Field(default_factory=ReportConfig)
     s3: S3Config = Field(default_factory=S3Config)
     doctor: DoctorConfig = Field(default_factory=DoctorConfig)
 

@@ -1,17 +1,23 @@
-"""Grids of images as one PNG."""
+"""Grids of images as one PNG, which says where each image is."""
 
 import io
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from pipeline.files import write_file
 
 _GAP, _MARGIN, _FONT = 4, 16, 15
 _INK, _PAPER = (60, 60, 60), (255, 255, 255)
+_LAYOUT = "grid"
+_MOST = 1000
+"""Images in a row that are read back."""
 
 
 def save_grid(
@@ -51,9 +57,78 @@ def save_grid(
         for column, pixels in enumerate(images):
             tile = _tile(pixels).resize((width * scale, height * scale), Image.Resampling.NEAREST)
             page.paste(tile, (left + column * tile_w, top + row * tile_h))
-    file = io.BytesIO()
-    page.save(file, "PNG")
+    layout = {
+        "rows": {caption: len(images) for caption, images in rows.items()},
+        "columns": list(columns),
+        "size": [width, height],
+        "scale": scale,
+        "at": [left, top],
+    }
+    info, file = PngInfo(), io.BytesIO()
+    info.add_text(_LAYOUT, json.dumps(layout))
+    page.save(file, "PNG", pnginfo=info)
     write_file(Path(path), file.getvalue())
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What `save_grid` was given, as images.
+
+    Attributes:
+        rows: Caption -> images at their own size.
+        columns: A heading for each column, or none.
+    """
+
+    rows: dict[str, list[Image.Image]]
+    columns: list[str]
+
+
+def read_grid(png: bytes) -> Sheet | None:
+    """The images of a file that `save_grid` made; None if it does not say where they are.
+
+    Raises:
+        OSError: If it is no picture.
+    """
+    with Image.open(io.BytesIO(png)) as page:
+        try:
+            layout = json.loads(page.info[_LAYOUT])
+            (width, height), scale, (left, top) = layout["size"], layout["scale"], layout["at"]
+            rows, columns = dict(layout["rows"]), [str(each) for each in layout["columns"]]
+        except (KeyError, ValueError, TypeError):
+            return None
+        if not all(
+            0 < n <= n * scale <= most for n, most in zip((width, height), page.size, strict=True)
+        ):
+            return None
+        pixels = page.convert("RGB")
+    step_x, step_y = width * scale + _GAP, height * scale + _GAP
+
+    def tile(row: int, column: int) -> Image.Image:
+        x, y = left + column * step_x, top + row * step_y
+        cut = pixels.crop((x, y, x + width * scale, y + height * scale))
+        return cut.resize((width, height), Image.Resampling.NEAREST)
+
+    return Sheet(
+        {
+            str(caption): [tile(row, column) for column in range(min(count, _MOST))]
+            for row, (caption, count) in enumerate(rows.items())
+        },
+        columns,
+    )
+
+
+def png_row(images: Tensor) -> bytes:
+    """Images side by side as a PNG at their own size.
+
+    Args:
+        images: (N, C, H, W) in [-1, 1] with 1 or 3 colours; values outside are clamped.
+    """
+    width, height = images.shape[3], images.shape[2]
+    row, file = Image.new("RGB", (len(images) * width, height)), io.BytesIO()
+    for number, pixels in enumerate(images):
+        row.paste(_tile(pixels), (number * width, 0))
+    row.save(file, "PNG")
+    return file.getvalue()
 
 
 def _tile(pixels: Tensor) -> Image.Image:

@@ -19,9 +19,15 @@ def read(path: str) -> dict[str, Any]:
     """
     try:
         with open(path, "rb") as file:
-            tree = yaml.load(file, _Loader)
+            return read_text(file.read(), path)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; name a YAML file with --config") from None
+
+
+def read_text(text: bytes, path: str) -> dict[str, Any]:
+    """Read the settings in the text of a file; `path` is for the messages of `read`."""
+    try:
+        tree = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""

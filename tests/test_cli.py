@@ -52,6 +52,16 @@ def test_command_line_before_file_before_defaults(empty_file: Path) -> None:
     assert config.distill.lanes == Config().distill.lanes
 
 
+def test_words_without_a_name_go_to_their_setting() -> None:
+    words = {"words": "report.runs"}
+    assert load("", ["a", "b"], **words)[0].report.runs == ("a", "b")
+    config = load("", ["a", "--report.output", "x.html", "2024", "--seed=3"], **words)[0]
+    assert (config.report.runs, config.report.output, config.seed) == (("a", "2024"), "x.html", 3)
+    assert load("", ["--seed", "3"], **words)[0].report.runs == ()
+    with pytest.raises(UserError, match="report.run: unknown setting; did you mean report.runs"):
+        load("", ["a", "--report.run", "b"], **words)
+
+
 def test_config_option_before_environment(tmp_path: Path) -> None:
     other = tmp_path / "other.yaml"
     other.write_text("seed: 7")

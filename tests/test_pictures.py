@@ -1,13 +1,16 @@
 """A grid shows every pixel where it should."""
 
+import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from pipeline.errors import UserError
-from pipeline.pictures import save_grid
+from pipeline.pictures import png_row, read_grid, save_grid
 
 
 def test_rows_and_columns_are_where_they_should_be(tmp_path: Path) -> None:
@@ -37,6 +40,33 @@ def test_small_images_are_enlarged_and_headings_take_room(tmp_path: Path) -> Non
     plain, headed = (Image.open(tmp_path / f"{name}.png") for name in ("plain", "headed"))
     assert plain.height == 16 + 56 + 16
     assert headed.height > plain.height and headed.width == plain.width
+
+
+def test_a_grid_is_read_back_at_its_own_size(tmp_path: Path) -> None:
+    path, images = tmp_path / "grid.png", torch.rand(3, 3, 4, 6) * 2 - 1
+    save_grid({"one": images, "two": images[:2].flip(0)}, path, columns=["a", "b", "c"])
+    sheet = read_grid(path.read_bytes())
+    assert sheet is not None and sheet.columns == ["a", "b", "c"]
+    assert {caption: len(row) for caption, row in sheet.rows.items()} == {"one": 3, "two": 2}
+    levels = ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1)
+    for tile, expected in zip(sheet.rows["one"], levels, strict=True):
+        assert torch.equal(torch.tensor(np.asarray(tile)), expected)
+    assert sheet.rows["two"][0].tobytes() == sheet.rows["one"][1].tobytes()
+    row = Image.open(io.BytesIO(png_row(images)))
+    assert torch.equal(torch.tensor(np.asarray(row)), torch.cat(list(levels), 1))
+
+
+def test_a_picture_of_another_kind_is_no_grid(tmp_path: Path) -> None:
+    places = '"rows": {"a": 1}, "columns": [], "at": [0, 0]'
+    huge = f'{{{places}, "size": [99999, 99999], "scale": 1}}'
+    for layout in (None, "{", "[]", f'{{{places}, "size": 3, "scale": 1}}', huge):
+        info, file = PngInfo(), io.BytesIO()
+        if layout:
+            info.add_text("grid", layout)
+        Image.new("RGB", (9, 9)).save(file, "PNG", pnginfo=info)
+        assert read_grid(file.getvalue()) is None
+    with pytest.raises(OSError):
+        read_grid(b"no picture")
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ def distill(config: Config) -> None:
         print(f"distill  {config.distill.output} is finished already")
         return
     run.claim(local)
+    run.keep_settings(config)
     connect()
     scoring = Scoring(config)
     with _stoppable(config) as stopped:
@@ -74,6 +75,7 @@ def _until_finished(
         if failures > RESTARTS:
             raise failure
         log.warning("the workers failed (%s): starting again at step %d", _line(failure), done)
+        run.note_restart(config, done, _line(failure))
 
 
 def _fit(config: Config, meanwhile: Callable[[], None]) -> BaseException | None:

@@ -14,6 +14,7 @@ from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.distill import run
 from pipeline.distill.history import Commit, Score
+from pipeline.distill.record import board_score
 from pipeline.distill.score import score
 from pipeline.errors import UserError
 
@@ -62,13 +63,15 @@ class Scoring:
 
     def _begin(self) -> bool:
         commits = self._history.commits()
-        known = self._left | self._history.scores(commits).keys()
+        scores = self._history.scores(commits)
+        known = self._left | scores.keys()
         commit = next((each for each in commits if each.name not in known), None)
         if commit is None:
             return False
         scoring = self._config.distill.scoring
         task = _score.options(num_cpus=scoring.cpus, num_gpus=scoring.gpus)
-        self._task = commit, task.remote(self._config.model_dump(mode="json"), commit.name)
+        floor = next((each.floor for each in scores.values() if each.n == scoring.count), None)
+        self._task = commit, task.remote(self._config.model_dump(mode="json"), commit.name, floor)
         return True
 
     def _take(self) -> None:
@@ -83,6 +86,7 @@ class Scoring:
             return
         self._history.note(commit, found)
         self._gauge.set(found.fd_teacher)
+        board_score(self._config, commit.step, found)
         best = self._history.best(self._history.commits())
         mark = "  the best so far" if best == commit else ""
         print(
@@ -93,7 +97,7 @@ class Scoring:
 
 
 @ray.remote(max_retries=1)
-def _score(settings: dict[str, Any], name: str) -> Score:
+def _score(settings: dict[str, Any], name: str, floor: float | None) -> Score:
     config = fetch_inputs(Config.model_validate(settings), "teacher")
     with redirect_stdout(StringIO()):  # the progress of its parts
-        return score(config, name)
+        return score(config, name, floor)

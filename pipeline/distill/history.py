@@ -52,10 +52,12 @@ class Score:
     Attributes:
         fd_teacher: Fréchet distance, on the judge's features or, without a judge, on pixels.
         n: Images of each.
+        floor: The same distance, teacher to teacher from other noise, at the same n.
     """
 
     fd_teacher: float
     n: int
+    floor: float | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,12 @@ class History:
             for each in commits
             if f"{each.name}.score" in names
         }
+
+    def scored(self) -> dict[int, str]:
+        """Step -> name of the object with its score, also of checkpoints that are gone."""
+        names = [name for name in self.store.list() if name.endswith(".score")]
+        parts = {name: name.partition("-")[0] for name in names}
+        return {int(step): name for name, step in parts.items() if step.isdecimal()}
 
     def best(self, commits: list[Commit]) -> Commit | None:
         """The one nearest to the teacher; None if none has a score."""

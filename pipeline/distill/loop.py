@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from pipeline.config import Config
-from pipeline.distill import checkpoint, run
+from pipeline.distill import checkpoint, journal, run
 from pipeline.distill.clock import Clock
 from pipeline.distill.output import Output
 from pipeline.distill.record import Recorder
@@ -50,9 +50,12 @@ def train(
     with ExitStack() as stack:
         recorder = None
         if accelerator.is_main_process:
-            output.pull("metrics.jsonl", "skipped.jsonl")
+            output.pull("metrics.jsonl", "skipped.jsonl", journal.FILE)
             stack.callback(output.try_push)
-            recorder = stack.enter_context(Recorder(config, output.folder, start))
+            workers, device = accelerator.num_processes, accelerator.device
+            recorder = Recorder(config, output.folder, start, workers, device)
+            stack.enter_context(recorder)
+            output.try_push()
         watchdog = Watchdog(distill.bad_steps, output.folder, accelerator)
         history, device = run.history(config), accelerator.device
         saver = Saver(history, _attempt(), training.fingerprint, device)

@@ -2,15 +2,21 @@
 
 import json
 import os
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from PIL import Image
 from tensorboardX import SummaryWriter
 from torch import Tensor
 
+from pipeline import settings_yaml
 from pipeline.config import Config
+from pipeline.distill import journal
+from pipeline.distill.history import Score
+from pipeline.distill.output import Output
 from pipeline.errors import UserError
 from pipeline.files import write_file
 from pipeline.pictures import save_grid
@@ -26,20 +32,36 @@ class Recorder:
         config: Of the run.
         output: The folder to write to.
         start: Steps done so far: later lines of an earlier attempt are dropped.
+        workers: Of the group.
+        device: Of the first worker.
 
     Raises:
         UserError: If the folder cannot be written, or `distill.wandb` is set without its package.
     """
 
-    def __init__(self, config: Config, output: Path, start: int):
-        self.output = output
+    def __init__(
+        self,
+        config: Config,
+        output: Path,
+        start: int,
+        workers: int,
+        device: torch.device,
+    ):
+        self.output, self.steps = output, config.distill.steps
         self.metrics = output / "metrics.jsonl"
         try:
             (output / "samples").mkdir(parents=True, exist_ok=True)
-            self._drop_after(start)
+            lost = self._drop_after(start)
         except OSError as error:
             raise UserError(f"distill.output: cannot write {output}: {error}") from error
+        gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+        began, machine = time.time(), journal.machine(gpu)
+        reached, reached_at = lost.get("step"), lost.get("time")
+        event = journal.Event("start", began, start, workers, reached, reached_at, machine=machine)
+        journal.note(output, event)
         self.board = SummaryWriter(str(output / "tensorboard"), purge_step=start + 1)
+        settings = settings_yaml.dump(config.model_dump(mode="json"))
+        self.board.add_text("config", f"```yaml\n{settings}```", start)
         self.wandb = _WeightsAndBiases(config, output) if config.distill.wandb else None
         self.done = start
         self.bar = progress(config.distill.steps, "distill", "steps", start)
@@ -47,7 +69,8 @@ class Recorder:
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line of metrics.jsonl, and one point on each curve."""
         with self.metrics.open("a") as lines:
-            lines.write(json.dumps({"step": step, **values}) + "\n")
+            line = {"step": step, "time": round(time.time(), 2), **values}
+            lines.write(json.dumps(line) + "\n")
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
         if self.wandb is not None:
@@ -75,18 +98,36 @@ class Recorder:
         """Show the end and flush the curves."""
         self.bar.__exit__(*error)
         self.board.close()
+        if error[0] is not None:
+            text = f"{error[0].__name__}: {error[1]}"
+            journal.note(self.output, journal.now("failed", self.done, text))
+        else:
+            kind: Literal["end", "left"] = "end" if self.done == self.steps else "left"
+            journal.note(self.output, journal.now(kind, self.done))
         if self.wandb is not None:
             self.wandb.close(failed=error[0] is not None)
 
-    def _drop_after(self, start: int) -> None:
+    def _drop_after(self, start: int) -> dict[str, Any]:
+        """Drop the lines of steps that will be done again; gives the last of them, or nothing."""
         if not self.metrics.exists():
-            return
-        kept = [
-            line
-            for line in self.metrics.read_text().splitlines(keepends=True)
-            if line.endswith("\n") and json.loads(line)["step"] <= start
-        ]
+            return {}
+        text = self.metrics.read_text()
+        whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        kept = [line for line in whole if json.loads(line)["step"] <= start]
         write_file(self.metrics, "".join(kept).encode())
+        last: dict[str, Any] = json.loads(whole[-1]) if len(whole) > len(kept) else {}
+        return last
+
+
+def board_score(config: Config, step: int, score: Score) -> None:
+    """Put the score of a checkpoint on TensorBoard's curves; what a store refuses, later."""
+    output = Output(config)
+    folder = str(output.folder / "tensorboard")
+    with SummaryWriter(folder, filename_suffix=f".score-{step}") as board:
+        board.add_scalar("fd_teacher", score.fd_teacher, step)
+        if score.floor is not None:
+            board.add_scalar("fd_floor", score.floor, step)
+    output.try_push()
 
 
 class _WeightsAndBiases:

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline import settings_yaml
 from pipeline.config import Config
 from pipeline.data.shards import check_stored, read_manifest
 from pipeline.data.store import open_store, record
-from pipeline.distill import real, start
+from pipeline.distill import journal, real, start
 from pipeline.distill.card import write_card
 from pipeline.distill.checkpoint import Weights, digest, read_part, read_student
 from pipeline.distill.history import Commit, History
@@ -25,6 +26,7 @@ from pipeline.models.denoiser import Denoiser
 from pipeline.models.lora import merged
 
 _MARK = "run.json"
+SETTINGS = "config.yaml"
 PARTS = ("student", "critic", "ema", "student_optimizer", "critic_optimizer")
 
 # Folders, workers and cadences do not change the optimisation, nor does a later end.
@@ -90,6 +92,31 @@ def claim(config: Config) -> None:
         store = open_store(config.pairs.output, config.s3)
         check_stored(store, read_manifest(store))
     record(Output(config).store, _MARK, definition(config), "distill.output")
+
+
+def keep_settings(config: Config) -> None:
+    """Leave all settings as `config.yaml`, those of the newest start.
+
+    Raises:
+        UserError: If the store refuses.
+    """
+    output = Output(config)
+    write_file(
+        output.folder / SETTINGS, settings_yaml.dump(config.model_dump(mode="json")).encode()
+    )
+    output.push()
+
+
+def note_restart(config: Config, step: int, error: str) -> None:
+    """Write down that the workers failed, and begin again with so many steps done.
+
+    Raises:
+        UserError: If the store refuses.
+    """
+    output = Output(config)
+    output.pull(journal.FILE)
+    journal.note(output.folder, journal.now("restart", step, error))
+    output.push()
 
 
 def claimed(config: Config) -> bool:

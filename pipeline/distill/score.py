@@ -18,15 +18,18 @@ from pipeline.models.build import load_teacher
 from pipeline.models.denoiser import Denoiser
 
 
-def score(config: Config, name: str) -> Score:
+def score(config: Config, name: str, floor: float | None = None) -> Score:
     """Compare `distill.scoring.count` images of a checkpoint's averaged student.
 
     The teacher's images are those of the pairs; of a run without pairs, it makes them. The
-    student has the same labels and noise of its own.
+    student has the same labels and noise of its own. The floor is the teacher's distance to
+    itself: images of other noise and the same labels.
 
     Args:
         config: Of the run.
         name: Of the checkpoint.
+        floor: Where it is known from an earlier score of the run, so that the teacher need not
+            make its images again.
 
     Raises:
         UserError: If the checkpoint is gone, or teacher, pairs or real images cannot be read.
@@ -48,10 +51,14 @@ def score(config: Config, name: str) -> Score:
         noise = _noise(config, teacher, count, count)
         target = generate(by_teacher, noise, labels, scoring.batch_size, "teacher")
     noise = _noise(config, teacher, 0, count)
-    images = generate(by_student, noise, labels, scoring.batch_size, "student")
+    images = [generate(by_student, noise, labels, scoring.batch_size, "student")]
+    if floor is None:
+        noise = _noise(config, teacher, 2 * count, count)
+        images.append(generate(by_teacher, noise, labels, scoring.batch_size, "teacher, for floor"))
     if (judge := real_judge(config, teacher)) is not None:
-        images, target = (read(judge.classifier, each).features for each in (images, target))
-    return Score(frechet_distance(target.flatten(1), images.flatten(1)), count)
+        target, *images = (read(judge.classifier, each).features for each in (target, *images))
+    distance, *again = (frechet_distance(target.flatten(1), each.flatten(1)) for each in images)
+    return Score(distance, count, again[0] if again else floor)
 
 
 def _noise(config: Config, teacher: Denoiser, first: int, count: int) -> Tensor:

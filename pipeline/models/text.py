@@ -45,10 +45,17 @@ class Text:
 
     def __init__(self, prompts: Sequence[str], negative: str, encode: Encode) -> None:
         self.prompts, self.negative, self.encode = prompts, negative, encode
+        self._more: list[str] = []
         self._known: OrderedDict[int, Embedding] = OrderedDict()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Text":
         return self
+
+    def label(self, prompt: str) -> int:
+        """A number for any prompt, beside those of the list."""
+        if prompt not in self._more:
+            self._more.append(prompt)
+        return len(self.prompts) + self._more.index(prompt)
 
     def embed(self, labels: Tensor | None, like: Tensor) -> Embedding:
         """Of as many prompts as `like` has rows, on its device.
@@ -80,11 +87,15 @@ class Text:
 
     @torch.no_grad()
     def _encode(self, numbers: list[int], negative: bool, device: torch.device) -> None:
-        texts = [self.negative] if negative else [self.prompts[number] for number in numbers]
+        texts = [self.negative] if negative else [self._prompt(number) for number in numbers]
         with torch.autocast(device.type, enabled=False):
             encoded = self.encode(texts, negative, device)
         for row, number in enumerate(numbers):
             self._known[number] = _each(itemgetter(row), encoded)
+
+    def _prompt(self, number: int) -> str:
+        known = len(self.prompts)
+        return self.prompts[number] if number < known else self._more[number - known]
 
 
 def _each(action: Callable[[Tensor], Tensor], embedding: Embedding) -> Embedding:

@@ -7,6 +7,8 @@ from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.distill import loop, run
 from pipeline.models.build import load_student
+from pipeline.report.page import render
+from pipeline.report.source import find, read_run
 
 
 def remote(config: Config) -> Config:
@@ -55,3 +57,9 @@ def test_a_run_on_s3_goes_on_on_another_machine_and_ends_like_a_local_one(
     assert json.loads(text(bucket, "state.json"))["step"] == 10
     assert {"samples/step-0000005.png", "samples/step-0000010.png"} <= set(names(bucket))
     assert load_student(fetch_inputs(here, "evaluate").evaluate.student).shape == (1, 4, 4)
+
+    run.note_restart(here, 10, "a worker died")
+    seen = read_run(find(here.distill.output, here.s3), here.s3)
+    assert [each.kind for each in seen.events] == ["start", "left", "start", "end", "restart"]
+    assert list(seen.grids) == [5, 10] and seen.steps == 10 and not seen.troubles
+    assert "runs/one" in render([seen])

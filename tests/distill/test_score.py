@@ -42,6 +42,13 @@ def test_it_is_the_distance_of_new_samples_to_the_images_of_the_pairs(tiny):
     expected = frechet_distance(pairs.images.flatten(1), images.flatten(1))
     assert found.fd_teacher == pytest.approx(expected, rel=1e-4)
 
+    noise = seeds.noise(config.seed, torch.arange(64, 96), (1, 4, 4), seeds.SCORE)
+    again = sample_teacher(load_teacher(config.teacher), noise, pairs.labels, "heun", 3, 1.0)
+    floor = frechet_distance(pairs.images.flatten(1), again.flatten(1))
+    assert found.floor == pytest.approx(floor, rel=1e-4)
+    known = score(config, names(config)[0], floor=0.5)
+    assert (known.floor, known.fd_teacher) == (0.5, found.fd_teacher)
+
 
 def test_without_pairs_the_teacher_makes_its_images(tiny):
     config = tiny(regression_steps=0, regression={"weight": 0.0}, scoring={"count": 64})

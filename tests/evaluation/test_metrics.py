@@ -5,7 +5,6 @@ import json
 import pytest
 import scipy.linalg
 import torch
-from tests.evaluation.fidelity_reference import FILE, features
 from torch import Tensor
 
 from pipeline.evaluation.metrics import (
@@ -16,6 +15,7 @@ from pipeline.evaluation.metrics import (
     nearest,
     support,
 )
+from tests.evaluation.fidelity_reference import FILE, features
 
 STORED = json.loads(FILE.read_text())["features"]
 SETS = features()

@@ -1,0 +1,126 @@
+"""Pictures for the page: rows of images, cut so that they fit a phone as well."""
+
+import base64
+import io
+from dataclasses import dataclass
+
+from PIL import Image
+
+from pipeline.pictures import Sheet, read_grid
+
+ACROSS = 10
+"""Images side by side in a block."""
+_LEAST, _MOST = 56, 160
+"""Pixels of an image's longer side on the page's pictures."""
+_PLAIN_WIDTH = 1600
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One row of images as one picture.
+
+    Attributes:
+        caption: What the row is.
+        alt: The same for those who do not see it.
+        source: A data URI.
+        width, height: Of the picture, in pixels.
+    """
+
+    caption: str
+    alt: str
+    source: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that belong together column by column.
+
+    Attributes:
+        strips: The rows.
+        headings: One for each column, or none.
+    """
+
+    strips: list[Strip]
+    headings: list[str]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture of the run.
+
+    Attributes:
+        blocks: Its images; of a file that does not say where they are, one strip.
+        plain: Whether it is such a file.
+    """
+
+    blocks: list[Block]
+    plain: bool = False
+
+
+def figure(png: bytes, alt: str) -> Figure:
+    """A file of `save_grid`, or any other picture, for the page.
+
+    Raises:
+        OSError: If it is no picture.
+    """
+    try:
+        sheet = read_grid(png)
+        if sheet is None or not any(sheet.rows.values()):
+            return Figure([Block([_plain(png, alt)], [])], plain=True)
+    except (ValueError, Image.DecompressionBombError) as error:
+        raise OSError(str(error)) from error
+    longest = max(len(images) for images in sheet.rows.values())
+    return Figure([_block(sheet, first, alt) for first in range(0, longest, ACROSS)])
+
+
+def _block(sheet: Sheet, first: int, alt: str) -> Block:
+    strips = []
+    for caption, images in sheet.rows.items():
+        if part := images[first : first + ACROSS]:
+            last = first + len(part)
+            words = f"{alt}: {caption or 'images'}, columns {first + 1} to {last}"
+            strips.append(_strip(part, caption, words))
+    return Block(strips, sheet.columns[first : first + ACROSS])
+
+
+def _strip(images: list[Image.Image], caption: str, alt: str) -> Strip:
+    """Images side by side, with clear space between them, as wide as a full row."""
+    width, height = _size(images[0])
+    gap = max(2, width // 14)
+    grey = all(image.convert("L").convert("RGB").tobytes() == image.tobytes() for image in images)
+    row = Image.new("LA" if grey else "RGBA", (ACROSS * (width + gap) - gap, height))
+    for number, image in enumerate(images):
+        enlarged = width >= image.width
+        how = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
+        tile = image.resize((width, height), how).convert(row.mode)
+        row.paste(tile, (number * (width + gap), 0))
+    return Strip(caption, alt, _encode(row, images[0].width > 32), row.width, row.height)
+
+
+def _size(image: Image.Image) -> tuple[int, int]:
+    """Width and height on the page: a whole number of times its own, or less."""
+    longest = max(image.size)
+    if longest > _MOST:
+        return (max(1, image.width * _MOST // longest), max(1, image.height * _MOST // longest))
+    factor = -(-_LEAST // longest)
+    return image.width * factor, image.height * factor
+
+
+def _plain(png: bytes, alt: str) -> Strip:
+    """A whole picture, no wider than the page needs."""
+    with Image.open(io.BytesIO(png)) as picture:
+        page = picture.convert("RGB")
+    if page.width > _PLAIN_WIDTH:
+        page.thumbnail((_PLAIN_WIDTH, _PLAIN_WIDTH * 4))
+    return Strip("", alt, _encode(page, page.width * page.height > 2**21), page.width, page.height)
+
+
+def _encode(picture: Image.Image, photo: bool) -> str:
+    file, kind = io.BytesIO(), "webp" if photo else "png"
+    if photo:
+        picture.convert("RGBA").save(file, "WEBP", quality=88)
+    else:
+        picture.save(file, "PNG", optimize=True)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

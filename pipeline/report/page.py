@@ -1,0 +1,245 @@
+"""The page: one HTML file of a run, or of several, that asks the network for nothing."""
+
+import base64
+import hashlib
+import time
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pipeline.config import Config
+from pipeline.files import check_writable, write_file
+from pipeline.progress import duration
+from pipeline.report import tables
+from pipeline.report.charts import Chart, short
+from pipeline.report.comparisons import Table, comparisons, features
+from pipeline.report.curves import Split, compared, curves, time_split
+from pipeline.report.frames import Figure, figure
+from pipeline.report.source import Run, find, of_config, read_run
+from pipeline.report.words import (
+    Entry,
+    Status,
+    moment,
+    reached,
+    status,
+    timeline,
+    trained,
+    verdict,
+)
+
+FILE = "report.html"
+_PICTURES = {
+    "evaluation.png": (
+        "The same noise",
+        "Noise, what the teacher's many steps make of it, and what the student makes of it in one.",
+    ),
+    "neighbours.png": (
+        "The nearest real images",
+        "If the student only repeated its training images, each would have a twin here.",
+    ),
+    "failures.png": ("Where it fails", "Images that a classifier reads as another class."),
+}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A large figure with a line below it; `of` says of what images and features it is, if any."""
+
+    label: str
+    figure: str
+    note: str
+    of: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the evaluation with its title."""
+
+    title: str
+    text: str
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class View:
+    """A run as the page shows it."""
+
+    name: str
+    where: str
+    status: Status
+    tiles: list[Tile]
+    verdict: list[str]
+    pictures: list[Picture]
+    frames: dict[int, Figure]
+    charts: list[Chart]
+    split: list[Split]
+    timeline: list[Entry]
+    machine: dict[str, str]
+    figures: list[tables.Row]
+    comparisons: list[Table]
+    features: str
+    others: list[tuple[str, str]]
+    changed: list[tuple[str, str, str]]
+    settings: str
+    troubles: list[str]
+
+
+def report(config: Config) -> Path:
+    """Make the report of the runs in `report.runs`, or of the settings' own run.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: If a run is not there or a store refuses, or the file cannot be written.
+    """
+    named = config.report.runs
+    places = [find(path, config.s3) for path in named] or [of_config(config)]
+    file = Path(config.report.output or _beside(named, config))
+    check_writable(file.parent, "report.output")
+    runs = [read_run(place, config.s3) for place in places]
+    write_file(file, render(runs).encode())
+    print(f"report   {file}")
+    return file
+
+
+def _beside(named: tuple[str, ...], config: Config) -> Path:
+    """In the folder of the run; of several runs, or one elsewhere, in this folder."""
+    if not named:
+        return Path(config.evaluate.output) / FILE
+    return Path(FILE) if len(named) > 1 or "://" in named[0] else Path(named[0]) / FILE
+
+
+def render(runs: list[Run], now: float | None = None) -> str:
+    """The page as text.
+
+    Args:
+        runs: One, or several to compare.
+        now: Seconds since 1970; by default this moment.
+    """
+    now = time.time() if now is None else now
+    templates = _templates()
+    script, style = (_file(name) for name in ("report.js", "report.css"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    views = comparable([view(run, now) for run in runs])
+    several = len(runs) > 1
+    return templates.get_template("compare.html" if several else "run.html").render(
+        views=views,
+        run=views[0],
+        style=style,
+        script=script,
+        digest=digest,
+        made=moment(now),
+        charts=compared(runs) if several else [],
+        rows=tables.side_by_side(runs) if several else [],
+        differences=tables.differences(runs) if several else [],
+    )
+
+
+def comparable(views: list[View]) -> list[View]:
+    """The same, without tiles that are of other images or features in another run."""
+    sizes: dict[str, set[str]] = {}
+    for tile in (tile for each in views for tile in each.tiles):
+        sizes.setdefault(tile.label, set()).add(tile.of)
+    return [
+        replace(each, tiles=[tile for tile in each.tiles if len(sizes[tile.label]) == 1])
+        for each in views
+    ]
+
+
+def view(run: Run, now: float) -> View:
+    """Everything the page shows of a run."""
+    troubles = list(run.troubles)
+    pictures = []
+    for name, (title, text) in _PICTURES.items():
+        if name in run.pictures and (found := _figure(run.pictures[name], title, name, troubles)):
+            pictures.append(Picture(title, text, found))
+    frames = {}
+    for step, png in run.grids.items():
+        words = f"Samples at step {step:,}"
+        if found := _figure(png, words, f"samples/step-{step:07d}.png", troubles):
+            frames[step] = found
+    machines = [event.machine for event in run.events if event.machine]
+    return View(
+        name=run.place.name,
+        where=run.place.distill,
+        status=status(run, now),
+        tiles=tiles(run),
+        verdict=verdict(run.evaluation),
+        pictures=pictures,
+        frames=frames,
+        charts=curves(run),
+        split=time_split(run),
+        timeline=timeline(run),
+        machine=machines[-1] if machines else {},
+        figures=tables.figures(run.evaluation),
+        comparisons=comparisons(run.evaluation),
+        features=features(run.evaluation),
+        others=tables.others(run.evaluation),
+        changed=tables.changed(run),
+        settings=tables.settings(run) if run.settings or run.definition else "",
+        troubles=troubles,
+    )
+
+
+def _figure(png: bytes, alt: str, name: str, troubles: list[str]) -> Figure | None:
+    try:
+        return figure(png, alt)
+    except OSError as error:
+        troubles.append(f"{name} cannot be read: {error}")
+        return None
+
+
+def tiles(run: Run) -> list[Tile]:
+    """The figures that one wants to see first, those that are there."""
+    found, get = [], run.evaluation.get
+    value = {name: each for name, each in run.evaluation.items() if isinstance(each, int | float)}
+    of = f"{value.get('n_teacher')} {features(run.evaluation)}"
+    if "speedup" in value:
+        times = [tables.value(get(name)) for name in ("latency_ms", "teacher_latency_ms")]
+        note = f"{times[0]} instead of {times[1]} ms an image" if all(times) else "a single image"
+        found.append(Tile("Faster than the teacher", f"{value['speedup']:.0f}×", note))
+    if "fd_teacher" in value:
+        note = " · ".join(
+            f"{word} {tables.value(get(name))}"
+            for word, name in (("floor", "fd_floor"), ("n", "n_teacher"))
+            if name in value
+        )
+        found.append(Tile("Fréchet to the teacher", short(value["fd_teacher"]), note, of))
+    if "accuracy" in value:
+        usual = f"teacher {value['teacher_accuracy']:.1%}" if "teacher_accuracy" in value else ""
+        found.append(Tile("Accuracy", f"{value['accuracy']:.1%}", usual, of))
+    if not value and run.scores:
+        step, score = list(run.scores.items())[-1]
+        note = f"step {step:,} · n {score.n:,}"
+        if score.floor is not None:
+            note += f" · floor {short(score.floor)}"
+        found.append(
+            Tile("Fréchet to the teacher", short(score.fd_teacher), note, f"{score.n} beside")
+        )
+    if (done := reached(run)) and (spent := trained(run)) is not None:
+        found.append(Tile("Steps", f"{done:,}", f"{duration(spent)} of training"))
+    elif done:
+        found.append(Tile("Steps", f"{done:,}", ""))
+    return found
+
+
+@cache
+def _templates() -> Environment:
+    templates = Environment(
+        loader=PackageLoader("pipeline.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters["short"] = short
+    templates.filters["duration"] = duration
+    return templates
+
+
+def _file(name: str) -> str:
+    source, _, _ = _templates().loader.get_source(_templates(), name)  # type: ignore[union-attr]
+    return source

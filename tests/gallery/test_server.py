@@ -1,0 +1,181 @@
+"""The gallery through HTTP: what it makes, and what it refuses."""
+
+import http.client
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from html import escape
+from pathlib import Path
+from urllib.parse import urlencode
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.gallery import studio
+from pipeline.gallery.server import known_host, new_server
+from pipeline.gallery.studio import Studio
+from pipeline.models.analytic import gaussian_teacher
+from tests.tiny_models import save_tiny
+
+Answer = tuple[int, http.client.HTTPMessage, bytes]
+Get = Callable[..., Answer]
+
+
+@contextmanager
+def served(made: Studio) -> Iterator[Get]:
+    """Answers of a server to GET, with headers as given."""
+    server = new_server(made, "127.0.0.1", 0)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    host, port = server.server_address[:2]
+
+    def get(path: str, method: str = "GET", **headers: str) -> Answer:
+        connection = http.client.HTTPConnection(str(host), port, timeout=60)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, headers=named)
+        answer = connection.getresponse()
+        body = answer.read()
+        connection.close()
+        return answer.status, answer.msg, body
+
+    try:
+        yield get
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def get(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Get]:
+    """Of an exact teacher of three classes; the student is the same network, in one call."""
+    gaussian = {"kind": "gaussian", "gaussian": {"shape": [1, 4, 4], "classes": 3}}
+    tree = {"run": str(tmp_path_factory.mktemp("run")), "data": {"name": None}, "teacher": gaussian}
+    tree["network"] = {"channels": [8], "attention": [False], "norm_groups": 4}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(studio, "load_student", lambda *_: gaussian_teacher((1, 4, 4), 3))
+        made = Studio(Config.model_validate(tree))
+    with served(made) as answers:
+        yield answers
+
+
+def image(get: Get, **words: object) -> tuple[torch.Tensor, float]:
+    """The pixels, (H, W) in [0, 255], and the milliseconds."""
+    status, headers, body = get("/image?" + urlencode({"first": 0, "second": 1, **words}))
+    assert status == 200, body
+    picture = Image.open(io.BytesIO(body)).convert("L")
+    pixels = torch.tensor(np.asarray(picture))
+    return pixels, float(headers["Server-Timing"].removeprefix("network;dur="))
+
+
+def test_student_and_teacher_of_one_noise_with_their_times(get: Get) -> None:
+    words = {"class": 1, "at": 0.5}
+    student, fast = image(get, by="student", **words)
+    teacher, slow = image(get, by="teacher", **words)
+    assert student.shape == teacher.shape == (4, 4)
+    assert not torch.equal(student, teacher)
+    assert 0 < fast < slow
+    assert torch.equal(image(get, by="teacher", **words)[0], teacher)
+    assert not torch.equal(image(get, by="teacher", **words, second=2)[0], teacher)
+
+
+def test_the_way_leads_from_one_noise_to_the_other(get: Get) -> None:
+    row, _ = image(get, by="teacher", count=9, **{"class": 2})
+    assert row.shape == (4, 36)
+    for at, columns in ((0, row[:, :4]), (0.5, row[:, 16:20]), (1, row[:, 32:])):
+        assert torch.equal(image(get, by="teacher", at=at, **{"class": 2})[0], columns)
+    same, _ = image(get, by="teacher", at=0.3, first=7, second=7, **{"class": 2})
+    assert torch.equal(same, image(get, by="teacher", first=7, **{"class": 2})[0])
+    other, _ = image(get, by="teacher", first=7, **{"class": 0})
+    assert not torch.equal(same, other)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("class=3&first=0&second=1", "class: '3' is no whole number from 0 to 2"),
+        ("class=-1&first=0&second=1", "class: '-1'"),
+        ("class=²&first=0&second=1", "class: '²'"),
+        ("first=0&second=1", "class: ''"),
+        ("class=0&first=0", "second: ''"),
+        ("class=0&first=99999999999999999999&second=1", "first: '99999999999999999999' is no"),
+        ("class=0&first=4294967296&second=1", "first: '4294967296'"),
+        ("class=0&first=0&second=1&count=100000", "count: '100000' is no whole number from 1 to 9"),
+        ("class=0&first=0&second=1&at=nan", "at: 'nan' is no number from 0 to 1"),
+        ("class=0&first=0&second=1&at=1.1", "at: '1.1'"),
+        ("class=0&first=0&second=1&by=critic", "by: 'critic' is neither student nor teacher"),
+        ("class=0&first=0&second=1&size=9999", "size: unknown; known are at, by, class, count"),
+    ],
+)
+def test_a_wrong_wish_is_refused_in_words(get: Get, words: str, said: str) -> None:
+    status, headers, body = get("/image?" + words.replace("²", "%C2%B2"))
+    assert status == 400 and headers["Content-Type"] == "application/json"
+    assert json.loads(body)["error"].startswith(said)
+    assert get("/image?class=0&first=0&second=1")[0] == 200
+
+
+def test_other_paths_and_methods_and_long_lines_are_refused(get: Get) -> None:
+    for path in ("/images", "/../etc/passwd", "//evil.example/image?class=0"):
+        assert get(path)[0] == 404
+    assert get("/", "POST")[0] == 501
+    assert get("/image?prompt=" + 70_000 * "x")[0] == 414
+
+
+def test_no_page_of_another_site_can_use_it(get: Get) -> None:
+    wish = "/image?class=0&first=0&second=1"
+    for path in ("/", wish):
+        for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "[", ""):
+            status, _, body = get(path, Host=host)
+            assert status == 403 and "sample.host" in json.loads(body)["error"], host
+        for host in ("localhost:1234", "127.0.0.1", "[::1]:8000"):
+            assert get(path, Host=host)[0] == 200, host
+    assert get(wish, Sec_Fetch_Site="cross-site")[0] == 403
+    assert get(wish, Sec_Fetch_Site="same-origin")[0] == 200
+    assert known_host("gpu-box:8000", "gpu-box") and not known_host("gpu-box", "127.0.0.1")
+
+
+def test_the_page_runs_its_own_script_alone(get: Get) -> None:
+    status, headers, body = get("/")
+    page = body.decode()
+    assert status == 200 and page.count("<script") == 1
+    assert [label for label in range(9) if f'data-class="{label}"' in page] == [0, 1, 2]
+    assert "35 calls" in page and "http:" not in page and "https:" not in page
+    assert headers["Content-Security-Policy"].startswith("default-src 'none'")
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+
+
+def test_any_prompt_can_be_asked_for(tmp_path: Path) -> None:
+    folder, prompts = save_tiny(tmp_path / "teacher"), tmp_path / "prompts.txt"
+    hostile = "a <b> & 'c\" </script>"
+    prompts.write_text(f"{hostile}\na cat\n")
+    teacher = {"output": str(folder), "prompts": str(prompts)}
+    tree = {
+        "run": str(tmp_path),
+        "data": {"name": None},
+        "teacher": teacher,
+        "pairs": {"solver": "euler", "steps": 2},
+        "evaluate": {"student": str(folder)},
+    }
+    with served(Studio(Config.model_validate(tree))) as get:
+        page = get("/")[2].decode()
+        assert hostile not in page and f'value="{escape("a cat")}"' in page
+        cat, new, again = (
+            image(get, prompt=text, by="student")[0] for text in ("a cat", "dog", "a cat")
+        )
+        assert torch.equal(cat, again) and not torch.equal(cat, new)
+        status, _, body = get("/image?first=0&second=1&prompt=" + 1001 * "x")
+        assert status == 400 and b"1001 characters are more than 1000" in body
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    maker = new_server(None, "127.0.0.1", 0)  # type: ignore[arg-type]
+    with maker, pytest.raises(UserError, match=r"sample.port: cannot listen at 127.0.0.1:\d+"):
+        new_server(None, "127.0.0.1", maker.server_address[1])  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"sample.host, .* no-such-host"):
+        new_server(None, "no-such-host.invalid", 0)  # type: ignore[arg-type]
