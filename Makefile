@@ -46,10 +46,11 @@ test-cluster: $(READY) ## tests with kills, servers and several Ray nodes (at mo
 	@{ command -v $(BROWSER) || command -v chromium; } >/dev/null || { $(call install,$(BROWSER)); }
 	$(BIN)/python -m pytest -m "cluster and not prove"
 
-prove: $(READY) ## the long proofs (3 seeds, ablations): dated results, stamped with the commit
+prove: $(READY) ## the long proofs (3 seeds, ablations, methods): dated results, stamped with the commit
 	$(BIN)/python -m pytest -m prove
 	$(BIN)/python bench/prove.py
 	$(BIN)/python bench/ablation.py
+	$(BIN)/python bench/methods.py
 
 check: $(READY) ## ruff, mypy, import contracts
 	$(BIN)/ruff check
