@@ -39,7 +39,7 @@ demo: $(READY) ## teacher, pairs, student, evaluation, report (SEED=0 CONFIG=dig
 	@echo "report:  runs/$(CONFIG)/report.html"
 
 test: $(READY) ## the fast tests, one short case of everything (at most 12 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not cluster and not prove"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not cluster and not prove"
 
 test-cluster: $(READY) ## tests with kills, servers and several Ray nodes (at most 25 minutes)
 	@command -v radosgw >/dev/null || { $(call install,$(S3_SERVER)); }

@@ -82,6 +82,8 @@ class _At:
         return self.make(self.config, *more)
 
 
+@pytest.mark.prove
+@pytest.mark.timeout(1800)
 def test_ten_times_the_images_take_no_more_memory(start, tmp_path) -> None:
     """Kept, the images and noise of 50,000 would be 110 MiB."""
     save_student(configure(tmp_path))
