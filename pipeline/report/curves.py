@@ -70,8 +70,18 @@ def curves(run: Run) -> list[Chart]:
     for title, names, kind, note in _FIGURES:
         lines = [Line(LABELS[name][0], points(run, name), LABELS[name][1]) for name in names]
         found.append(_chart(title, lines, kind, note, phases(run), marks))
+    for name in _others(run):
+        lines = [Line(name, points(run, name), "student")]
+        found.append(_chart(name.replace("_", " "), lines, "log", "", phases(run), marks))
     found.append(progress(run))
     return [chart for chart in found if chart.lines]
+
+
+def _others(run: Run) -> list[str]:
+    """Figures of the losses of methods that have no place above."""
+    names = {name for line in run.metrics for name in line}
+    known = LABELS.keys() | {"step", "time", "skipped", "memory_gib"}
+    return sorted(name for name in names - known if not name.startswith("seconds_"))
 
 
 def compared(runs: list[Run]) -> list[Chart]:

@@ -274,6 +274,14 @@ def test_an_old_run_without_journal_and_layouts_is_shown_as_far_as_it_goes(folde
     assert "picture plain" in [each.get("class") for each in found.all("div")]
 
 
+def test_a_figure_of_another_method_has_a_chart_of_its_own(folder: Path) -> None:
+    lines = [line(step, gan_loss=0.5 / step) for step in (2, 4)]
+    write(folder / "distill" / "metrics.jsonl", "".join(json.dumps(x) + "\n" for x in lines))
+    assert "gan loss: gan_loss goes from 0.25 at step 2 to 0.125 at step 4." in [
+        each.get("aria-label") for each in shown(folder).all("svg")
+    ]
+
+
 def test_many_grids_become_a_few_with_the_last(folder: Path) -> None:
     one = (folder / "distill/samples/step-0000005.png").read_bytes()
     for step in range(100, 300):
