@@ -27,7 +27,7 @@ from pipeline.models.adapters import Network, UNet2D
 from pipeline.models.analytic import gaussian_teacher
 from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Denoiser
-from pipeline.models.export import read_provenance
+from pipeline.models.export import PROVENANCE, read_provenance
 from pipeline.models.folder import load_network, load_parts, need_transformers, read_json
 from pipeline.models.latent_network import LatentNetwork, image_size
 from pipeline.models.latents import Latents
@@ -197,10 +197,10 @@ def load_student(
     """
     student = load_denoiser(folder, "run jobs/distill.py, or set evaluate.student", teacher)
     _set_guidance(student, embedded_guidance)
-    made: Any = read_provenance(folder)
-    if times := (made or {}).get("distill", {}).get("student", {}).get("times"):
-        renoise = made["distill"]["student"]["renoise"]
-        student.few = Steps(student.schedule, tuple(times), renoise)
+    if (Path(folder) / PROVENANCE).is_file():
+        made: Any = (read_provenance(folder) or {}).get("distill", {})
+        if times := made.get("student", {}).get("times"):
+            student.few = Steps(student.schedule, tuple(times), made["student"]["renoise"])
     return student.eval().requires_grad_(False)
 
 
