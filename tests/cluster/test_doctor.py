@@ -36,7 +36,7 @@ def healthy(tmp_path):
             "teacher": {"kind": "gaussian", "gaussian": {"shape": [1, 4, 4], "classes": 3}},
             "pairs": {"count": 96, "shard_size": 16, "steps": 3},
             "distill": {"steps": 8, "regression_steps": 3, "burn_in_steps": 2},
-            "doctor": {"patience": 20},
+            "doctor": {"patience": 120},
         }
         for name, branch in branches.items():
             tree[name] = tree.get(name, {}) | branch
