@@ -35,8 +35,9 @@ from pipeline.diffusion import matching, seeds
 from pipeline.distill import loop, run
 from pipeline.evaluation.classifier import accuracy, read, train_classifier
 from pipeline.evaluation.metrics import frechet_distance, support
-from pipeline.models.build import load_student, load_teacher
+from pipeline.models.build import load_teacher
 from pipeline.models.sampling import sample_student, sample_teacher
+from pipeline.models.students import load_student
 from pipeline.teacher import make_teacher
 
 COUNT, BATCH = 10_000, 500

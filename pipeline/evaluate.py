@@ -37,7 +37,8 @@ from pipeline.evaluation.sketch import Sketch
 from pipeline.evaluation.speed import Speed, compare_speed, device_name, peak_mib, throughput, work
 from pipeline.evaluation.verdict import verdict
 from pipeline.files import check_writable, write_file
-from pipeline.models.build import load_student, load_teacher, teacher_fingerprint
+from pipeline.models.build import load_teacher, teacher_fingerprint
+from pipeline.models.students import load_student
 from pipeline.models.weights import weights_digest
 from pipeline.progress import progress
 

@@ -8,8 +8,8 @@ from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.diffusion import seeds
 from pipeline.files import check_writable
-from pipeline.models.build import load_student
 from pipeline.models.sampling import sample_student
+from pipeline.models.students import load_student
 from pipeline.pictures import save_grid
 
 _WIDTH = 10

@@ -12,8 +12,8 @@ from pipeline.distill.regression import Perceptual, new_distance
 from pipeline.distill.run import needs_pairs
 from pipeline.frozen import frozen
 from pipeline.models.adapters import Network
-from pipeline.models.build import new_student
 from pipeline.models.denoiser import Denoiser
+from pipeline.models.students import new_student
 
 _MOMENTS = {"adamw": 8, "adamw8bit": 2}
 """Bytes of both moments, for each weight."""

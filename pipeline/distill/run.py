@@ -21,9 +21,10 @@ from pipeline.errors import UserError
 from pipeline.files import write_file
 from pipeline.frozen import load_learnt
 from pipeline.models.adapters import Network
-from pipeline.models.build import load_teacher, new_student, teacher_fingerprint
+from pipeline.models.build import load_teacher, teacher_fingerprint
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.lora import merged
+from pipeline.models.students import new_student
 
 _MARK = "run.json"
 SETTINGS = "config.yaml"

@@ -31,9 +31,10 @@ from pipeline.distill.run import fingerprint, needs_pairs
 from pipeline.distill.step import Step, Trained
 from pipeline.ema import ema_of
 from pipeline.errors import UserError
-from pipeline.models.build import few_steps, load_teacher, new_critic, new_student
+from pipeline.models.build import load_teacher
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.sampling import guide
+from pipeline.models.students import few_steps, new_critic, new_student
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from pipeline.distill.history import History
 from pipeline.errors import UserError
 from pipeline.frozen import load_learnt
 from pipeline.models.adapters import Network
-from pipeline.models.build import load_student
 from pipeline.models.critic import Critic
 from pipeline.models.export import PROVENANCE
 from pipeline.models.lora import load_lora
+from pipeline.models.students import load_student
 
 _BACKBONES = tuple(f"{part}/diffusion_pytorch_model" for part in ("unet", "transformer"))
 _RUN = "run.json"

@@ -16,10 +16,11 @@ from pipeline.diffusion import seeds
 from pipeline.diffusion.noise import slerp
 from pipeline.diffusion.solver import evaluations
 from pipeline.errors import UserError
-from pipeline.models.build import load_student, load_teacher
+from pipeline.models.build import load_teacher
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.latent_network import LatentNetwork
 from pipeline.models.sampling import sample_student, sample_teacher
+from pipeline.models.students import load_student
 from pipeline.pictures import png_row
 
 By = Literal["student", "teacher"]

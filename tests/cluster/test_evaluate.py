@@ -13,8 +13,9 @@ from pipeline.config import Config
 from pipeline.data.images import load_images
 from pipeline.errors import UserError
 from pipeline.evaluation import classifier
-from pipeline.models.build import load_teacher, new_student, new_unet
+from pipeline.models.build import load_teacher, new_unet
 from pipeline.models.export import save_denoiser
+from pipeline.models.students import new_student
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 COUNTS = 5_000, 50_000

@@ -16,7 +16,7 @@ from pipeline.data.store import open_store
 from pipeline.distill import run
 from pipeline.distill.checkpoint import read_part
 from pipeline.errors import UserError
-from pipeline.models.build import load_student
+from pipeline.models.students import load_student
 
 
 def config_at(run: Path, **branches: dict) -> Config:

@@ -19,12 +19,8 @@ from pipeline.data.fetch import fetch_inputs
 from pipeline.distill import loop, run, start
 from pipeline.distill.export import export
 from pipeline.errors import UserError
-from pipeline.models.build import (
-    load_student,
-    load_teacher,
-    new_student,
-    teacher_fingerprint,
-)
+from pipeline.models.build import load_teacher, teacher_fingerprint
+from pipeline.models.students import load_student, new_student
 from pipeline.models.weights import weights_digest
 from tests.hub import TOKEN, serve
 from tests.tiny_models import save_tiny

@@ -13,7 +13,7 @@ from pipeline.distill.checkpoint import read_student
 from pipeline.distill.export import export
 from pipeline.distill.history import Score
 from pipeline.errors import UserError
-from pipeline.models.build import load_student
+from pipeline.models.students import load_student
 
 
 def asked(config: Config, **settings) -> Config:

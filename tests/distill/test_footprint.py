@@ -4,7 +4,8 @@ import pytest
 
 from pipeline.distill import setup
 from pipeline.distill.footprint import footprint, saved_bytes
-from pipeline.models.build import load_teacher, new_student
+from pipeline.models.build import load_teacher
+from pipeline.models.students import new_student
 
 
 def size(tensors) -> int:

@@ -17,7 +17,7 @@ from pipeline.distill.dmd import DMD
 from pipeline.distill.history import History
 from pipeline.distill.watchdog import Watchdog
 from pipeline.errors import UserError
-from pipeline.models.build import load_student
+from pipeline.models.students import load_student
 
 
 class Killed(BaseException):

@@ -16,10 +16,11 @@ from pipeline.distill import loop, run, setup
 from pipeline.distill.checkpoint import read_part
 from pipeline.distill.footprint import footprint
 from pipeline.errors import UserError
-from pipeline.models.build import load_student, load_teacher
+from pipeline.models.build import load_teacher
 from pipeline.models.card import TEACHER
 from pipeline.models.lora import FILE
 from pipeline.models.sampling import sample_student
+from pipeline.models.students import load_student
 from tests.tiny_models import save_tiny
 
 LORA = {"rank": 4, "alpha": 6.0}

@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.distill import loop, run
-from pipeline.models.build import load_student
+from pipeline.models.students import load_student
 from pipeline.report.page import render
 from pipeline.report.source import find, read_run
 

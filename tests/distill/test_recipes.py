@@ -12,9 +12,10 @@ from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.distill import loop, run
 from pipeline.errors import UserError
-from pipeline.models.build import load_denoiser, load_student
+from pipeline.models.build import load_denoiser
 from pipeline.models.lora import FILE
 from pipeline.models.sampling import sample_student
+from pipeline.models.students import load_student
 from pipeline.teacher import make_teacher
 from tests.edm_file import dump, network
 from tests.image_sets import items, save_files

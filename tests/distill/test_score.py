@@ -15,8 +15,9 @@ from pipeline.distill.history import Score
 from pipeline.distill.score import score
 from pipeline.errors import UserError
 from pipeline.evaluation.metrics import frechet_distance
-from pipeline.models.build import load_student, load_teacher
+from pipeline.models.build import load_teacher
 from pipeline.models.sampling import sample_student, sample_teacher
+from pipeline.models.students import load_student
 
 
 def names(config) -> list[str]:

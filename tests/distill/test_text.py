@@ -16,7 +16,8 @@ from pipeline.distill import loop, run
 from pipeline.distill.footprint import footprint
 from pipeline.errors import UserError
 from pipeline.evaluate import evaluate
-from pipeline.models.build import load_student, load_teacher
+from pipeline.models.build import load_teacher
+from pipeline.models.students import load_student
 from pipeline.sample import sample
 from tests.in_process import make_pairs
 from tests.tiny_models import FAMILIES, save_tiny

@@ -14,14 +14,8 @@ from pipeline.config import GaussianConfig, NetworkConfig, TeacherConfig
 from pipeline.errors import UserError
 from pipeline.models.adapters import UNet2D
 from pipeline.models.analytic import GaussianMixture, gaussian_teacher
-from pipeline.models.build import (
-    load_denoiser,
-    load_student,
-    load_teacher,
-    new_student,
-    new_unet,
-    teacher_fingerprint,
-)
+from pipeline.models.build import load_denoiser, load_teacher, new_unet, teacher_fingerprint
+from pipeline.models.students import load_student, new_student
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 

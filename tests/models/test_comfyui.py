@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from pipeline.config import StudentConfig, TeacherConfig
 from pipeline.errors import UserError
 from pipeline.models.adapters import UNet2D
-from pipeline.models.build import load_teacher, new_student
+from pipeline.models.build import load_teacher
 from pipeline.models.comfyui import check_comfyui, save_comfyui
+from pipeline.models.students import new_student
 from tests.tiny_models import save_tiny
 
 

@@ -17,11 +17,12 @@ from pipeline.config import NetworkConfig, TeacherConfig
 from pipeline.diffusion.noise import EDM
 from pipeline.errors import UserError
 from pipeline.models.adapters import UNet2D
-from pipeline.models.build import load_denoiser, load_teacher, new_student, teacher_fingerprint
+from pipeline.models.build import load_denoiser, load_teacher, teacher_fingerprint
 from pipeline.models.edm_file import read_edm
 from pipeline.models.edm_import import import_edm
 from pipeline.models.export import save_denoiser
 from pipeline.models.sampling import sample_student
+from pipeline.models.students import new_student
 from tests.edm_file import EasyDict, Persistent, dump, network
 from tests.models.edm_reference import denoised, raw
 

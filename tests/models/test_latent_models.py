@@ -17,11 +17,12 @@ from pipeline.config import StudentConfig, TeacherConfig
 from pipeline.diffusion import seeds
 from pipeline.diffusion.noise import Flow
 from pipeline.errors import UserError
-from pipeline.models.build import load_student, load_teacher, new_student, teacher_fingerprint
+from pipeline.models.build import load_teacher, teacher_fingerprint
 from pipeline.models.card import usage
 from pipeline.models.export import save_denoiser
 from pipeline.models.latents import Latents
 from pipeline.models.sampling import sample_student, sample_teacher
+from pipeline.models.students import load_student, new_student
 from tests.tiny_models import FAMILIES, dc, save_tiny, vae
 
 PROMPTS = ["a cat", "two dogs on a hill", "a cat"]

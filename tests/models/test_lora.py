@@ -13,10 +13,11 @@ from torch import Tensor
 from pipeline.config import CriticConfig, NetworkConfig, StudentConfig, TeacherConfig
 from pipeline.errors import UserError
 from pipeline.models.adapters import Network
-from pipeline.models.build import load_denoiser, load_teacher, new_student
+from pipeline.models.build import load_denoiser, load_teacher
 from pipeline.models.export import save_denoiser
 from pipeline.models.lora import FILE, load_lora, merged
 from pipeline.models.sampling import sample_student
+from pipeline.models.students import new_student
 from tests.tiny_models import save_tiny
 
 LORA = {"rank": 4, "alpha": 6.0}
