@@ -1,0 +1,132 @@
+"""One typed, frozen tree of every setting; each room's builder gets its own branch.
+
+Across Ray it travels as `config.model_dump(mode="json")` and comes back through
+`Config.model_validate`.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from pipeline.agreement import problems
+from pipeline.config.distill import (
+    CriticConfig,
+    DistillConfig,
+    GANConfig,
+    LoraConfig,
+    MatchingConfig,
+    RegressionConfig,
+    ScoringConfig,
+    StudentConfig,
+    WorkersConfig,
+)
+from pipeline.config.fields import Branch, absolute
+from pipeline.config.networks import (
+    DataConfig,
+    GaussianConfig,
+    NetworkConfig,
+    TeacherConfig,
+    TrainingConfig,
+)
+from pipeline.config.results import (
+    DoctorConfig,
+    EvaluateConfig,
+    ExportConfig,
+    ReportConfig,
+    S3Config,
+    SampleConfig,
+)
+from pipeline.config.sets import ActorsConfig, EncodeConfig, EvaluateActorsConfig, PairsConfig
+
+__all__ = [
+    "ActorsConfig",
+    "Config",
+    "CriticConfig",
+    "DataConfig",
+    "DistillConfig",
+    "DoctorConfig",
+    "EncodeConfig",
+    "EvaluateActorsConfig",
+    "EvaluateConfig",
+    "ExportConfig",
+    "GANConfig",
+    "GaussianConfig",
+    "LoraConfig",
+    "MatchingConfig",
+    "NetworkConfig",
+    "PairsConfig",
+    "RegressionConfig",
+    "ReportConfig",
+    "S3Config",
+    "SampleConfig",
+    "ScoringConfig",
+    "StudentConfig",
+    "TeacherConfig",
+    "TrainingConfig",
+    "WorkersConfig",
+]
+
+
+class Config(Branch):
+    """Every setting of a run."""
+
+    seed: int = Field(
+        default=0, ge=0, le=2**32 - 1, description="Seed of every random number of the run."
+    )
+    run: str = Field(
+        default="runs/digits", min_length=1, description="Folder of all the run's outputs."
+    )
+    data: DataConfig = Field(default_factory=DataConfig)
+    network: NetworkConfig = Field(default_factory=NetworkConfig)
+    teacher: TeacherConfig = Field(default_factory=TeacherConfig)
+    pairs: PairsConfig = Field(default_factory=PairsConfig)
+    encode: EncodeConfig = Field(default_factory=EncodeConfig)
+    distill: DistillConfig = Field(default_factory=DistillConfig)
+    export: ExportConfig = Field(default_factory=ExportConfig)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    sample: SampleConfig = Field(default_factory=SampleConfig)
+    report: ReportConfig = Field(default_factory=ReportConfig)
+    s3: S3Config = Field(default_factory=S3Config)
+    doctor: DoctorConfig = Field(default_factory=DoctorConfig)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of an image of the teacher this tree describes."""
+        if self.teacher.kind == "gaussian":
+            return self.teacher.gaussian.shape
+        return (1, self.data.size, self.data.size)
+
+    @model_validator(mode="after")
+    def _places(self) -> Config:
+        run = self.__dict__["run"] = absolute(self.run)
+        if self.data.folder:
+            self._fill("data", folder=self.data.folder)
+        if self.teacher.file:
+            self._fill("teacher", file=self.teacher.file)
+        if self.distill.start_from:
+            self._fill("distill", start_from=self.distill.start_from)
+        if self.teacher.prompts:
+            self._fill("teacher", prompts=self.teacher.prompts)
+        if self.encode.source:
+            self._fill("encode", source=self.encode.source)
+        self._fill("teacher", output=f"{run}/teacher")
+        self._fill("pairs", output=f"{run}/pairs")
+        self._fill("encode", output=f"{run}/real")
+        self._fill("distill", output=f"{run}/distill")
+        self._fill("export", output=f"{run}/export")
+        self._fill("evaluate", output=run, student=f"{self.distill.output}/student")
+        self._fill("sample", output=f"{run}/samples.png")
+        return self
+
+    def _fill(self, name: str, **folders: str) -> None:
+        branch = getattr(self, name)
+        filled = {
+            field: absolute(getattr(branch, field) or path) for field, path in folders.items()
+        }
+        self.__dict__[name] = branch.model_copy(update=filled)
+
+    @model_validator(mode="after")
+    def _agreement(self) -> Config:
+        for problem in problems(self):
+            raise ValueError(problem)
+        return self

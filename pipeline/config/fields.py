@@ -1,0 +1,61 @@
+"""Kinds of values that settings have, and what all branches of the tree share."""
+
+import os
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from pipeline.diffusion.matching import MATCHING
+
+
+def _rising(span: tuple[float, float]) -> tuple[float, float]:
+    if span[0] >= span[1]:
+        raise ValueError("must rise, from a lower to a higher part")
+    return span
+
+
+def _falling(times: tuple[float, ...]) -> tuple[float, ...]:
+    if list(times) != sorted(set(times), reverse=True):
+        raise ValueError("must fall, from the noisiest time to the cleanest")
+    return times
+
+
+def known_matching(name: str) -> str:
+    """The name of a matching loss; raises ValueError of another."""
+    if name not in MATCHING:
+        raise ValueError(f"must be one of {', '.join(MATCHING)}")
+    return name
+
+
+def absolute(path: str) -> str:
+    """A local path from the root, for workers that start in folders of their own."""
+    return path if "://" in path else os.path.abspath(path)
+
+
+def _found(name: str) -> str:
+    """A local path from the root; what is none here stays, such as a name on the Hub."""
+    return os.path.abspath(name) if os.path.exists(name) else name
+
+
+def _blank(value: Any) -> Any:
+    return "" if value is None else value
+
+
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0)]
+Part = Annotated[float, Field(ge=0, le=1)]
+Guidance = Annotated[float | None, Field(ge=0)]
+Span = Annotated[tuple[Part, Part], Field(strict=False), AfterValidator(_rising)]
+Times = Annotated[tuple[float, ...], AfterValidator(_falling)]
+Input = Annotated[str, Field(min_length=1), AfterValidator(absolute)]
+Model = Annotated[str, Field(min_length=1), AfterValidator(_found)]
+Folder = Annotated[str, BeforeValidator(_blank)]
+"""A folder of output; null or "" until `Config` fills in its place under `run`."""
+
+
+class Branch(BaseModel):
+    """A part of the tree: frozen, without unknown keys, each value of its own type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

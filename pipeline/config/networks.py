@@ -1,0 +1,92 @@
+"""Images and networks: the teacher, and small ones from scratch."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.config.fields import Branch, Decay, Folder, Positive, Rate
+
+
+class DataConfig(Branch):
+    """The real images a small teacher learns from."""
+
+    name: Literal["digits", "mnist", "fashion-mnist"] | None = Field(
+        default="digits", description="Image set; null where nothing learns from real images."
+    )
+    size: int = Field(default=8, ge=4, le=1024, description="Height and width, in pixels.")
+    folder: str | None = Field(
+        default=None,
+        description="Folder of the IDX files of mnist or fashion-mnist, here or in a bucket.",
+    )
+
+
+class NetworkConfig(Branch):
+    """A new UNet: the teacher's, or student and critic of an analytic teacher."""
+
+    channels: tuple[Positive, ...] = Field(
+        default=(32, 64), strict=False, min_length=1, description="Channels of each level."
+    )
+    layers: int = Field(default=1, ge=1, le=8, description="ResNet blocks per level.")
+    attention: tuple[bool, ...] = Field(
+        default=(False, True),
+        strict=False,
+        min_length=1,
+        description="Attention at each level, true or false.",
+    )
+    norm_groups: Positive = Field(default=8, description="Groups of each group norm.")
+
+
+class GaussianConfig(Branch):
+    """The analytic teacher: one Gaussian per class, its score exact."""
+
+    shape: tuple[Positive, Positive, Positive] = Field(
+        default=(1, 8, 8), strict=False, description="Channels, height, width, in pixels."
+    )
+    classes: Positive = Field(default=10, description="Number of classes.")
+
+
+class TrainingConfig(Branch):
+    """Training of a small teacher on the real images."""
+
+    steps: Positive = Field(default=4000, description="Optimiser steps.")
+    batch_size: Positive = Field(default=128, description="Images per step.")
+    lr: Rate = Field(default=2e-3, description="Learning rate of Adam.")
+    ema: Decay = Field(default=0.999, description="Decay of the weight average, per step.")
+    p_mean: float = Field(default=-1.2, ge=-10, le=10, description="Mean of ln(sigma).")
+    p_std: float = Field(default=1.2, gt=0, le=10, description="Standard deviation of ln(sigma).")
+
+
+class TeacherConfig(Branch):
+    """The teacher: many steps, frozen once trained."""
+
+    kind: Literal["diffusers", "gaussian"] = Field(
+        default="diffusers", description="A diffusers folder, or an exact Gaussian score."
+    )
+    output: Folder = Field(
+        default="",
+        description="Its diffusers folder: local, s3://, gs:// or hf://owner/name@commit; null: "
+        "<run>/teacher.",
+    )
+    prompts: str | None = Field(
+        default=None,
+        description="Prompts of a text-to-image teacher: .txt, .csv, .parquet or a dataset folder.",
+    )
+    negative_prompt: str = Field(
+        default="", description="What guidance leads a text-to-image teacher away from."
+    )
+    embedded_guidance: float = Field(
+        default=3.5, ge=0, description="Guidance that is an input of the network (FLUX.1-dev)."
+    )
+    image_size: Positive | None = Field(
+        default=None,
+        description="Height and width of a latent teacher's images, in pixels; null: its own.",
+    )
+    file: str | None = Field(
+        default=None,
+        min_length=1,
+        description="NVIDIA's EDM file (.pkl) that jobs/teacher.py reads instead of training.",
+        json_schema_extra={"short": "import"},
+    )
+    delay: float = Field(default=0.0, ge=0, le=60, description="Seconds added to a gaussian call.")
+    gaussian: GaussianConfig = Field(default_factory=GaussianConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)

@@ -1,0 +1,122 @@
+"""What is made of a student: exports, figures, samples, reports; and where things are kept."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.config.fields import Branch, Folder, Model, Positive
+from pipeline.config.sets import EvaluateActorsConfig
+
+
+class ExportConfig(Branch):
+    """The student of any checkpoint, also of a run that still goes on."""
+
+    output: Folder = Field(
+        default="", description="Diffusers folder, local, s3:// or gs://; null: <run>/export."
+    )
+    step: Positive | None = Field(
+        default=None, description="Step of the checkpoint; null: as distill.pick says."
+    )
+    weights: Literal["ema", "raw"] = Field(
+        default="ema", description="Which weights: averaged or not."
+    )
+    variant: Literal["fp16"] | None = Field(
+        default=None, description="Weights in half precision beside the full ones."
+    )
+    comfyui: bool = Field(
+        default=False, description="UNet and workflow for ComfyUI too (Stable Diffusion 1, XL)."
+    )
+    push: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Repository on the Hugging Face Hub, owner/name, it is pushed to as well.",
+        json_schema_extra={"short": "push-to-hub"},
+    )
+    private: bool = Field(
+        default=True, description="Whether a repository that the push makes is private."
+    )
+
+
+class EvaluateConfig(Branch):
+    """The comparison of student, teacher and real images."""
+
+    output: Folder = Field(default="", description="Folder of the results; null: <run>.")
+    student: Folder = Field(
+        default="", description="The student's folder; null: <distill.output>/student."
+    )
+    count: int = Field(default=10_000, ge=10, description="Images compared, per network.")
+    batch_size: Positive = Field(default=500, description="Images made at once.")
+    features: Literal["classifier", "inception", "efficientnet-lite0", "dinov2"] = Field(
+        default="classifier",
+        description="What images are compared in: a classifier trained on data.name (values of the "
+        "images where there is none), or a public network.",
+    )
+    weights: Model | None = Field(
+        default=None,
+        description="Its weights: a file, for dinov2 a folder or owner/name@commit on the Hub; "
+        "null: the package's, for inception a download.",
+    )
+    clip: Model | None = Field(
+        default=None,
+        description="CLIP model that scores images by their prompts, a folder or "
+        "owner/name@commit on the Hub; null: none.",
+    )
+    patience: float = Field(
+        default=1800.0, gt=0, le=604800, description="Seconds without a batch that end the job."
+    )
+    actors: EvaluateActorsConfig = Field(default_factory=EvaluateActorsConfig)
+
+
+class SampleConfig(Branch):
+    """One-step images of the student in `evaluate.student`: a sheet, or a page in the browser."""
+
+    output: Folder = Field(default="", description="The PNG file; null: <run>/samples.png.")
+    count: int = Field(default=100, gt=0, le=1000, description="Images on the sheet.")
+    host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="With --interactive: address it listens at; the default is for this machine "
+        "alone.",
+    )
+    port: int = Field(
+        default=8000, ge=0, le=65535, description="With --interactive: its port; 0: any free one."
+    )
+
+
+class ReportConfig(Branch):
+    """The page of a run: one HTML file with curves, pictures, figures, timeline and verdict."""
+
+    runs: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        description="Folders of runs, local or in a bucket, several side by side; none: `run`.",
+    )
+    output: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The HTML file; null: report.html in the run's folder, of several runs or one "
+        "in a bucket here.",
+    )
+
+
+class S3Config(Branch):
+    """Where s3:// folders are; credentials come from environment, profile or machine role."""
+
+    endpoint: str | None = Field(
+        default=None, description="URL of a server other than Amazon's (MinIO, Ceph, R2)."
+    )
+    region: str | None = Field(default=None, description="Region; null: the environment's.")
+    profile: str | None = Field(
+        default=None, description="Profile of the AWS configuration; null: the environment's."
+    )
+
+
+class DoctorConfig(Branch):
+    """The check before a run, and the prices of its estimate."""
+
+    patience: float = Field(
+        default=300.0, gt=0, description="Seconds it waits for a worker, such as a new machine."
+    )
+    gpu_hour: float = Field(default=1.0, ge=0, description="Price of a GPU for an hour.")
+    cpu_hour: float = Field(default=0.05, ge=0, description="Price of a CPU core for an hour.")
+    gib_month: float = Field(default=0.023, ge=0, description="Price of a GiB stored for a month.")

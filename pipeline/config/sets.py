@@ -1,0 +1,76 @@
+"""Sets of pairs and of real images, and the actors that make them."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.config.fields import (
+    Branch,
+    Folder,
+    Positive,
+    Weight,
+)
+
+
+class ActorsConfig(Branch):
+    """The Ray actors that make shards, and what each one holds."""
+
+    min: Positive = Field(default=1, description="Actors kept at least.")
+    max: Positive = Field(default=2, description="Actors at most.")
+    cpus: float = Field(default=1.0, ge=0, description="CPU cores per actor.")
+    gpus: float = Field(default=0.0, ge=0, description="GPUs per actor.")
+
+
+class EvaluateActorsConfig(ActorsConfig):
+    """The Ray actors that make images and read them, and what each one holds."""
+
+    max: int = Field(default=0, ge=0, description="Actors at most; 0: this process, without Ray.")
+
+
+class PairsConfig(Branch):
+    """The set of pairs: a noise and the image the teacher's ODE makes of it."""
+
+    count: Positive = Field(default=5000, description="Pairs in the set, a multiple of shard_size.")
+    shard_size: Positive = Field(default=500, description="Pairs per shard (one file, one task).")
+    output: Folder = Field(default="", description="Folder of the set; null: <run>/pairs.")
+    solver: Literal["euler", "heun", "dpmpp_2m", "plms"] = Field(
+        default="heun", description="ODE solver of the teacher."
+    )
+    steps: int = Field(default=18, ge=2, le=1000, description="Solver steps.")
+    guidance: float = Field(
+        default=1.0, ge=0, le=100, description="Classifier-free guidance scale; 1 is none."
+    )
+    weights: tuple[Weight, ...] | None = Field(
+        default=None, strict=False, description="Relative frequency of each class; null: all alike."
+    )
+    batch_size: Positive | None = Field(
+        default=250,
+        description="Pairs solved at once by one actor; null: as many as its memory holds.",
+    )
+    resolve: int = Field(
+        default=0, ge=0, description="With --verify: pairs the teacher solves again to compare."
+    )
+    patience: float = Field(
+        default=1800.0, gt=0, le=604800, description="Seconds without a new shard that end the job."
+    )
+    actors: ActorsConfig = Field(default_factory=ActorsConfig)
+
+
+class EncodeConfig(Branch):
+    """The set of real images for the GAN loss: as latents, or as pixels if the teacher is."""
+
+    source: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Images: a folder of image, Parquet or WebDataset .tar files, here or in a "
+        "bucket.",
+    )
+    output: Folder = Field(default="", description="Folder of the set; null: <run>/real.")
+    size: Positive | None = Field(
+        default=None, description="Height and width after cropping, in pixels; null: the teacher's."
+    )
+    shard_size: Positive = Field(default=500, description="Images per shard (one file, one task).")
+    patience: float = Field(
+        default=1800.0, gt=0, le=604800, description="Seconds without a new shard that end the job."
+    )
+    actors: ActorsConfig = Field(default_factory=ActorsConfig)

@@ -1,0 +1,123 @@
+"""Student and critic: copies of the teacher that learn, and students that are saved."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.config import (
+    CriticConfig,
+    DistillConfig,
+    NetworkConfig,
+    StudentConfig,
+    TeacherConfig,
+)
+from pipeline.diffusion import seeds
+from pipeline.diffusion.noise import EDM, VP, Flow, Schedule
+from pipeline.diffusion.steps import Steps
+from pipeline.errors import UserError
+from pipeline.models.adapters import Network
+from pipeline.models.build import load_denoiser, new_unet
+from pipeline.models.critic import Critic
+from pipeline.models.denoiser import Denoiser
+from pipeline.models.export import PROVENANCE, read_provenance
+from pipeline.models.latent_network import LatentNetwork
+from pipeline.models.lora import adapted
+
+
+def load_student(
+    folder: str | Path,
+    teacher: TeacherConfig | None = None,
+    embedded_guidance: float | None = None,
+) -> Denoiser:
+    """A saved student, in eval mode and without gradients.
+
+    Arguments as `load_denoiser` and `new_student`.
+    """
+    student = load_denoiser(folder, "run jobs/distill.py, or set evaluate.student", teacher)
+    _set_guidance(student, embedded_guidance)
+    if (Path(folder) / PROVENANCE).is_file():
+        made: Any = (read_provenance(folder) or {}).get("distill", {})
+        if times := made.get("student", {}).get("times"):
+            student.few = Steps(student.schedule, tuple(times), made["student"]["renoise"])
+    return student.eval().requires_grad_(False)
+
+
+def new_student(
+    teacher: Denoiser,
+    network: NetworkConfig,
+    seed: int,
+    settings: StudentConfig | CriticConfig | None = None,
+    recompute: bool = False,
+) -> Network:
+    """A trainable copy of the teacher; for an analytic teacher, a small network from scratch.
+
+    The critic starts as a student too: all three networks have one architecture. With
+    `recompute` the backward pass makes the activations again instead of keeping them;
+    `settings` may give a student times of its own, both another guidance where that is an input,
+    and adapters: only these are then trainable, and all else is shared with the teacher.
+
+    Raises:
+        UserError: If the schedule has no such times; as `adapted`.
+    """
+    student: Network
+    if isinstance(teacher, Network) and settings is not None and settings.lora.rank is not None:
+        whose = "student" if isinstance(settings, StudentConfig) else "critic"
+        student = adapted(teacher, settings.lora, whose, seed)
+    elif isinstance(teacher, Network):
+        student = copy.deepcopy(teacher).requires_grad_(True)  # in eval mode: no dropout
+    else:
+        student = new_unet(network, teacher.shape, teacher.classes, seed)
+    if settings is not None:
+        _set_guidance(student, settings.embedded_guidance)
+    if isinstance(settings, StudentConfig):
+        student.few = few_steps(student.schedule, settings)
+    if recompute:
+        student.backbone.enable_gradient_checkpointing()
+    return student
+
+
+def new_critic(
+    teacher: Denoiser, network: NetworkConfig, seed: int, distill: DistillConfig
+) -> Network | Critic:
+    """A trainable copy of the teacher for the fake score, with fresh heads where there is a GAN.
+
+    Arguments and errors as `new_student`.
+    """
+    denoiser = new_student(teacher, network, seed, distill.critic, distill.recompute)
+    if distill.gan.real is None:
+        return denoiser
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.generator("heads", seed).initial_seed())
+        # What is sharded or made again in the backward pass must not be left half-way.
+        return Critic(denoiser, distill.gan.blocks, whole=distill.sharded or distill.recompute)
+
+
+def few_steps(schedule: Schedule, student: StudentConfig) -> Steps | None:
+    """The student's own way from noise to images, if the settings give it one.
+
+    Raises:
+        UserError: If the schedule has no such times.
+    """
+    if student.times is None:
+        return None
+    match schedule:
+        case EDM(sigma_min=low, sigma_max=high):
+            known, unit = (low, high), "sigmas"
+        case Flow():
+            known, unit = (1 / schedule.steps_table, 1.0), "shares of noise"
+        case _:
+            known, unit = (0.0, schedule.start), "whole training times"
+    for time in student.times:
+        if not known[0] <= time <= known[1] or (isinstance(schedule, VP) and time % 1):
+            raise UserError(
+                f"distill.student.times: {time:g} is no time of the teacher; it has {unit} from "
+                f"{known[0]:g} to {known[1]:g}"
+            )
+    return Steps(schedule, student.times, student.renoise)
+
+
+def _set_guidance(student: Network, value: float | None) -> None:
+    if value is not None and isinstance(student, LatentNetwork):
+        student.embedded_guidance = value
