@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What the methods are worth: one table of students that begin alike, mean and spread over seeds.
+"""What the methods are worth: one table of students with as many updates, mean and spread over seeds.
 
 Takes each seed's teacher from `runs/<data>/seed-N` (trained there if it is missing), makes pairs on
-Ray, trains one student by regression, and from there every method's student in this process, with
-equally many student updates. All are compared with the same 10,000 teacher images from the same
-noise, and with the real training images. Writes `bench/results/<date>-methods-<data>.json`. What is
+Ray, and trains every method's student in this process: one by regression, DMD1's on from there, and
+those of DMD2 and after from the teacher, without pairs. All are compared with the same 10,000 teacher
+images from the same noise, and with the real training images. Writes `bench/results/<date>-methods-<data>.json`. What is
 measured already is not measured again.
 
     python bench/methods.py                            # digits, seeds 0, 1, 2
@@ -34,29 +34,30 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True)
 class Method:
-    """What follows the regression.
+    """A method as changes of the data's recipe.
 
     Attributes:
         critic_steps: To one of the student.
-        settings: Changed in the recipe of the data.
+        settings: Other changes.
+        pairs: Whether it begins with the regression, and goes on with it.
     """
 
     critic_steps: int
     settings: tuple[str, ...] = ()
+    pairs: bool = False
 
 
-NO_PAIRS = "--distill.regression.weight=0"
 REAL = "--distill.gan.real=data"
 SHARED = "--distill.draws=shared"
 TIMES = "--distill.student.times=[80, 6, 1.2, 0.3]"
 START, TEACHER = "regression only", "teacher"
 METHODS = {
-    "DMD1": Method(1),
-    "DMD2 without GAN, k = 1": Method(1, (NO_PAIRS,)),
-    "DMD2 without GAN, k = 5": Method(5, (NO_PAIRS,)),
-    "DMD2 with GAN": Method(1, (NO_PAIRS, REAL)),
-    "f-distill, JS": Method(1, (NO_PAIRS, REAL, SHARED, "--distill.gan.divergence=js")),
-    "DMD2, 4 steps": Method(1, (NO_PAIRS, TIMES)),
+    "DMD1": Method(1, pairs=True),
+    "DMD2 without GAN, k = 1": Method(1),
+    "DMD2 without GAN, k = 5": Method(5),
+    "DMD2 with GAN": Method(1, (REAL,)),
+    "f-distill, JS": Method(1, (REAL, SHARED, "--distill.gan.divergence=js")),
+    "DMD2, 4 steps": Method(1, (TIMES,)),
 }
 GAINS = (("DMD2 without GAN, k = 1", "DMD2 with GAN"), ("DMD2 without GAN, k = 1", "DMD2, 4 steps"))
 """Pairs of methods, without and with something, whose `fd_teacher` is compared seed by seed."""
@@ -83,22 +84,18 @@ def starting(data: str, seed: int) -> Config:
 
 
 def following(data: str, seed: int, name: str) -> Config:
-    """A method's student: as many updates as the recipe's third phase has."""
+    """A method's student: as many updates as the recipe has in its first and third phase."""
     method, recipe = METHODS[name], configure(data, seed, name).distill
     third = recipe.steps - recipe.regression_steps - recipe.burn_in_steps
     updates = third // recipe.student.every
-    steps = recipe.burn_in_steps + updates * method.critic_steps
-    start = starting(data, seed).distill.output
-    return configure(
-        data,
-        seed,
-        name,
-        (
-            *("--distill.regression_steps=0", f"--distill.start_from={start}"),
-            *(f"--distill.steps={steps}", f"--distill.student.every={method.critic_steps}"),
-            *method.settings,
-        ),
-    )
+    flags = ["--distill.regression_steps=0", f"--distill.student.every={method.critic_steps}"]
+    if method.pairs:
+        flags.append(f"--distill.start_from={starting(data, seed).distill.output}")
+    else:
+        flags.append("--distill.regression.weight=0")
+        updates += recipe.regression_steps
+    flags.append(f"--distill.steps={recipe.burn_in_steps + updates * method.critic_steps}")
+    return configure(data, seed, name, (*flags, *method.settings))
 
 
 def measure(config: Config, scale: Scale) -> Figures:
