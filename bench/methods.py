@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""What the methods are worth: one table of students with as many updates, mean and spread over seeds.
+"""What the methods are worth: students of equally many updates in one table.
 
 Takes each seed's teacher from `runs/<data>/seed-N` (trained there if it is missing), makes pairs on
-Ray, and trains every method's student in this process: one by regression, DMD1's on from there, and
-those of DMD2 and after from the teacher, without pairs. All are compared with the same 10,000 teacher
-images from the same noise, and with the real training images. Writes `bench/results/<date>-methods-<data>.json`. What is
-measured already is not measured again.
+Ray, and trains every method's student in this process: one by regression, DMD1's on from there,
+and those of DMD2 and after from the teacher, without pairs. All are compared with the same 10,000
+teacher images from the same noise, and with the real training images. Prints mean and spread over
+the seeds, and writes `bench/results/<date>-methods-<data>.json`. What is measured already is not
+measured again.
 
     python bench/methods.py                            # digits, seeds 0, 1, 2
     python bench/methods.py --data mnist --seeds 0 --only GAN
