@@ -94,7 +94,9 @@ def changed(run: Run) -> list[tuple[str, str, str]]:
     """Setting, value and default of the settings that are not the default; folders left out."""
     if run.settings is None:
         return []
-    usual, folder = dict(_flat(Config().model_dump(mode="json"))), run.settings.get("run")
+    folder = run.settings.get("run")
+    # Of a run elsewhere: the working directory may be a job's copy, which no run is allowed in.
+    usual = dict(_flat(Config(run="/").model_dump(mode="json")))
     rows = []
     for name, each in _flat(run.settings):
         inside = isinstance(each, str) and isinstance(folder, str) and each.startswith(folder)

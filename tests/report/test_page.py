@@ -296,3 +296,14 @@ def test_the_training_time_leaves_pauses_out(made: Path) -> None:
     events = [replace(run.events[0]), replace(run.events[2], reached_at=BEGAN + 40), run.events[3]]
     run.events = events
     assert words.trained(run) == pytest.approx(40 + 60)
+
+
+def test_a_submitted_job_makes_one_too(tmp_path, monkeypatch):
+    """Its working directory is a copy of which Ray keeps nothing."""
+    copy = tmp_path / "runtime_resources" / "working_dir_files" / "package"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    folder = tmp_path / "run"
+    make_run(folder)
+    page.report(Config(run=str(folder)))
+    assert (folder / "report.html").is_file()
