@@ -1,7 +1,11 @@
 """Distribution matching distillation on Ray."""
 
+import logging
 import os
 
 # Before torch loads OpenMP: its threads wait asleep, for spinning ones take the cores from each
 # other wherever another process has a share of them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# diffusers loads bitsandbytes where it is installed, which then misses kernels of 4-bit networks.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
