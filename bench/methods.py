@@ -8,18 +8,21 @@ teacher images from the same noise, and with the real training images. Prints me
 the seeds, and writes `bench/results/<date>-methods-<data>.json`. What is measured already is not
 measured again.
 
-    python bench/methods.py                            # digits, seeds 0, 1, 2
+    python bench/methods.py                            # digits and mnist, seeds 0, 1, 2
     python bench/methods.py --data mnist --seeds 0 --only GAN
 """
 
 import argparse
+import hashlib
 import json
 import math
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache, partial
 from pathlib import Path
 
 from ablation import Scale, train
@@ -30,6 +33,7 @@ from pipeline.cluster.pairs import make_pairs
 from pipeline.config import Config
 from pipeline.teacher import make_teacher
 
+DATA = ("digits", "mnist")
 COLUMNS = ("fd_teacher", "fd_real", "accuracy", "precision", "recall", "pixel_fd", "cpu_seconds")
 Figures = dict[str, float]
 
@@ -65,14 +69,14 @@ GAINS = (("DMD2 without GAN, k = 1", "DMD2 with GAN"), ("DMD2 without GAN, k = 1
 """Pairs of methods, without and with something, whose `fd_teacher` is compared seed by seed."""
 
 
-def configure(data: str, seed: int, name: str, settings: tuple[str, ...] = ()) -> Config:
+def configure(data: str, seed: int, settings: tuple[str, ...] = ()) -> Config:
     """A run of its own on the seed's teacher and pairs."""
     home = ROOT / "runs" / data / f"seed-{seed}"
     folder = ROOT / "runs" / "methods" / data / f"seed-{seed}"
     flags = [
         f"--config={ROOT / f'configs/{data}.yaml'}",
         f"--seed={seed}",
-        f"--run={folder / ''.join(c if c.isalnum() else '-' for c in name)}",
+        f"--run={folder / hashlib.sha256(repr(settings).encode()).hexdigest()[:12]}",
         f"--teacher.output={home / 'teacher'}",
         f"--pairs.output={folder / 'pairs'}",
     ]
@@ -81,13 +85,13 @@ def configure(data: str, seed: int, name: str, settings: tuple[str, ...] = ()) -
 
 def starting(data: str, seed: int) -> Config:
     """The student by regression alone."""
-    steps = configure(data, seed, START).distill.regression_steps
-    return configure(data, seed, START, (f"--distill.steps={steps}", "--distill.burn_in_steps=0"))
+    steps = configure(data, seed).distill.regression_steps
+    return configure(data, seed, (f"--distill.steps={steps}", "--distill.burn_in_steps=0"))
 
 
 def following(data: str, seed: int, name: str) -> Config:
     """A method's student: as many updates as the recipe has in its first and third phase."""
-    method, recipe = METHODS[name], configure(data, seed, name).distill
+    method, recipe = METHODS[name], configure(data, seed).distill
     third = recipe.steps - recipe.regression_steps - recipe.burn_in_steps
     updates = third // recipe.student.every
     flags = ["--distill.regression_steps=0", f"--distill.student.every={method.critic_steps}"]
@@ -97,21 +101,31 @@ def following(data: str, seed: int, name: str) -> Config:
         flags.append("--distill.regression.weight=0")
         updates += recipe.regression_steps
     flags.append(f"--distill.steps={recipe.burn_in_steps + updates * method.critic_steps}")
-    return configure(data, seed, name, (*flags, *method.settings))
+    return configure(data, seed, (*flags, *method.settings))
 
 
-def measure(config: Config, scale: Scale) -> Figures:
-    """Train and compare, or read what an earlier run of this script found."""
-    file = Path(config.run) / "figures.json"
-    if file.is_file():
-        known: Figures = json.loads(file.read_text())
-        return known
+def teachers(scale: Callable[[], Scale]) -> Figures:
+    """The teacher's own figures."""
+    return scale().teacher_figures()
+
+
+def measure(config: Config, scale: Callable[[], Scale]) -> Figures:
+    """Train and compare."""
     begun = time.process_time()
     train(config)
     spent = time.process_time() - begun
-    found = scale.figures(config) | {"cpu_seconds": spent}
-    file.write_text(json.dumps(found) + "\n")
-    return found
+    return scale().figures(config) | {"cpu_seconds": spent}
+
+
+def once(run: Path, find: Callable[[], Figures]) -> Figures:
+    """What an earlier call found for this run, or what this one finds."""
+    file = run / "figures.json"
+    if not file.is_file():
+        found = find()
+        run.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(found) + "\n")
+    known: Figures = json.loads(file.read_text())
+    return known
 
 
 def table(results: dict[str, list[Figures]]) -> list[str]:
@@ -155,33 +169,41 @@ def gain(before: list[Figures], after: list[Figures], figure: str) -> str:
     return f"{statistics.mean(each):.3g}, standard error {error:.2g}"
 
 
+def compare(data: str, seeds: list[int], chosen: list[str]) -> dict[str, list[Figures]]:
+    """The figures of the teacher, of regression and of the chosen methods, seed by seed."""
+    results: dict[str, list[Figures]] = {name: [] for name in (TEACHER, START, *chosen)}
+    for seed in seeds:
+        first = starting(data, seed)
+        make_teacher(first)
+        make_pairs(first)
+        scale = cache(partial(Scale, first))
+        teacher = Path(first.run).parent / "teacher"
+        results[TEACHER].append(once(teacher, partial(teachers, scale)))
+        for name in (START, *chosen):
+            config = first if name == START else following(data, seed, name)
+            found = once(Path(config.run), partial(measure, config, scale))
+            results[name].append(found)
+            print(data, seed, name, found, flush=True)
+    return results
+
+
 def main() -> int:
     """Train, compare, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", choices=("digits", "mnist"), default="digits")
+    parser.add_argument("--data", nargs="+", choices=DATA, default=DATA)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--only", default="", help="run the methods whose name holds this")
     arguments = parser.parse_args()
     chosen = [name for name in METHODS if arguments.only in name]
-    results: dict[str, list[Figures]] = {name: [] for name in (TEACHER, START, *chosen)}
-    for seed in arguments.seeds:
-        first = starting(arguments.data, seed)
-        make_teacher(first)
-        make_pairs(first)
-        scale = Scale(first)
-        results[TEACHER].append(scale.teacher_figures())
-        for name in (START, *chosen):
-            config = first if name == START else following(arguments.data, seed, name)
-            results[name].append(measure(config, scale))
-            print(seed, name, results[name][-1], flush=True)
-    lines = [*table(results), *gains(results)]
-    print("\n".join(lines))
-    now = datetime.now(UTC)
-    file = ROOT / "bench" / "results" / f"{now.date()}-methods-{arguments.data}.json"
-    file.parent.mkdir(exist_ok=True)
-    stamp = {"date": now.isoformat(timespec="seconds"), "commit": commit()}
-    content = {**stamp, "seeds": arguments.seeds, "results": results}
-    file.write_text(json.dumps(content, indent=1) + "\n")
+    for data in arguments.data:
+        results = compare(data, arguments.seeds, chosen)
+        print("\n".join([data, *table(results), *gains(results)]))
+        now = datetime.now(UTC)
+        file = ROOT / "bench" / "results" / f"{now.date()}-methods-{data}.json"
+        file.parent.mkdir(exist_ok=True)
+        stamp = {"date": now.isoformat(timespec="seconds"), "commit": commit()}
+        content = {**stamp, "seeds": arguments.seeds, "results": results}
+        file.write_text(json.dumps(content, indent=1) + "\n")
     return 0
 
 
