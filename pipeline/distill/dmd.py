@@ -1,6 +1,9 @@
 """The method: which losses, on which draws, at whose turn."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +41,8 @@ class DMD:
         steps: The student's way from noise to images; None for one call at the noisiest time.
         distance: Of the regression loss.
         matching: The matching loss.
-        gan: The critic's part as a discriminator, if it has one; it is a `Critic` then.
+        gan: The critic's part as a discriminator, if it has one. It is a `Critic` then, and
+            where there are several steps.
         shared: Whether losses share draws and so passes: the pairs' noises are the first ones
             that the matching sees, and the GAN judges what the other losses diffused.
 
@@ -173,6 +177,10 @@ class DMD:
         """What the student is given at the lane's exit, as it is given it when it samples."""
         return self.way.input(student, lane.noise, lane.labels, lane.exit)
 
+    def _told(self, critic: nn.Module, lane: Lane) -> Callable[..., Any]:
+        """The critic for what the student makes at the lane's exit, where it has several."""
+        return partial(critic, exit=lane.exit) if len(self.way.times) > 1 else critic
+
     def _pull(
         self, turn: Turn, teacher: Denoise, critic: nn.Module, samples: Tensor, lane: Lane
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -181,6 +189,7 @@ class DMD:
         They are taken with respect to the samples alone: no weight gets a gradient.
         """
         x0, t = samples.detach().requires_grad_(), lane.matching.t
+        told = self._told(critic, lane)
         total, logits = torch.zeros_like(x0), None
         parts: dict[str, Tensor] = {}
         if turn.matching:
@@ -189,10 +198,10 @@ class DMD:
             with torch.set_grad_enabled(through):
                 real = teacher(x_t, t, lane.labels)
             if turn.gan and lane.fooling is None:
-                fake, logits = critic(x_t, t, lane.labels, judge="too", through=through)
+                fake, logits = told(x_t, t, lane.labels, judge="too", through=through)
             else:
                 with torch.set_grad_enabled(through):
-                    fake = critic(x_t, t, lane.labels)
+                    fake = told(x_t, t, lane.labels)
             losses = self.matching.loss(x0, real, fake)
             if self.gan and logits is not None:
                 losses = self.gan.weigh(losses, logits)
@@ -203,7 +212,7 @@ class DMD:
             if logits is None:
                 draw = lane.fooling or lane.matching
                 x_t = draw.of(x0, self.schedule)
-                logits = critic(x_t, draw.t, lane.labels, judge="only")
+                logits = told(x_t, draw.t, lane.labels, judge="only")
             loss = fool_loss(logits)
             (gradient,) = torch.autograd.grad(loss, x0)
             parts |= {"gan_student": loss.detach(), "gan_gradient": _size(gradient)}
@@ -215,13 +224,13 @@ class DMD:
 
         Denoising; with a GAN, which of samples and real images are which, in the same pass.
         """
-        draw = lane.critic
+        told, draw = self._told(critic, lane), lane.critic
         x_t, weight = draw.of(samples, self.schedule), self.schedule.weight(draw.t)
         if self.gan is None:
-            loss = denoising_loss(critic(x_t, draw.t, lane.labels), samples, weight)
+            loss = denoising_loss(told(x_t, draw.t, lane.labels), samples, weight)
             return Loss(loss, {"critic": loss.detach()})
         more = self.gan.rows(lane, samples, self.schedule)
-        x0, logits = critic(x_t, draw.t, lane.labels, judge="too", more=more)
+        x0, logits = told(x_t, draw.t, lane.labels, judge="too", more=more)
         loss = denoising_loss(x0, samples, weight)
         telling, parts = self.gan.loss(lane, logits)
         return Loss(loss + telling, {"critic": loss.detach(), **parts})

@@ -28,6 +28,9 @@ _RUN = "run.json"
 _WEIGHTS = ("_model.safetensors", "_model.safetensors.index.json")
 
 
+_CRITICS_OWN = ("heads.", "exits.")
+
+
 def mark(config: Config) -> str:
     """SHA-256 of what stands for the weights in `distill.start_from`.
 
@@ -66,15 +69,22 @@ def load(config: Config, student: Network, critic: Network | Critic) -> None:
 
 
 def _load_critic(critic: nn.Module, weights: dict[str, Tensor]) -> None:
-    """The denoiser's weights, and those of the heads if both have any."""
-    heads = {name: weights.pop(name) for name in list(weights) if name.startswith("heads.")}
+    """The denoiser's weights, and those of heads and exits if both have them."""
+    own = {name: weights.pop(name) for name in list(weights) if name.startswith(_CRITICS_OWN)}
     weights = {name.removeprefix("denoiser."): value for name, value in weights.items()}
     if not isinstance(critic, Critic):
         load_learnt(critic, weights)
         return
     load_learnt(critic.denoiser, weights)
-    if heads:
-        critic.load_state_dict(heads, strict=False)
+    has = critic.state_dict()
+    critic.load_state_dict(
+        {
+            name: value
+            for name, value in own.items()
+            if name in has and value.shape == has[name].shape
+        },
+        strict=False,
+    )
 
 
 def _check_adapters(config: Config, *networks: str) -> None:

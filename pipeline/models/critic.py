@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
+from diffusers.models.embeddings import TimestepEmbedding
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
@@ -60,9 +61,15 @@ class Critic(nn.Module):
 
     Every call goes through `forward`, so that wrappers for several workers see it.
 
+    A student of several steps gives other images at each. A score of all of them together is
+    content when they are right on average, with first ones too soft and last ones too hard. So
+    the critic is told the step: a learnt vector, zero at first, is added to its embedding of time.
+
     Args:
         denoiser: The network.
-        blocks: Numbers of its `stages` whose features are judged; None: the middle one.
+        blocks: Numbers of its `stages` whose features are judged; None: the middle one; empty: it
+            only denoises.
+        exits: Number of the student's steps.
         whole: Whether every call runs the network to its end, as sharded ones need.
 
     Raises:
@@ -70,13 +77,22 @@ class Critic(nn.Module):
     """
 
     def __init__(
-        self, denoiser: Network, blocks: Sequence[int] | None = None, whole: bool = False
+        self,
+        denoiser: Network,
+        blocks: Sequence[int] | None = None,
+        exits: int = 1,
+        whole: bool = False,
     ) -> None:
         super().__init__()
         self.denoiser, self.whole = denoiser, whole
+        self.exits = _exit_embedding(denoiser, exits) if exits > 1 else None
+        if self.exits is not None:
+            for embedding in _time_embeddings(denoiser):
+                embedding.register_forward_hook(self._add_exit)
+        self._exit = exits - 1
         stages = denoiser.stages()
         numbers = [len(stages) // 2] if blocks is None else sorted(set(blocks))
-        if numbers[-1] >= len(stages):
+        if numbers and numbers[-1] >= len(stages):
             raise UserError(
                 f"distill.gan.blocks: {numbers[-1]} is no block of the critic; it has 0 to "
                 f"{len(stages) - 1}"
@@ -92,6 +108,7 @@ class Critic(nn.Module):
         judge: Literal["no", "too", "only"] = "no",
         through: bool = True,
         more: Rows | None = None,
+        exit: int | None = None,
     ) -> Any:
         """Predict x0; see `Denoiser.forward`.
 
@@ -100,11 +117,14 @@ class Critic(nn.Module):
             judge: Whether logits of them are wanted too, or alone.
             through: Whether x0 has a graph; without, it ends at the judged features.
             more: Further diffused images, judged alone.
+            exit: Which of the student's steps gave the images; None: its last.
 
         Returns:
             x0, (B, C, H, W); with judge "too" (x0, logits) and with "only" the logits alone,
             (B + rows of more, heads), in float32 at least.
         """
+        if self.exits is not None:
+            self._exit = self.exits.num_embeddings - 1 if exit is None else exit
         if judge == "no":
             return self.denoiser(x_t, t, labels)
         found: list[list[Tensor]] = []
@@ -122,6 +142,10 @@ class Critic(nn.Module):
         logits = torch.stack([head(each) for head, each in zip(self.heads, maps, strict=True)], 1)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return logits if judge == "only" else (x0, logits)
+
+    def _add_exit(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        assert self.exits is not None
+        return output + self.exits.weight[self._exit].to(output.dtype)
 
     def _features(self, rows: Rows) -> list[Tensor]:
         with (
@@ -160,6 +184,20 @@ class Critic(nn.Module):
             labels = torch.zeros(1, dtype=torch.int64, device=weight.device)
         t = weight.new_full((1,), self.denoiser.schedule.start)
         return [each.shape for each in self._features(Rows(x_t, t, labels))]
+
+
+def _time_embeddings(denoiser: Network) -> list[TimestepEmbedding]:
+    """What embeds the time, and nothing else that is embedded alike (sizes, guidance)."""
+    return [
+        module
+        for name, module in denoiser.named_modules()
+        if isinstance(module, TimestepEmbedding) and name.rpartition(".")[2].startswith("time")
+    ]
+
+
+def _exit_embedding(denoiser: Network, exits: int) -> nn.Embedding:
+    width = _time_embeddings(denoiser)[0].linear_2.out_features
+    return nn.Embedding.from_pretrained(torch.zeros(exits, width), freeze=False)
 
 
 class _EnoughError(Exception):

@@ -81,17 +81,21 @@ def new_student(
 def new_critic(
     teacher: Denoiser, network: NetworkConfig, seed: int, distill: DistillConfig
 ) -> Network | Critic:
-    """A trainable copy of the teacher for the fake score, with fresh heads where there is a GAN.
+    """A trainable copy of the teacher for the fake score.
+
+    A `Critic` where there is a GAN, with fresh heads, or a student of several steps.
 
     Arguments and errors as `new_student`.
     """
     denoiser = new_student(teacher, network, seed, distill.critic, distill.recompute)
-    if distill.gan.real is None:
+    exits = len(distill.student.times or (None,))
+    if distill.gan.real is None and exits == 1:
         return denoiser
+    blocks = () if distill.gan.real is None else distill.gan.blocks
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.generator("heads", seed).initial_seed())
         # What is sharded or made again in the backward pass must not be left half-way.
-        return Critic(denoiser, distill.gan.blocks, whole=distill.sharded or distill.recompute)
+        return Critic(denoiser, blocks, exits, whole=distill.sharded or distill.recompute)
 
 
 def few_steps(schedule: Schedule, student: StudentConfig) -> Steps | None:

@@ -1,0 +1,71 @@
+"""The critic of a student of several steps: it is told which one gave the images."""
+
+import pytest
+import torch
+
+from pipeline.config import Config, NetworkConfig
+from pipeline.data.fetch import fetch_inputs
+from pipeline.diffusion.noise import EDM
+from pipeline.diffusion.steps import Steps
+from pipeline.distill.dmd import DMD
+from pipeline.models.adapters import UNet2D
+from pipeline.models.build import load_teacher, new_unet
+from pipeline.models.critic import Critic
+from tests.tiny_models import FAMILIES, save_tiny
+
+SHAPE = (1, 8, 8)
+
+
+def unet() -> UNet2D:
+    network = NetworkConfig(channels=(8, 16), attention=(False, False), norm_groups=4)
+    return new_unet(network, SHAPE, None, seed=1)
+
+
+def test_exits_are_alike_at_first_and_apart_later():
+    bare = unet()
+    critic = Critic(unet(), (), exits=3)
+    x_t, t = torch.randn(2, *SHAPE), torch.tensor([80.0, 0.5])
+    for each in (0, 1, 2, None):
+        assert torch.equal(critic(x_t, t, exit=each), bare(x_t, t))
+    with torch.no_grad():
+        critic.exits.weight[2] = 1.0
+    assert torch.equal(critic(x_t, t, exit=1), bare(x_t, t))
+    assert not torch.equal(critic(x_t, t, exit=2), bare(x_t, t))
+    assert torch.equal(critic(x_t, t), critic(x_t, t, exit=2))
+
+
+@pytest.mark.parametrize("version", FAMILIES)
+def test_every_family_can_be_told(version, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
+    model = save_tiny(tmp_path / "model", version)
+    known = {} if version == "dit" else {"prompts": str(tmp_path / "prompts.txt")}
+    config = Config.model_validate({"teacher": {"output": str(model), **known}})
+    teacher = load_teacher(fetch_inputs(config, "teacher").teacher)
+    critic = Critic(teacher, (), exits=2)
+    x_t, labels = torch.randn(1, *teacher.shape), torch.zeros(1, dtype=torch.int64)
+    t = x_t.new_full((1,), teacher.schedule.start)
+    with torch.no_grad():
+        critic.exits.weight[1] = 1.0
+        first, second = (critic(x_t, t, labels, exit=each) for each in (0, 1))
+    assert not torch.allclose(first, second, atol=1e-4)
+
+
+def test_each_exit_gets_a_score_of_its_own():
+    """Where one step gives dark images and the next bright ones, the critic knows both."""
+    ends = (0.3, 0.9)
+    steps = Steps(EDM(), (80.0, 5.0))
+    dmd = DMD(EDM(), SHAPE, None, 0, 0, 0.0, 1.0, ends, ends, steps=steps)
+    critic = Critic(unet(), (), exits=2)
+    optimizer = torch.optim.Adam(critic.parameters(), lr=1e-2)
+    rng = torch.Generator().manual_seed(0)
+    for number in range(120):
+        lane = dmd.draw(16, rng, exit=number % 2)
+        samples = torch.full((16, *SHAPE), (-0.7, 0.7)[lane.exit])
+        optimizer.zero_grad()
+        dmd.critic_loss(critic, samples, lane).total.backward()
+        optimizer.step()
+    noise = 80.0 * torch.randn(64, *SHAPE, generator=rng)
+    with torch.no_grad():
+        dark, bright = (critic(noise, torch.full((64,), 80.0), exit=each) for each in (0, 1))
+    assert dark.mean() < -0.5 and bright.mean() > 0.5
