@@ -31,12 +31,13 @@ _FILES = (
     "model_index.json",
     "pytorch_lora_weights.safetensors",
     "scheduler/scheduler_config.json",
+    "scheduler_config.json",
     *(f"tokenizer{n}/*{kind}" for n in ("", "_2", "_3") for kind in (".json", ".txt", ".model")),
     *(
-        f"{part}/{name}"
+        f"{part}{name}"
         for stem, parts in (
-            ("diffusion_pytorch_model", (*_NETWORKS, "vae")),
-            ("model", _ENCODERS),
+            ("diffusion_pytorch_model", ("", *(f"{part}/" for part in (*_NETWORKS, "vae")))),
+            ("model", tuple(f"{part}/" for part in _ENCODERS)),
         )
         for part in parts
         for name in (
@@ -100,7 +101,8 @@ def fetch_model(url: str, setting: str) -> Path:
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(_FILES)))
     if not (folder / "model_index.json").is_file():
         raise UserError(f"{setting}: {url} is no diffusers model: it has no model_index.json")
-    if not any(file for part in _NETWORKS for file in (folder / part).glob("*.safetensors")):
+    weights = "diffusion_pytorch_model*.safetensors"
+    if not any(file for part in ("", *_NETWORKS) for file in (folder / part).glob(weights)):
         raise UserError(
             f"{setting}: {url} has no weights in full precision as safetensors; neither pickles "
             "nor variants such as fp16 are read: choose another commit or model"

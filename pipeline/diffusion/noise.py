@@ -129,8 +129,8 @@ class VP:
     in diffusers' EulerDiscreteScheduler; time -1 is the clean image (abar = 1).
 
     Args:
-        alphas_cumprod: Table abar, (T,), descending in (0, 1]; an exact 0 at the end (zero
-            terminal SNR) is raised to 2^-24, as diffusers does.
+        alphas_cumprod: Table abar, (T,), descending in [0, 1]; 0 at its end alone (zero terminal
+            SNR), where x_t is noise and nothing else.
         spacing: Spacing of `times`: "leading", "trailing" or "linspace"
             (Lin et al., 2023, arXiv 2305.08891, Table 2); with "multistep-" before the first or
             the last, that of diffusers' DPMSolverMultistepScheduler, which makes one time more
@@ -162,25 +162,26 @@ class VP:
         return replace(self, alphas_cumprod=self.alphas_cumprod[: time + 1])
 
     def _ratio(self, t: Tensor) -> Tensor:
-        table = self.alphas_cumprod.to(t.device, torch.float64).clamp(min=2.0**-24)
+        table = self.alphas_cumprod.to(t.device, torch.float64)
         ratios = torch.cat([table.new_zeros(1), ((1 - table) / table).sqrt()])
         position = t.double().clamp(-1, self.start) + 1
-        below = position.floor().long().clamp(max=len(table) - 1)
-        return torch.lerp(ratios[below], ratios[below + 1], position - below)
+        below = position.floor().long()
+        between = torch.lerp(ratios[below], ratios[position.ceil().long()], position - below)
+        return torch.where(position == below, ratios[below], between)
 
     def alpha(self, t: Tensor) -> Tensor:
         return (1 + self._ratio(t) ** 2).rsqrt().to(t.dtype)
 
     def sigma(self, t: Tensor) -> Tensor:
-        ratio = self._ratio(t)
-        return (ratio * (1 + ratio**2).rsqrt()).to(t.dtype)
+        return (1 + self._ratio(t) ** -2).rsqrt().to(t.dtype)
 
     def spread(self, t: Tensor) -> Tensor:
         """1: the prior, which sigma(t) only comes near; as diffusers' `init_noise_sigma`."""
         return torch.ones_like(t)
 
     def scale(self, t: Tensor) -> Tensor:
-        return self.alpha(t)
+        """alpha, and 2^-12 where that is 0: the coordinates have no such point."""
+        return self.alpha(t).clamp(min=2.0**-12)
 
     def weight(self, t: Tensor) -> Tensor:
         """alpha^2/sigma^2, the signal-to-noise ratio: the error of eps."""

@@ -76,6 +76,18 @@ def edm_to_x0(output: Tensor, x_t: Tensor, sigma: Tensor, sigma_data: float) -> 
     return sigma_data**2 / variance * x_t + sigma * sigma_data * variance.rsqrt() * output
 
 
+def consistency_to_x0(
+    output: Tensor, x_t: Tensor, sigma: Tensor, sigma_data: float, sigma_min: float
+) -> Tensor:
+    """x0 as in `edm_to_x0`, but x_t itself where sigma is sigma_min.
+
+    Source: Song et al., 2023, arXiv 2303.01469, Appendix C.
+    """
+    above = sigma - sigma_min
+    skip = sigma_data**2 / (above**2 + sigma_data**2)
+    return skip * x_t + above * sigma_data * (sigma**2 + sigma_data**2).rsqrt() * output
+
+
 def edm_from_x0(x0: Tensor, x_t: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
     """The inverse of `edm_to_x0`: the network output that means x0, for sigma > 0."""
     variance = sigma**2 + sigma_data**2

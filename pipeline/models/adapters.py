@@ -1,19 +1,16 @@
 """A network of diffusers as a Denoiser, and the UNet on images."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from diffusers import (
-    ConsistencyModelPipeline,
-    DiffusionPipeline,
-    EDMEulerScheduler,
-    UNet2DModel,
-)
+from diffusers import ConsistencyModelPipeline, DiffusionPipeline, UNet2DModel
 from torch import Tensor, nn
 
-from pipeline.diffusion.noise import EDM, Flow, Schedule, expand
-from pipeline.diffusion.prediction import edm_inputs, edm_to_x0, to_x0
+from pipeline.diffusion.noise import EDM, Schedule, expand
+from pipeline.diffusion.prediction import consistency_to_x0, edm_inputs, edm_to_x0, to_x0
 from pipeline.errors import UserError
 from pipeline.models.denoiser import Denoiser
+from pipeline.models.schedulers import spaced, student_scheduler
 from pipeline.models.song_unet import SongUNet
 
 
@@ -23,8 +20,9 @@ class Network(Denoiser):
     Args:
         backbone: The network itself; all else here is shared by its copies.
         schedule: The noise process that it was trained on.
-        prediction: A kind of `pipeline.diffusion.prediction`, or "edm" for a network inside
-            EDM's preconditioning, whose time input is log(sigma) / 4.
+        prediction: A kind of `pipeline.diffusion.prediction`; "edm" for a network inside EDM's
+            preconditioning, whose time input is log(sigma) / 4; or "consistency" for one inside
+            that of consistency models, which take 1000 times as much.
         shape: One image or latent, (C, H, W).
 
     Attributes:
@@ -56,7 +54,10 @@ class Network(Denoiser):
     @property
     def settings(self) -> dict[str, Any] | None:
         """How the pipeline is called for the student's steps; None if it cannot take them."""
-        return {"num_inference_steps": 1} if len(self.steps.times) == 1 else None
+        times = self.steps.times
+        if len(times) == 1 or times == spaced(self.steps):
+            return {"num_inference_steps": len(times)}
+        return None
 
     def stages(self) -> list[nn.Module]:
         """Blocks whose output tells what an image holds: of a UNet its narrowest one alone."""
@@ -73,14 +74,24 @@ class Network(Denoiser):
 class UNet2D(Network):
     """A `UNet2DModel` or `SongUNet`, unconditional or class-conditional, read as x0.
 
-    Its class embedding, if any, gives the number of classes; its config, the shape. Other
-    arguments as `Network`.
+    Its class embedding, if any, gives the number of classes; its config, the shape.
+
+    Args:
+        unet, schedule, prediction: As `Network`.
+        scheduler: The `scheduler_config.json` that it came with; of EDM it may be empty.
     """
 
-    def __init__(self, unet: UNet2DModel | SongUNet, schedule: Schedule, prediction: str):
+    def __init__(
+        self,
+        unet: UNet2DModel | SongUNet,
+        schedule: Schedule,
+        prediction: str,
+        scheduler: Mapping[str, Any] | None = None,
+    ) -> None:
         size = unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         super().__init__(unet, schedule, prediction, (unet.config.in_channels, height, width))
+        self.scheduler = scheduler or {}
         self.classes = unet.config.num_class_embeds
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -94,23 +105,17 @@ class UNet2D(Network):
                 "this teacher has no unconditional branch (its UNet knows class labels alone): "
                 "set pairs.guidance to 1"
             )
-        if self.prediction == "edm":
-            assert isinstance(self.schedule, EDM)
-            sigma, sigma_data = expand(t, x_t), self.schedule.sigma_data
-            scaled, c_noise = edm_inputs(x_t, sigma, sigma_data)
-            output = self.backbone(scaled, c_noise.flatten(), class_labels=condition).sample
-            return edm_to_x0(output, x_t, sigma, sigma_data)
-        time = t * self.schedule.steps_table if isinstance(self.schedule, Flow) else t
-        return self.read(self.backbone(x_t, time, class_labels=condition).sample, x_t, t)
+        if not isinstance(self.schedule, EDM):
+            return self.read(self.backbone(x_t, t, class_labels=condition).sample, x_t, t)
+        sigma, sigma_data = expand(t, x_t), self.schedule.sigma_data
+        scaled, c_noise = edm_inputs(x_t, sigma, sigma_data)
+        consistent = self.prediction == "consistency"
+        time = c_noise.flatten() * (1000 if consistent else 1)
+        output = self.backbone(scaled, time, class_labels=condition).sample
+        if consistent:
+            return consistency_to_x0(output, x_t, sigma, sigma_data, self.schedule.sigma_min)
+        return edm_to_x0(output, x_t, sigma, sigma_data)
 
     def pipeline(self) -> ConsistencyModelPipeline:
-        """`ConsistencyModelPipeline` on EDM's sigmas, as in `Network.pipeline`."""
-        schedule = self.schedule
-        assert isinstance(schedule, EDM) and self.prediction == "edm"
-        scheduler = EDMEulerScheduler(
-            sigma_min=schedule.sigma_min,
-            sigma_max=schedule.sigma_max,
-            sigma_data=schedule.sigma_data,
-            rho=schedule.rho,
-        )
-        return ConsistencyModelPipeline(self.unet, scheduler)
+        """The one pipeline of diffusers that takes classes, as in `Network.pipeline`."""
+        return ConsistencyModelPipeline(self.unet, student_scheduler(self.scheduler, self.steps))

@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ from diffusers import UNet2DModel
 
 from pipeline.config import NetworkConfig, TeacherConfig
 from pipeline.diffusion import seeds
-from pipeline.diffusion.noise import EDM, Flow
+from pipeline.diffusion.noise import EDM, Flow, Schedule
 from pipeline.errors import UserError
 from pipeline.models.adapters import Network, UNet2D
 from pipeline.models.analytic import gaussian_teacher
 from pipeline.models.denoiser import Denoiser
-from pipeline.models.folder import load_network, load_parts, need_transformers, read_json
+from pipeline.models.folder import load_network, load_parts, need_transformers, place, read_json
 from pipeline.models.latent_network import LatentNetwork, image_size
 from pipeline.models.latents import Latents
 from pipeline.models.schedulers import read_scheduler
@@ -28,6 +29,7 @@ from pipeline.models.text import read_prompts
 from pipeline.models.transformers import SD3, DiT, Flux, PixArt, Sana
 from pipeline.models.weights import part_files, weight_files
 
+_INDEX = "model_index.json"
 _MAKE_TEACHER = "run jobs/teacher.py, or set teacher.output"
 _NETWORKS = {"UNet2DModel": UNet2DModel, "SongUNet": SongUNet}
 _WITH_TEXT = "UNet2DConditionModel"
@@ -89,7 +91,7 @@ def load_denoiser(
 
     Args:
         folder: The model's folder: `unet/` or `transformer/`, `scheduler/`, and what else its
-            pipeline has.
+            pipeline has; a lone UNet and its scheduler may lie in the folder itself.
         way_out: What the user can do if it is missing.
         teacher: Prompts and size of images, for a network on latents.
 
@@ -100,21 +102,41 @@ def load_denoiser(
     folder, teacher = Path(folder), teacher or TeacherConfig()
     if not folder.is_dir():
         raise UserError(f"no model at {folder}: {way_out}")
-    scheduler = read_json(folder, "scheduler/scheduler_config.json")
+    scheduler = read_json(place(folder, "scheduler"), "scheduler_config.json")
     if (folder / "transformer").is_dir():
         return _load_latent(folder, teacher, scheduler)
-    name = read_json(folder, "unet/config.json").get("_class_name")
+    unet = place(folder, "unet")
+    config = read_json(unet, "config.json")
+    name = config.get("_class_name")
     if name == _WITH_TEXT:
         return _load_latent(folder, teacher, scheduler)
     if name not in _NETWORKS:
         known = ", ".join((*_NETWORKS, _WITH_TEXT))
-        raise UserError(f"{folder}/unet is a {name}; known are {known}")
+        raise UserError(f"{unet} is a {name}; known are {known}")
     if teacher.image_size is not None:
         raise UserError(
             f"teacher.image_size: {teacher.image_size} is for models on latents; {folder} makes "
             "images of its own size"
         )
-    return UNet2D(load_network(_NETWORKS[name], folder, "unet"), *read_scheduler(scheduler))
+    schedule, prediction = read_scheduler(scheduler)
+    _check_unet(folder, config, schedule)
+    return UNet2D(load_network(_NETWORKS[name], unet), schedule, prediction, scheduler)
+
+
+def _check_unet(folder: Path, config: Mapping[str, Any], schedule: Schedule) -> None:
+    """Refuse by name what a UNet on images, or its student, would not be."""
+    index = read_json(folder, _INDEX) if (folder / _INDEX).is_file() else {}
+    if index.get("vqvae") or index.get("vae"):
+        problem = "it works on latents and knows no text"
+    elif config.get("out_channels") != config.get("in_channels"):
+        problem = "it predicts a variance too"
+    elif config.get("class_embed_type") is not None:
+        problem = f"its class_embed_type is {config['class_embed_type']}"
+    elif isinstance(schedule, Flow):
+        problem = "no pipeline of diffusers takes its flow"
+    else:
+        return
+    raise UserError(f"{folder} is a UNet2DModel that is not supported: {problem}")
 
 
 def load_latents(teacher: TeacherConfig) -> Latents | None:
@@ -126,7 +148,7 @@ def load_latents(teacher: TeacherConfig) -> Latents | None:
     folder = Path(teacher.output)
     if teacher.kind == "gaussian" or not (folder / "vae").is_dir():
         return None
-    return Latents(load_parts(folder, read_json(folder, "model_index.json"), {"vae"})["vae"])
+    return Latents(load_parts(folder, read_json(folder, _INDEX), {"vae"})["vae"])
 
 
 def latents_fingerprint(teacher: TeacherConfig) -> str:
@@ -142,7 +164,7 @@ def latents_fingerprint(teacher: TeacherConfig) -> str:
 
 
 def _load_latent(folder: Path, teacher: TeacherConfig, scheduler: dict[str, Any]) -> Network:
-    index = read_json(folder, "model_index.json")
+    index = read_json(folder, _INDEX)
     if (name := index.get("_class_name")) not in _FAMILIES:
         raise UserError(f"{folder} is a {name}; known on latents are {', '.join(_FAMILIES)}")
     kind = _FAMILIES[name]
@@ -157,12 +179,28 @@ def _load_latent(folder: Path, teacher: TeacherConfig, scheduler: dict[str, Any]
     pipe = pipeline(**parts, **dict.fromkeys({*unused, kind.part}), **flags)
     size = image_size(kind, backbone, parts["vae"], teacher.image_size)
     schedule, prediction = read_scheduler(scheduler, kind.tokens(backbone, parts["vae"], size))
+    _check_latent(folder, backbone.config, parts["vae"].config, schedule)
     if isinstance(schedule, Flow) and kind.spacing:
         schedule = replace(schedule, spacing=kind.spacing)
     prompts, negative = read_prompts(teacher.prompts), teacher.negative_prompt
     network = kind(backbone, schedule, prediction, pipe, size, prompts, negative, flags)
     network.embedded_guidance = teacher.embedded_guidance
     return network
+
+
+def _check_latent(
+    folder: Path, backbone: Mapping[str, Any], vae: Mapping[str, Any], schedule: Schedule
+) -> None:
+    """Refuse by name what a network on latents would otherwise leave out."""
+    if isinstance(schedule, EDM):
+        problem = "its scheduler has EDM's sigmas"
+    elif vae.get("latents_mean") is not None or vae.get("latents_std") is not None:
+        problem = "its VAE has latents_mean and latents_std"
+    elif backbone.get("time_cond_proj_dim") is not None:
+        problem = "its UNet takes guidance as an input (time_cond_proj_dim)"
+    else:
+        return
+    raise UserError(f"{folder} is a model on latents that is not supported: {problem}")
 
 
 def load_teacher(teacher: TeacherConfig) -> Denoiser:
@@ -186,11 +224,11 @@ def teacher_fingerprint(teacher: TeacherConfig) -> str:
         digest.update(json.dumps(teacher.gaussian.model_dump(mode="json")).encode())
         return digest.hexdigest()
     folder = Path(teacher.output)
-    backbone = "transformer" if (folder / "transformer").is_dir() else "unet"
-    files = [folder / backbone / "config.json", folder / "scheduler/scheduler_config.json"]
-    files += weight_files(folder / backbone, _MAKE_TEACHER)
+    backbone = place(folder, "transformer" if (folder / "transformer").is_dir() else "unet")
+    files = [backbone / "config.json", place(folder, "scheduler") / "scheduler_config.json"]
+    files += weight_files(backbone, _MAKE_TEACHER)
     if (folder / "vae").is_dir():
-        files += [folder / "model_index.json"]
+        files += [folder / _INDEX]
         digest.update(str(teacher.image_size).encode() if teacher.image_size else b"")
     for part in _BESIDE:
         files += part_files(folder / part)

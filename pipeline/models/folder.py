@@ -26,23 +26,32 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def load_network(kind: Any, folder: Path, part: str) -> Any:
+def place(folder: Path, part: str) -> Path:
+    """Where a part of a pipeline lies: in its own folder, or in the pipeline's (google/ddpm-*)."""
+    return folder / part if (folder / part).is_dir() else folder
+
+
+def load_network(kind: Any, folder: Path) -> Any:
     """A network of diffusers or transformers, in float32, with all of its weights.
+
+    Args:
+        kind: Its class.
+        folder: Where its config and weights are.
 
     Raises:
         UserError: If it cannot be read, or a weight is missing.
     """
     diffusers = kind.__module__.startswith(("diffusers.", "pipeline."))
-    weight_files(folder / part)
+    weight_files(folder)
     own = {"low_cpu_mem_usage": False} if diffusers else {"dtype": torch.float32}
     try:
         network, report = kind.from_pretrained(
-            folder, subfolder=part, use_safetensors=True, output_loading_info=True, **own
+            folder, use_safetensors=True, output_loading_info=True, **own
         )
     except Exception as error:
-        raise UserError(f"cannot load {folder}/{part}: {_first_line(error)}") from error
+        raise UserError(f"cannot load {folder}: {_first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
-        raise UserError(f"cannot load {folder}/{part}: no weights for {', '.join(missing[:3])}")
+        raise UserError(f"cannot load {folder}: no weights for {', '.join(missing[:3])}")
     return network
 
 
@@ -78,7 +87,7 @@ def load_parts(folder: Path, index: dict[str, Any], wanted: set[str]) -> dict[st
         if found is None:
             raise UserError(f"{folder}: {library} has no {kind}; pip install --upgrade {library}")
         if hasattr(found, "forward"):
-            parts[name] = load_network(found, folder, name)
+            parts[name] = load_network(found, folder / name)
         else:
             parts[name] = _open(found, folder, name)
     return parts

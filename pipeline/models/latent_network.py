@@ -6,18 +6,14 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DiffusionPipeline,
-    FlowMatchEulerDiscreteScheduler,
-    LCMScheduler,
-)
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from pipeline.diffusion.noise import VP, Flow, Schedule
+from pipeline.diffusion.noise import Flow, Schedule
 from pipeline.errors import UserError
 from pipeline.models.adapters import Network
 from pipeline.models.latents import Latents
+from pipeline.models.schedulers import student_scheduler
 from pipeline.models.text import Embedding, Text
 
 
@@ -139,7 +135,8 @@ class LatentNetwork(Network):
     def pipeline(self) -> DiffusionPipeline:
         """Its own, with a scheduler that takes the student's steps, the last one to x0 itself."""
         pipe = self.frozen.pipe
-        parts = {**pipe.components, self.part: self.backbone, "scheduler": self._scheduler()}
+        scheduler = student_scheduler(pipe.scheduler.config, self.steps)
+        parts = {**pipe.components, self.part: self.backbone, "scheduler": scheduler}
         made = type(pipe)(**parts, **self.frozen.flags)
         made.register_to_config(**self.frozen.flags)
         return made
@@ -157,49 +154,16 @@ class LatentNetwork(Network):
 
     @property
     def settings(self) -> dict[str, Any] | None:
+        """As `Network.settings`; with the images' size, where it is not the model's own."""
         times, taken = self.steps.times, inspect.signature(type(self.frozen.pipe).__call__)
-        if len(times) == 1 or times == self._spaced():
-            return {"num_inference_steps": len(times)}
-        if isinstance(self.schedule, Flow):
-            return {"sigmas": list(times)}
-        if self.steps.renoise and "timesteps" in taken.parameters:
-            return {"timesteps": [int(time) for time in times]}
-        return None
-
-    def _spaced(self) -> tuple[float, ...] | None:
-        """As many times as the student's, where the scheduler of VP puts them by itself."""
-        if not isinstance(self.schedule, VP):
-            return None
-        count = len(self.steps.times)
-        if not self.steps.renoise:
-            return tuple(self.schedule.times(count, "trailing")[:-1].tolist())
-        apart = len(self.schedule.alphas_cumprod) // count
-        return tuple(float(apart * (count - place) - 1) for place in range(count))
-
-    def _scheduler(self) -> Any:
-        own, times = self.frozen.pipe.scheduler, self.steps.times
-        if isinstance(self.schedule, Flow):
-            if len(times) > 1:
-                return FlowMatchEulerDiscreteScheduler(
-                    self.schedule.steps_table, stochastic_sampling=self.steps.renoise
-                )
-            if isinstance(own, FlowMatchEulerDiscreteScheduler):
-                return own
-            return FlowMatchEulerDiscreteScheduler(
-                self.schedule.steps_table, shift=self.schedule.shift
-            )
-        assert isinstance(self.schedule, VP)
-        table = len(self.schedule.alphas_cumprod)
-        steps = int(times[0]) + 1 if len(times) == 1 else table
-        more: dict[str, Any] = {}
-        if steps < own.config.num_train_timesteps:
-            more = {"trained_betas": own.betas[:steps].tolist(), "rescale_betas_zero_snr": False}
-        more |= {"num_train_timesteps": steps, "clip_sample": False, "thresholding": False}
-        if len(times) > 1 and self.steps.renoise:
-            more["original_inference_steps"] = len(times)
-            return LCMScheduler.from_config(own.config, **more)
-        more |= {"timestep_spacing": "trailing", "steps_offset": 1, "set_alpha_to_one": True}
-        return DDIMScheduler.from_config(own.config, **more)
+        steps = super().settings
+        if steps is None and isinstance(self.schedule, Flow):
+            steps = {"sigmas": list(times)}
+        elif steps is None and self.steps.renoise and "timesteps" in taken.parameters:
+            steps = {"timesteps": [int(time) for time in times]}
+        if steps is None or self.size == self.own_side(self.backbone) * self.latents.factor:
+            return steps
+        return steps | {"height": self.size, "width": self.size}
 
 
 def image_size(kind: type[LatentNetwork], backbone: Any, vae: Any, wanted: int | None) -> int:

@@ -1,17 +1,28 @@
-"""Noise schedules out of diffusers' scheduler configs."""
+"""diffusers' scheduler configs: the noise schedules in them, and those of students."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from diffusers.schedulers import DDPMScheduler
+from diffusers.schedulers import (
+    CMStochasticIterativeScheduler,
+    DDIMScheduler,
+    DDPMScheduler,
+    EDMDPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    LCMScheduler,
+)
 
 from pipeline.diffusion.noise import EDM, VP, Flow, Schedule
 from pipeline.diffusion.prediction import PREDICTIONS
+from pipeline.diffusion.steps import Steps
 from pipeline.errors import UserError
 
 _SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 _FLOW = ("invert_sigmas", "shift_terminal")
+_CONSISTENCY = CMStochasticIterativeScheduler.__name__
+_RAISED = ("DPMSolverMultistep", "EulerDiscrete", "EulerAncestralDiscrete", "UniPC")
+"""Schedulers that put 2^-24 in the place of a table's exact 0."""
 
 
 def read_scheduler(config: Mapping[str, Any], tokens: int | None = None) -> tuple[Schedule, str]:
@@ -22,17 +33,18 @@ def read_scheduler(config: Mapping[str, Any], tokens: int | None = None) -> tupl
         tokens: Of one image, for a shift that follows its size.
 
     Returns:
-        The schedule, and a kind of prediction or "edm".
+        The schedule, and a kind of prediction, "edm" or "consistency".
 
     Raises:
         UserError: If the scheduler's class, prediction type, betas or spacing are not known here.
     """
     name = str(config.get("_class_name", ""))
     prediction = str(config.get("prediction_type", "epsilon"))
-    if name.startswith("EDM"):
+    if name.startswith("EDM") or name == _CONSISTENCY:
         _known(name, prediction, ("epsilon",))
         keys = ("sigma_min", "sigma_max", "sigma_data", "rho")
-        return EDM(**{key: config[key] for key in keys if key in config}), "edm"
+        schedule = EDM(**{key: config[key] for key in keys if key in config})
+        return schedule, "consistency" if name == _CONSISTENCY else "edm"
     for key in _SIGMAS:
         if config.get(key):
             raise UserError(
@@ -63,27 +75,93 @@ def read_scheduler(config: Mapping[str, Any], tokens: int | None = None) -> tupl
         return _vp(name, config, prediction, multistep), prediction
     raise UserError(
         f"scheduler {name or 'without a class name'} is not supported; "
-        "known are EDM*, FlowMatch* and diffusers' schedulers with betas"
+        f"known are EDM*, FlowMatch*, {_CONSISTENCY} and diffusers' schedulers with betas"
     )
+
+
+def student_scheduler(config: Mapping[str, Any], steps: Steps) -> Any:
+    """A scheduler of diffusers that takes a student's steps, the last one to x0 itself.
+
+    For EDM it takes the one step from the noisiest time, whatever the student's are.
+
+    Args:
+        config: The `scheduler_config.json` of its teacher; of EDM it may be empty.
+        steps: The student's.
+    """
+    schedule = steps.schedule
+    match schedule:
+        case EDM(sigma_min, sigma_max, sigma_data, rho):
+            settings = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho}
+            if config.get("_class_name") == _CONSISTENCY:
+                return CMStochasticIterativeScheduler(
+                    **settings, sigma_data=sigma_data, clip_denoised=False
+                )
+            return EDMDPMSolverMultistepScheduler(**settings, sigma_data=sigma_data)
+        case Flow(shift, table):
+            if len(steps.times) > 1:
+                return FlowMatchEulerDiscreteScheduler(table, stochastic_sampling=steps.renoise)
+            if config.get("_class_name") == FlowMatchEulerDiscreteScheduler.__name__:
+                return FlowMatchEulerDiscreteScheduler.from_config(config)
+            return FlowMatchEulerDiscreteScheduler(table, shift=shift)
+    assert isinstance(schedule, VP)
+    return _vp_student(config, schedule, steps)
+
+
+def spaced(steps: Steps) -> tuple[float, ...] | None:
+    """As many times as a student's, where `student_scheduler` of VP puts them by itself."""
+    schedule, count = steps.schedule, len(steps.times)
+    if not isinstance(schedule, VP):
+        return None
+    if not steps.renoise:
+        return tuple(schedule.times(count, "trailing")[:-1].tolist())
+    apart = len(schedule.alphas_cumprod) // count
+    return tuple(float(apart * (count - place) - 1) for place in range(count))
+
+
+def _vp_student(config: Mapping[str, Any], schedule: VP, steps: Steps) -> Any:
+    table, times = schedule.alphas_cumprod, steps.times
+    count = int(times[0]) + 1 if len(times) == 1 else len(table)
+    more: dict[str, Any] = {}
+    raised = config.get("rescale_betas_zero_snr") and table[-1] > 0
+    if raised or count < config.get("num_train_timesteps", 1000):
+        betas = DDPMScheduler(**_betas(config)).betas
+        if raised:
+            betas[-1] = 1 - table[-1] / table[-2]
+        more = {"trained_betas": betas[:count].tolist(), "rescale_betas_zero_snr": False}
+    more |= {"num_train_timesteps": count, "clip_sample": False, "thresholding": False}
+    if len(times) > 1 and steps.renoise:
+        return LCMScheduler.from_config(config, **more, original_inference_steps=len(times))
+    more |= {"timestep_spacing": "trailing", "steps_offset": 1, "set_alpha_to_one": True}
+    return DDIMScheduler.from_config(config, **more)
 
 
 def _vp(name: str, config: Mapping[str, Any], prediction: str, multistep: bool) -> VP:
     _known(name, prediction, PREDICTIONS)
     default = "linspace" if multistep else "leading"
     spacing = str(config.get("timestep_spacing", default))
-    # DDPMScheduler knows all betas, and would take what else is there for an error.
-    keys = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "num_train_timesteps")
-    betas = {key: config[key] for key in (*keys, "rescale_betas_zero_snr") if key in config}
     try:
-        table = DDPMScheduler(**betas).alphas_cumprod
+        table = DDPMScheduler(**_betas(config)).alphas_cumprod
     except NotImplementedError as error:
         raise UserError(f"{name}: beta_schedule {config['beta_schedule']!r} is unknown") from error
+    if table[-1] == 0 and name.startswith(_RAISED):
+        table[-1] = 2.0**-24
+    if table[-1] == 0 and prediction == "epsilon":
+        raise UserError(
+            f"{name}: rescale_betas_zero_snr with prediction_type epsilon is not supported: where "
+            "there is noise alone, predicting it says nothing of the image"
+        )
     return VP(
         alphas_cumprod=table,
         spacing=f"multistep-{spacing}" if multistep and spacing != "trailing" else spacing,
         steps_offset=config.get("steps_offset", 0) if spacing == "leading" else 0,
         clean_end=multistep or config.get("set_alpha_to_one", True),
     )
+
+
+def _betas(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What DDPMScheduler knows of any config with betas; it would take the rest for errors."""
+    keys = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "num_train_timesteps")
+    return {key: config[key] for key in (*keys, "rescale_betas_zero_snr") if key in config}
 
 
 def _dynamic_shift(name: str, config: Mapping[str, Any], tokens: int | None) -> float:

@@ -60,6 +60,15 @@ def test_vp_is_the_table_and_keeps_the_variance():
     assert vp.alpha(t.float()).dtype == torch.float32
 
 
+def test_zero_snr_is_noise_alone_at_the_last_time_and_nowhere_else():
+    vp = VP(table("scaled_linear", zero_snr=True))
+    t = torch.tensor([999.0, 998.0, 0.0, -1.0], dtype=torch.float64)
+    assert vp.alpha(t)[0] == 0 and (vp.alpha(t)[1:] > 0).all()
+    assert vp.sigma(t)[0] == 1 and vp.sigma(t)[-1] == 0
+    assert torch.allclose(vp.alpha(t[1:3]), vp.alphas_cumprod[[998, 0]].double().sqrt(), rtol=1e-12)
+    assert vp.scale(t).isfinite().all() and (vp.scale(t) > 0).all()
+
+
 @pytest.mark.parametrize("steps", [1, 4, 18, 30, 50, 1000])
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 def test_vp_times_are_those_of_ddim(steps, spacing):

@@ -11,8 +11,8 @@ from pipeline.cli import load, main
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.distill import loop, run
+from pipeline.distill.run import needs_pairs
 from pipeline.errors import UserError
-from pipeline.models.build import load_denoiser
 from pipeline.models.lora import FILE
 from pipeline.models.sampling import sample_student
 from pipeline.models.students import load_student
@@ -30,12 +30,15 @@ SMALL = {
 }
 
 
-def run_it(config: Config) -> None:
-    """Pairs and training, in this process."""
-    make_pairs(config)
+def run_it(config: Config, *losses: str) -> None:
+    """Two steps of training and the student, in this process; pairs where they are needed."""
+    if needs_pairs(config):
+        make_pairs(config)
+    run.claim(config)
     assert loop.train(config) == 2
+    run.finish(config)
     lines = (Path(config.distill.output) / "metrics.jsonl").read_text().splitlines()
-    assert {"matching_gradient", "critic"} <= json.loads(lines[-1]).keys()
+    assert {"matching_gradient", "critic", *losses} <= json.loads(lines[-1]).keys()
 
 
 def small(flags: list[str]) -> Config:
@@ -48,24 +51,54 @@ def plan_of(flags: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-def test_sdxl_starts_at_399_and_opens_so(tmp_path, capsys, monkeypatch):
+GAN = ("gan_student", "gan_critic")
+SHORT = ["--distill.student.every", "1"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    (tmp_path / "prompts.csv").write_text("caption\na cat\na dog\n")
-    flags = ["--config", "configs/sdxl.yaml", "--run", str(tmp_path / "run")]
+
+
+def flags_of(name: str, tmp_path: Path, run: str = "run") -> list[str]:
+    return ["--config", f"configs/{name}.yaml", "--run", str(tmp_path / run)]
+
+
+def with_images(flags: list[str], tmp_path: Path, classes: int | None = None) -> list[str]:
+    """The same flags with a set of real images, which is encoded; its captions are the prompts."""
+    source, some = tmp_path / "images", items(classes or 4)
+    if classes is None:
+        save_files(source, some)
+    else:
+        for number, each in enumerate(some):
+            save_files(source / str(number), [each])
+    flags = [*flags, "--encode.source", str(source), "--encode.shard_size", "2"]
+    output = load("", flags)[0].encode.output
+    prompts = ["--teacher.prompts", "null" if classes else f"{output}/listing.parquet"]
+    encode_images(load("", [*flags, "--teacher.prompts", "null"])[0])
+    return [*flags, *prompts]
+
+
+def sdxl(name: str, tmp_path: Path) -> list[str]:
+    flags = flags_of(name, tmp_path)
     flags += ["--teacher.output", str(save_tiny(tmp_path / "model", "sdxl"))]
-    flags += ["--teacher.prompts", str(tmp_path / "prompts.csv")]
-    assert "100 teacher evaluations per pair (euler, 50 steps)" in plan_of(flags, capsys)
-    short = ["--distill.regression_steps", "1", "--distill.student.every", "1"]
+    return with_images(flags, tmp_path)
+
+
+def test_sdxl_starts_at_399_and_opens_so(tmp_path, capsys):
+    flags = sdxl("sdxl", tmp_path)
+    shown = plan_of(flags, capsys)
+    assert "100 teacher evaluations per pair (euler, 50 steps)" in shown
+    assert "student_weight: 0.005" in shown
+    short = [*SHORT, "--distill.regression_steps", "1"]
     config = small([*flags, *short])
-    run_it(config)
-    run.claim(config)
-    run.finish(config)
+    run_it(config, *GAN)
     folder = Path(config.distill.output) / "student"
     pipe = DiffusionPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     settings = {"num_inference_steps": 1, "guidance_scale": 1.0, "output_type": "latent"}
-    theirs = pipe(["a cat", "a dog"], latents=noise, **settings).images
+    theirs = pipe(["picture 0", "picture 1"], latents=noise, **settings).images
     assert pipe.scheduler.timesteps.tolist() == [399]
     student = load_student(folder, config.teacher)
     ours = sample_student(student, noise, torch.tensor([0, 1]))
@@ -77,40 +110,22 @@ def test_sdxl_starts_at_399_and_opens_so(tmp_path, capsys, monkeypatch):
         loop.train(small([*flags, *short, "--distill.student.times", "[1000]"]))
 
 
-def test_sdxl_with_adapters(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    (tmp_path / "prompts.csv").write_text("caption\na cat\na dog\n")
-    flags = ["--config", "configs/sdxl-lora.yaml", "--run", str(tmp_path / "run")]
-    flags += ["--teacher.output", str(save_tiny(tmp_path / "model", "sdxl"))]
-    flags += ["--teacher.prompts", str(tmp_path / "prompts.csv")]
-    assert plan_of(flags, capsys).count("rank: 64\n      alpha: 8.0") == 2
-    short = ["--distill.regression_steps", "1", "--distill.student.every", "1"]
-    config = small([*flags, *short, "--distill.precision", "bf16"])
-    run_it(config)
-    run.claim(config)
-    run.finish(config)
-    student = Path(config.distill.output) / "student"
-    assert load_denoiser(student, "", config.teacher).schedule.start == 399
-    assert (student / FILE).is_file()
-
-
-def test_sdxl_in_four_steps_with_real_images(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    source = save_files(tmp_path / "images", items(4))
-    flags = ["--config", "configs/sdxl-4-step.yaml", "--run", str(tmp_path / "run")]
-    flags += ["--teacher.output", str(save_tiny(tmp_path / "model", "sdxl"))]
-    flags += ["--teacher.prompts", str(tmp_path / "run" / "real" / "listing.parquet")]
-    flags += ["--encode.source", str(source), "--encode.shard_size", "2"]
+def test_sdxl_in_four_steps_with_adapters(tmp_path, capsys):
+    flags = sdxl("sdxl-lora", tmp_path)
     shown = plan_of(flags, capsys)
-    assert "student_weight: 0.005" in shown
-    first = load("", [*flags, "--teacher.prompts", "null"])[0]
-    encode_images(first)
-    config = small([*flags, "--distill.student.every", "1"])
-    run.claim(config)
-    assert loop.train(config) == 2
-    run.finish(config)
-    line = (Path(config.distill.output) / "metrics.jsonl").read_text().splitlines()[-1]
-    assert {"matching_gradient", "gan_student", "gan_critic", "critic"} <= json.loads(line).keys()
+    assert shown.count("rank: 64\n      alpha: 8.0") == 2 and "student_weight: 0.005" in shown
+    config = small([*flags, *SHORT, "--distill.precision", "bf16"])
+    run_it(config, *GAN)
+    folder = Path(config.distill.output) / "student"
+    assert load_student(folder, config.teacher).steps.times == (999, 749, 499, 249)
+    assert (folder / FILE).is_file()
+
+
+def test_sdxl_in_four_steps(tmp_path, capsys):
+    flags = sdxl("sdxl-4-step", tmp_path)
+    assert "student_weight: 0.005" in plan_of(flags, capsys)
+    config = small([*flags, *SHORT])
+    run_it(config, *GAN)
     student = load_student(Path(config.distill.output) / "student", config.teacher)
     assert student.steps.times == (999, 749, 499, 249)
     (tmp_path / "prompts.txt").write_text("a cow")
@@ -120,38 +135,75 @@ def test_sdxl_in_four_steps_with_real_images(tmp_path, capsys, monkeypatch):
         loop.train(other)
 
 
-@pytest.mark.parametrize(
-    "name", ["imagenet64-dmd2", "imagenet64-dmd2-two-stages", "imagenet64-f-distill", "sd15-dmd2"]
-)
-def test_recipes_of_dmd2_stand(name):
-    distill = load("", ["--config", f"configs/{name}.yaml"])[0].distill
-    assert distill.regression.weight == distill.regression_steps == 0
-    assert (
-        distill.student.every in (5, 10) and "Not run" in Path(f"configs/{name}.yaml").read_text()
-    )
+def imagenet(name: str, tmp_path: Path, run: str = "run") -> list[str]:
+    """Flags of a run, its teacher made."""
+    file = tmp_path / "edm.pkl"
+    if not file.exists():
+        file.write_bytes(dump({"ema": network("adm", mult=(1, 1))}))
+    flags = [*flags_of(name, tmp_path, run), "--import", str(file)]
+    flags += ["--teacher.output", str(tmp_path / "teacher")]
+    make_teacher(load("", flags)[0])
+    return flags
 
 
-def test_stable_diffusion(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+@pytest.mark.parametrize("name", ["imagenet64-dmd2", "imagenet64-f-distill"])
+def test_imagenet_with_real_images(name, tmp_path, capsys):
+    flags = with_images(imagenet(name, tmp_path), tmp_path, classes=10)
+    shown = plan_of(flags, capsys)
+    assert "student_weight: 0.003" in shown and "every: 5" in shown
+    run_it(small([*flags, *SHORT]), *GAN)
+
+
+def test_imagenet_in_two_stages(tmp_path, capsys):
+    """The second as the comment in the first one's file has it."""
+    first = imagenet("imagenet64-dmd2-two-stages", tmp_path, "first")
+    assert "every: 5" in plan_of(first, capsys)
+    run_it(small([*first, *SHORT]))
+    second = imagenet("imagenet64-dmd2", tmp_path, "second")
+    second += ["--distill.start_from", str(tmp_path / "first" / "distill")]
+    second += ["--distill.student.lr", "5.0e-7", "--distill.critic.lr", "5.0e-7"]
+    run_it(small([*with_images(second, tmp_path, classes=10), *SHORT]), *GAN)
+
+
+def test_stable_diffusion_in_two_stages(tmp_path, capsys):
+    """The second as the comment in the file has it; its prompts are the captions."""
+    first = flags_of("sd15-dmd2", tmp_path, "first")
+    first += ["--teacher.output", str(save_tiny(tmp_path / "model"))]
+    first = with_images(first, tmp_path)
+    shown = plan_of(first, capsys)
+    assert "every: 10" in shown and "guidance: 1.75" in shown
+    run_it(small([*first, *SHORT]))
+    second = [*first, "--run", str(tmp_path / "second")]
+    second += ["--encode.output", str(tmp_path / "first" / "real")]
+    second += ["--distill.start_from", str(tmp_path / "first" / "distill")]
+    second += ["--distill.gan.real", "encoded", "--distill.student.lr", "5.0e-7"]
+    second += ["--distill.gan.student_weight", "1.0e-3", "--distill.gan.critic_weight", "1.0e-2"]
+    run_it(small([*second, *SHORT, "--distill.critic.lr", "5.0e-7"]), *GAN)
+
+
+@pytest.mark.parametrize(("name", "count"), [("sd15", 500_000), ("sd15-guidance-8", 2_500_000)])
+def test_stable_diffusion(name, count, tmp_path, capsys):
     (tmp_path / "prompts.csv").write_text("caption\na cat\na dog\n")
-    flags = ["--config", "configs/sd15.yaml", "--run", str(tmp_path / "run")]
+    flags = flags_of(name, tmp_path)
     flags += ["--teacher.output", str(save_tiny(tmp_path / "model"))]
     flags += ["--teacher.prompts", str(tmp_path / "prompts.csv")]
     flags += ["--distill.regression.lpips", str(save_narrow(tmp_path / "lpips.safetensors"))]
     shown = plan_of(flags, capsys)
-    size = 500_000 * (2 * 2 * 4 * 8 * 8 + 16)
-    assert f"500000 pairs in 1000 shards, {size} bytes" in shown
+    size = count * (2 * 2 * 4 * 8 * 8 + 16)
+    assert f"{count} pairs in {count // 500} shards, {size} bytes" in shown
     assert "102 teacher evaluations per pair (plms, 50 steps)" in shown
-    run_it(small(flags))
+    run_it(small(flags), "regression")
 
 
 def test_imagenet_from_nvidias_file(tmp_path, capsys):
-    (tmp_path / "edm.pkl").write_bytes(dump({"ema": network("adm", mult=(1, 1))}))
-    flags = ["--config", "configs/imagenet64.yaml", "--run", str(tmp_path / "run")]
-    flags += ["--import", str(tmp_path / "edm.pkl")]
+    flags = imagenet("imagenet64", tmp_path)
     flags += ["--distill.regression.lpips", str(save_narrow(tmp_path / "lpips.safetensors"))]
     shown = plan_of(flags, capsys)
     assert "511 teacher evaluations per pair (heun, 256 steps)" in shown
-    config = small(flags)
-    make_teacher(config)
-    run_it(config)
+    run_it(small(flags), "regression")
+
+
+def test_every_recipe_of_a_paper_is_run_above():
+    source = Path(__file__).read_text()
+    papers = [file.stem for file in Path("configs").glob("*.yaml") if "arXiv" in file.read_text()]
+    assert len(papers) > 9 and all(f'"{name}"' in source for name in papers)

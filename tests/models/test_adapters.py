@@ -8,12 +8,11 @@ from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
     EDMEulerScheduler,
-    FlowMatchEulerDiscreteScheduler,
     UNet2DModel,
 )
 from torch import Tensor
 
-from pipeline.diffusion.noise import EDM, VP, Flow
+from pipeline.diffusion.noise import EDM, VP
 from pipeline.errors import UserError
 from pipeline.models.adapters import UNet2D
 from pipeline.models.schedulers import read_scheduler
@@ -75,21 +74,7 @@ def test_vp_is_the_original_sample_of_diffusers(kind: Any, prediction_type: str)
         assert torch.equal(denoiser(x_t, torch.tensor(t, dtype=torch.float64)), x0)
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("table", [1000, 500])
-def test_flow_is_one_step_of_diffusers_to_the_end(table: int) -> None:
-    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=table)
-    unet, x_t = raw_unet(), images(2)
-    denoiser = UNet2D(unet, *read_scheduler(saved(scheduler)))
-    for t in (1.0, 0.3):
-        scheduler.set_timesteps(sigmas=[t])
-        (time,) = scheduler.timesteps.double()
-        expected = scheduler.step(unet(x_t, time).sample, scheduler.timesteps[0], x_t).prev_sample
-        x0 = denoiser(x_t, torch.full((2,), t, dtype=torch.float64))
-        torch.testing.assert_close(x0, expected, atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("schedule", [EDM(), VP(DDPMScheduler().alphas_cumprod), Flow()])
+@pytest.mark.parametrize("schedule", [EDM(), VP(DDPMScheduler().alphas_cumprod)])
 def test_a_network_of_classes_needs_labels(schedule: Any) -> None:
     prediction = "edm" if isinstance(schedule, EDM) else "epsilon"
     denoiser = UNet2D(raw_unet(classes=3), schedule, prediction)

@@ -111,7 +111,7 @@ def test_diffusers_opens_the_folder(imported: UNet2D, saved: Path) -> None:
     made = pipe(4, LABELS, 1, generator=rng, output_type="pt").images
     noise = torch.randn(4, 3, 8, 8, generator=rng.manual_seed(1)) * (80.0**2 + 1) ** 0.5 / 80.0
     expected = (sample_student(imported, noise, LABELS) / 2 + 0.5).clamp(0, 1)
-    torch.testing.assert_close(made, expected, atol=5e-5, rtol=0)
+    torch.testing.assert_close(made, expected, atol=BAR, rtol=0)
 
 
 def test_a_student_learns_from_it_with_and_without_recomputing(imported: UNet2D) -> None:

@@ -15,8 +15,9 @@ from diffusers import (
 )
 
 from pipeline.diffusion.noise import EDM, VP, Flow
+from pipeline.diffusion.steps import Steps
 from pipeline.errors import UserError
-from pipeline.models.schedulers import read_scheduler
+from pipeline.models.schedulers import read_scheduler, student_scheduler
 
 
 def saved(scheduler: Any, **changes: Any) -> dict[str, Any]:
@@ -58,6 +59,10 @@ def test_the_schedule_of_flow_is_read() -> None:
         (saved(DDPMScheduler(), prediction_type="wild"), "DDPMScheduler: prediction_type 'wild'"),
         (saved(DDPMScheduler(), beta_schedule="wild"), "DDPMScheduler: .*wild"),
         (
+            saved(DDIMScheduler(rescale_betas_zero_snr=True)),
+            "DDIMScheduler: rescale_betas_zero_snr with prediction_type epsilon is not",
+        ),
+        (
             saved(EDMEulerScheduler(), prediction_type="v_prediction"),
             "EDMEulerScheduler: prediction_type 'v_prediction'",
         ),
@@ -78,6 +83,26 @@ def test_the_schedule_of_flow_is_read() -> None:
 def test_what_is_not_known_is_named(config: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_scheduler(config)
+
+
+ZERO_SNR = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+
+
+@pytest.mark.parametrize(
+    "kind", [DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler]
+)
+@pytest.mark.parametrize("start", [999.0, 399.0])
+def test_zero_terminal_snr_is_the_schedulers_own_and_the_students(kind: Any, start: float) -> None:
+    """Exactly 0 for some of them, 2^-24 for others."""
+    scheduler = kind(**ZERO_SNR)
+    schedule, _ = read_scheduler(saved(scheduler))
+    assert isinstance(schedule, VP)
+    assert torch.equal(schedule.alphas_cumprod, scheduler.alphas_cumprod)
+    student = student_scheduler(saved(scheduler), Steps(schedule, (start,)))
+    table = scheduler.alphas_cumprod[: int(start) + 1]
+    torch.testing.assert_close(student.alphas_cumprod, table, atol=0, rtol=1e-5)
+    read, _ = read_scheduler(saved(student))
+    assert isinstance(read, VP) and torch.equal(read.alphas_cumprod, student.alphas_cumprod)
 
 
 @pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
