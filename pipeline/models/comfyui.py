@@ -1,7 +1,8 @@
-"""A student of Stable Diffusion 1 or XL for ComfyUI: its UNet as one file, and a workflow.
+"""A student of Stable Diffusion 1 or XL for ComfyUI: its UNet as one file, its LoRA, a workflow.
 
 ComfyUI's `UNETLoader` takes a UNet under diffusers' names and knows it by its shapes, its
-`VAELoader` a VAE; its CLIP loaders want all names of an encoder under `text_model`. In one step
+`VAELoader` a VAE; its CLIP loaders want all names of an encoder under `text_model`, its LoRA
+loaders those that kohya's trainer gives adapters. In one step
 of `euler` on the `simple` schedule its sampler starts at the last training time from noise of
 variance 1, asks the network once and takes its x0: what the student was trained to give.
 """
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -59,7 +61,7 @@ def check_comfyui(network: Network) -> None:
 
 
 def save_comfyui(network: Any, folder: Path, name: str) -> str:
-    """Write UNet and text encoders in half precision, and a workflow, into `comfyui/`.
+    """Write UNet, text encoders and adapters in half precision, and a workflow, into `comfyui/`.
 
     Args:
         network: A student that `check_comfyui` lets pass.
@@ -80,10 +82,17 @@ def save_comfyui(network: Any, folder: Path, name: str) -> str:
     copies |= {f"{FOLDER}/{file}": f"text_encoders/{file}" for file in clips}
     copies["vae/diffusion_pytorch_model.safetensors"] = f"vae/{_vae(name)}"
     lines = "".join(f"cp {source} ComfyUI/models/{target}\n" for source, target in copies.items())
-    return (
+    how = (
         f"## ComfyUI\n\n```bash\n{lines}```\n\nThen load `{FOLDER}/workflow.json` (drag it "
         "onto the canvas). One step of `euler` on the `simple` schedule at cfg 1: other "
         "samplers or more steps are not what this model learnt."
+    )
+    if network.lora is None:
+        return how
+    _save(_adapters(network.lora), folder / FOLDER / (lora := f"{name}-lora.safetensors"))
+    return (
+        f"{how}\n\n`{FOLDER}/{lora}` has what was learnt alone: in `ComfyUI/models/loras`, with "
+        "`LoraLoaderModelOnly` at strength 1 behind the teacher's own model, and the same sampler."
     )
 
 
@@ -153,6 +162,20 @@ def _clip(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         key if key.startswith(("text_model.", "text_projection.")) else f"text_model.{key}": value
         for key, value in weights.items()
     }
+
+
+def _adapters(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each adapter's two matrices and its alpha, which is its rank: the scale is in them."""
+    named = {}
+    for key, value in weights.items():
+        module, _, matrix = key.removesuffix(".weight").rpartition(".")
+        name = f"lora_unet_{module.replace('.', '_')}"
+        if matrix == "lora_A":
+            named[f"{name}.lora_down.weight"] = value
+            named[f"{name}.alpha"] = torch.tensor(float(len(value)))
+        else:
+            named[f"{name}.lora_up.weight"] = value
+    return named
 
 
 def _save(weights: Mapping[str, Tensor], file: Path) -> None:

@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.config import StudentConfig, TeacherConfig
+from pipeline.config import NetworkConfig, StudentConfig, TeacherConfig
 from pipeline.errors import UserError
 from pipeline.models.adapters import UNet2D
 from pipeline.models.build import load_teacher
 from pipeline.models.comfyui import check_comfyui, save_comfyui
+from pipeline.models.lora import merged
 from pipeline.models.students import new_student
 from tests.tiny_models import save_tiny
 
@@ -73,6 +74,37 @@ def test_text_encoders_have_the_names_comfyui_knows(
         strange = {name for name in each if not name.startswith("text_model.")}
         assert strange <= {"text_projection.weight"}
     assert ("text_projection.weight" in names[last]) == (version == "sdxl")
+
+
+@pytest.mark.parametrize("version", ["sd1", "sdxl"])
+def test_adapters_have_the_names_comfyui_knows_and_make_the_student(
+    tmp_path: Path, version: str
+) -> None:
+    """Its loader adds alpha / rank * up @ down to the weight whose name has _ for every dot."""
+    folder = save_tiny(tmp_path / "model", version)
+    teacher = load_teacher(TeacherConfig(output=str(folder)))
+    settings = StudentConfig(lora={"rank": 4, "alpha": 6.0})
+    student = new_student(teacher, NetworkConfig(), 0, settings)
+    with torch.no_grad():
+        for name, weight in student.named_parameters():
+            if ".lora_B." in name:
+                weight.normal_()
+    whole = merged(student)
+    assert "s-lora.safetensors" in save_comfyui(whole, folder, "s")
+    file = load_file(folder / "comfyui" / "s-lora.safetensors")
+    added = teacher.unet.state_dict()
+    for name in [name for name in added if name.endswith(".weight")]:
+        key = f"lora_unet_{name.removesuffix('.weight').replace('.', '_')}"
+        if f"{key}.alpha" in file:
+            up, down = (file.pop(f"{key}.lora_{each}.weight").float() for each in ("up", "down"))
+            added[name] = added[name] + file.pop(f"{key}.alpha") / len(down) * up @ down
+    assert not file, "all of its names are those of weights"
+    for name, weight in whole.unet.state_dict().items():
+        torch.testing.assert_close(added[name], weight, atol=5e-3, rtol=5e-3)
+    learnt = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0.weight"
+    if version == "sd1":
+        difference = added[learnt] - teacher.unet.state_dict()[learnt]
+        assert difference.abs().max() > 0.1
 
 
 def test_other_families_are_refused_by_name(tiny: Callable[..., UNet2D], tmp_path: Path) -> None:
