@@ -38,6 +38,7 @@ class Hub:
     Attributes:
         url: Of the server.
         repos: By owner/name.
+        stored: Large files that were put, by SHA-256; a commit names them.
         owner: Whose models the token may write.
         asked: Method and path of every request.
         headers: All headers of every request, as text.
@@ -45,6 +46,7 @@ class Hub:
 
     url: str = ""
     repos: dict[str, Repo] = field(default_factory=dict)
+    stored: Files = field(default_factory=dict)
     owner: str = "someone"
     asked: list[str] = field(default_factory=list)
     headers: list[str] = field(default_factory=list)
@@ -90,6 +92,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:  # noqa: N802
         self._answer()
 
+    def do_PUT(self) -> None:  # noqa: N802
+        self._answer()
+
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = unquote(urlsplit(self.path).path)
@@ -100,6 +105,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._create(json.loads(body))
         elif path == "/api/validate-yaml":
             self._json({})
+        elif path.endswith(".git/info/lfs/objects/batch"):
+            self._batch(path.removesuffix(".git/info/lfs/objects/batch").strip("/"), body)
+        elif parts[0] == "storage":  # elsewhere in truth: its address is the permission
+            self.hub.stored[parts[1]] = body
+            right = hashlib.sha256(body).hexdigest() == parts[1]
+            self._send(200 if right else 400, b"", {})
         elif parts[:2] == ["api", "models"]:
             self._api("/".join(parts[2:4]), parts[4:], body)
         elif len(parts) > 4 and parts[2] == "resolve":
@@ -152,7 +163,11 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json(
                 {
                     "files": [
-                        {"path": each["path"], "uploadMode": "regular", "shouldIgnore": False}
+                        {
+                            "path": each["path"],
+                            "uploadMode": "lfs" if _large(each["path"]) else "regular",
+                            "shouldIgnore": False,
+                        }
                         for each in json.loads(body)["files"]
                     ]
                 }
@@ -165,10 +180,23 @@ class _Handler(BaseHTTPRequestHandler):
             each = json.loads(line)
             if each["key"] == "file":
                 files[each["value"]["path"]] = base64.b64decode(each["value"]["content"])
+            elif each["key"] == "lfsFile":
+                files[each["value"]["path"]] = self.hub.stored[each["value"]["oid"]]
             elif each["key"] == "deletedFile":
                 del files[each["value"]["path"]]
         oid = commit(repo, files)
         self._json({"commitOid": oid, "commitUrl": f"{self.hub.url}/{name}/commit/{oid}"})
+
+    def _batch(self, name: str, body: bytes) -> None:
+        """Where large files are put, for those that are not there (Git LFS's batch API)."""
+        if not (self._may() and name.startswith(f"{self.hub.owner}/")):
+            return self._refuse(403, "Forbidden")
+        objects = json.loads(body)["objects"]
+        for each in objects:
+            if each["oid"] not in self.hub.stored:
+                address = f"{self.hub.url}/storage/{each['oid']}"
+                each["actions"] = {"upload": {"href": address, "header": {}}}
+        return self._json({"transfer": "basic", "objects": objects})
 
     def _create(self, asked: dict[str, str]) -> None:
         name = f"{asked['organization']}/{asked['name']}"
@@ -206,6 +234,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
+def _large(path: str) -> bool:
+    """As a new repository's .gitattributes says."""
+    return path.endswith((".safetensors", ".bin", ".ckpt", ".msgpack", ".pkl"))
+
+
 def _etag(data: bytes) -> str:
     return hashlib.sha1(data).hexdigest()
 
@@ -224,6 +257,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Hub]:
         "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
         "HF_HUB_CACHE": str(folder / "hub"),
         "HF_TOKEN_PATH": str(folder / "token"),
+        "HF_HUB_DISABLE_XET": True,  # its storage has a protocol of its own
     }.items():
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setenv("HF_ENDPOINT", hub.url)

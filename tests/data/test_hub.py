@@ -14,6 +14,7 @@ from tests.hub import TOKEN, serve
 
 NAME = "someone/model"
 MARK = "provenance.json"
+LARGE = (".safetensors", ".bin", ".ckpt", ".msgpack", ".pkl")
 USED = {
     "README.md",
     "model_index.json",
@@ -73,6 +74,17 @@ def test_what_is_used_is_fetched_once_and_nothing_else(hub, model):
     hub.asked.clear()
     assert fetch(url, S3Config(), "teacher.output") == copy
     assert not hub.asked, "a complete copy needs no Hub"
+
+
+def test_a_lone_network_beside_its_index_is_fetched(hub, tmp_path):
+    """The layout of google/ddpm-*."""
+    used = {"model_index.json", "config.json", "scheduler_config.json"}
+    used |= {"diffusion_pytorch_model.safetensors"}
+    for name in used | {"diffusion_pytorch_model.bin", "samples.safetensors"}:
+        (tmp_path / "flat").mkdir(exist_ok=True)
+        (tmp_path / "flat" / name).write_text(name)
+    fetch_model(f"hf://{NAME}@{hub.add(NAME, tmp_path / 'flat')}", "x")
+    assert hub.downloads() == used
 
 
 def test_a_commit_stays_what_it_was(hub, model):
@@ -169,6 +181,10 @@ def test_what_is_pushed_replaces_what_was_pushed(hub, model, tmp_path, monkeypat
     assert first != second == f"hf://{NAME}@{hub.repos[NAME].head}"
     files = hub.repos[NAME].commits[hub.repos[NAME].head]
     assert files["README.md"] == b"another"
+    put = [each for each in hub.asked if each.startswith("PUT /storage/")]
+    large = {name for name in USED | UNUSED if name.endswith(LARGE)}
+    assert len(put) == len(set(put)) == len(large), "large files apart, each content once"
+    assert all(hub.stored[each.rpartition("/")[2]].startswith(b"content of ") for each in put)
     gone = {"safety_checker/config.json", "safety_checker/model.safetensors"}
     assert files.keys() == (USED | UNUSED | {MARK}) - gone
     assert (fetch_model(second, "x") / "README.md").read_text() == "another"

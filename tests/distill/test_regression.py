@@ -18,10 +18,12 @@ from pipeline.distill.regression import Distance, Perceptual, huber, l2, new_dis
 from pipeline.distill.setup import prepare
 from pipeline.errors import UserError
 from pipeline.models.build import load_teacher
+from pipeline.models.decoder import load_decoder
 from pipeline.models.latents import Latents
 from pipeline.models.lpips import LPIPS
 from pipeline.models.lpips_weights import read_weights
 from tests.lpips_weights import save_narrow
+from tests.tiny_models import dc
 
 CPU = torch.device("cpu")
 
@@ -39,10 +41,18 @@ def vae() -> AutoencoderKL:
     )
 
 
-@pytest.fixture
-def perceptual(tmp_path) -> Perceptual:
+@pytest.fixture(params=["AutoencoderKL", "AutoencoderDC", "AutoencoderTiny"])
+def perceptual(tmp_path, request) -> Perceptual:
+    match request.param:
+        case "AutoencoderKL":
+            latents = Latents(vae())
+        case "AutoencoderDC":
+            torch.manual_seed(0)
+            latents = Latents(dc(4, 0.41407))
+        case _:
+            latents = load_decoder(str(tiny_decoder(tmp_path / "decoder")))
     weights = read_weights(str(save_narrow(tmp_path / "narrow.safetensors")))
-    return Perceptual(LPIPS(weights), Latents(vae()), 2**20, recompute=False)
+    return Perceptual(LPIPS(weights), latents, 2**20, recompute=False)
 
 
 def batch(count: int, *shape: int, first: int = 0) -> tuple[Tensor, PairBatch]:

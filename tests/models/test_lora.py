@@ -18,18 +18,21 @@ from pipeline.models.export import save_denoiser
 from pipeline.models.lora import FILE, load_lora, merged
 from pipeline.models.sampling import sample_student
 from pipeline.models.students import new_student
+from tests.models.test_latent_models import called, labels, noise, settings_of, unpacked
 from tests.tiny_models import save_tiny
 
 LORA = {"rank": 4, "alpha": 6.0}
-LABELS = torch.tensor([1, 0])
 
 
-@pytest.fixture(scope="module", params=["sd1", "sd3", "pixart-sigma"])
-def config(request, tmp_path_factory) -> TeacherConfig:
-    folder = tmp_path_factory.mktemp(request.param)
-    (folder / "prompts.jsonl").write_text('"a cat"\n"a dog"\n')
-    model = save_tiny(folder / "model", request.param)
-    return TeacherConfig(output=str(model), prompts=str(folder / "prompts.jsonl"))
+@pytest.fixture(scope="module", params=["sd1", "sdxl", "sd3", "pixart-sigma", "flux-dev", "sana"])
+def version(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def config(version, tmp_path_factory) -> TeacherConfig:
+    folder = tmp_path_factory.mktemp(version)
+    return settings_of(version, save_tiny(folder / "model", version), folder)
 
 
 def new(teacher: Any, kind: type = StudentConfig, seed: int = 0, **lora: Any) -> Network:
@@ -48,8 +51,8 @@ def perturbed(network: Network) -> Network:
     return network
 
 
-def noise() -> Tensor:
-    return torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+def made_by(network: Network, version: str) -> Tensor:
+    return sample_student(network, noise(version), labels(version))
 
 
 def opened(folder: str | Path) -> Any:
@@ -58,12 +61,10 @@ def opened(folder: str | Path) -> Any:
     return pipe
 
 
-def latents(pipe: Any) -> Tensor:
+def latents(pipe: Any, version: str) -> Tensor:
     """What a pipeline makes of `noise` in one step."""
-    pixart = "PixArt" in type(pipe).__name__
-    more = {"use_resolution_binning": False, "clean_caption": False} if pixart else {}
-    settings = {"num_inference_steps": 1, "guidance_scale": 1.0, "output_type": "latent"}
-    return pipe(["a dog", "a cat"], latents=noise(), **settings, **more).images
+    made = called(pipe, version, 1, 1.0, "latent")
+    return unpacked(made) if version.startswith("flux") else made
 
 
 def error(found: Tensor, expected: Tensor) -> float:
@@ -71,12 +72,12 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-def test_it_begins_as_the_teacher_and_shares_its_tensors(config):
+def test_it_begins_as_the_teacher_and_shares_its_tensors(config, version):
     teacher = load_teacher(config)
     student, critic = new(teacher), new(teacher, CriticConfig)
     tensors = {v.data_ptr() for v in (*teacher.parameters(), *teacher.buffers())}
     for network in (student, critic):
-        assert torch.equal(*(sample_student(each, noise(), LABELS) for each in (network, teacher)))
+        assert torch.equal(*(made_by(each, version) for each in (network, teacher)))
         adapters = learnt(network)
         assert all(".lora_A." in name or ".lora_B." in name for name in adapters)
         rest = {*network.parameters(), *network.buffers()} - {*adapters.values()}
@@ -89,32 +90,32 @@ def test_it_begins_as_the_teacher_and_shares_its_tensors(config):
     assert not hasattr(teacher.backbone, "peft_config")
 
 
-def test_merged_as_a_lora_file_and_in_training_it_gives_one_image(config, tmp_path):
+def test_merged_as_a_lora_file_and_in_training_it_gives_one_image(config, version, tmp_path):
     teacher = load_teacher(config)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     student = perturbed(new(teacher))
-    expected = sample_student(student, noise(), LABELS)
-    assert error(sample_student(teacher, noise(), LABELS), expected) > 0.01
+    expected = made_by(student, version)
+    assert error(made_by(teacher, version), expected) > 0.01
     whole = merged(student)
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     assert whole.state_dict().keys() == before.keys()
     save_denoiser(whole, tmp_path / "student", {})
     exported = opened(tmp_path / "student")
-    assert error(latents(exported), expected) < 1e-5
+    assert error(latents(exported, version), expected) < 1e-5
     loaded = load_denoiser(tmp_path / "student", "", config).eval()
-    assert error(sample_student(loaded, noise(), LABELS), expected) < 1e-5
+    assert error(made_by(loaded, version), expected) < 1e-5
     again = new(teacher)
     load_lora(again, tmp_path / "student")
-    assert error(sample_student(again, noise(), LABELS), expected) < 1e-5
+    assert error(made_by(again, version), expected) < 1e-5
     with pytest.raises(RuntimeError, match="has other adapters"):
         load_lora(new(teacher, rank=2), tmp_path / "student")
     base = opened(config.output)
     if not hasattr(base, "load_lora_weights"):
         return
     base.scheduler = exported.scheduler
-    assert error(latents(base), expected) > 0.01
+    assert error(latents(base, version), expected) > 0.01
     base.load_lora_weights(tmp_path / "student")
-    assert error(latents(base), expected) < 1e-5
+    assert error(latents(base, version), expected) < 1e-5
     assert len(load_file(tmp_path / "student" / FILE)) == len(learnt(student))
 
 
