@@ -147,15 +147,18 @@ def text_unet(width: int, **more: Any) -> UNet2DConditionModel:
 
 
 def stable_diffusion(version: str) -> StableDiffusionPipeline:
-    """Version 1 predicts eps and comes with PNDM, 2 v with DDIM."""
+    """Version 1 predicts eps and comes with PNDM, 2 v with DDIM, or so with zero terminal SNR."""
     scheduler: Any = PNDMScheduler(**BETAS, skip_prk_steps=True, steps_offset=1)
-    if version == "sd2":
+    if version.startswith("sd2"):
+        zero = version == "sd2-zero-snr"
         scheduler = DDIMScheduler(
             **BETAS,
             prediction_type="v_prediction",
             steps_offset=1,
             set_alpha_to_one=False,
             clip_sample=False,
+            rescale_betas_zero_snr=zero,
+            timestep_spacing="trailing" if zero else "leading",
         )
     return StableDiffusionPipeline(
         vae=vae(4, 0.18215),
@@ -203,18 +206,19 @@ def dit(version: str) -> DiTPipeline:
 
 
 def pixart(version: str) -> PixArtAlphaPipeline:
+    """Alpha is told size and aspect ratio, as that of 1024 pixels with its side of 128 is."""
     sigma = version == "pixart-sigma"
     transformer = PixArtTransformer2DModel(
         num_attention_heads=2,
-        attention_head_dim=8,
+        attention_head_dim=12,  # the ratio and both sides take a third each of 2 * 12
         in_channels=4,
         out_channels=8,
         num_layers=2,
         norm_num_groups=4,
-        cross_attention_dim=16,
+        cross_attention_dim=24,
         caption_channels=12,
-        sample_size=8,
-        use_additional_conditions=False,
+        sample_size=8 if sigma else 128,
+        use_additional_conditions=not sigma,
     )
     kind = PixArtSigmaPipeline if sigma else PixArtAlphaPipeline
     scheduler = DPMSolverMultistepScheduler()
@@ -303,6 +307,7 @@ def sana(version: str) -> SanaPipeline:
 FAMILIES: dict[str, Callable[[str], Any]] = {
     "sd1": stable_diffusion,
     "sd2": stable_diffusion,
+    "sd2-zero-snr": stable_diffusion,
     "sdxl": sdxl,
     "dit": dit,
     "pixart-alpha": pixart,

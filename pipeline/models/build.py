@@ -170,6 +170,8 @@ def _load_latent(folder: Path, teacher: TeacherConfig, scheduler: dict[str, Any]
     kind = _FAMILIES[name]
     if any(isinstance(part, list) and part[0] == "transformers" for part in index.values()):
         need_transformers(folder)
+    own = read_json(folder, f"{kind.part}/config.json")
+    _check_latent(folder, own, read_json(folder, "vae/config.json"), scheduler)
     pipeline = getattr(diffusers, name)
     parameters = inspect.signature(pipeline.__init__).parameters
     names = {each for each in parameters if parameters[each].default is inspect.Parameter.empty}
@@ -179,7 +181,6 @@ def _load_latent(folder: Path, teacher: TeacherConfig, scheduler: dict[str, Any]
     pipe = pipeline(**parts, **dict.fromkeys({*unused, kind.part}), **flags)
     size = image_size(kind, backbone, parts["vae"], teacher.image_size)
     schedule, prediction = read_scheduler(scheduler, kind.tokens(backbone, parts["vae"], size))
-    _check_latent(folder, backbone.config, parts["vae"].config, schedule)
     if isinstance(schedule, Flow) and kind.spacing:
         schedule = replace(schedule, spacing=kind.spacing)
     prompts, negative = read_prompts(teacher.prompts), teacher.negative_prompt
@@ -189,10 +190,10 @@ def _load_latent(folder: Path, teacher: TeacherConfig, scheduler: dict[str, Any]
 
 
 def _check_latent(
-    folder: Path, backbone: Mapping[str, Any], vae: Mapping[str, Any], schedule: Schedule
+    folder: Path, backbone: Mapping[str, Any], vae: Mapping[str, Any], scheduler: Mapping[str, Any]
 ) -> None:
     """Refuse by name what a network on latents would otherwise leave out."""
-    if isinstance(schedule, EDM):
+    if str(scheduler.get("_class_name")).startswith(("EDM", "CMStochastic")):
         problem = "its scheduler has EDM's sigmas"
     elif vae.get("latents_mean") is not None or vae.get("latents_std") is not None:
         problem = "its VAE has latents_mean and latents_std"
@@ -227,6 +228,8 @@ def teacher_fingerprint(teacher: TeacherConfig) -> str:
     backbone = place(folder, "transformer" if (folder / "transformer").is_dir() else "unet")
     files = [backbone / "config.json", place(folder, "scheduler") / "scheduler_config.json"]
     files += weight_files(backbone, _MAKE_TEACHER)
+    if files[0].is_file() and read_json(backbone, "config.json").get("guidance_embeds"):
+        digest.update(str(teacher.embedded_guidance).encode())
     if (folder / "vae").is_dir():
         files += [folder / _INDEX]
         digest.update(str(teacher.image_size).encode() if teacher.image_size else b"")

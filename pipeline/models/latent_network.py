@@ -58,6 +58,8 @@ class LatentNetwork(Network):
     embedded_guidance: float | None = None
     spacing: ClassVar[str | None] = None
     """Of flow's times, where the pipeline has its own and not the scheduler's."""
+    said: ClassVar[dict[str, Any]] = {}
+    """To the pipeline in every call, where its habit is not that of `encode`."""
     patch: ClassVar[int] = 1
     """Latents to an input of the backbone, in height and in width."""
 
@@ -161,9 +163,14 @@ class LatentNetwork(Network):
             steps = {"sigmas": list(times)}
         elif steps is None and self.steps.renoise and "timesteps" in taken.parameters:
             steps = {"timesteps": [int(time) for time in times]}
-        if steps is None or self.size == self.own_side(self.backbone) * self.latents.factor:
-            return steps
-        return steps | {"height": self.size, "width": self.size}
+        if steps is None:
+            return None
+        settings = steps | self.said
+        if self.size != self.own_side(self.backbone) * self.latents.factor:
+            settings |= {"height": self.size, "width": self.size}
+            if "use_resolution_binning" in taken.parameters:  # it would make another size of it
+                settings["use_resolution_binning"] = False
+        return settings
 
 
 def image_size(kind: type[LatentNetwork], backbone: Any, vae: Any, wanted: int | None) -> int:

@@ -19,6 +19,13 @@ from pipeline.diffusion.steps import Steps
 from pipeline.errors import UserError
 
 _SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+_ALONE = {
+    "sigma_schedule": "karras",
+    "final_sigmas_type": "zero",
+    "interpolation_type": "linear",
+    "timestep_type": "discrete",
+}
+"""Settings that are known with one value alone."""
 _FLOW = ("invert_sigmas", "shift_terminal")
 _CONSISTENCY = CMStochasticIterativeScheduler.__name__
 _RAISED = ("DPMSolverMultistep", "EulerDiscrete", "EulerAncestralDiscrete", "UniPC")
@@ -40,6 +47,9 @@ def read_scheduler(config: Mapping[str, Any], tokens: int | None = None) -> tupl
     """
     name = str(config.get("_class_name", ""))
     prediction = str(config.get("prediction_type", "epsilon"))
+    for key, known in _ALONE.items():
+        if (value := config.get(key, known)) != known:
+            raise UserError(f"{name}: {key} {value!r} is not supported; known is {known}")
     if name.startswith("EDM") or name == _CONSISTENCY:
         _known(name, prediction, ("epsilon",))
         keys = ("sigma_min", "sigma_max", "sigma_data", "rho")

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ class PixArt(LatentNetwork):
 
     Source: Chen et al., 2023, arXiv 2310.00426, and 2024, arXiv 2403.04692.
     """
+
+    said: ClassVar[dict[str, Any]] = {"clean_caption": False}
 
     @staticmethod
     def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Embedding:

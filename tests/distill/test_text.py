@@ -20,6 +20,7 @@ from pipeline.models.build import load_teacher
 from pipeline.models.students import load_student
 from pipeline.sample import sample
 from tests.in_process import make_pairs
+from tests.models.test_latent_models import OTHER_SIZE
 from tests.tiny_models import FAMILIES, save_tiny
 
 PROMPTS = ["a cat", "a dog", "a cat"]
@@ -135,7 +136,7 @@ def test_each_family_learns_from_pairs_and_from_its_teacher(version, config, tmp
     tree = config.model_dump(mode="json")
     flux = version.startswith("flux")
     tree["teacher"]["output"] = str(save_tiny(tmp_path / "model", version))
-    tree["teacher"] |= {"image_size": 16 if flux else None}
+    tree["teacher"] |= {"image_size": 16 if version in OTHER_SIZE else None}
     if version == "dit":
         tree["teacher"] |= {"prompts": None}
     tree["pairs"] |= {"solver": "euler", "count": 6, "guidance": 1.0 if flux else 3.0}

@@ -153,7 +153,7 @@ def test_a_folder_without_its_configs_is_no_model(
         (folder / name).unlink()
     else:
         (folder / name).write_text(content)
-    with pytest.raises(UserError, match=rf"model is no diffusers model: cannot read .*{name}"):
+    with pytest.raises(UserError, match=rf"is no diffusers model: cannot read .*{name}"):
         load_denoiser(folder, "")
 
 

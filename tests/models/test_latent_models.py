@@ -16,9 +16,7 @@ from torch import Tensor
 from pipeline.config import StudentConfig, TeacherConfig
 from pipeline.diffusion import seeds
 from pipeline.diffusion.noise import Flow
-from pipeline.errors import UserError
-from pipeline.models.build import load_teacher, teacher_fingerprint
-from pipeline.models.card import usage
+from pipeline.models.build import load_teacher
 from pipeline.models.export import save_denoiser
 from pipeline.models.latents import Latents
 from pipeline.models.sampling import sample_student, sample_teacher
@@ -27,6 +25,8 @@ from tests.tiny_models import FAMILIES, dc, save_tiny, vae
 
 PROMPTS = ["a cat", "two dogs on a hill", "a cat"]
 CLASSES = [207, 360]
+OTHER_SIZE = ("flux-dev", "flux-schnell", "pixart-alpha")
+"""Made here at 16 pixels a side, which is not their own."""
 SOLVERS = {
     "sd1": "plms",
     "pixart-alpha": "dpmpp_2m",
@@ -53,7 +53,7 @@ def config(folder, version, tmp_path) -> TeacherConfig:
 def settings_of(version: str, folder: Path, tmp_path: Path) -> TeacherConfig:
     file = tmp_path / "all.prompts"
     file.write_text("".join(f"{json.dumps(prompt)}\n" for prompt in PROMPTS))
-    size = 16 if version.startswith("flux") else None
+    size = 16 if version in OTHER_SIZE else None
     prompts = None if version == "dit" else str(file)
     return TeacherConfig(
         output=str(folder), prompts=prompts, negative_prompt="blurry", image_size=size
@@ -93,6 +93,8 @@ def called(pipe: Any, version: str, steps: int, guidance: float, output: str = "
         settings["use_resolution_binning"] = False
     if version.startswith("pixart"):
         settings["clean_caption"] = False
+    if version == "pixart-alpha":
+        settings |= {"height": 16, "width": 16}
     if version == "sana":
         settings |= {"height": 32, "width": 32}
     return pipe([PROMPTS[1], PROMPTS[0]], **settings, **more).images
@@ -153,7 +155,7 @@ def test_the_samplers_end_is_the_pipelines(folder, version, config, steps, guida
     more: dict[str, Any] = {"negative_prompt": [negative] * 2}
     if version.startswith("flux") or version == "dit":
         more = {}
-    elif version in ("sd1", "sd2", "sdxl"):
+    elif version in ("sd1", "sd2", "sd2-zero-snr", "sdxl"):
         more = {"negative_prompt": [negative] * 2 if negative else None}
     output = "pt" if version == "dit" else "latent"
     theirs = called(opened(folder), version, steps, guidance, output, **more)
@@ -302,46 +304,3 @@ def test_a_stranger_gets_the_students_images(tmp_path):
         torch.testing.assert_close(made, images, atol=1e-5, rtol=0, msg=lambda m, n=name: n + m)
         back = load_student(tmp_path / name / "student", config)
         torch.testing.assert_close(sample_student(back, *given), sample_student(student, *given))
-
-
-def test_steps_that_diffusers_cannot_take_are_told(tmp_path):
-    config = settings_of("sd1", save_tiny(tmp_path / "model", "sd1"), tmp_path)
-    student = perturbed_student(config, [999, 600], False)
-    assert student.settings is None and "jobs/sample.py" in usage(student, "x")
-    with pytest.raises(UserError, match=r"distill\.student\.times: 0\.5 is no time .* whole train"):
-        perturbed_student(config, [999, 0.5], True)
-
-
-def test_the_fingerprint_covers_text_side_and_prompts(config, tmp_path):
-    before = teacher_fingerprint(config)
-    other = tmp_path / "other.prompts"
-    other.write_text('"a cow"\n')
-    assert teacher_fingerprint(config.model_copy(update={"prompts": str(other)})) != before
-    assert teacher_fingerprint(config.model_copy(update={"negative_prompt": ""})) != before
-    assert teacher_fingerprint(config) == before
-
-
-def test_what_cannot_be_loaded_is_one_clear_error(tmp_path, monkeypatch):
-    folder = save_tiny(tmp_path / "model")
-    config = TeacherConfig(output=str(folder))
-    monkeypatch.setattr("pipeline.models.folder.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"needs the package transformers.*pip install"):
-        load_teacher(config)
-    monkeypatch.undo()
-    with pytest.raises(UserError, match=r"teacher\.image_size: 17 is no multiple of 2"):
-        load_teacher(config.model_copy(update={"image_size": 17}))
-    index = folder / "model_index.json"
-    whole = index.read_text()
-    index.write_text(whole.replace("StableDiffusionPipeline", "KandinskyPipeline"))
-    with pytest.raises(UserError, match="is a KandinskyPipeline; known on latents are StableDiff"):
-        load_teacher(config)
-    index.write_text(whole.replace('"CLIPTokenizer"', '"NoTokenizer"'))
-    with pytest.raises(UserError, match="transformers has no NoTokenizer"):
-        load_teacher(config)
-    index.write_text(json.dumps(json.loads(whole) | {"vae": ["my_code", "VAE"]}))
-    with pytest.raises(UserError, match=r"vae is a my_code\.VAE, code that is never run"):
-        load_teacher(config)
-    index.write_text(whole)
-    next((folder / "text_encoder").glob("*.safetensors")).unlink()
-    with pytest.raises(UserError, match=f"no {folder}/text_encoder/model.safetensors"):
-        load_teacher(config)

@@ -56,6 +56,14 @@ def test_the_schedule_of_flow_is_read() -> None:
     [
         ({"_class_name": "ScoreSdeVeScheduler", "snr": 0.15}, "ScoreSdeVeScheduler is not"),
         ({}, "without a class name"),
+        (
+            saved(EDMEulerScheduler(sigma_schedule="exponential")),
+            "EDMEulerScheduler: sigma_schedule 'exponential' is not supported; known is karras",
+        ),
+        (
+            saved(DPMSolverMultistepScheduler(final_sigmas_type="sigma_min")),
+            "DPMSolverMultistepScheduler: final_sigmas_type 'sigma_min' is not",
+        ),
         (saved(DDPMScheduler(), prediction_type="wild"), "DDPMScheduler: prediction_type 'wild'"),
         (saved(DDPMScheduler(), beta_schedule="wild"), "DDPMScheduler: .*wild"),
         (
