@@ -2,11 +2,13 @@
 
 import inspect
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from pipeline.diffusion.noise import Schedule
 from pipeline.errors import UserError
 from pipeline.models.latent_network import LatentNetwork
 from pipeline.models.text import Embedding
@@ -70,6 +72,11 @@ class SD3(LatentNetwork):
 
     Source: Esser et al., 2024, arXiv 2403.03206.
     """
+
+    def __init__(self, backbone: Any, schedule: Schedule, prediction: str, pipe: Any, *rest: Any):
+        super().__init__(backbone, schedule, prediction, pipe, *rest)
+        # asked for the width of the zeros that stand for an encoder left out
+        vars(pipe)["transformer"] = SimpleNamespace(config=backbone.config)
 
     @staticmethod
     def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Embedding:

@@ -23,7 +23,7 @@ from pipeline.models.latents import Latents
 from pipeline.models.lpips import LPIPS
 from pipeline.models.lpips_weights import read_weights
 from tests.lpips_weights import save_narrow
-from tests.tiny_models import dc
+from tests.tiny_parts import dc, tiny_decoder
 
 CPU = torch.device("cpu")
 
@@ -188,18 +188,6 @@ def test_missing_weights_are_named_before_the_run_begins(tiny):
     config = tiny(regression={"distance": "lpips", "lpips": "/nowhere.pth", "batch_size": 8})
     with pytest.raises(UserError, match="distill.regression.lpips: cannot read /nowhere.pth"):
         run.claim(config)
-
-
-def tiny_decoder(folder: Path, channels: int = 4) -> Path:
-    torch.manual_seed(0)
-    AutoencoderTiny(
-        encoder_block_out_channels=(8, 8),
-        decoder_block_out_channels=(8, 8),
-        num_encoder_blocks=(1, 1),
-        num_decoder_blocks=(1, 1),
-        latent_channels=channels,
-    ).save_pretrained(folder)
-    return folder
 
 
 def with_latents(config: Config):

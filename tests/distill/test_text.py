@@ -20,8 +20,10 @@ from pipeline.models.build import load_teacher
 from pipeline.models.students import load_student
 from pipeline.sample import sample
 from tests.in_process import make_pairs
+from tests.lpips_weights import save_narrow
 from tests.models.test_latent_models import OTHER_SIZE
 from tests.tiny_models import FAMILIES, save_tiny
+from tests.tiny_parts import tiny_decoder
 
 PROMPTS = ["a cat", "a dog", "a cat"]
 
@@ -146,6 +148,10 @@ def test_each_family_learns_from_pairs_and_from_its_teacher(version, config, tmp
     tree["distill"] |= {"gan": {"real": "pairs", "smoothness": 1.0}}
     if version == "flux-dev":
         tree["distill"]["critic"]["embedded_guidance"] = 1.0
+    if version in ("sana", "sd3"):  # through its own VAE, and through a tiny one
+        lpips = str(save_narrow(tmp_path / "lpips.safetensors"))
+        decoder = str(tiny_decoder(tmp_path / "decoder")) if version == "sd3" else None
+        tree["distill"]["regression"] |= {"distance": "lpips", "lpips": lpips, "decoder": decoder}
     config = Config.model_validate(tree)
     make_pairs(config)
     local = fetch_inputs(config, "teacher")

@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 from pipeline.models import features
 from pipeline.models.clip import load_clip
 from pipeline.models.features import load_features, weights_checksum
-from tests.tiny_models import clip_tokenizer
+from tests.tiny_parts import clip_tokenizer
 
 IMAGES = torch.rand(3, 1, 40, 40, generator=torch.Generator().manual_seed(0)) * 2 - 1
 

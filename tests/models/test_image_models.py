@@ -17,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.models.adapters import Network
 from pipeline.models.build import load_denoiser, load_teacher, teacher_fingerprint
 from pipeline.models.export import save_denoiser
+from pipeline.models.lora import merged
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.models.students import load_student, new_student
 from tests.tiny_unets import CLASSES, UNETS, save_unet
@@ -179,6 +180,25 @@ def test_a_stranger_gets_the_students_images(tmp_path):
         torch.testing.assert_close(images, (ours / 2 + 0.5).clamp(0, 1), atol=1e-5, rtol=0)
         back = load_student(tmp_path / name / "student")
         close(sample_student(back, noise(), labels(student)), ours, 1e-6, name)
+
+
+@pytest.mark.parametrize("kind", ["ddpm", "edm-classes"])
+def test_adapters_learn_on_images_and_are_merged(tmp_path, kind):
+    teacher = load_teacher(TeacherConfig(output=str(save_unet(tmp_path / "model", kind))))
+    settings = StudentConfig(lora={"rank": 4, "alpha": 6.0})
+    student = new_student(teacher, NetworkConfig(), 0, settings)
+    student.steps.images(student, noise(), labels(student)).square().mean().backward()
+    with torch.no_grad():
+        for name, weight in student.named_parameters():
+            assert weight.requires_grad == (".lora_" in name)
+            if ".lora_B." in name:
+                assert weight.grad.any()
+                weight.normal_()
+    ours = sample_student(student, noise(), labels(student))
+    save_denoiser(merged(student), tmp_path / "student", {})
+    saved = load_student(tmp_path / "student")
+    close(sample_student(saved, noise(), labels(student)), ours, 1e-5)
+    assert (sample_student(teacher, noise(), labels(student)) - ours).abs().max() > 0.1 * ours.std()
 
 
 def changed(file: Path, **values: Any) -> None:

@@ -12,9 +12,11 @@ from pipeline.diffusion.noise import Flow
 from pipeline.errors import UserError
 from pipeline.models.build import load_teacher, teacher_fingerprint
 from pipeline.models.card import usage
+from pipeline.models.sampling import sample_teacher
 from pipeline.models.students import new_student
 from tests.models.test_latent_models import (
     OTHER_SIZE,
+    called,
     labels,
     noise,
     perturbed_student,
@@ -53,6 +55,17 @@ def test_guidance_as_an_input_is_each_networks_own(tmp_path):
     assert (x0[0] - x0[1]).abs().max() > 1e-4
     with pytest.raises(UserError, match=r"no unconditional branch .*teacher\.embedded_guidance"):
         teacher(x_t, t, None)
+
+
+def test_stable_diffusion_3_may_come_without_its_largest_encoder(tmp_path):
+    pipe = FAMILIES["sd3"]("sd3")
+    pipe.register_modules(text_encoder_3=None, tokenizer_3=None)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.save_pretrained(tmp_path / "model")
+    teacher = load_teacher(settings_of("sd3", tmp_path / "model", tmp_path))
+    theirs = called(pipe, "sd3", 3, 1.0, "latent")
+    ours = sample_teacher(teacher, noise("sd3"), labels("sd3"), "euler", 3, 1.0)
+    torch.testing.assert_close(ours, theirs, atol=1e-4 * theirs.std().item(), rtol=1e-4)
 
 
 def test_steps_that_diffusers_cannot_take_are_told(tmp_path):

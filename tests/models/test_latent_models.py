@@ -21,7 +21,8 @@ from pipeline.models.export import save_denoiser
 from pipeline.models.latents import Latents
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.models.students import load_student, new_student
-from tests.tiny_models import FAMILIES, dc, save_tiny, vae
+from tests.tiny_models import FAMILIES, save_tiny
+from tests.tiny_parts import dc, vae
 
 PROMPTS = ["a cat", "two dogs on a hill", "a cat"]
 CLASSES = [207, 360]
