@@ -44,6 +44,7 @@ class Painted(GaussianMixture):
         self.prompts, self.latents = PROMPTS, Doubled()  # type: ignore[assignment]
 
     def decode(self, x0: Tensor) -> Tensor:
+        assert x0.shape[1] == 4, "images are no latents"
         return functional.interpolate(x0[:, :3], scale_factor=2)
 
 
