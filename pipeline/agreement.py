@@ -92,6 +92,11 @@ def _evaluate_problems(config: Config) -> Iterator[str]:
             f"evaluate.weights: {evaluate.weights} is of no use to a classifier, which learns from "
             "data.name; set evaluate.features"
         )
+    if evaluate.reference and config.data.name and config.teacher.kind != "gaussian":
+        yield (
+            f"evaluate.reference: {evaluate.reference}, but data.name {config.data.name} names the "
+            "real images already; set data.name to null"
+        )
 
 
 def _distill_problems(config: Config) -> Iterator[str]:
@@ -162,9 +167,11 @@ def _folder_problems(config: Config) -> Iterator[str]:
                     else ""
                 )
             )
-    source, output = config.encode.source, config.encode.output
-    if source and f"{output}/".startswith(f"{source.rstrip('/')}/"):
-        yield f"encode.output: {output} is in encode.source ({source}); choose another folder"
+    for branch, name in (("encode", "source"), ("evaluate", "reference")):
+        source, output = getattr(getattr(config, branch), name), folders[f"{branch}.output"]
+        if source and f"{output}/".startswith(f"{source.rstrip('/')}/"):
+            place = f"{branch}.{name} ({source})"
+            yield f"{branch}.output: {output} is in {place}; choose another folder"
     if (push := config.export.push) and not re.fullmatch(r"[\w.-]+/[\w.-]+", push):
         yield f"export.push: {push!r} is no repository of the Hub; give owner/name"
     for name in ("evaluate", "sample", "report"):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 """Those that are read, whatever the file's name says: no format that runs a program."""
+PREPARATION = "EXIF orientation, white behind transparency, centre crop, Lanczos"
 _MODES = {1: "L", 3: "RGB"}
 CHANNELS = tuple(_MODES)
 

@@ -8,20 +8,17 @@ import torch
 from torch import Tensor
 
 from pipeline.config import Config, TeacherConfig
-from pipeline.crop import CHANNELS, UnreadableError, read_image
+from pipeline.crop import CHANNELS, UnreadableError
 from pipeline.data import real, shards
 from pipeline.data.plans import RealPlan
 from pipeline.data.real import Damaged, RealBatch
-from pipeline.data.sources.listing import Listing, Reader, open_listing
+from pipeline.data.sources.listing import Listing, open_listing
 from pipeline.data.sources.sample import Sample, Wanted
+from pipeline.data.sources.source import Reader, scaled
 from pipeline.data.store import Store
 from pipeline.errors import UserError
 from pipeline.models.build import latents_fingerprint, load_latents, load_teacher
 from pipeline.models.latents import Latents
-from pipeline.threads import ahead
-
-THREADS = 8
-"""Images of a shard that are read, decoded and resized at once, while others are encoded."""
 
 
 def real_plan(config: Config, store: Store) -> RealPlan:
@@ -129,12 +126,13 @@ class RealMaker:
         samples = dict(zip(ids, self._listing.samples(ids), strict=True))
         rows: dict[int, Tensor] = {}
         damaged: list[Damaged] = []
-        found = ahead(lambda sample: self._pixels(reader, sample), samples.values(), THREADS)
+        channels = self.plan.shape[0] if self.plan.codec == "pixels" else 3
+        found = reader.pixels(samples.values(), channels, *self.plan.size)
         for (id, sample), pixels in zip(samples.items(), found, strict=True):
             if isinstance(pixels, UnreadableError):
                 damaged.append(Damaged(id, sample.name, str(pixels)))
                 continue
-            image = pixels[None].to(self._device).float() / 127.5 - 1
+            image = scaled(pixels[None].to(self._device))
             rows[id] = image if vae is None else vae.encode(image)
             if not rows[id].half().isfinite().all():
                 raise FloatingPointError(f"the VAE fails at image {id}, {sample.name}: not finite")
@@ -147,15 +145,6 @@ class RealMaker:
             )
         batch = self._batch([samples[id] for id in rows], rows)
         return real.write(self._store, self.plan, ids, batch, damaged)
-
-    def _pixels(self, reader: Reader, sample: Sample) -> Tensor | UnreadableError:
-        """An image at the plan's size, (C, H, W) uint8, or why there is none."""
-        data = reader.read(sample)
-        channels = self.plan.shape[0] if self.plan.codec == "pixels" else 3
-        try:
-            return read_image(data, channels, *self.plan.size)
-        except UnreadableError as error:
-            return error
 
     def _batch(self, samples: Sequence[Sample], rows: Mapping[int, Tensor]) -> RealBatch:
         said, plan = [sample.said for sample in samples], self.plan

@@ -30,9 +30,12 @@ from pipeline.evaluation.records import (
     clip_record,
     failures,
     features_record,
+    real_reference,
     records,
+    reference_record,
     remembered,
 )
+from pipeline.evaluation.reference import Reference
 from pipeline.evaluation.sketch import Sketch
 from pipeline.evaluation.speed import Speed, compare_speed, device_name, peak_mib, throughput, work
 from pipeline.evaluation.verdict import verdict
@@ -76,7 +79,7 @@ def evaluate(config: Config, stream: Stream = in_process) -> Evaluation:
     """Compare the configured student with its teacher and with the real images.
 
     Writes `evaluation.json` and `evaluation.png` to `evaluate.output`, with real images
-    `neighbours.png` and `failures.png` too, and prints a table and a verdict.
+    `neighbours.png` and with a classifier `failures.png` too, and prints a table and a verdict.
 
     Args:
         config: Of the run.
@@ -109,8 +112,14 @@ def evaluate(config: Config, stream: Stream = in_process) -> Evaluation:
     return evaluation
 
 
-def open_maker(config: Config, classifier: Classifier | None = None) -> Maker:
+def open_maker(
+    config: Config, classifier: Classifier | None = None, reference: Reference | None = None
+) -> Maker:
     """What makes and reads the images of the configured networks, from local folders.
+
+    Args:
+        config: Of the run.
+        classifier, reference: Those of another process, in place of new ones.
 
     Raises:
         UserError: If a network or the images cannot be loaded or do not fit each other.
@@ -125,7 +134,7 @@ def open_maker(config: Config, classifier: Classifier | None = None) -> Maker:
             f"{student.classes} classes, its teacher {teacher.shape} of {teacher.classes}; "
             "name the student of this teacher"
         )
-    return Maker(config, student, teacher, classifier)
+    return Maker(config, student, teacher, classifier, reference)
 
 
 def _read(maker: Maker, stream: Stream) -> tuple[Sketches, int]:
@@ -136,7 +145,7 @@ def _read(maker: Maker, stream: Stream) -> tuple[Sketches, int]:
         sets[source] = Sketch(
             count,
             maker.labels(source),
-            **({"kept": None} if source in ("real", "held_out") else {}),
+            **({"kept": None} if maker.judge and source in ("real", "held_out") else {}),
             whole_pixels=made and maker.whole_pixels,
         )
     peak = 0
@@ -154,15 +163,15 @@ def _judge(maker: Maker, sets: Sketches, memory: Memory | None) -> Evaluation:
     calls = evaluations(solver, steps) * (1 if guidance == 1 else 2)
     comparisons = records(compared.teacher, _teacher_reference(config))
     real = AgainstReal()
-    if maker.judge is not None:
+    if (reference := real_reference(maker)) is not None:
         real = against_real(sets, compared.real)
-        reference = {"name": "real", "fingerprint": maker.judge.fingerprint()}
         comparisons += records(compared.real, reference)
         comparisons += records(compared.half, {**reference, "name": "real, half"})
     speed, costs = _speed(maker)
     metrics = {
         "features": features_record(maker),
         "comparisons": comparisons,
+        "reference": reference_record(maker),
         "clip": clip_record(sets, maker),
         "neighbours": memory and memory.record,
         "failures": failures(sets["student"], sets["teacher"]),

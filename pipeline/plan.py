@@ -65,6 +65,7 @@ def plan(config: Config) -> list[str]:
         teacher = f"read from {config.teacher.file}"
     elif config.data.name:
         teacher = f"{config.teacher.training.steps} training steps"
+    against = f", against {config.evaluate.reference}" if config.evaluate.reference else ""
     if shape:
         size = f", {pairs.count * pair_bytes(config, shape)} bytes on disk before compression"
     return [
@@ -75,5 +76,5 @@ def plan(config: Config) -> list[str]:
         *([f"encode: images of {config.encode.source}"] if config.encode.source else []),
         f"distill: {distill.steps} steps: {first} regression, {burn_in} critic burn-in, "
         f"{dmd} DMD with {dmd // distill.student.every} student steps",
-        f"evaluate: {config.evaluate.count} images per network",
+        f"evaluate: {config.evaluate.count} images per network{against}",
     ]

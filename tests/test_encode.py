@@ -12,6 +12,7 @@ from diffusers.image_processor import VaeImageProcessor
 from pipeline import encode
 from pipeline.audit import inspect_real, verify_real
 from pipeline.config import Config
+from pipeline.crop import read_image
 from pipeline.data import real, shards
 from pipeline.data.order import RealReader
 from pipeline.data.plans import RealPlan
@@ -146,7 +147,7 @@ def test_a_teacher_on_pixels_gets_pixels_and_labels(tmp_path):
     batch = by_id(reader.batch(0))
     assert batch.captions is None and batch.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
     assert batch.images.shape == (9, 3, 8, 8) and reader.manifest.plan.codec == "pixels"
-    image = encode.read_image(content(picture(4, (20, 12))), 3, 8, 8).float() / 127.5 - 1
+    image = read_image(content(picture(4, (20, 12))), 3, 8, 8).float() / 127.5 - 1
     torch.testing.assert_close(batch.images[4], image, atol=5e-4, rtol=0)
 
 

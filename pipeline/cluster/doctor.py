@@ -13,9 +13,11 @@ from pipeline.cluster.session import connect, user_errors
 from pipeline.config import Config
 from pipeline.data import shards
 from pipeline.data.fetch import fetch_inputs
+from pipeline.data.sources.source import Source
 from pipeline.data.store import open_store, probe
 from pipeline.distill.footprint import footprint
 from pipeline.errors import UserError
+from pipeline.evaluation.reference import SETTING
 from pipeline.models.build import load_teacher, teacher_fingerprint
 from pipeline.models.denoiser import Denoiser
 from pipeline.pairs import pair_plan
@@ -80,6 +82,7 @@ class Examination:
             "pairs.output": lambda: self.check_store("pairs"),
             "distill.output": lambda: self.check_store("distill"),
             "pair set": self.check_pairs,
+            **({"evaluate.reference": self.check_reference} if self._reference else {}),
             "Ray": self.check_cluster,
             "versions": self.check_versions,
             "shared paths": self.check_shared,
@@ -96,6 +99,10 @@ class Examination:
                 if text not in problems:
                     yield Finding(title, False, text)
                 problems.add(text)
+
+    @property
+    def _reference(self) -> str:
+        return self.config.evaluate.reference or ""
 
     @cached_property
     def local(self) -> Config:
@@ -177,6 +184,11 @@ class Examination:
         if store.list("manifest-"):
             shards.read_manifest(store).check_teacher(teacher_fingerprint(self.local.teacher))
         return f"of this teacher, {left} shards to be made"
+
+    def check_reference(self) -> str:
+        """There are real images to compare with."""
+        found = Source(self._reference, self.config.s3, SETTING)
+        return f"{found.kind} files in {found.path}"
 
     def check_cluster(self) -> str:
         """Ray answers, with this token and this version."""

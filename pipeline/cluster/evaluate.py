@@ -15,6 +15,7 @@ from pipeline.errors import UserError
 from pipeline.evaluate import Evaluation, evaluate, open_maker
 from pipeline.evaluation.classifier import Classifier
 from pipeline.evaluation.comparison import Batch, Maker, Task, tasks
+from pipeline.evaluation.reference import Reference
 from pipeline.evaluation.sketch import Rows
 
 
@@ -35,7 +36,8 @@ def by_actors(config: Config, maker: Maker, batches: Sequence[Task]) -> Iterator
 
     Args:
         config: With folders as the user gave them: each actor fetches its inputs itself.
-        maker: Of this process; actors take its classifier, and must load the same networks.
+        maker: Of this process; actors take its classifier and its reference, and must load the same
+            networks.
         batches: What `tasks` of it are.
     """
     classifier = maker.judge.classifier if maker.judge else None
@@ -44,7 +46,7 @@ def by_actors(config: Config, maker: Maker, batches: Sequence[Task]) -> Iterator
         "evaluate",
         "images",
         config.evaluate,
-        partial(Reading, config, classifier, features),
+        partial(Reading, config, classifier, features, maker.reference),
         "batch_size",
     )
     for row in pool.outcomes(list(range(len(batches))), work):
@@ -60,13 +62,20 @@ class Reading:
         config: Of the run.
         classifier: Trained on the real images, if there are any.
         features: Checksum of the network whose features are compared, or None.
+        reference: Real images that the job opened, if there are any.
 
     Raises:
         UserError: If this node cannot load a network, or has other features.
     """
 
-    def __init__(self, config: Config, classifier: Classifier | None, features: str | None) -> None:
-        self._maker = open_maker(fetch_inputs(config, *INPUTS), classifier)
+    def __init__(
+        self,
+        config: Config,
+        classifier: Classifier | None,
+        features: str | None,
+        reference: Reference | None,
+    ) -> None:
+        self._maker = open_maker(fetch_inputs(config, *INPUTS), classifier, reference)
         found = self._maker.net.checksum if self._maker.net else None
         if found != features:
             raise UserError(

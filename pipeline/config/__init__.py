@@ -109,6 +109,8 @@ class Config(Branch):
             self._fill("teacher", prompts=self.teacher.prompts)
         if self.encode.source:
             self._fill("encode", source=self.encode.source)
+        if self.evaluate.reference:
+            self._fill("evaluate", reference=self.evaluate.reference)
         self._fill("teacher", output=f"{run}/teacher")
         self._fill("pairs", output=f"{run}/pairs")
         self._fill("encode", output=f"{run}/real")

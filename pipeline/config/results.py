@@ -44,7 +44,9 @@ class EvaluateConfig(Branch):
     student: Folder = Field(
         default="", description="The student's folder; null: <distill.output>/student."
     )
-    count: int = Field(default=10_000, ge=10, description="Images compared, per network.")
+    count: int = Field(
+        default=10_000, ge=10, description="Images compared, per network and of the reference."
+    )
     batch_size: Positive = Field(default=500, description="Images made at once.")
     features: Literal["classifier", "inception", "efficientnet-lite0", "dinov2"] = Field(
         default="classifier",
@@ -55,6 +57,12 @@ class EvaluateConfig(Branch):
         default=None,
         description="Its weights: a file, for dinov2 a folder or owner/name@commit on the Hub; "
         "null: the package's, for inception a download.",
+    )
+    reference: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Real images to compare with where there is no data.name: a folder of image, "
+        "Parquet or WebDataset .tar files, here or in a bucket.",
     )
     clip: Model | None = Field(
         default=None,

@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from pipeline import crop
 from pipeline.data import schema, shards
 from pipeline.data.plans import RealPlan
 from pipeline.data.shards import Manifest
 from pipeline.data.store import Store
 from pipeline.errors import UserError
 
-PREPARATION = "EXIF orientation, white behind transparency, centre crop, Lanczos; the VAE's mode"
+PREPARATION = f"{crop.PREPARATION}; the VAE's mode"
 _CAPTION = "caption"
 _DAMAGED = "damaged-"
 

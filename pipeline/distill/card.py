@@ -59,11 +59,13 @@ def _figures(config: Config, folder: Path) -> dict[str, Any] | None:
     try:
         figures = json.loads((Path(config.evaluate.output) / "evaluation.json").read_text())
         judged = figures.pop("student")
+        features = figures.get("metrics", {}).get("features", {}).get("name", "not known")
     except (OSError, ValueError, LookupError, AttributeError, TypeError):
         return None
     if judged != weights_digest(folder):
         return None
-    return {name: value for name, value in figures.items() if isinstance(value, int | float)}
+    found = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+    return {"features": features, **found}
 
 
 def _picture(config: Config, step: int) -> bytes | None:

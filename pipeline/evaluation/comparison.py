@@ -14,6 +14,7 @@ from pipeline.data.images import RealImages, load_images
 from pipeline.diffusion import seeds
 from pipeline.errors import UserError
 from pipeline.evaluation.classifier import Classifier, read, train_classifier
+from pipeline.evaluation.reference import Reference, open_reference
 from pipeline.evaluation.sketch import Rows
 from pipeline.evaluation.speed import Generate, peak_mib
 from pipeline.models.clip import Clip, load_clip
@@ -33,7 +34,7 @@ with the labels of the real images; the real images, and those no network has le
 
 @dataclass(frozen=True)
 class Judge:
-    """Real images and the classifier trained on them."""
+    """Real images that a small teacher learnt from, and the classifier trained on them."""
 
     real: RealImages
     classifier: Classifier
@@ -132,10 +133,12 @@ class Maker:
         config: Of the run.
         student, teacher: Its networks.
         classifier: One that is trained already, in place of a new one.
+        reference: Real images that are opened already.
 
     Attributes:
         device: Where the networks are.
-        judge: Real images and classifier, or None.
+        judge: Real images of `data.name` and their classifier, or None.
+        reference: Real images of `evaluate.reference`, or None; one of both at most.
         net: The network whose features are compared, or None for the classifier or pixels.
         clip: What scores images by their prompts, or None.
 
@@ -150,6 +153,7 @@ class Maker:
         student: Denoiser,
         teacher: Denoiser,
         classifier: Classifier | None = None,
+        reference: Reference | None = None,
     ) -> None:
         self.config, self.student, self.teacher = config, student, teacher
         self.device = device()
@@ -157,13 +161,23 @@ class Maker:
         self.net: FeatureNet | None = load_features(config.evaluate)
         self.clip: Clip | None = load_clip(config.evaluate, teacher.prompts)
         self.judge = real_judge(config, teacher, classifier)
-        if self.judge is None and self.net is None and not self.whole_pixels:
-            raise UserError(
-                "evaluate.features: classifier has no real images to learn from (data.name), and "
-                f"the teacher's {teacher.shape} are too large to compare their values; use "
-                "dinov2, inception or efficientnet-lite0"
-            )
+        if self.judge is None and self.net is None:
+            self._check_values()
+        self.reference = reference or open_reference(config, teacher)
         self.by_student, self.by_teacher = generators(config, student, teacher)
+
+    def _check_values(self) -> None:
+        """Whether images can be compared by their values alone."""
+        why = None
+        if not self.whole_pixels:
+            why = f"the teacher's {self.teacher.shape} are too large to compare their values"
+        elif self.config.evaluate.reference and self.teacher.latents is not None:
+            why = "the teacher's latents are no values of evaluate.reference"
+        if why is not None:
+            raise UserError(
+                f"evaluate.features: classifier has no real images to learn from (data.name), and "
+                f"{why}; use dinov2, inception or efficientnet-lite0"
+            )
 
     @property
     def whole_pixels(self) -> bool:
@@ -180,19 +194,30 @@ class Maker:
             real, held_out = self.judge.real.labels, self.judge.real.test_labels
             made |= {"teacher_real": len(real), "student_real": len(real)}
             made |= {"real": len(real), "held_out": len(held_out)}
+        elif self.reference is not None:
+            found = len(self.reference.samples)
+            made |= {"teacher_real": found, "student_real": found, "real": found}
         return made
 
     def labels(self, source: Source) -> Tensor | None:
-        """Of all images of a source, (N,) int64; None for those of an unconditional network."""
+        """Of all images of a source, (N,) int64; None for those without."""
         if source in ("real", "held_out"):
-            assert self.judge is not None
-            real = self.judge.real
-            return real.labels if source == "real" else real.test_labels
+            return self._real_labels(source)
         if self.classes is None:
             return None
         if source.endswith("_real"):
-            return self.labels("real")
-        return torch.arange(self.config.evaluate.count) % self.classes
+            own = self._real_labels("real") if self.reference is None else self.reference.labels
+            if own is not None:
+                return own
+        return torch.arange(self.sources[source]) % self.classes
+
+    def _real_labels(self, source: Source) -> Tensor | None:
+        """Classes of real images; a caption of its own is none."""
+        if self.judge is not None:
+            real = self.judge.real
+            return real.labels if source == "real" else real.test_labels
+        assert self.reference is not None
+        return self.reference.labels if self.teacher.prompts is None else None
 
     def noise(self, source: Source, numbers: Tensor) -> Tensor:
         """Of these images of a network, (n, C, H, W)."""
@@ -201,11 +226,13 @@ class Maker:
         return seeds.noise(self.config.seed, first + numbers, self.teacher.shape, stream)
 
     def images(self, source: Source, numbers: Tensor) -> Tensor:
-        """These images, (n, C, H, W), as the networks make them.
+        """These images, (n, C, H, W), as the networks make them; real ones as they look.
 
         Raises:
-            UserError: If one is not finite.
+            UserError: If one is not finite, or cannot be read.
         """
+        if source == "real" and self.reference is not None:
+            return self.reference.images(numbers)
         if source in ("real", "held_out"):
             assert self.judge is not None
             real = self.judge.real
@@ -215,6 +242,12 @@ class Maker:
         images = by(self.noise(source, numbers), None if labels is None else labels[numbers])
         _check_finite(images, source, int(numbers[0]))
         return images
+
+    def shown(self, source: Source, images: Tensor) -> Tensor:
+        """The same to look at, (n, 1 or 3, H, W)."""
+        if source in ("real", "held_out"):
+            return images
+        return self.teacher.decode(images.to(self.device))
 
     def read(self, task: Task) -> Batch:
         """Make the images of a task and read them; raises as `images`."""
@@ -227,7 +260,7 @@ class Maker:
             predicted, confidence = sure.indices.to(torch.int16), sure.values
         scores = empty
         if self.net is not None or self.clip is not None:
-            shown = self.teacher.decode(images.to(self.device))
+            shown = self.shown(task.source, images)
             if self.net is not None:
                 features = self.net(shown).cpu()
             if self.clip is not None and task.source in ("student", "teacher", "floor"):

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.seeds import generator
-from pipeline.evaluation.metrics import Moments, gaussian_distance, kernel_distance, support
+from pipeline.evaluation.metrics import (
+    Moments,
+    gaussian_distance,
+    kernel_distance,
+    rough_distance,
+    support,
+)
 from pipeline.evaluation.sketch import Sketch
 
 RESAMPLES = 100
@@ -44,14 +50,14 @@ def frechet(
     Source: Efron and Tibshirani, 1993, "An Introduction to the Bootstrap", Chapter 13. What the
     bootstrap adds to the bias, as its samples have doubles, is taken off.
     """
-    whole = Moments.together(reference).gaussian()
-    value = gaussian_distance(whole, Moments.together(other).gaussian())
+    whole = Moments.together(reference)
+    value = gaussian_distance(whole.gaussian(), Moments.together(other).gaussian())
     rng, values = generator("bootstrap"), []
     for _ in range(RESAMPLES):
         drawn = torch.randint(len(other), (len(other),), generator=rng)
         weights = drawn.bincount(minlength=len(other)).tolist()
-        fixed = Moments.together(reference, weights).gaussian() if paired else whole
-        values.append(gaussian_distance(fixed, Moments.together(other, weights).gaussian()))
+        fixed = Moments.together(reference, weights) if paired else whole
+        values.append(rough_distance(fixed, Moments.together(other, weights)))
     return around(value, torch.tensor(values, dtype=torch.float64))
 
 

@@ -43,14 +43,15 @@ class AgainstTeacher:
 
 @dataclass(frozen=True)
 class AgainstReal:
-    """Student and teacher against the real training images; all None where there are none.
+    """Student and teacher against real images; all None where there are none.
 
     Attributes:
-        fd_real, teacher_fd_real: Fréchet distances, with the real images' labels.
+        fd_real, teacher_fd_real: Fréchet distances, with the real images' labels where the teacher
+            knows them.
         real_floor: Random half of the real images of each class against the other half, mean
             of 10 splits.
         precision, recall, teacher_precision, teacher_recall: Against the real images, k = 3.
-        classifier_accuracy: On real images that it was not trained on.
+        classifier_accuracy: On real images that it was not trained on; None without one.
         n_real: Real images, and images of student and of teacher.
         n_real_floor: Images in a half.
     """
@@ -84,8 +85,8 @@ def against_teacher(sets: Sketches, blocks: list[Comparison]) -> AgainstTeacher:
 def against_real(sets: Sketches, blocks: list[Comparison]) -> AgainstReal:
     """The main figures of both against all real images."""
     fid, others, real = blocks[0].figures["fid"], blocks[-1].figures, sets["real"]
-    kept, labels = real.kept(), real.labels
-    assert labels is not None
+    kept = real.kept()
+    labels = torch.zeros(real.count) if real.labels is None else real.labels
     return AgainstReal(
         fd_real=fid["student"].value,
         teacher_fd_real=fid["teacher"].value,
@@ -94,7 +95,7 @@ def against_real(sets: Sketches, blocks: list[Comparison]) -> AgainstReal:
         recall=others["recall"]["student"].value,
         teacher_precision=others["precision"]["teacher"].value,
         teacher_recall=others["recall"]["teacher"].value,
-        classifier_accuracy=_accuracy(sets["held_out"]),
+        classifier_accuracy=_accuracy(sets["held_out"]) if "held_out" in sets else None,
         n_real=real.count,
         n_real_floor=len(kept) // 2,
     )

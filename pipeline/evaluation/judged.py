@@ -25,7 +25,7 @@ def save_evaluation(maker: Maker, steps: int, path: Path) -> None:
 
 
 def save_neighbours(maker: Maker, memory: Memory | None, path: Path) -> None:
-    """Images of the student above their nearest training images.
+    """Images of the student above their nearest real images.
 
     On the left are those nearest of all, on the right those about the median. No picture without
     real images: one of an earlier evaluation goes.
@@ -38,8 +38,9 @@ def save_neighbours(maker: Maker, memory: Memory | None, path: Path) -> None:
     middle = (len(order) - shown) // 2
     rows = torch.cat([order[:shown], order[middle : middle + shown]])
     pictures = {"student": _shown(maker, "student_real", rows)}
-    for space, caption in (("features", "nearest real"), ("pixels", "nearest, in pixels")):
-        pictures[caption] = _shown(maker, "real", memory.nearest[space].which[rows])
+    for space, found in memory.nearest.items():
+        caption = "nearest real" if space == "features" else f"nearest, in {space}"
+        pictures[caption] = _shown(maker, "real", found.which[rows])
     headings = [f"{distance:.2g}" for distance in close.distance[rows].tolist()]
     save_grid(pictures, path, columns=headings)
 
@@ -61,15 +62,11 @@ def save_failures(maker: Maker, found: dict[str, Any] | None, path: Path) -> Non
 def _same_noise(maker: Maker, numbers: Tensor, steps: int | None) -> dict[str, Tensor]:
     many = "teacher" if steps is None else f"teacher, {steps} steps"
     return {
-        "noise": _decoded(maker, maker.noise("student", numbers) / 3),
+        "noise": maker.shown("student", maker.noise("student", numbers) / 3).cpu(),
         many: _shown(maker, "teacher", numbers),
         "student": _shown(maker, "student", numbers),
     }
 
 
 def _shown(maker: Maker, source: Source, numbers: Tensor) -> Tensor:
-    return _decoded(maker, maker.images(source, numbers))
-
-
-def _decoded(maker: Maker, images: Tensor) -> Tensor:
-    return maker.teacher.decode(images.to(maker.device)).cpu()
+    return maker.shown(source, maker.images(source, numbers)).cpu()

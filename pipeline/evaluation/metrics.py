@@ -98,6 +98,22 @@ class Moments:
         return Gaussian(self.mean, values.clamp(min=0).sqrt()[:, None] * vectors.T)
 
 
+def rough_distance(a: Moments, b: Moments) -> float:
+    """`gaussian_distance` of the Gaussians fitted to them, in many dimensions far faster.
+
+    The trace is the sum of the roots of the eigenvalues of L^T B L, with L the Cholesky factor of
+    A. What A needs to have one is added to it: where covariances are singular the distance is
+    right to about four digits of their trace, enough for the width of an interval.
+    """
+    one, two = (side.scatter / (side.count - 1) for side in (a, b))
+    spread = one.trace() + two.trace()
+    little = (1e-9 * one.diagonal().max()).clamp(min=1e-30)
+    factor = torch.linalg.cholesky(one + little * torch.eye(len(one)))
+    values = torch.linalg.eigvalsh(factor.T @ two @ factor)
+    spread -= 2 * values.clamp(min=0).sqrt().sum()
+    return float((a.mean - b.mean).square().sum() + spread)
+
+
 class Support(NamedTuple):
     """How two sets lie in one another, sample by sample; the means are the figures.
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pipeline.crop import PREPARATION
 from pipeline.diffusion import seeds
 from pipeline.evaluation.classifier import FEATURES
 from pipeline.evaluation.comparison import Maker
@@ -47,6 +48,33 @@ def records(blocks: list[Comparison], reference: dict[str, str]) -> list[dict[st
     ]
 
 
+def real_reference(maker: Maker) -> dict[str, str] | None:
+    """What tells the real images of a comparison from others; None without."""
+    if maker.judge is not None:
+        return {"name": "real", "fingerprint": maker.judge.fingerprint()}
+    if maker.reference is None:
+        return None
+    reference = maker.reference
+    return {
+        "name": "real",
+        "fingerprint": reference.fingerprint,
+        "against": reference.conditions,
+    }
+
+
+def reference_record(maker: Maker) -> dict[str, Any] | None:
+    """Which images of `evaluate.reference` were compared."""
+    if (reference := maker.reference) is None:
+        return None
+    return {
+        "images": reference.total,
+        "damaged": reference.damaged,
+        "n": len(reference.samples),
+        "preparation": f"{PREPARATION} to {reference.pixels[2]}x{reference.pixels[1]}",
+        "against": reference.conditions,
+    }
+
+
 def features_record(maker: Maker) -> dict[str, str | int | None]:
     """What the images are compared in."""
     if (net := maker.net) is not None:
@@ -65,11 +93,12 @@ class Memory(NamedTuple):
     """Whether images are real ones remembered.
 
     Attributes:
-        record: As `evaluation.json` has it.
-        nearest: Of each image of the student, its nearest real ones in features and in pixels.
+        record: As `evaluation.json` has it; None without held-out images to measure it by.
+        nearest: Of each image of the student, its nearest real ones in features, and in pixels
+            where there is a record.
     """
 
-    record: dict[str, Any]
+    record: dict[str, Any] | None
     nearest: dict[str, Nearest]
 
 
@@ -79,7 +108,10 @@ def remembered(sets: Sketches) -> Memory:
     In each space: `ratio`, the median distance of a set to its nearest training images, divided by
     that of held-out images, and `closer`, the part of a set that is nearer than 95% of those are.
     """
-    real, held_out = sets["real"], sets["held_out"]
+    real = sets["real"]
+    if "held_out" not in sets:
+        return Memory(None, {"features": nearest(sets["student_real"].features, real.features)})
+    held_out = sets["held_out"]
     record: dict[str, Any] = {"n_reference": real.count, "n_held_out": held_out.count}
     found: dict[str, Nearest] = {}
     for space in ("features", "pixels"):

@@ -121,8 +121,8 @@ def model_card(
         rows = "\n".join(f"| {key} | {_cell(value)} |" for key, value in figures.items())
         sections.append(
             f"## Figures\n\n| figure | value |\n|---|---|\n{rows}\n\nOf `jobs/evaluate.py`. "
-            "Fréchet distances (`fd`) are on the features of a small classifier or on pixels, "
-            "not on Inception's: do not compare them with published FIDs."
+            "Fréchet distances (`fd`) are in these features, and may be compared with others in "
+            "the same at the same number of images; only Inception's with published FIDs."
         )
     recipe = settings_yaml.dump(json.loads(json.dumps(made)))
     sections += [f"## Recipe\n\n```yaml\n{recipe}```", f"## Licence\n\n{origin.terms}"]

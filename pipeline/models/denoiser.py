@@ -36,6 +36,13 @@ class Denoiser(nn.Module):
         """How it goes from noise to images as a student: in one step from the noisiest time."""
         return self.few or Steps(self.schedule, (self.schedule.start,))
 
+    @property
+    def pixels(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image to look at, as `decode` gives it."""
+        if self.latents is None:
+            return self.shape
+        return 3, self.shape[1] * self.latents.factor, self.shape[2] * self.latents.factor
+
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predict x0.
 

@@ -77,6 +77,16 @@ def comparisons(evaluation: dict[str, Any]) -> list[Table]:
     return [_table(each, of_features) for each in metrics.comparisons]
 
 
+def real_images(evaluation: dict[str, Any]) -> str:
+    """What tells the real images of an evaluation from others; empty without any.
+
+    Raises:
+        ValueError: As `comparisons`.
+    """
+    found = (each.reference for each in _read(evaluation).comparisons)
+    return next((str(sorted(each.items())) for each in found if each.get("name") == "real"), "")
+
+
 def _table(found: _Comparison, of_features: tuple[str, ...]) -> Table:
     figures = found.figures
     sides = [side for side in SIDES if any(getattr(each, side) for each in figures.values())]

@@ -37,7 +37,7 @@ _PICTURES = {
     ),
     "neighbours.png": (
         "The nearest real images",
-        "If the student only repeated its training images, each would have a twin here.",
+        "If the student only repeated real images, each would have a twin here.",
     ),
     "failures.png": ("Where it fails", "Images that a classifier reads as another class."),
 }

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline import settings_yaml
 from pipeline.config import Config
 from pipeline.report.charts import short
-from pipeline.report.comparisons import SIDES, comparisons, features
+from pipeline.report.comparisons import SIDES, comparisons, features, real_images
 from pipeline.report.source import Run
 
 FIGURES = (
@@ -26,24 +26,29 @@ FIGURES = (
 
 @dataclass(frozen=True)
 class Row:
-    """One figure: of student, teacher and floor, in words, and the number of images."""
+    """One figure: of student, teacher and floor, in words, and the number of images.
+
+    `real` tells the real images that it is against, if it is, from others.
+    """
 
     title: str
     student: str
     teacher: str
     floor: str
     n: str
+    real: str = ""
 
 
 def figures(evaluation: dict[str, Any]) -> list[Row]:
     """The main figures, those that are there."""
     rows = []
     for title, *names in FIGURES:
-        cells = [value(evaluation.get(name)) if name else "" for name in names]
-        if title == "network calls" and cells[1]:
-            cells[0] = "1"
-        if any(cells[:3]):
-            rows.append(Row(title, *cells))
+        student, teacher, floor, n = (value(evaluation.get(name)) if name else "" for name in names)
+        if title == "network calls" and teacher:
+            student = "1"
+        if student or teacher or floor:
+            real = real_images(evaluation) if (names[-1] or "").startswith("n_real") else ""
+            rows.append(Row(title, student, teacher, floor, n, real))
     return rows
 
 
@@ -78,7 +83,7 @@ def side_by_side(runs: list[Run]) -> list[tuple[str, str, list[str]]]:
         for row in figures(run.evaluation):
             for side in SIDES:
                 title = row.title if side == "student" else f"{row.title}, {side}"
-                put(number, (row.title, kind, row.n), title, row.n, getattr(row, side))
+                put(number, (row.title, kind, row.n, row.real), title, row.n, getattr(row, side))
         for table in comparisons(run.evaluation):
             for name, found in table.rows:
                 for side, cell in zip(table.sides, found, strict=True):

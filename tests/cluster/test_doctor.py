@@ -156,6 +156,12 @@ def test_a_missing_teacher(ray_cluster, healthy, tmp_path):
     assert "run jobs/teacher.py" in found["teacher"]
 
 
+def test_no_real_images_to_compare_with(ray_cluster, healthy, tmp_path):
+    found = faults(healthy(evaluate={"reference": str(tmp_path / "nowhere")}))
+    assert list(found) == ["evaluate.reference"]
+    assert found["evaluate.reference"].startswith("evaluate.reference: no images in ")
+
+
 def test_a_changed_teacher(ray_cluster, healthy):
     make_pairs(healthy())
     other = {"kind": "gaussian", "gaussian": {"shape": [1, 4, 4], "classes": 4}}

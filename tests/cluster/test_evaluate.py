@@ -16,6 +16,7 @@ from pipeline.evaluation import classifier
 from pipeline.models.build import load_teacher, new_unet
 from pipeline.models.export import save_denoiser
 from pipeline.models.students import new_student
+from tests.image_sets import items, save_parquet
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 COUNTS = 5_000, 50_000
@@ -58,6 +59,27 @@ def test_actors_find_the_figures_of_one_process(ray_cluster, tmp_path, monkeypat
             + [metrics["comparisons"][-1]["figures"]["kid"]["floor"]["value"]]
             + [case["id"] for case in metrics["failures"]["surest"]]
             + [pair["real"] for pair in metrics["neighbours"]["nearest"]]
+        )
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_actors_read_the_reference_of_one_process(ray_cluster, tmp_path) -> None:
+    """From Parquet, a batch here and a batch there."""
+    save_parquet(tmp_path / "photos", items(40))
+    gaussian = {"kind": "gaussian", "gaussian": {"shape": [3, 12, 12], "classes": 10}}
+    own = {"count": 30, "batch_size": 8, "reference": str(tmp_path / "photos")}
+    found = []
+    for actors in ({}, {"actors": {"min": 1, "max": 2}}):
+        config = configure(tmp_path, teacher=gaussian, evaluate=own | actors)
+        save_student(config)
+        evaluate_student(config)
+        figures = json.loads((tmp_path / "evaluation.json").read_text())
+        assert figures["n_real"] == 30
+        real = figures["metrics"]["comparisons"][-1]
+        assert real["reference"]["against"] == "images of all classes in turn"
+        found.append(
+            [figures["fd_real"], figures["teacher_fd_real"], figures["real_floor"]]
+            + [real["figures"]["kid"]["floor"]["value"], figures["recall"]]
         )
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 

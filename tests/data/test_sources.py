@@ -60,7 +60,7 @@ def test_a_source_is_listed_once_and_a_changed_one_is_refused(layout, tmp_path, 
     source = LAYOUTS[layout](tmp_path / "source", items(6))
     first = listed(tmp_path, source)
     with monkeypatch.context() as patch:
-        patch.setattr(listing, "_table", None)
+        patch.setattr(listing.Source, "table", None)
         assert listed(tmp_path, source).source == first.source
     (source / "README.md").write_text("not part of it")
     assert listed(tmp_path, source).source == first.source

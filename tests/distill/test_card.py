@@ -110,11 +110,12 @@ def test_an_earlier_student_has_the_picture_of_its_time(finished):
 def test_figures_are_of_these_very_weights(finished):
     student = Path(finished.distill.output) / "student"
     figures = {"fd_teacher": 0.5, "accuracy": None, "student": weights_digest(student)}
+    figures["metrics"] = {"features": {"name": "some net"}}
     file = Path(finished.evaluate.output) / "evaluation.json"
     file.write_text(json.dumps(figures))
     export(finished)
     text = (Path(finished.export.output) / "README.md").read_text()
-    assert "| fd_teacher | 0.5 |" in text and "accuracy" not in text
+    assert "| features | some net |\n| fd_teacher | 0.5 |" in text and "accuracy" not in text
     export(changed(finished, export={"step": 8}))
     assert "fd_teacher" not in (Path(finished.export.output) / "README.md").read_text()
     for broken in ("{", "[]", '{"fd_teacher": 1}'):

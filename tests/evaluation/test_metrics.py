@@ -13,6 +13,7 @@ from pipeline.evaluation.metrics import (
     gaussian_distance,
     kernel_distance,
     nearest,
+    rough_distance,
     support,
 )
 from tests.evaluation.fidelity_reference import FILE, features
@@ -73,6 +74,16 @@ def test_no_distance_to_itself_with_fewer_samples_than_features() -> None:
 def test_moments_far_from_zero_lose_nothing() -> None:
     a, b = normal(500, 8) + 1e6, 2 * normal(600, 8, seed=1) + 1e6
     assert by_moments(a, b, 10) == pytest.approx(frechet_distance(a, b), rel=1e-6)
+
+
+def test_the_rough_distance_is_the_same_to_a_few_digits() -> None:
+    a, b = normal(700, 64, seed=3) @ normal(64, 64, seed=1), 2 * normal(900, 64, seed=4) + 1
+    for few in (700, 20):
+        sides = [Moments.of(x[:few]) for x in (a, b)]
+        exact = gaussian_distance(*(side.gaussian() for side in sides))
+        assert rough_distance(*sides) == pytest.approx(exact, rel=1e-3)
+    constant = Moments.of(torch.ones(20, 4))
+    assert rough_distance(constant, constant) == pytest.approx(0, abs=1e-9)
 
 
 def test_weighted_moments_are_those_of_repeated_rows() -> None:

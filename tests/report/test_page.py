@@ -246,6 +246,19 @@ def test_figures_at_different_n_are_never_side_by_side(made: Path, folder: Path)
     assert large == 2 * ["Faster than the teacher", "Steps"]
 
 
+def test_figures_against_other_real_images_are_never_side_by_side(folder: Path) -> None:
+    runs = []
+    for digest in ("abc", "def"):
+        evaluation = json.loads(json.dumps(FIGURES))
+        record = {"reference": {"name": "real", "fingerprint": digest}, "n": 1438, "figures": {}}
+        evaluation["metrics"]["comparisons"].append(record)
+        runs.append(replace(read(folder), evaluation=evaluation))
+    found = page.tables.side_by_side(runs)
+    cells = [cells for title, _, cells in found if title == "Fréchet distance to real images"]
+    assert cells == [["0.7", ""], ["", "0.7"]]
+    assert ["0.5", "0.5"] in [cells for title, _, cells in found if "the teacher" in title]
+
+
 def test_the_file_is_where_one_looks_for_it(
     made: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

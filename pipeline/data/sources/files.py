@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipeline.data.sources.sample import THREADS, Sample, Wanted, field, is_image, said
+from pipeline.data.sources.sample import THREADS, Sample, SourceError, Wanted, field, is_image, said
 from pipeline.data.store import Store
-from pipeline.errors import UserError
 from pipeline.threads import ahead
 
 _TABLES = ("metadata.jsonl", "metadata.csv")
@@ -36,7 +35,7 @@ def samples(
     """All images, in the order of their names.
 
     Raises:
-        UserError: If what is said of them cannot be read, or folders are other classes.
+        SourceError: If what is said of them cannot be read, or folders are other classes.
     """
     images = [name for name in names if is_image(name)]
     if wanted == "nothing":
@@ -44,7 +43,7 @@ def samples(
         return
     table = _tables(store, names, wanted)
     if missing := sorted(table.keys() - set(images)):
-        raise UserError(f"encode.source: a metadata file names {missing[0]}, which is not there")
+        raise SourceError(f"a metadata file names {missing[0]}, which is not there")
     rest = [name for name in images if name not in table]
     other = _texts(store, set(names)) if wanted == "captions" else _folders(rest, classes)
     found = ahead(lambda name: table[name] if name in table else other(name), images, THREADS)
@@ -71,7 +70,7 @@ def _tables(store: Store, names: Sequence[str], wanted: Wanted) -> dict[str, _Sa
             continue
         for row in _rows(_text(store, name), path.suffix, where):
             if "file_name" not in row:
-                raise UserError(f"encode.source: {where} has a row without file_name")
+                raise SourceError(f"{where} has a row without file_name")
             column = field(row, wanted)
             value = said(row[column], wanted, where) if column else None
             found[str(path.parent / str(row["file_name"]))] = value
@@ -88,11 +87,11 @@ def _rows(text: str, suffix: str, where: str) -> Iterator[dict[str, Any]]:
 
 
 def record(text: str, where: str) -> dict[str, Any]:
-    """A JSON object; raises UserError if it is none."""
+    """A JSON object; raises SourceError if it is none."""
     try:
         return dict(json.loads(text))
     except (ValueError, TypeError) as error:
-        raise UserError(f"encode.source: {where} is no JSON object ({error})") from error
+        raise SourceError(f"{where} is no JSON object ({error})") from error
 
 
 def _texts(store: Store, names: set[str]) -> Callable[[str], _Said]:
@@ -107,7 +106,7 @@ def _text(store: Store, name: str) -> str:
     try:
         return store.get(name).decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"encode.source: {store.where(name)} is not UTF-8 ({error})") from error
+        raise SourceError(f"{store.where(name)} is not UTF-8 ({error})") from error
 
 
 def _folders(images: Sequence[str], classes: int | None) -> Callable[[str], _Said]:
@@ -118,8 +117,8 @@ def _folders(images: Sequence[str], classes: int | None) -> Callable[[str], _Sai
     elif len(folders) == classes:
         numbers = {folder: number for number, folder in enumerate(folders)}
     else:
-        raise UserError(
-            f"encode.source: {len(folders)} folders of images ({', '.join(folders[:3])}, ...) for "
+        raise SourceError(
+            f"{len(folders)} folders of images ({', '.join(folders[:3])}, ...) for "
             f"the teacher's {classes} classes; give one folder a class, or name them 0, 1, 2, ..."
         )
     return lambda image: numbers.get(PurePosixPath(image).parent.name)

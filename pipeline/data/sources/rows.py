@@ -10,9 +10,8 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.data.sources.sample import THREADS, Sample, Wanted, field, said
+from pipeline.data.sources.sample import THREADS, Sample, SourceError, Wanted, field, said
 from pipeline.data.store import Store
-from pipeline.errors import UserError
 from pipeline.threads import ahead
 
 
@@ -27,7 +26,7 @@ def samples(
     """All rows, file after file.
 
     Raises:
-        UserError: If a file cannot be read or lacks a column.
+        SourceError: If a file cannot be read or lacks a column.
     """
     for found in ahead(lambda name: _scan(store, name, wanted), names, THREADS):
         yield from found
@@ -47,16 +46,14 @@ def _scan(store: Store, name: str, wanted: Wanted) -> list[Sample]:
         file = _open(store, name)
         columns = file.schema_arrow.names
         if _image_column(file.schema_arrow) is None:
-            raise UserError(
-                f"encode.source: {where} has no column of images (binary, or a struct with bytes); "
+            raise SourceError(
+                f"{where} has no column of images (binary, or a struct with bytes); "
                 f"it has {', '.join(columns)}"
             )
         if wanted == "nothing":
             return [Sample(name, row) for row in range(file.metadata.num_rows)]
         if (column := field(columns, wanted)) is None:
-            raise UserError(
-                f"encode.source: {where} has no column of {wanted}; it has {', '.join(columns)}"
-            )
+            raise SourceError(f"{where} has no column of {wanted}; it has {', '.join(columns)}")
         values = file.read([column], use_threads=False)[column].to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(store, name, error) from error
@@ -120,8 +117,6 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _unreadable(store: Store, name: str, error: Exception) -> UserError:
+def _unreadable(store: Store, name: str, error: Exception) -> SourceError:
     reason = str(error).partition("\n")[0]
-    return UserError(
-        f"encode.source: cannot read {store.where(name)} ({reason}); fetch the file again"
-    )
+    return SourceError(f"cannot read {store.where(name)} ({reason}); fetch the file again")

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.data.prompts import COLUMNS
-from pipeline.errors import UserError
 
 Wanted = Literal["captions", "labels", "nothing"]
 """What the teacher needs to know of an image."""
@@ -14,6 +13,10 @@ NAMES = {"captions": COLUMNS, "labels": ("label", "class", "cls"), "nothing": ()
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 THREADS = 32
 """Files of a source that are looked at once: over a network most of the time is waiting."""
+
+
+class SourceError(Exception):
+    """What is wrong with a source; whoever opened it adds the setting that names it."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def said(value: Any, wanted: Wanted, where: str) -> str | int | None:
     """A caption without the space around it, or a label.
 
     Raises:
-        UserError: If it is neither text nor, for a label, a whole number.
+        SourceError: If it is neither text nor, for a label, a whole number.
     """
     if value is None:
         return None
@@ -62,4 +65,4 @@ def said(value: Any, wanted: Wanted, where: str) -> str | int | None:
     if wanted == "labels" and isinstance(value, int | str) and str(value).strip().isdecimal():
         return int(value)
     kind = "text" if wanted == "captions" else "a whole number"
-    raise UserError(f"encode.source: {where} has the {wanted[:-1]} {str(value)[:60]!r}, not {kind}")
+    raise SourceError(f"{where} has the {wanted[:-1]} {str(value)[:60]!r}, not {kind}")

@@ -12,9 +12,8 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from pipeline.data.sources.files import record
-from pipeline.data.sources.sample import IMAGES, THREADS, Sample, Wanted, field, said
+from pipeline.data.sources.sample import IMAGES, THREADS, Sample, SourceError, Wanted, field, said
 from pipeline.data.store import Store
-from pipeline.errors import UserError
 from pipeline.threads import ahead
 
 BLOCK = 2**20
@@ -33,7 +32,7 @@ def samples(
     """All samples with an image, file after file.
 
     Raises:
-        UserError: If a file cannot be read, or is cut short.
+        SourceError: If a file cannot be read, or is cut short.
     """
     for found in ahead(lambda name: _scan(store, name, wanted), names, THREADS):
         yield from found
@@ -51,7 +50,7 @@ class Reader:
             data: bytes = file.read(sample.size)
         if len(data) != sample.size:
             where = self._store.where(sample.file)
-            raise UserError(f"encode.source: {where} has become shorter since it was listed")
+            raise SourceError(f"{where} has become shorter since it was listed")
         return data
 
 
@@ -71,9 +70,7 @@ def _scan(store: Store, name: str, wanted: Wanted) -> list[Sample]:
             if blocks.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("it has no end")
     except (tarfile.TarError, OSError, ValueError) as error:
-        raise UserError(
-            f"encode.source: cannot read {where} ({error}); fetch the file again"
-        ) from error
+        raise SourceError(f"cannot read {where} ({error}); fetch the file again") from error
     return found
 
 

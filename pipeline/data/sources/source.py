@@ -1,0 +1,209 @@
+"""Images in a folder, in Parquet files or in tars, here or in a bucket: listed and read there."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from pipeline.config import S3Config
+from pipeline.crop import UnreadableError, read_image
+from pipeline.data.sources import files, rows, tars
+from pipeline.data.sources.sample import Sample, SourceError, Wanted, is_image
+from pipeline.data.store import Store, open_store
+from pipeline.errors import UserError
+from pipeline.progress import Progress, progress
+from pipeline.threads import ahead
+
+THREADS = 8
+"""Images that are read, decoded and resized at once."""
+_KINDS = {"image": files, "Parquet": rows, "tar": tars}
+_SINGLE = (".parquet", ".tar")
+
+
+class Source:
+    """Images that are somewhere; nothing but the names of files is looked at yet.
+
+    Args:
+        path: A folder, a .parquet or a .tar file, here or in a bucket.
+        s3: Where S3 is.
+        setting: The setting that names it, for messages.
+
+    Attributes:
+        path: As given.
+        kind: What the images are in: "image", "Parquet" or "tar".
+
+    Raises:
+        UserError: If there are none.
+    """
+
+    def __init__(self, path: str, s3: S3Config, setting: str) -> None:
+        self.path, self._s3, self._setting = path, s3, setting
+        self._store, names = _open(path, s3, setting)
+        marks = self._store.tree()
+        with _named(setting):
+            if names is None:
+                names = [name for name in marks if not _hidden(name)]
+            elif not set(names) <= marks.keys():
+                raise SourceError(f"there is no {path}")
+            self.kind = _kind(self._store, names)
+        self._marks = {name: marks[name] for name in _KINDS[self.kind].parts(names)}
+
+    def fingerprint(self, wanted: Wanted, classes: int | None) -> str:
+        """SHA-256 of the files' names and versions, and of what is asked of them."""
+        content = [self.kind, wanted, classes, self._marks]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def table(self, wanted: Wanted, classes: int | None) -> pa.Table:
+        """All images, a row each: `file`, `at`, `size`, and `caption` or `label`.
+
+        Args:
+            wanted: What to find out of each image.
+            classes: Number of class labels, where labels are wanted.
+
+        Raises:
+            UserError: If there are none, something cannot be read or is not said.
+        """
+        names = list(self._marks)
+        units = [name for name in names if self.kind != "image" or is_image(name)]
+        with _named(self._setting), progress(len(units), "listing", "files") as bar:
+            found = _KINDS[self.kind].samples(self._store, names, wanted, classes)
+            table = _table(_shown(found, bar), wanted)
+            _check(table, wanted, classes, self._store)
+        return table
+
+    def reader(self) -> "Reader":
+        """Gives its images."""
+        return Reader(self.path, self.kind, self._s3, self._setting)
+
+
+class Reader:
+    """Gives the images of a source; many threads may ask at once.
+
+    Args:
+        path, s3, setting: As of a `Source`.
+        kind: What the images are in.
+    """
+
+    def __init__(self, path: str, kind: str, s3: S3Config, setting: str) -> None:
+        store, _ = _open(path, s3, setting)
+        self._bytes, self._setting = _KINDS[kind].Reader(store), setting
+
+    def read(self, sample: Sample) -> bytes:
+        """All bytes of an image's file; raises UserError if the source refuses."""
+        with _named(self._setting):
+            return self._bytes.read(sample)
+
+    def pixels(
+        self, samples: Iterable[Sample], channels: int, height: int, width: int
+    ) -> Iterator[Tensor | UnreadableError]:
+        """Images in one size, (C, H, W) uint8, in the order of the samples, or why there is none.
+
+        Threads work ahead. Raises as `read`.
+        """
+
+        def prepared(sample: Sample) -> Tensor | UnreadableError:
+            data = self.read(sample)
+            try:
+                return read_image(data, channels, height, width)
+            except UnreadableError as error:
+                return error
+
+        return ahead(prepared, samples, THREADS)
+
+
+def to_samples(table: pa.Table, ids: Sequence[int]) -> list[Sample]:
+    """The images in these rows of a table."""
+    columns = (column.to_pylist() for column in table.take(pa.array(ids, pa.int64())).columns)
+    return [Sample(*row) for row in zip(*columns, strict=True)]
+
+
+def scaled(pixels: Tensor) -> Tensor:
+    """Values of 0 to 255 as floats in [-1, 1]."""
+    return pixels.to(torch.float32) / 127.5 - 1
+
+
+@contextmanager
+def _named(setting: str) -> Iterator[None]:
+    try:
+        yield
+    except SourceError as error:
+        raise UserError(f"{setting}: {error}") from error
+
+
+def _open(path: str, s3: S3Config, setting: str) -> tuple[Store, list[str] | None]:
+    """The source's store, and the one file in it that the path names, if it does."""
+    path = path.rstrip("/")
+    if not path.endswith(_SINGLE):
+        return open_store(path, s3, setting), None
+    folder, _, name = path.rpartition("/")
+    return open_store(folder, s3, setting), [name]
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+
+
+def _kind(source: Store, names: Sequence[str]) -> str:
+    """What the images are in; Parquet without images may lie beside images, as their metadata."""
+    images = any(map(is_image, names))
+    if tars.parts(names):
+        return "tar"
+    if (tables := rows.parts(names)) and not (images and not rows.has_images(source, tables[0])):
+        return "Parquet"
+    if not images:
+        raise SourceError(
+            f"no images in {source.where('')}; give a folder of images, of Parquet files or of "
+            "WebDataset's .tar files"
+        )
+    return "image"
+
+
+def _shown(samples: Iterable[Sample], bar: Progress) -> Iterator[Sample]:
+    last = None
+    for sample in samples:
+        bar.update(sample.file != last)
+        last = sample.file
+        yield sample
+
+
+def _table(samples: Iterable[Sample], wanted: Wanted) -> pa.Table:
+    file: list[str] = []
+    at: list[int] = []
+    size: list[int] = []
+    said: list[str | int | None] = []
+    for sample in samples:
+        file.append(sample.file)
+        at.append(sample.at)
+        size.append(sample.size)
+        said.append(sample.said)
+    columns: dict[str, Any] = {"file": pa.array(file, pa.string()), "at": at, "size": size}
+    if wanted != "nothing":
+        kind = pa.int64() if wanted == "labels" else pa.string()
+        columns[wanted.removesuffix("s")] = pa.array(said, kind)
+    return pa.table(columns)
+
+
+def _check(table: pa.Table, wanted: Wanted, classes: int | None, source: Store) -> None:
+    """Every image is there for something."""
+    if not len(table):
+        raise SourceError(f"the files in {source.where('')} hold no images")
+    if wanted == "nothing":
+        return
+    said = table[wanted.removesuffix("s")]
+    if said.null_count:
+        first = table["file"][said.is_null().to_pylist().index(True)]
+        raise SourceError(
+            f"{said.null_count} of {len(table)} images have no {wanted[:-1]}, the first in "
+            f"{source.where(str(first))}; the teacher needs one of each"
+        )
+    if wanted == "labels" and classes is not None:
+        highest = max(said.to_pylist())
+        if highest >= classes:
+            raise SourceError(
+                f"label {highest}, but the teacher has {classes} classes, 0 to {classes - 1}"
+            )
