@@ -53,7 +53,11 @@ class Method:
     pairs: bool = False
 
 
-REAL = "--distill.gan.real=data"
+GAN = (
+    "--distill.gan.real=data",
+    "--distill.gan.student_weight=0.05",
+    "--distill.gan.critic_weight=1.0",
+)
 SHARED = "--distill.draws=shared"
 TIMES = "--distill.student.times=[80, 6, 1.2, 0.3]"
 START, TEACHER = "regression only", "teacher"
@@ -61,11 +65,14 @@ METHODS = {
     "DMD1": Method(1, pairs=True),
     "DMD2 without GAN, k = 1": Method(1),
     "DMD2 without GAN, k = 5": Method(5),
-    "DMD2 with GAN": Method(1, (REAL,)),
-    "f-distill, JS": Method(1, (REAL, SHARED, "--distill.gan.divergence=js")),
-    "DMD2, 4 steps": Method(1, (TIMES,)),
+    "DMD2 with GAN": Method(1, GAN),
+    "f-distill, JS": Method(1, (*GAN, SHARED, "--distill.gan.divergence=js")),
+    "DMD2 without GAN, k = 5, 4 steps": Method(5, (TIMES,)),
 }
-GAINS = (("DMD2 without GAN, k = 1", "DMD2 with GAN"), ("DMD2 without GAN, k = 1", "DMD2, 4 steps"))
+GAINS = (
+    ("DMD2 without GAN, k = 1", "DMD2 with GAN"),
+    ("DMD2 without GAN, k = 5", "DMD2 without GAN, k = 5, 4 steps"),
+)
 """Pairs of methods, without and with something, whose `fd_teacher` is compared seed by seed."""
 
 
