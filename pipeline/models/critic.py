@@ -13,7 +13,7 @@ from pipeline.models.adapters import Network
 
 _SIDE = 4
 _PACE = 10
-"""How much faster than other weights the vectors of the steps learn: those begin where they belong."""
+"""How much faster than other weights the vectors of the steps learn, which begin at nothing."""
 
 
 class Rows(NamedTuple):
