@@ -97,7 +97,7 @@ class Work(NamedTuple):
     """What one image takes.
 
     Attributes:
-        nfe: Calls of the network.
+        nfe: Evaluations of the network; under guidance, two rows of one call are two.
         flops: Of the operators torch counts: products of matrices, convolutions, attention.
     """
 
@@ -110,15 +110,15 @@ def work(generate: Generate, network: nn.Module, noise: Tensor, labels: Tensor |
 
     Args:
         generate: What makes it.
-        network: Whose calls are counted.
+        network: Whose evaluations are counted.
         noise: One noise, (1, C, H, W).
         labels: Its class, (1,) int64, or None.
     """
-    calls = 0
+    rows = 0
 
-    def count(*_: object) -> None:
-        nonlocal calls
-        calls += 1
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], *_: object) -> None:
+        nonlocal rows
+        rows += len(inputs[0])
 
     hook = network.register_forward_hook(count)
     try:
@@ -126,7 +126,7 @@ def work(generate: Generate, network: nn.Module, noise: Tensor, labels: Tensor |
             generate(noise, labels)
     finally:
         hook.remove()
-    return Work(calls, int(counter.get_total_flops()))
+    return Work(rows, int(counter.get_total_flops()))
 
 
 def device_name(device: torch.device) -> str:

@@ -143,8 +143,8 @@ def usage(network: Network, name: str, half: bool = False) -> str:
         lines.append(
             "import pipeline.models.song_unet  # of ray-dmd: diffusers has no such network"
         )
-    variant = ', variant="fp16", torch_dtype=torch.float16' if half else ""
-    lines += ["", f'student = DiffusionPipeline.from_pretrained("{name}"{variant})']
+    more = (', variant="fp16", torch_dtype=torch.float16' if half else "") + _left_out(network)
+    lines += ["", f'student = DiffusionPipeline.from_pretrained("{name}"{more})']
     return "".join(f"{line}\n" for line in [*lines, *_call(network)])
 
 
@@ -158,7 +158,7 @@ def _as_lora(network: Network, name: str, teacher: str) -> list[str]:
     lines = [
         f"from diffusers import {', '.join(sorted(('DiffusionPipeline', scheduler)))}",
         "",
-        f'student = DiffusionPipeline.from_pretrained("{teacher}")',
+        f'student = DiffusionPipeline.from_pretrained("{teacher}"{_left_out(network)})',
         f'student.load_lora_weights("{name}")',
         f'student.scheduler = {scheduler}.from_pretrained("{name}", subfolder="scheduler")',
         *_call(network),
@@ -168,6 +168,17 @@ def _as_lora(network: Network, name: str, teacher: str) -> list[str]:
         f"## As a LoRA\n\n`{FILE}` has what was learnt alone, for the teacher or a model made from "
         f"it (needs `peft`):\n\n```python\n{code}```"
     ]
+
+
+def _left_out(network: Network) -> str:
+    """What diffusers must be told is not in the folder, such as Stable Diffusion 3's T5."""
+    pipe = network.pipeline()
+    optional = {*getattr(pipe, "_optional_components", ())}
+    return "".join(
+        f", {part}=None"
+        for part, found in pipe.components.items()
+        if found is None and part not in optional
+    )
 
 
 def _call(network: Network) -> list[str]:

@@ -58,3 +58,12 @@ def test_calls_and_products_are_counted() -> None:
     assert done == (2, 2 * (2 * 6 * 5) + 2 * 5 * 6)
     generate(torch.zeros(1, 6), None)  # its hook is gone
     assert not network._forward_hooks
+
+
+def test_a_guided_step_is_two_evaluations() -> None:
+    network = nn.Linear(6, 5)
+
+    def generate(noise: Tensor, labels: Tensor | None) -> Tensor:
+        return network(torch.cat([noise, noise]))
+
+    assert work(generate, network, torch.zeros(1, 6), None).nfe == 2

@@ -12,6 +12,7 @@ from pipeline.diffusion.noise import Flow
 from pipeline.errors import UserError
 from pipeline.models.build import load_teacher, teacher_fingerprint
 from pipeline.models.card import usage
+from pipeline.models.export import save_denoiser
 from pipeline.models.sampling import sample_teacher
 from pipeline.models.students import new_student
 from tests.models.test_latent_models import (
@@ -57,7 +58,7 @@ def test_guidance_as_an_input_is_each_networks_own(tmp_path):
         teacher(x_t, t, None)
 
 
-def test_stable_diffusion_3_may_come_without_its_largest_encoder(tmp_path):
+def test_stable_diffusion_3_may_come_without_its_largest_encoder(tmp_path, monkeypatch):
     pipe = FAMILIES["sd3"]("sd3")
     pipe.register_modules(text_encoder_3=None, tokenizer_3=None)
     pipe.set_progress_bar_config(disable=True)
@@ -66,6 +67,11 @@ def test_stable_diffusion_3_may_come_without_its_largest_encoder(tmp_path):
     theirs = called(pipe, "sd3", 3, 1.0, "latent")
     ours = sample_teacher(teacher, noise("sd3"), labels("sd3"), "euler", 3, 1.0)
     torch.testing.assert_close(ours, theirs, atol=1e-4 * theirs.std().item(), rtol=1e-4)
+    student = new_student(teacher, None, 0)
+    save_denoiser(student, tmp_path / "student", {})
+    monkeypatch.chdir(tmp_path)
+    exec(usage(student, "student"), {})
+    assert (tmp_path / "image.png").is_file()
 
 
 def test_steps_that_diffusers_cannot_take_are_told(tmp_path):
