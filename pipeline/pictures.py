@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -33,7 +34,7 @@ def save_grid(
             clamped. All rows have one image shape; N may differ.
         path: The file; it appears whole or not at all.
         scale: Enlargement, a whole factor; by default images become about 56 pixels high.
-        columns: A heading for each column, or none.
+        columns: A heading for each column, or none; drawn as far as its column is wide.
 
     Raises:
         UserError: If the file cannot be written.
@@ -50,7 +51,7 @@ def save_grid(
     draw = ImageDraw.Draw(page)
     for column, heading in enumerate(columns):
         middle = left + column * tile_w + (tile_w - _GAP) // 2
-        draw.text((middle, top - 8), heading, _INK, font, anchor="ms")
+        draw.text((middle, top - 8), _fitted(heading, tile_w, font), _INK, font, anchor="ms")
     for row, (caption, images) in enumerate(rows.items()):
         middle = top + row * tile_h + (tile_h - _GAP) // 2
         draw.text((left - 12, middle), caption, _INK, font, anchor="rm")
@@ -129,6 +130,15 @@ def png_row(images: Tensor) -> bytes:
         row.paste(_tile(pixels), (number * width, 0))
     row.save(file, "PNG")
     return file.getvalue()
+
+
+def _fitted(text: str, width: int, font: Any) -> str:
+    """As much of a text as fits, in pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text.rstrip()}…"
 
 
 def _tile(pixels: Tensor) -> Image.Image:

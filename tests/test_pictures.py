@@ -42,6 +42,16 @@ def test_small_images_are_enlarged_and_headings_take_room(tmp_path: Path) -> Non
     assert headed.height > plain.height and headed.width == plain.width
 
 
+def test_a_long_heading_stays_above_its_column(tmp_path: Path) -> None:
+    prompt = "a photograph of an astronaut on a horse"
+    save_grid({"": torch.zeros(3, 1, 8, 8)}, tmp_path / "grid.png", columns=["", prompt, ""])
+    page = np.asarray(Image.open(tmp_path / "grid.png").convert("L"))
+    inked = np.flatnonzero((page[:36] < 255).any(0))
+    assert 0 < len(inked) and np.ptp(inked) <= 60
+    sheet = read_grid((tmp_path / "grid.png").read_bytes())
+    assert sheet is not None and sheet.columns[1] == prompt
+
+
 def test_a_grid_is_read_back_at_its_own_size(tmp_path: Path) -> None:
     path, images = tmp_path / "grid.png", torch.rand(3, 3, 4, 6) * 2 - 1
     save_grid({"one": images, "two": images[:2].flip(0)}, path, columns=["a", "b", "c"])

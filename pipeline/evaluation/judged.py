@@ -14,13 +14,15 @@ _COLUMNS = 20
 
 
 def save_evaluation(maker: Maker, steps: int, path: Path) -> None:
-    """Two columns for each of the first ten classes: noise, teacher, student."""
+    """Two columns for each of the first ten classes or prompts: noise, teacher, student."""
     labels = maker.labels("student")
     columns, headings = torch.arange(min(_COLUMNS, maker.config.evaluate.count)), []
     if labels is not None:
         chosen = [(labels == label).nonzero()[:2] for label in range(10)]
         columns = torch.cat(chosen).flatten()
-        headings = [str(label) for label in labels[columns].tolist()]
+        prompts = maker.teacher.prompts
+        names = labels[columns].tolist()
+        headings = [prompts[name] if prompts else str(name) for name in names]
     save_grid(_same_noise(maker, columns, steps), path, columns=headings)
 
 

@@ -18,6 +18,7 @@ from pipeline.errors import UserError
 from pipeline.evaluate import evaluate
 from pipeline.models.build import load_teacher
 from pipeline.models.students import load_student
+from pipeline.pictures import read_grid
 from pipeline.sample import sample
 from tests.in_process import make_pairs
 from tests.lpips_weights import save_narrow
@@ -131,6 +132,8 @@ def test_a_student_learns_and_opens_in_diffusers(config):
     for name in ("samples.png", "evaluation.png"):
         with Image.open(Path(config.run) / name) as picture:
             assert picture.height > 16
+    sheet = read_grid((Path(config.run) / "evaluation.png").read_bytes())
+    assert sheet is not None and sheet.columns[:4] == ["a cat", "a cat", "a dog", "a dog"]
 
 
 @pytest.mark.parametrize("version", [each for each in FAMILIES if each != "sd1"])
