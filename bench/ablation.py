@@ -13,18 +13,16 @@ regressions alone: the one DMD starts from, and one with as many student steps a
 """
 
 import argparse
-import json
 import re
 import statistics
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from unittest import mock
 
 import torch
-from prove import ROOT, commit
+from prove import ROOT, spread, write
 from torch import Tensor
 
 from pipeline.cli import load
@@ -204,11 +202,7 @@ def main() -> int:
             results[name].append({"seed": seed} | scale.figures(config))
             print(name, results[name][-1], flush=True)
     print("\n".join(table(results)))
-    now = datetime.now(UTC)
-    file = ROOT / "bench" / "results" / f"{now.date()}-ablation.json"
-    file.parent.mkdir(exist_ok=True)
-    stamp = {"date": now.isoformat(timespec="seconds"), "commit": commit()}
-    file.write_text(json.dumps({**stamp, "results": results}, indent=1) + "\n")
+    write("ablation", {"results": results})
     if not {FEW_AFTER, *FEW_BEFORE} <= results.keys():
         return 0
     mean = {
@@ -223,11 +217,8 @@ def table(results: dict[str, list[dict[str, float]]]) -> list[str]:
     """Markdown, one row a variant: mean ± standard deviation over the seeds."""
     lines = ["| variant | `fd_teacher` | accuracy | `pixel_fd` |", "|---|---|---|---|"]
     for name, rows in results.items():
-        cells = []
-        for key in ("fd_teacher", "accuracy", "pixel_fd"):
-            values = [row[key] for row in rows]
-            spread = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.3g}{spread}")
+        keys = ("fd_teacher", "accuracy", "pixel_fd")
+        cells = [spread([row[key] for row in rows]) for key in keys]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
 

@@ -21,12 +21,11 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
 
 from ablation import Scale, train
-from prove import ROOT, commit
+from prove import ROOT, spread, write
 
 from pipeline.cli import load
 from pipeline.cluster.pairs import make_pairs
@@ -142,11 +141,7 @@ def table(results: dict[str, list[Figures]]) -> list[str]:
         "|---" * (len(COLUMNS) + 1) + "|",
     ]
     for name, rows in results.items():
-        cells = []
-        for column in COLUMNS:
-            values = [row[column] for row in rows if column in row]
-            spread = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.3g}{spread}" if values else "")
+        cells = [spread([row[each] for row in rows if each in row]) for each in COLUMNS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
@@ -205,12 +200,7 @@ def main() -> int:
     for data in arguments.data:
         results = compare(data, arguments.seeds, chosen)
         print("\n".join([data, *table(results), *gains(results)]))
-        now = datetime.now(UTC)
-        file = ROOT / "bench" / "results" / f"{now.date()}-methods-{data}.json"
-        file.parent.mkdir(exist_ok=True)
-        stamp = {"date": now.isoformat(timespec="seconds"), "commit": commit()}
-        content = {**stamp, "seeds": arguments.seeds, "results": results}
-        file.write_text(json.dumps(content, indent=1) + "\n")
+        write(f"methods-{data}", {"seeds": arguments.seeds, "results": results})
     return 0
 
 

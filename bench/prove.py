@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 JOBS = ("teacher", "pairs", "distill", "evaluate")
@@ -87,13 +88,26 @@ def main() -> int:
     for config in arguments.configs:
         results = [measure(config, seed, extra) for seed in arguments.seeds]
         print("\n".join(table(config, results)))
-        now = datetime.now(UTC)
-        stamp = {"date": now.isoformat(timespec="seconds"), "commit": commit(), "overrides": extra}
-        file = ROOT / "bench" / "results" / f"{now.date()}-{config}.json"
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps({**stamp, "results": results}, indent=1) + "\n")
+        write(config, {"overrides": extra, "results": results})
         missed += sum(not holds(each) for holds in BARS[config].values() for each in results)
     return 1 if missed else 0
+
+
+def write(name: str, content: dict[str, Any]) -> None:
+    """Keep results as `bench/results/<date>-<name>.json`, with date and commit."""
+    now = datetime.now(UTC)
+    file = ROOT / "bench" / "results" / f"{now.date()}-{name}.json"
+    file.parent.mkdir(exist_ok=True)
+    stamp = {"date": now.isoformat(timespec="seconds"), "commit": commit()}
+    file.write_text(json.dumps({**stamp, **content}, indent=1) + "\n")
+
+
+def spread(values: list[float]) -> str:
+    """Mean ± standard deviation, the latter of several alone; empty of none."""
+    if not values:
+        return ""
+    around = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3g}{around}"
 
 
 def commit() -> str:

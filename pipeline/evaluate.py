@@ -11,7 +11,6 @@ from torch import Tensor
 
 from pipeline.config import Config
 from pipeline.data.fetch import INPUTS, fetch_inputs
-from pipeline.diffusion.solver import evaluations
 from pipeline.errors import UserError
 from pipeline.evaluation.classifier import Classifier
 from pipeline.evaluation.comparison import Maker, Source, Stream, in_process, tasks
@@ -159,8 +158,6 @@ def _read(maker: Maker, stream: Stream) -> tuple[Sketches, int]:
 
 def _judge(maker: Maker, sets: Sketches, memory: Memory | None) -> Evaluation:
     config, compared = maker.config, compare_all(sets)
-    solver, steps, guidance = config.pairs.solver, config.pairs.steps, config.pairs.guidance
-    calls = evaluations(solver, steps) * (1 if guidance == 1 else 2)
     comparisons = records(compared.teacher, _teacher_reference(config))
     real = AgainstReal()
     if (reference := real_reference(maker)) is not None:
@@ -178,7 +175,7 @@ def _judge(maker: Maker, sets: Sketches, memory: Memory | None) -> Evaluation:
         "speed": costs,
     }
     versus = against_teacher(sets, compared.teacher)
-    return Evaluation(versus, real, speed, calls, config.seed, metrics)
+    return Evaluation(versus, real, speed, costs["teacher"]["nfe"], config.seed, metrics)
 
 
 def _teacher_reference(config: Config) -> dict[str, str]:

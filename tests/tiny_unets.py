@@ -21,6 +21,7 @@ CLASSES = 3
 
 
 def unet(classes: int | None = None) -> UNet2DModel:
+    """On 8x8 images in colours."""
     return UNet2DModel(
         sample_size=8,
         in_channels=3,

@@ -26,8 +26,6 @@ from pipeline.models.students import load_student
 _BACKBONES = tuple(f"{part}/diffusion_pytorch_model" for part in ("unet", "transformer"))
 _RUN = "run.json"
 _WEIGHTS = ("_model.safetensors", "_model.safetensors.index.json")
-
-
 _CRITICS_OWN = ("heads.", "exits.")
 
 
@@ -76,15 +74,9 @@ def _load_critic(critic: nn.Module, weights: dict[str, Tensor]) -> None:
         load_learnt(critic, weights)
         return
     load_learnt(critic.denoiser, weights)
-    has = critic.state_dict()
-    critic.load_state_dict(
-        {
-            name: value
-            for name, value in own.items()
-            if name in has and value.shape == has[name].shape
-        },
-        strict=False,
-    )
+    shapes = {name: value.shape for name, value in critic.state_dict().items()}
+    fitting = {name: value for name, value in own.items() if value.shape == shapes.get(name)}
+    critic.load_state_dict(fitting, strict=False)
 
 
 def _check_adapters(config: Config, *networks: str) -> None:

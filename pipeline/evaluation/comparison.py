@@ -244,10 +244,9 @@ class Maker:
         return images
 
     def shown(self, source: Source, images: Tensor) -> Tensor:
-        """The same to look at, (n, 1 or 3, H, W)."""
-        if source in ("real", "held_out"):
-            return images
-        return self.teacher.decode(images.to(self.device))
+        """The same to look at, (n, 1 or 3, H, W), where the networks are."""
+        images = images.to(self.device)
+        return images if source in ("real", "held_out") else self.teacher.decode(images)
 
     def read(self, task: Task) -> Batch:
         """Make the images of a task and read them; raises as `images`."""

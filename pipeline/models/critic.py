@@ -67,6 +67,8 @@ class Critic(nn.Module):
     content when they are right on average, with first ones too soft and last ones too hard. So
     the critic is told the step: a learnt vector, zero at first, is added to its embedding of time.
 
+    Source: the heads are DMD2's (arXiv 2405.14867, Section 4.3); its critic is not told the step.
+
     Args:
         denoiser: The network.
         blocks: Numbers of its `stages` whose features are judged; None: the middle one; empty: it

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from pipeline.data.fetch import fetch_inputs
 from pipeline.diffusion.noise import EDM, expand
 from pipeline.errors import UserError
 from pipeline.evaluation import estimates, reference, speed
+from pipeline.evaluation.comparison import Maker, Source
 from pipeline.evaluation.reference import open_reference
 from pipeline.models.analytic import GaussianMixture, gaussian_teacher
 from pipeline.models.build import load_teacher
@@ -275,6 +277,13 @@ def test_wrong_references_are_one_clear_error_and_leave_nothing(
     with pytest.raises(UserError, match=r"evaluate\.reference: the teacher makes images of 4 chan"):
         open_reference(settings(tmp_path / "run", few, teacher=strange), teacher)
     assert not list((tmp_path / "run").glob("*"))
+
+
+@pytest.mark.parametrize("source", ["real", "held_out", "student"])
+def test_images_are_shown_where_the_networks_are(source: Source) -> None:
+    teacher = SimpleNamespace(decode=lambda images: images)
+    maker = SimpleNamespace(device=torch.device("meta"), teacher=teacher)
+    assert Maker.shown(maker, source, torch.zeros(1, 3, 4, 4)).is_meta  # type: ignore[arg-type]
 
 
 def test_settings_that_do_not_agree_are_refused(tmp_path: Path) -> None:

@@ -17,24 +17,15 @@ from pipeline.errors import UserError
 from pipeline.models.adapters import UNet2D
 from pipeline.models.schedulers import read_scheduler
 from tests.models.test_schedulers import saved
+from tests.tiny_unets import unet
 
 
 def raw_unet(classes: int | None = None) -> UNet2DModel:
-    return UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(8, 8),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        norm_num_groups=4,  # 8 would be one per channel and wipe out time and class
-        num_class_embeds=classes,
-    ).double()
+    return unet(classes).double()
 
 
 def images(count: int) -> Tensor:
-    return torch.randn(count, 1, 8, 8, dtype=torch.float64)
+    return torch.randn(count, 3, 8, 8, dtype=torch.float64)
 
 
 @torch.no_grad()
