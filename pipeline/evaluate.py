@@ -24,6 +24,7 @@ from pipeline.evaluation.figures import (
     flat,
 )
 from pipeline.evaluation.judged import save_evaluation, save_failures, save_neighbours
+from pipeline.evaluation.real import Real
 from pipeline.evaluation.records import (
     Memory,
     clip_record,
@@ -34,8 +35,7 @@ from pipeline.evaluation.records import (
     reference_record,
     remembered,
 )
-from pipeline.evaluation.reference import Reference
-from pipeline.evaluation.sketch import Sketch
+from pipeline.evaluation.sketch import KEPT, Sketch
 from pipeline.evaluation.speed import Speed, compare_speed, device_name, peak_mib, throughput, work
 from pipeline.evaluation.verdict import verdict
 from pipeline.files import check_writable, write_file
@@ -112,13 +112,13 @@ def evaluate(config: Config, stream: Stream = in_process) -> Evaluation:
 
 
 def open_maker(
-    config: Config, classifier: Classifier | None = None, reference: Reference | None = None
+    config: Config, real: Real | None = None, classifier: Classifier | None = None
 ) -> Maker:
     """What makes and reads the images of the configured networks, from local folders.
 
     Args:
         config: Of the run.
-        classifier, reference: Those of another process, in place of new ones.
+        real, classifier: Those of another process, in place of new ones.
 
     Raises:
         UserError: If a network or the images cannot be loaded or do not fit each other.
@@ -133,7 +133,7 @@ def open_maker(
             f"{student.classes} classes, its teacher {teacher.shape} of {teacher.classes}; "
             "name the student of this teacher"
         )
-    return Maker(config, student, teacher, classifier, reference)
+    return Maker(config, student, teacher, real, classifier)
 
 
 def _read(maker: Maker, stream: Stream) -> tuple[Sketches, int]:
@@ -144,7 +144,7 @@ def _read(maker: Maker, stream: Stream) -> tuple[Sketches, int]:
         sets[source] = Sketch(
             count,
             maker.labels(source),
-            **({"kept": None} if maker.judge and source in ("real", "held_out") else {}),
+            maker.real.kept if maker.real and source in ("real", "held_out") else KEPT,
             whole_pixels=made and maker.whole_pixels,
         )
     peak = 0

@@ -36,17 +36,17 @@ def by_actors(config: Config, maker: Maker, batches: Sequence[Task]) -> Iterator
 
     Args:
         config: With folders as the user gave them: each actor fetches its inputs itself.
-        maker: Of this process; actors take its classifier and its reference, and must load the same
-            networks.
+        maker: Of this process; actors take its classifier and its reference images, and must load
+            the same networks.
         batches: What `tasks` of it are.
     """
-    classifier = maker.judge.classifier if maker.judge else None
+    reference = maker.real if isinstance(maker.real, Reference) else None
     features = maker.net.checksum if maker.net else None
     work = Work(
         "evaluate",
         "images",
         config.evaluate,
-        partial(Reading, config, classifier, features, maker.reference),
+        partial(Reading, config, reference, maker.classifier, features),
         "batch_size",
     )
     for row in pool.outcomes(list(range(len(batches))), work):
@@ -60,9 +60,9 @@ class Reading:
 
     Args:
         config: Of the run.
-        classifier: Trained on the real images, if there are any.
+        reference: Real images that the job opened, or None.
+        classifier: Trained on real images, or None.
         features: Checksum of the network whose features are compared, or None.
-        reference: Real images that the job opened, if there are any.
 
     Raises:
         UserError: If this node cannot load a network, or has other features.
@@ -71,11 +71,11 @@ class Reading:
     def __init__(
         self,
         config: Config,
+        reference: Reference | None,
         classifier: Classifier | None,
         features: str | None,
-        reference: Reference | None,
     ) -> None:
-        self._maker = open_maker(fetch_inputs(config, *INPUTS), classifier, reference)
+        self._maker = open_maker(fetch_inputs(config, *INPUTS), reference, classifier)
         found = self._maker.net.checksum if self._maker.net else None
         if found != features:
             raise UserError(

@@ -50,7 +50,7 @@ class Score:
     """How near the averaged student of a checkpoint is to the teacher.
 
     Attributes:
-        fd_teacher: Fréchet distance, on the judge's features or, without a judge, on pixels.
+        fd_teacher: Fréchet distance, on the classifier's features or, without one, on pixels.
         n: Images of each.
         floor: The same distance, teacher to teacher from other noise, at the same n.
     """

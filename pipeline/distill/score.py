@@ -12,8 +12,9 @@ from pipeline.distill import run
 from pipeline.distill.history import Score
 from pipeline.errors import UserError
 from pipeline.evaluation.classifier import read
-from pipeline.evaluation.comparison import generate, generators, real_judge
+from pipeline.evaluation.comparison import generate, generators
 from pipeline.evaluation.metrics import frechet_distance
+from pipeline.evaluation.real import open_learnt
 from pipeline.models.build import load_teacher
 from pipeline.models.denoiser import Denoiser
 
@@ -55,8 +56,9 @@ def score(config: Config, name: str, floor: float | None = None) -> Score:
     if floor is None:
         noise = _noise(config, teacher, 2 * count, count)
         images.append(generate(by_teacher, noise, labels, scoring.batch_size, "teacher, for floor"))
-    if (judge := real_judge(config, teacher)) is not None:
-        target, *images = (read(judge.classifier, each).features for each in (target, *images))
+    if (learnt := open_learnt(config, teacher)) is not None:
+        classifier = learnt.train_classifier()
+        target, *images = (read(classifier, each).features for each in (target, *images))
     distance, *again = (frechet_distance(target.flatten(1), each.flatten(1)) for each in images)
     return Score(distance, count, again[0] if again else floor)
 

@@ -1,8 +1,6 @@
 """The images of an evaluation: made batch by batch, and read into features at once."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -10,11 +8,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.config import Config
-from pipeline.data.images import RealImages, load_images
 from pipeline.diffusion import seeds
 from pipeline.errors import UserError
-from pipeline.evaluation.classifier import Classifier, read, train_classifier
-from pipeline.evaluation.reference import Reference, open_reference
+from pipeline.evaluation.classifier import Classifier, read
+from pipeline.evaluation.real import Learnt, Part, Real, learnt_set, open_learnt
+from pipeline.evaluation.reference import open_reference
 from pipeline.evaluation.sketch import Rows
 from pipeline.evaluation.speed import Generate, peak_mib
 from pipeline.models.clip import Clip, load_clip
@@ -27,50 +25,9 @@ PIXELS = 3 * 32 * 32
 """Numbers of the largest images that are compared pixel by pixel: beyond, a covariance of pixels
 takes much memory and time and says little."""
 
-Source = Literal["teacher", "student", "floor", "teacher_real", "student_real", "real", "held_out"]
+Source = Literal["teacher", "student", "floor", "teacher_real", "student_real"] | Part
 """Who makes images: student and teacher from the same noise, the teacher from other noise, both
 with the labels of the real images; the real images, and those no network has learnt from."""
-
-
-@dataclass(frozen=True)
-class Judge:
-    """Real images that a small teacher learnt from, and the classifier trained on them."""
-
-    real: RealImages
-    classifier: Classifier
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the training images and their labels."""
-        digest = hashlib.sha256(self.real.images.numpy().tobytes())
-        digest.update(self.real.labels.numpy().tobytes())
-        return digest.hexdigest()
-
-
-def real_judge(
-    config: Config, teacher: Denoiser, classifier: Classifier | None = None
-) -> Judge | None:
-    """The judge of the images the teacher learnt from; an analytic one has learnt from none.
-
-    Args:
-        config: Names the images.
-        teacher: What they must fit.
-        classifier: One that is trained on them already.
-
-    Raises:
-        UserError: If the images cannot be loaded, or are not of the teacher's kind.
-    """
-    data = config.data
-    if data.name is None or config.teacher.kind == "gaussian":
-        return None
-    real = load_images(data.name, data.size, data.folder)
-    shape = tuple(real.images.shape[1:])
-    if shape != teacher.shape or teacher.classes not in (None, real.classes):
-        raise UserError(
-            f"data.name: {data.name} has {shape} images of {real.classes} classes, the "
-            f"teacher in {config.teacher.output} makes {teacher.shape} of {teacher.classes}; "
-            "name the set and size it learnt from"
-        )
-    return Judge(real, classifier or train_classifier(real.images, real.labels, real.classes))
 
 
 def generators(config: Config, student: Denoiser, teacher: Denoiser) -> tuple[Generate, Generate]:
@@ -132,13 +89,12 @@ class Maker:
     Args:
         config: Of the run.
         student, teacher: Its networks.
-        classifier: One that is trained already, in place of a new one.
-        reference: Real images that are opened already.
+        real, classifier: Real images that are opened and a classifier that is trained already.
 
     Attributes:
         device: Where the networks are.
-        judge: Real images of `data.name` and their classifier, or None.
-        reference: Real images of `evaluate.reference`, or None; one of both at most.
+        real: What the networks' images are compared with, or None.
+        classifier: Trained on real images that the teacher learnt from, or None without such.
         net: The network whose features are compared, or None for the classifier or pixels.
         clip: What scores images by their prompts, or None.
 
@@ -152,18 +108,20 @@ class Maker:
         config: Config,
         student: Denoiser,
         teacher: Denoiser,
+        real: Real | None = None,
         classifier: Classifier | None = None,
-        reference: Reference | None = None,
     ) -> None:
         self.config, self.student, self.teacher = config, student, teacher
         self.device = device()
         self.classes = teacher.classes
         self.net: FeatureNet | None = load_features(config.evaluate)
         self.clip: Clip | None = load_clip(config.evaluate, teacher.prompts)
-        self.judge = real_judge(config, teacher, classifier)
-        if self.judge is None and self.net is None:
+        if self.net is None and learnt_set(config) is None:
             self._check_values()
-        self.reference = reference or open_reference(config, teacher)
+        self.real = real or open_learnt(config, teacher) or open_reference(config, teacher)
+        if isinstance(self.real, Learnt):
+            classifier = classifier or self.real.train_classifier()
+        self.classifier = classifier
         self.by_student, self.by_teacher = generators(config, student, teacher)
 
     def _check_values(self) -> None:
@@ -190,34 +148,23 @@ class Maker:
         """What there is to read -> its number of images, the slowest first."""
         count = self.config.evaluate.count
         made: dict[Source, int] = {"teacher": count, "floor": count, "student": count}
-        if self.judge is not None:
-            real, held_out = self.judge.real.labels, self.judge.real.test_labels
-            made |= {"teacher_real": len(real), "student_real": len(real)}
-            made |= {"real": len(real), "held_out": len(held_out)}
-        elif self.reference is not None:
-            found = len(self.reference.samples)
-            made |= {"teacher_real": found, "student_real": found, "real": found}
+        if self.real is not None:
+            found = self.real.counts
+            made |= {"teacher_real": found["real"], "student_real": found["real"]}
+            made.update(found.items())
         return made
 
     def labels(self, source: Source) -> Tensor | None:
         """Of all images of a source, (N,) int64; None for those without."""
-        if source in ("real", "held_out"):
-            return self._real_labels(source)
+        part: Part = "held_out" if source == "held_out" else "real"
+        own = None if self.real is None else self.real.labels(part)
+        if source == part:
+            return own
         if self.classes is None:
             return None
-        if source.endswith("_real"):
-            own = self._real_labels("real") if self.reference is None else self.reference.labels
-            if own is not None:
-                return own
+        if own is not None and source.endswith("_real"):
+            return own
         return torch.arange(self.sources[source]) % self.classes
-
-    def _real_labels(self, source: Source) -> Tensor | None:
-        """Classes of real images; a caption of its own is none."""
-        if self.judge is not None:
-            real = self.judge.real
-            return real.labels if source == "real" else real.test_labels
-        assert self.reference is not None
-        return self.reference.labels if self.teacher.prompts is None else None
 
     def noise(self, source: Source, numbers: Tensor) -> Tensor:
         """Of these images of a network, (n, C, H, W)."""
@@ -231,12 +178,9 @@ class Maker:
         Raises:
             UserError: If one is not finite, or cannot be read.
         """
-        if source == "real" and self.reference is not None:
-            return self.reference.images(numbers)
-        if source in ("real", "held_out"):
-            assert self.judge is not None
-            real = self.judge.real
-            return (real.images if source == "real" else real.test_images)[numbers]
+        if source == "real" or source == "held_out":
+            assert self.real is not None
+            return self.real.images(source, numbers)
         by = self.by_student if source.startswith("student") else self.by_teacher
         labels = self.labels(source)
         images = by(self.noise(source, numbers), None if labels is None else labels[numbers])
@@ -253,8 +197,8 @@ class Maker:
         images = self.images(task.source, torch.arange(task.first, task.stop))
         pixels, empty = self._pixels(images), torch.empty(0)
         features, predicted, confidence = pixels, torch.empty(0, dtype=torch.int16), empty
-        if self.judge is not None:
-            features, logits = read(self.judge.classifier, images)
+        if self.classifier is not None:
+            features, logits = read(self.classifier, images)
             sure = logits.softmax(1).max(1)
             predicted, confidence = sure.indices.to(torch.int16), sure.values
         scores = empty

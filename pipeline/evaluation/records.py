@@ -14,6 +14,7 @@ from pipeline.evaluation.comparison import Maker
 from pipeline.evaluation.estimates import RESAMPLES, Comparison, Estimate, around, share
 from pipeline.evaluation.figures import Sketches
 from pipeline.evaluation.metrics import Nearest, nearest
+from pipeline.evaluation.reference import Reference
 from pipeline.evaluation.sketch import Sketch
 from pipeline.models.features import weights_checksum
 
@@ -50,21 +51,15 @@ def records(blocks: list[Comparison], reference: dict[str, str]) -> list[dict[st
 
 def real_reference(maker: Maker) -> dict[str, str] | None:
     """What tells the real images of a comparison from others; None without."""
-    if maker.judge is not None:
-        return {"name": "real", "fingerprint": maker.judge.fingerprint()}
-    if maker.reference is None:
+    if (real := maker.real) is None:
         return None
-    reference = maker.reference
-    return {
-        "name": "real",
-        "fingerprint": reference.fingerprint,
-        "against": reference.conditions,
-    }
+    against = {} if real.conditions is None else {"against": real.conditions}
+    return {"name": "real", "fingerprint": real.fingerprint, **against}
 
 
 def reference_record(maker: Maker) -> dict[str, Any] | None:
     """Which images of `evaluate.reference` were compared."""
-    if (reference := maker.reference) is None:
+    if not isinstance(reference := maker.real, Reference):
         return None
     return {
         "images": reference.total,
@@ -79,8 +74,8 @@ def features_record(maker: Maker) -> dict[str, str | int | None]:
     """What the images are compared in."""
     if (net := maker.net) is not None:
         said = net.name, net.library, net.checksum, net.resize
-    elif maker.judge is not None:
-        checksum = weights_checksum(maker.judge.classifier)
+    elif maker.classifier is not None:
+        checksum = weights_checksum(maker.classifier)
         name = f"classifier of {maker.config.data.name}, {FEATURES} features"
         said = name, _versions("ray-dmd", "torch"), checksum, "none"
     else:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from pipeline.data.sources.sample import Sample, Wanted
 from pipeline.data.sources.source import Reader, Source, scaled, to_samples
 from pipeline.diffusion import seeds
 from pipeline.errors import UserError
+from pipeline.evaluation.real import Part
 from pipeline.evaluation.sketch import KEPT
 from pipeline.models.denoiser import Denoiser
 from pipeline.progress import progress
@@ -25,13 +26,13 @@ FEWEST = 20
 
 @dataclass(frozen=True)
 class Reference:
-    """Real images that student and teacher are compared with; it may travel to other processes.
+    """Real images of a source; it may travel to other processes.
 
     Attributes:
         path, kind, s3: Of their source, as of a `Reader`.
         samples: Where each image is; the first `KEPT` are drawn at random from all.
         pixels: Channels, height and width they are brought to.
-        labels: What they show, (N,) int64, as the teacher counts classes or prompts; None where it
+        shown: What they show, (N,) int64, as the teacher counts classes or prompts; None where it
             knows none of them.
         conditions: Which images student and teacher make to be compared with them, in words.
         total: Images in the source.
@@ -44,13 +45,23 @@ class Reference:
     s3: S3Config
     samples: tuple[Sample, ...]
     pixels: tuple[int, int, int]
-    labels: Tensor | None
+    shown: Tensor | None
     conditions: str
     total: int
     damaged: int
     fingerprint: str
+    kept: ClassVar[int] = KEPT
 
-    def images(self, numbers: Tensor) -> Tensor:
+    @property
+    def counts(self) -> dict[Part, int]:
+        """All are compared with, none is held out."""
+        return {"real": len(self.samples)}
+
+    def labels(self, part: Part) -> Tensor | None:
+        """As `shown`."""
+        return self.shown
+
+    def images(self, part: Part, numbers: Tensor) -> Tensor:
         """These images, (n, C, H, W) float32 in [-1, 1].
 
         Raises:
@@ -108,7 +119,7 @@ def open_reference(config: Config, teacher: Denoiser) -> Reference | None:
         s3=config.s3,
         samples=tuple(chosen),
         pixels=teacher.pixels,
-        labels=labels,
+        shown=labels,
         conditions=conditions,
         total=len(table),
         damaged=len(damaged),

@@ -208,7 +208,7 @@ def test_every_layout_is_the_same_reference(tmp_path: Path, painted: Painted) ->
         source = save(tmp_path / layout, items(30))
         opened = open_reference(settings(tmp_path / "run", source), painted)
         assert opened is not None and opened.pixels == (3, 16, 16)
-        found.append((opened.fingerprint, opened.images(torch.arange(30))))
+        found.append((opened.fingerprint, opened.images("real", torch.arange(30))))
     assert found[0][0] == found[1][0] == found[2][0]
     assert torch.equal(found[0][1], found[1][1]) and torch.equal(found[0][1], found[2][1])
     assert found[0][1].flatten(1).unique(dim=0).shape[0] == 30
@@ -245,7 +245,7 @@ def test_damaged_images_are_left_out_and_counted(
     )
     (source / "005.webp").write_bytes(b"no image")
     with pytest.raises(UserError, match="005.webp could be read before, and now cannot"):
-        found.images(torch.arange(28))
+        found.images("real", torch.arange(28))
     for path in sorted(source.glob("*.*"))[:36]:
         path.write_bytes(b"no image")
     with pytest.raises(
