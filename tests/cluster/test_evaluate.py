@@ -108,16 +108,19 @@ class _At:
 @pytest.mark.prove
 @pytest.mark.timeout(1800)
 def test_ten_times_the_images_take_no_more_memory(start, tmp_path) -> None:
-    """Kept, the images and noise of 50,000 would be 110 MiB."""
+    """Those of 50,000 that are not to be kept would be 150 MiB in the job, 55 in either actor.
+
+    What waits for the job in Ray's object store counts as the job's.
+    """
     save_student(configure(tmp_path))
     (tmp_path / "config.yaml").write_text(json.dumps(configure(tmp_path).model_dump(mode="json")))
     peaks = []
     for count in COUNTS:
-        settings = {"count": count, "batch_size": 1000, "actors.max": 2, "output": tmp_path / "out"}
+        settings = {"count": count, "batch_size": 200, "actors.max": 2, "output": tmp_path / "out"}
         overrides = [f"--evaluate.{name}={value}" for name, value in settings.items()]
         start("jobs/evaluate.py", f"--config={tmp_path / 'config.yaml'}", *overrides).finish()
         figures = json.loads((tmp_path / "out" / "evaluation.json").read_text())
         assert figures["n_teacher"] == count
         peaks.append(figures["metrics"]["memory"])
-    for name in ("makers_peak_mib", "own_peak_mib"):
-        assert peaks[1][name] < peaks[0][name] + 40, peaks
+    for name, room in (("makers_peak_mib", 40), ("own_peak_mib", 100)):
+        assert peaks[1][name] < peaks[0][name] + room, peaks
