@@ -111,6 +111,31 @@ def test_example_is_valid(path: Path) -> None:
             "distill.shard_teacher: true needs distill.sharded true",
         ),
         (
+            {"data": {"name": None}, "distill": {"gan": {"real": "data"}}},
+            "distill.gan.real: data needs data.name, and a teacher that learnt from it; use "
+            "encoded (jobs/encode.py) or pairs",
+        ),
+        (
+            {"distill": {"gan": {"real": "data", "divergence": "js"}}},
+            "distill.gan.divergence: js weighs the matching loss by the logits of the same draws; "
+            "it needs distill.gan.real, and distill.draws shared",
+        ),
+        (
+            {"distill": {"gan": {"divergence": "kl"}, "draws": "shared"}},
+            "distill.gan.divergence: kl weighs the matching loss by the logits of the same draws; "
+            "it needs distill.gan.real, and distill.draws shared",
+        ),
+        (
+            {"distill": {"regression": {"batch_size": 256}, "draws": "shared"}},
+            "distill.regression.batch_size: 256 is more than distill.batch_size (128), of which "
+            "it is a part with distill.draws shared",
+        ),
+        (
+            {"distill": {"student": {"times": [80, 3]}, "draws": "shared"}},
+            "distill.draws: shared needs a student of one step where there is a regression; "
+            "use separate, or set distill.regression.weight to 0",
+        ),
+        (
             {"distill": {"optimizer": "adamw8bit", "sharded": True}},
             "distill.optimizer: adamw8bit cannot be split over workers; "
             "use adamw with distill.sharded",

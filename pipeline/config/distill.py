@@ -15,6 +15,7 @@ from pipeline.config.fields import (
     Span,
     Times,
     Weight,
+    known_divergence,
     known_matching,
 )
 
@@ -122,9 +123,10 @@ class GANConfig(Branch):
         min_length=1,
         description="Transformer blocks whose features are judged; null: the middle one.",
     )
-    divergence: Literal["reverse-kl", "kl", "js"] = Field(
+    divergence: Annotated[str, AfterValidator(known_divergence)] = Field(
         default="reverse-kl",
-        description="What the matching loss lessens: DMD's own, or as f-distill weighs it.",
+        description="What the matching loss lessens: reverse-kl, DMD's own, or kl or js, as "
+        "f-distill weighs it.",
     )
     smoothness: Weight = Field(
         default=0.0, description="Weight of the approximate R1 loss, one more pass; 0: none."

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from pipeline.diffusion.adversarial import DIVERGENCES
 from pipeline.diffusion.matching import MATCHING
 
 
@@ -24,6 +25,13 @@ def known_matching(name: str) -> str:
     """The name of a matching loss; raises ValueError of another."""
     if name not in MATCHING:
         raise ValueError(f"must be one of {', '.join(MATCHING)}")
+    return name
+
+
+def known_divergence(name: str) -> str:
+    """The name of a divergence; raises ValueError of another."""
+    if name not in DIVERGENCES:
+        raise ValueError(f"must be one of {', '.join(DIVERGENCES)}")
     return name
 
 

@@ -197,7 +197,7 @@ class DMD:
             x_t = lane.matching.of(x0, self.schedule)
             with torch.set_grad_enabled(through):
                 real = teacher(x_t, t, lane.labels)
-            if turn.gan and lane.fooling is None:
+            if self.gan and lane.fooling is None and (turn.gan or self.gan.weighs):
                 fake, logits = told(x_t, t, lane.labels, judge="too", through=through)
             else:
                 with torch.set_grad_enabled(through):

@@ -4,7 +4,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pipeline.diffusion.adversarial import discriminator_loss, ratio_weights, smoothness_loss
+from pipeline.diffusion.adversarial import (
+    DIVERGENCES,
+    discriminator_loss,
+    ratio_weights,
+    smoothness_loss,
+)
 from pipeline.diffusion.noise import Schedule
 from pipeline.distill.lanes import Lane
 from pipeline.models.critic import Rows, joined
@@ -29,6 +34,11 @@ class GAN:
     divergence: str = "reverse-kl"
     smoothness: float = 0.0
     range: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def weighs(self) -> bool:
+        """Whether the matching loss needs the logits."""
+        return DIVERGENCES[self.divergence] is not None
 
     def weigh(self, losses: Tensor, logits: Tensor) -> Tensor:
         """Matching losses (B,) under the divergence, by the logits (B, heads) of their samples."""

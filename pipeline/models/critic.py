@@ -102,7 +102,14 @@ class Critic(nn.Module):
                 f"{len(stages) - 1}"
             )
         self._taps = [stages[number] for number in numbers]
-        self.heads = nn.ModuleList(Head(*shape[1:3]) for shape in self._feature_shapes())
+        shapes = self._feature_shapes()
+        for _, _, height, width in shapes:
+            if height != width:
+                raise UserError(
+                    f"distill.gan.real: the critic's features are {height}x{width}, and a head "
+                    "judges square ones; leave it null for this teacher"
+                )
+        self.heads = nn.ModuleList(Head(*shape[1:3]) for shape in shapes)
 
     def forward(
         self,

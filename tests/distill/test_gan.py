@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import NetworkConfig
+from pipeline.config import Config, NetworkConfig
 from pipeline.data.schema import PairBatch
 from pipeline.diffusion.matching import MATCHING
 from pipeline.diffusion.noise import EDM
@@ -18,9 +18,10 @@ from pipeline.distill.gan import GAN
 from pipeline.distill.lanes import Lane, Turn
 from pipeline.errors import UserError
 from pipeline.models.adapters import UNet2D
-from pipeline.models.build import new_unet
+from pipeline.models.build import load_teacher, new_unet
 from pipeline.models.critic import Critic
 from tests.distill.double import double
+from tests.tiny_models import save_tiny
 
 SHAPE, ROWS, PAIRS = (1, 8, 8), 3, 2
 TURN = Turn(regression=0.25, matching=1.0, gan=0.5, critic=True)
@@ -162,9 +163,61 @@ def test_a_discriminator_learns_to_tell_and_a_student_to_fool_it():
     assert after[1]["gan_student"] < before[1]["gan_student"]
 
 
+@pytest.mark.parametrize("gan_weight", [0.0, 0.5])
+@pytest.mark.parametrize("divergence", ["kl", "js"])
+def test_a_divergence_weighs_every_samples_pull_by_its_logit(divergence, gan_weight):
+    plain = method()
+    other = replace(plain, gan=replace(plain.gan, divergence=divergence))
+    _, teacher, critic = networks()
+    one, x0 = lane(plain), torch.randn(ROWS, *SHAPE, dtype=torch.float64)
+    with torch.no_grad():
+        for weight in critic.heads.parameters():
+            weight.mul_(30)
+        x_t = one.matching.of(x0, plain.schedule)
+        ratio = critic(x_t, one.matching.t, one.labels, judge="only").mean(1).exp()
+    expected = {"kl": ratio, "js": ratio / (1 + ratio)}[divergence].clamp(0.1, 20)
+    assert expected.max() > 1.2 * expected.min()
+    alone, _ = plain._pull(Turn(matching=1.0), teacher, critic, x0, one)
+    fooling, _ = plain._pull(Turn(gan=1.0), teacher, critic, x0, one)
+    found, _ = other._pull(Turn(matching=1.0, gan=gan_weight), teacher, critic, x0, one)
+    pull = expected[:, None, None, None] * alone + gan_weight * fooling
+    torch.testing.assert_close(found, pull, rtol=1e-9, atol=1e-12)
+
+
 def test_blocks_that_are_not_there_are_named():
     with pytest.raises(UserError, match=r"distill\.gan\.blocks: 4 is no block .* 0 to 0"):
         Critic(unet(3), [4])
+
+
+def test_features_that_are_not_square_are_refused():
+    network = NetworkConfig(channels=(8, 16), attention=(False, False), norm_groups=4)
+    wide = new_unet(network, (1, 8, 16), 3, 0)
+    with pytest.raises(UserError, match=r"distill\.gan\.real: the critic's features are 4x8"):
+        Critic(wide)
+    assert not Critic(wide, ()).heads
+
+
+def test_a_transformer_is_judged_on_each_of_the_blocks_that_are_named(tmp_path):
+    config = Config.model_validate({"teacher": {"output": str(save_tiny(tmp_path, "dit"))}})
+    teacher = load_teacher(config.teacher).requires_grad_(True)
+    number = len(teacher.stages())
+    assert number > 1
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        critic = Critic(teacher, [number - 1, 0])
+    x_t, t = torch.randn(3, *teacher.shape), torch.full((3,), 500.0)
+    labels = torch.tensor([0, 1, 0])
+    logits = critic(x_t, t, labels, judge="only")
+    assert logits.shape == (3, 2)
+    x0, again = critic(x_t, t, labels, judge="too")
+    torch.testing.assert_close(again, logits)
+    torch.testing.assert_close(x0, teacher(x_t, t, labels))
+    for head, at in ((0, 0), (1, number - 1)):
+        gradients = torch.autograd.grad(
+            critic(x_t, t, labels, judge="only")[:, head].sum(),
+            list(teacher.stages()[number - 1].parameters()),
+        )
+        assert any(each.any() for each in gradients) == (at == number - 1)
 
 
 @pytest.mark.parametrize("renoise", [True, False])
@@ -212,15 +265,8 @@ def test_a_step_adds_fresh_noise_or_the_noise_that_was_seen():
 
 def test_a_matching_loss_sees_through_both_scores_if_it_says_so():
     dmd = method(matching=MATCHING["sid"], gan=None)
-    student, teacher, critic = networks()
+    _, teacher, critic = networks()
     one = lane(method())
-    pull, _ = dmd._pull(
-        Turn(matching=1.0),
-        teacher,
-        critic,
-        student(80 * one.noise, torch.full((ROWS,), 80.0).double(), one.labels).detach(),
-        one,
-    )
     x0 = torch.randn(ROWS, *SHAPE, dtype=torch.float64)
 
     def loss(x0: Tensor) -> Tensor:
@@ -233,4 +279,3 @@ def test_a_matching_loss_sees_through_both_scores_if_it_says_so():
     (expected,) = torch.autograd.grad(loss(x0), x0)
     found, _ = dmd._pull(Turn(matching=1.0), teacher, critic, x0.detach(), one)
     torch.testing.assert_close(found, expected)
-    assert pull.shape == found.shape

@@ -284,6 +284,15 @@ def start_settings(config, origin: str, weights: str) -> dict:
     return {"start_from": str(places[origin]), "start_weights": weights, "regression_steps": 0}
 
 
+def test_all_lanes_of_a_step_share_the_exit_and_nothing_else(tiny):
+    lanes = setup.prepare(tiny(student={"times": [80.0, 9.0, 3.0, 1.0]}, lanes=4)).lanes
+    steps = [list(lanes(step).values()) for step in range(6, 30)]
+    exits = [{lane.exit for lane in step} for step in steps]
+    assert all(len(each) == 1 for each in exits) and set().union(*exits) == {0, 1, 2, 3}
+    noises = torch.cat([lane.noise for step in steps for lane in step]).flatten(1)
+    assert len(noises.unique(dim=0)) == len(noises) == 24 * 8
+
+
 @pytest.mark.parametrize(
     ("origin", "weights"),
     [("run", "ema"), ("run", "raw"), ("checkpoint", "raw"), ("student", "ema")],

@@ -55,6 +55,13 @@ def test_guidance_is_combined_in_every_evaluation(teacher: GaussianMixture, scal
     assert (images - plain).abs().max() > 0.01
 
 
+def test_guidance_is_one_call_of_twice_the_rows(teacher: GaussianMixture) -> None:
+    rows = list[int]()
+    teacher.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+    guide(teacher, 3.0)(torch.randn(4, 1, 4, 4), torch.full((4,), 5.0), LABELS)
+    assert rows == [8]
+
+
 def test_at_scale_one_the_teacher_is_called_once_and_with_labels(
     tiny: Callable[..., UNet2D],
 ) -> None:
