@@ -1,6 +1,7 @@
 """The papers' recipes: they stand as written, and run two steps on tiny networks."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -135,13 +136,14 @@ def test_sdxl_in_four_steps(tmp_path, capsys):
         loop.train(other)
 
 
-def imagenet(name: str, tmp_path: Path, run: str = "run") -> list[str]:
-    """Flags of a run, its teacher made."""
+def imagenet(name: str, tmp_path: Path, run: str = "run", shared: bool = True) -> list[str]:
+    """Flags of a run, its teacher made; one for all runs, or where the recipe has its own."""
     file = tmp_path / "edm.pkl"
     if not file.exists():
         file.write_bytes(dump({"ema": network("adm", mult=(1, 1))}))
     flags = [*flags_of(name, tmp_path, run), "--import", str(file)]
-    flags += ["--teacher.output", str(tmp_path / "teacher")]
+    if shared:
+        flags += ["--teacher.output", str(tmp_path / "teacher")]
     make_teacher(load("", flags)[0])
     return flags
 
@@ -154,31 +156,37 @@ def test_imagenet_with_real_images(name, tmp_path, capsys):
     run_it(small([*flags, *SHORT]), *GAN)
 
 
+def second_stage(name: str, tmp_path: Path) -> list[str]:
+    """Flags of the command in the comment of a recipe, its runs in another folder."""
+    lines = Path(f"configs/{name}.yaml").read_text().splitlines()
+    comment = " ".join(line.lstrip("# ").rstrip("\\") for line in lines if line.startswith("#"))
+    command = comment[comment.index("python jobs/distill.py") :].replace("runs/", f"{tmp_path}/")
+    return shlex.split(command)[2:]
+
+
 def test_imagenet_in_two_stages(tmp_path, capsys):
     """The second as the comment in the first one's file has it."""
-    first = imagenet("imagenet64-dmd2-two-stages", tmp_path, "first")
+    first = imagenet("imagenet64-dmd2-two-stages", tmp_path, "imagenet64-first", shared=False)
     assert "every: 5" in plan_of(first, capsys)
     run_it(small([*first, *SHORT]))
-    second = imagenet("imagenet64-dmd2", tmp_path, "second")
-    second += ["--distill.start_from", str(tmp_path / "first" / "distill")]
-    second += ["--distill.student.lr", "5.0e-7", "--distill.critic.lr", "5.0e-7"]
-    run_it(small([*with_images(second, tmp_path, classes=10), *SHORT]), *GAN)
+    with_images(flags_of("imagenet64-dmd2", tmp_path, "imagenet64-first"), tmp_path, classes=10)
+    second = second_stage("imagenet64-dmd2-two-stages", tmp_path)
+    shown = plan_of(second, capsys)
+    assert "steps: 140000" in shown and shown.count("lr: 5.0e-07") == 2
+    run_it(small([*second, *SHORT]), *GAN)
 
 
 def test_stable_diffusion_in_two_stages(tmp_path, capsys):
     """The second as the comment in the file has it; its prompts are the captions."""
-    first = flags_of("sd15-dmd2", tmp_path, "first")
-    first += ["--teacher.output", str(save_tiny(tmp_path / "model"))]
-    first = with_images(first, tmp_path)
+    model = ["--teacher.output", str(save_tiny(tmp_path / "model"))]
+    first = with_images([*flags_of("sd15-dmd2", tmp_path, "sd15-first"), *model], tmp_path)
     shown = plan_of(first, capsys)
     assert "every: 10" in shown and "guidance: 1.75" in shown
     run_it(small([*first, *SHORT]))
-    second = [*first, "--run", str(tmp_path / "second")]
-    second += ["--encode.output", str(tmp_path / "first" / "real")]
-    second += ["--distill.start_from", str(tmp_path / "first" / "distill")]
-    second += ["--distill.gan.real", "encoded", "--distill.student.lr", "5.0e-7"]
-    second += ["--distill.gan.student_weight", "1.0e-3", "--distill.gan.critic_weight", "1.0e-2"]
-    run_it(small([*second, *SHORT, "--distill.critic.lr", "5.0e-7"]), *GAN)
+    second = [*second_stage("sd15-dmd2", tmp_path), *model]
+    shown = plan_of(second, capsys)
+    assert "steps: 2000" in shown and "student_weight: 0.001" in shown
+    run_it(small([*second, *SHORT]), *GAN)
 
 
 @pytest.mark.parametrize(("name", "count"), [("sd15", 500_000), ("sd15-guidance-8", 2_500_000)])
