@@ -5,8 +5,8 @@ Takes each seed's teacher from `runs/<data>/seed-N` (trained there if it is miss
 Ray, and trains every method's student in this process: one by regression, DMD1's on from there,
 and those of DMD2 and after from the teacher, without pairs. All are compared with the same 10,000
 teacher images from the same noise, and with the real training images. Prints mean and spread over
-the seeds, and writes `bench/results/<date>-methods-<data>.json`, if all methods were asked for. What
-is measured already is not measured again; with other settings than then it is refused.
+the seeds, and writes `bench/results/<date>-methods-<data>.json` unless `--only` leaves methods out.
+What is measured already is not measured again; with other settings than then it is refused.
 
     python bench/methods.py                            # digits and mnist, seeds 0, 1, 2
     python bench/methods.py --data mnist --seeds 0 --only GAN
@@ -35,7 +35,15 @@ from pipeline.distill import run
 from pipeline.teacher import make_teacher
 
 DATA = ("digits", "mnist")
-COLUMNS = ("fd_teacher", "fd_real", "accuracy", "precision", "recall", "pixel_fd", "cpu_seconds")
+COLUMNS = {
+    "fd_teacher": "Fréchet to the teacher",
+    "fd_real": "to real images",
+    "accuracy": "accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "pixel_fd": "in pixels",
+    "cpu_seconds": "CPU seconds",
+}
 Figures = dict[str, float]
 
 
@@ -139,10 +147,10 @@ def once(folder: Path, find: Callable[[], Figures]) -> Figures:
     return known
 
 
-def table(results: dict[str, list[Figures]]) -> list[str]:
+def table(data: str, results: dict[str, list[Figures]]) -> list[str]:
     """Markdown, one row a method: mean ± standard deviation over the seeds."""
     lines = [
-        f"| | {' | '.join(f'`{name}`' for name in COLUMNS)} |",
+        f"| {data} | {' | '.join(COLUMNS.values())} |",
         "|---" * (len(COLUMNS) + 1) + "|",
     ]
     for name, rows in results.items():
@@ -205,7 +213,7 @@ def main() -> int:
     chosen = [name for name in METHODS if arguments.only in name]
     for data in arguments.data:
         results = compare(data, arguments.seeds, chosen)
-        print("\n".join([data, *table(results), *gains(results)]))
+        print("\n".join([*table(data, results), *gains(results)]))
         if not arguments.only:
             write(f"methods-{data}", {"seeds": arguments.seeds, "results": results})
     return 0
