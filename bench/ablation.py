@@ -126,33 +126,39 @@ def without_normaliser() -> Iterator[None]:
 
 
 class Scale:
-    """The figures of one seed's students, against the same 10,000 teacher images."""
+    """The figures of one seed's students, against the same teacher images.
 
-    def __init__(self, config: Config):
+    Args:
+        config: With the teacher, its solver and the real images.
+        count: Number of images compared.
+    """
+
+    def __init__(self, config: Config, count: int = COUNT):
         self.teacher, self.seed = load_teacher(config.teacher), config.seed
         real = load_images(config.data.name, config.data.size, config.data.folder)
         self.classifier = train_classifier(real.images, real.labels, real.classes)
         self.real = read(self.classifier, real.images).features
-        self.labels = torch.arange(COUNT) % real.classes
+        self.labels = torch.arange(count) % real.classes
         solver = (config.pairs.solver, config.pairs.steps, config.pairs.guidance)
 
         def solve(noise: Tensor, labels: Tensor) -> Tensor:
             return sample_teacher(self.teacher, noise, labels, *solver)
 
-        self.images = self._make(solve, seeds.EVALUATION)
-        self.other = self._make(solve, seeds.FLOOR)
+        self.images = self.make(solve)
+        self.other = self.make(solve, seeds.FLOOR)
 
     def figures(self, config: Config) -> dict[str, float]:
         """Of a student: against the teacher and its floor, and against the real images."""
-        student = load_student(config.evaluate.student, config.teacher)
-        made = self._make(
-            lambda noise, labels: sample_student(student, noise, labels), seeds.EVALUATION
-        )
-        return self._figures(made)
+        return self._figures(self.student_images(config))
 
     def teacher_figures(self) -> dict[str, float]:
         """The teacher's own, from other noise than that of the comparison."""
         return self._figures(self.other)
+
+    def student_images(self, config: Config) -> Tensor:
+        """What a run's student makes of the noise, (count, C, H, W)."""
+        student = load_student(config.evaluate.student, config.teacher)
+        return self.make(lambda noise, labels: sample_student(student, noise, labels))
 
     def _figures(self, made: Tensor) -> dict[str, float]:
         ours, teachers, others = (
@@ -169,10 +175,12 @@ class Scale:
             "recall": float(found.recall.mean()),
         }
 
-    def _make(self, by: Callable[[Tensor, Tensor], Tensor], stream: int) -> Tensor:
+    def make(
+        self, by: Callable[[Tensor, Tensor], Tensor], stream: int = seeds.EVALUATION
+    ) -> Tensor:
+        """Images (count, C, H, W) of a seeded noise by (noise, labels) -> images."""
         made = []
-        for first in range(0, COUNT, BATCH):
-            ids = torch.arange(first, first + BATCH)
+        for ids in torch.arange(len(self.labels)).split(BATCH):
             noise = seeds.noise(self.seed, ids, self.teacher.shape, stream)
             made.append(by(noise, self.labels[ids]))
         return torch.cat(made)
