@@ -4,9 +4,9 @@
 Takes each seed's teacher from `runs/<data>/seed-N` (trained there if it is missing), makes pairs on
 Ray, and trains every method's student in this process: one by regression, DMD1's on from there,
 and those of DMD2 and after from the teacher, without pairs. All are compared with the same 10,000
-teacher images from the same noise, and with the real training images. Prints mean and spread over
-the seeds, and writes `bench/results/<date>-methods-<data>.json` unless `--only` leaves methods out.
-What is measured already is not measured again; with other settings than then it is refused.
+teacher images from the same noise, and with the real training images. Every figure is kept in
+`bench/results/methods-<data>.json`, with its date, commit and settings, and is measured again only
+where settings have changed. Prints all that is known: mean and spread over the seeds.
 
     python bench/methods.py                            # digits and mnist, seeds 0, 1, 2
     python bench/methods.py --data mnist --seeds 0 --only GAN
@@ -22,16 +22,17 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from ablation import Scale, train
-from prove import ROOT, spread, write
+from prove import ROOT, commit, spread
 
 from pipeline.cli import load
 from pipeline.cluster.pairs import make_pairs
 from pipeline.config import Config
-from pipeline.distill import run
 from pipeline.teacher import make_teacher
 
 DATA = ("digits", "mnist")
@@ -45,6 +46,8 @@ COLUMNS = {
     "cpu_seconds": "CPU seconds",
 }
 Figures = dict[str, float]
+Seeds = dict[str, dict[str, Any]]
+Rows = dict[str, Seeds]
 
 
 @dataclass(frozen=True)
@@ -122,89 +125,122 @@ def following(data: str, seed: int, name: str) -> Config:
     return configure(data, seed, (*flags, *method.settings))
 
 
-def teachers(scale: Callable[[], Scale]) -> Figures:
-    """The teacher's own figures."""
-    return scale().teacher_figures()
+@dataclass(frozen=True)
+class Book:
+    """What has been measured on one data set, kept row by row.
+
+    Args:
+        data: Its name.
+    """
+
+    data: str
+
+    @property
+    def file(self) -> Path:
+        """Rows by method and seed; each with its date, commit and settings."""
+        return ROOT / "bench" / "results" / f"methods-{self.data}.json"
+
+    def rows(self) -> Rows:
+        """All rows, in the order of the table."""
+        found: Rows = json.loads(self.file.read_text()) if self.file.is_file() else {}
+        return {name: found[name] for name in (TEACHER, START, *METHODS) if name in found}
+
+    def once(self, name: str, config: Config, find: Callable[[], Figures]) -> None:
+        """Find the figures of a method and seed, unless they are known for these settings."""
+        rows, seed, settings = self.rows(), str(config.seed), mark(config)
+        known = rows.setdefault(name, {})
+        if seed in known and known[seed]["settings"] == settings:
+            return
+        figures = find()
+        stamp = {"date": str(datetime.now(UTC).date()), "commit": commit(), "settings": settings}
+        known[seed] = {**stamp, **figures}
+        self.file.write_text(json.dumps(rows, indent=1) + "\n")
+        print(self.data, seed, name, figures, flush=True)
 
 
-def measure(config: Config, scale: Callable[[], Scale]) -> Figures:
+def mark(config: Config) -> str:
+    """Short hash of the settings that define a row, wherever its folders are."""
+    branches = ("data", "network", "teacher", "pairs", "distill")
+    places = {"output", "start_from"}
+    settings = {
+        name: getattr(config, name).model_dump(mode="json", exclude_defaults=True, exclude=places)
+        for name in branches
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def prepare(first: Config) -> Scale:
+    """The teacher and its pairs, and what students are compared with."""
+    make_teacher(first)
+    make_pairs(first)
+    return Scale(first)
+
+
+def measure(config: Config, first: Config, scale: Callable[[], Scale]) -> Figures:
     """Train, from the start, so that the CPU time is whole; and compare."""
+    compared = scale()
+    if config.distill.start_from:
+        train(first)
     shutil.rmtree(config.run, ignore_errors=True)
     begun = time.process_time()
     train(config)
     spent = time.process_time() - begun
-    return scale().figures(config) | {"cpu_seconds": spent}
+    return compared.figures(config) | {"cpu_seconds": spent}
 
 
-def once(folder: Path, find: Callable[[], Figures]) -> Figures:
-    """What an earlier call found for a run, or what this one finds."""
-    file = folder / "figures.json"
-    if not file.is_file():
-        found = find()
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(found) + "\n")
-    known: Figures = json.loads(file.read_text())
-    return known
+def compare(book: Book, seed: int, chosen: list[str]) -> None:
+    """Measure the teacher, regression and the chosen methods, where that is not done."""
+    first = starting(book.data, seed)
+    scale = cache(partial(prepare, first))
+    book.once(TEACHER, first, lambda: scale().teacher_figures())
+    for name in (START, *chosen):
+        config = first if name == START else following(book.data, seed, name)
+        book.once(name, config, partial(measure, config, first, scale))
 
 
-def table(data: str, results: dict[str, list[Figures]]) -> list[str]:
+def table(book: Book) -> list[str]:
     """Markdown, one row a method: mean ± standard deviation over the seeds."""
     lines = [
-        f"| {data} | {' | '.join(COLUMNS.values())} |",
+        f"| {book.data} | {' | '.join(COLUMNS.values())} |",
         "|---" * (len(COLUMNS) + 1) + "|",
     ]
-    for name, rows in results.items():
-        cells = [spread([row[each] for row in rows if each in row]) for each in COLUMNS]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    rows = book.rows()
+    for name, seeds in rows.items():
+        cells = [spread([row[each] for row in seeds.values() if each in row]) for each in COLUMNS]
+        some = "" if seeds.keys() == rows[TEACHER].keys() else f" (seeds {', '.join(seeds)})"
+        lines.append(f"| {name}{some} | {' | '.join(cells)} |")
     return lines
 
 
-def gains(results: dict[str, list[Figures]]) -> list[str]:
+def gains(book: Book) -> list[str]:
     """What the second of each pair in `GAINS` gains, and the best method beside its teacher."""
+    rows = book.rows()
     lines = [
-        f"{having}: fd_teacher lower by {gain(results[without], results[having], 'fd_teacher')}"
+        f"{having}: fd_teacher lower by {gain(rows[without], rows[having], 'fd_teacher')}"
         for without, having in GAINS
-        if {without, having} <= results.keys()
+        if {without, having} <= rows.keys()
     ]
     best = min(
-        (name for name in results if name != TEACHER),
-        key=lambda name: statistics.mean(row["fd_real"] for row in results[name]),
+        (name for name in rows if name != TEACHER),
+        key=lambda name: statistics.mean(row["fd_real"] for row in rows[name].values()),
     )
-    lower = gain(results[TEACHER], results[best], "fd_real")
+    lower = gain(rows[TEACHER], rows[best], "fd_real")
     return [
         *lines,
         f"{best}, nearest to the real images: fd_real lower than the teacher's by {lower}",
     ]
 
 
-def gain(before: list[Figures], after: list[Figures], figure: str) -> str:
-    """How much lower a figure is, seed by seed: mean and its standard error."""
-    each = [old[figure] - new[figure] for old, new in zip(before, after, strict=True)]
+def gain(before: Seeds, after: Seeds, figure: str) -> str:
+    """How much lower a figure is, over the seeds of both: mean and its standard error."""
+    common = sorted(before.keys() & after.keys())
+    each = [before[seed][figure] - after[seed][figure] for seed in common]
     error = statistics.stdev(each) / len(each) ** 0.5 if len(each) > 1 else math.nan
-    return f"{statistics.mean(each):.3g}, standard error {error:.2g}"
-
-
-def compare(data: str, seeds: list[int], chosen: list[str]) -> dict[str, list[Figures]]:
-    """The figures of the teacher, of regression and of the chosen methods, seed by seed."""
-    results: dict[str, list[Figures]] = {name: [] for name in (TEACHER, START, *chosen)}
-    for seed in seeds:
-        first = starting(data, seed)
-        make_teacher(first)
-        make_pairs(first)
-        scale = cache(partial(Scale, first))
-        teacher = Path(first.run).parent / "teacher"
-        results[TEACHER].append(once(teacher, partial(teachers, scale)))
-        for name in (START, *chosen):
-            config = first if name == START else following(data, seed, name)
-            run.claim(config)
-            found = once(Path(config.run), partial(measure, config, scale))
-            results[name].append(found)
-            print(data, seed, name, found, flush=True)
-    return results
+    return f"{statistics.mean(each):.3g}, standard error {error:.2g}, {len(each)} seeds"
 
 
 def main() -> int:
-    """Train, compare, print, write."""
+    """Train, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", nargs="+", choices=DATA, default=DATA)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -212,10 +248,10 @@ def main() -> int:
     arguments = parser.parse_args()
     chosen = [name for name in METHODS if arguments.only in name]
     for data in arguments.data:
-        results = compare(data, arguments.seeds, chosen)
-        print("\n".join([*table(data, results), *gains(results)]))
-        if not arguments.only:
-            write(f"methods-{data}", {"seeds": arguments.seeds, "results": results})
+        book = Book(data)
+        for seed in arguments.seeds:
+            compare(book, seed, chosen)
+        print("\n".join([*table(book), *gains(book)]))
     return 0
 
 

@@ -106,8 +106,13 @@ def spread(values: list[float]) -> str:
     """Mean ± standard deviation, the latter of several alone; empty of none."""
     if not values:
         return ""
-    around = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3g}{around}"
+    around = f" ± {_short(statistics.stdev(values), 2)}" if len(values) > 1 else ""
+    return f"{_short(statistics.mean(values), 3)}{around}"
+
+
+def _short(value: float, digits: int) -> str:
+    """With so many digits, and no exponent up to a million."""
+    return f"{float(f'{value:.{digits}g}'):g}"
 
 
 def commit() -> str:
