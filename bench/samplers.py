@@ -52,8 +52,8 @@ def ancestral(teacher: Denoiser, noise: Tensor, labels: Tensor) -> Tensor:
     return x_t
 
 
-def compare(data: str, seed: int, count: int) -> dict[str, list[float]]:
-    """Fréchet distances of each kind of image to those of `COLUMNS`."""
+def compare(data: str, seed: int, count: int) -> dict[str, list[float | None]]:
+    """Fréchet distances of each kind of image to those of `COLUMNS`; None to itself."""
     scale = Scale(methods.starting(data, seed), count)
     noisy = scale.make(lambda noise, labels: ancestral(scale.teacher, noise, labels))
     made = {"teacher by its ODE": scale.other, "teacher with noise": noisy}
@@ -61,12 +61,15 @@ def compare(data: str, seed: int, count: int) -> dict[str, list[float]]:
         config = methods.following(data, seed, name)
         if Path(config.evaluate.student).is_dir():
             made[name] = scale.student_images(config)
-    ode, other = (read(scale.classifier, each).features for each in (scale.images, noisy))
-    found = {}
-    for name, images in made.items():
-        features = read(scale.classifier, images).features
-        found[name] = [frechet_distance(each, features) for each in (ode, other, scale.real)]
-    return found
+    features = {name: read(scale.classifier, images).features for name, images in made.items()}
+    ode, other = read(scale.classifier, scale.images).features, features["teacher with noise"]
+    return {
+        name: [
+            None if each is ours else frechet_distance(each, ours)
+            for each in (ode, other, scale.real)
+        ]
+        for name, ours in features.items()
+    }
 
 
 def main() -> int:
@@ -82,7 +85,8 @@ def main() -> int:
         print(f"| {arguments.data}, seed {seed} | {' | '.join(COLUMNS)} |")
         print("|---" * (len(COLUMNS) + 1) + "|")
         for name, row in found.items():
-            print(f"| {name} | {' | '.join(f'{value:.3g}' for value in row)} |", flush=True)
+            cells = ["" if value is None else f"{value:.3g}" for value in row]
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
     content = {"count": arguments.count, "columns": COLUMNS, "results": results}
     write(f"samplers-{arguments.data}", content)
     return 0
