@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Where the teacher's score leads, and where its ODE ends: they are not the same images.
 
-`fd_teacher` measures against the second; students that match scores may tend to the first. Samples the
-teacher of `bench/methods.py` (to be run before) by its ODE and with fresh noise in every step, and
-compares both, the real images, and the students of one and of four steps.
+`fd_teacher` measures against the second; students that match scores may tend to the first. Samples
+the teacher of `bench/methods.py` (to be run before) by its ODE and with fresh noise in every step,
+and compares both, the real images, and the students of one and of four steps.
 
     python bench/samplers.py --data mnist --seeds 0 1 --count 4000
 """
