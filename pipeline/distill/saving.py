@@ -73,7 +73,7 @@ class Saver:
             self._thread.shutdown(wait=False)
 
     def _choose_device(self) -> None:
-        if self._device.type == "cuda":  # a thread's own setting
+        if self._device.index is not None:  # a GPU among several: a thread's own setting
             torch.cuda.set_device(self._device)
 
     def _store(self, step: int, tensors: dict[str, Tensor]) -> None:

@@ -207,8 +207,9 @@ def _time_embeddings(denoiser: Network) -> list[TimestepEmbedding]:
 
 
 def _exit_embedding(denoiser: Network, exits: int) -> nn.Embedding:
-    width = _time_embeddings(denoiser)[0].linear_2.out_features
-    return nn.Embedding.from_pretrained(torch.zeros(exits, width), freeze=False)
+    weight = _time_embeddings(denoiser)[0].linear_2.weight
+    zeros = torch.zeros(exits, len(weight), device=weight.device)
+    return nn.Embedding.from_pretrained(zeros, freeze=False)
 
 
 class _EnoughError(Exception):

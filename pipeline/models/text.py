@@ -78,7 +78,7 @@ class Text:
             rows.append(self._known[number])
         while len(self._known) > _KEPT:
             self._known.popitem(last=False)
-        tokens = torch.stack([row.tokens for row in rows]).to(like.device)
+        tokens = torch.stack([row.tokens.to(like.device) for row in rows])
         pooled = [row.pooled.to(like.device) for row in rows if row.pooled is not None]
         masks = [row.mask.to(like.device) for row in rows if row.mask is not None]
         return Embedding(
