@@ -156,7 +156,8 @@ def test_a_checkpoint_takes_its_bytes(tmp_path):
             "critic": torch.optim.AdamW(critic.parameters()),
         },
     )
-    tensors = state.copy()
+    tensors: dict = {}
+    state.copy(tensors)
     size = scale.checkpoint_bytes(sum(each.numel() for each in student.parameters()), tensors=4)
     assert sum(each.nbytes for each in tensors.values()) == size
     checkpoint.write(tmp_path, tensors, None)

@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
 )
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from pipeline.ema import Average
@@ -71,9 +72,22 @@ class State:
             if isinstance(value, Tensor)
         }
 
-    def copy(self) -> dict[str, Tensor]:
-        """A copy of the tensors on the CPU, which training leaves alone."""
-        return {name: value.to("cpu", copy=True) for name, value in self.tensors().items()}
+    def copy(self, into: dict[str, Tensor]) -> None:
+        """Copy the tensors to the CPU, where training leaves them alone.
+
+        Args:
+            into: The copies, by name: empty, or an earlier copy, whose memory is used again; to
+                get new memory takes longer than to copy.
+        """
+        for name, value in self.tensors().items():
+            if name in into:
+                _local(into[name]).copy_(_local(value))
+            else:
+                into[name] = value.to("cpu", copy=True)
+
+
+def _local(value: Tensor) -> Tensor:
+    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def _kept(network: nn.Module) -> dict[str, Any]:

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 class Saver:
     """Copies the state and stores the copy on a thread of its own; one checkpoint at a time.
 
+    The copy's memory is kept for the next one.
+
     Every worker has one and calls it at the same steps. At the end of a `with` block, also by an
     error, what was begun is stored.
 
@@ -40,6 +42,7 @@ class Saver:
         self._device = device
         self._thread = ThreadPoolExecutor(1, "checkpoint", self._choose_device)
         self._pending: Future[None] | None = None
+        self._copy: dict[str, Tensor] = {}
 
     def save(self, step: int, state: State) -> None:
         """Begin to store the state after `step` steps, once the one before is stored.
@@ -49,7 +52,8 @@ class Saver:
             RuntimeError: If another worker is gone.
         """
         self.wait()
-        self._pending = self._thread.submit(self._store, step, state.copy())
+        state.copy(self._copy)
+        self._pending = self._thread.submit(self._store, step, self._copy)
 
     def wait(self) -> None:
         """Wait until what was begun is stored; raises as `save`."""
@@ -73,7 +77,7 @@ class Saver:
             self._thread.shutdown(wait=False)
 
     def _choose_device(self) -> None:
-        if self._device.index is not None:  # a GPU among several: a thread's own setting
+        if self._device.type == "cuda" and self._device.index is not None:  # a thread's own setting
             torch.cuda.set_device(self._device)
 
     def _store(self, step: int, tensors: dict[str, Tensor]) -> None:

@@ -125,6 +125,21 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before(tiny, caplog, harm)
     assert digests(config) == digests(whole)
 
 
+def test_a_later_copy_is_the_new_state_in_the_memory_of_the_first(tiny):
+    state, copies = setup.prepare(tiny()).state, {}
+    state.copy(copies)
+    places = {name: value.data_ptr() for name, value in copies.items()}
+    with torch.no_grad():
+        for value in state.tensors().values():
+            value.add_(1)
+    state.copy(copies)
+    now = state.tensors()
+    assert copies.keys() == now.keys()
+    for name, value in copies.items():
+        assert torch.equal(value, now[name])
+        assert value.data_ptr() == places[name] != now[name].data_ptr()
+
+
 def test_when_no_checkpoint_is_whole_nothing_is_trained_over_it(tiny):
     config = tiny()
     loop.train(config)
