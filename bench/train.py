@@ -6,6 +6,7 @@ python bench/train.py [--pairs 7] [--output FILE.json]
 ray     CPU time of a step under Ray Train / in a plain process, both at once   bar <= 1.03
 stall   steps that training stands still for a checkpoint               bar <= 1
 saving  that time / a save on the training thread                       bar <= 0.25
+memory  a copy into an earlier one's memory / into new memory         bar <= 1
 slowed  steps lost beside a save, whose thread shares the cores         no bar
 loader  pairs read per second / pairs consumed per second               bar >= 20
 update  fused AdamW and average / their for-loops                       bar <= 0.35
@@ -44,6 +45,7 @@ BARS: dict[str, Callable[[float], bool]] = {
     "ray": lambda ratio: ratio <= 1.03,
     "stall": lambda steps: steps <= 1,
     "saving": lambda ratio: ratio <= 0.25,
+    "memory": lambda ratio: ratio <= 1,
     "slowed": lambda steps: True,
     "loader": lambda ratio: ratio >= 20,
     "update": lambda ratio: ratio <= 0.35,
@@ -157,7 +159,9 @@ def checkpoints(config: Config, repeats: int) -> dict[str, list[float]]:
     """What a checkpoint costs the training thread; see the top."""
     training = setup.prepare(config)
     numbers = iter(range(10**9))
-    found: dict[str, list[float]] = {"stall": [], "saving": [], "slowed": []}
+    found: dict[str, list[float]] = {"stall": [], "saving": [], "memory": [], "slowed": []}
+    earlier: dict[str, torch.Tensor] = {}
+    training.state.copy(earlier)
 
     def step() -> None:
         number = next(numbers)
@@ -181,6 +185,8 @@ def checkpoints(config: Config, repeats: int) -> dict[str, list[float]]:
             for part, value in (("stall", stall / alone), ("saving", stall / whole)):
                 found[part].append(value)
             found["slowed"].append(slowed / alone)
+            again, new = (seconds(partial(training.state.copy, into)) for into in (earlier, {}))
+            found["memory"].append(again / new)
     return found
 
 

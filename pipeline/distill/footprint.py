@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import Config, CriticConfig, StudentConfig
+from pipeline.config import Config
 from pipeline.distill.regression import Perceptual, new_distance
 from pipeline.distill.run import needs_pairs
 from pipeline.frozen import frozen
 from pipeline.models.adapters import Network
+from pipeline.models.critic import Critic, Rows
 from pipeline.models.denoiser import Denoiser
-from pipeline.models.students import new_student
+from pipeline.models.students import new_critic, new_student
 
 _MOMENTS = {"adamw": 8, "adamw8bit": 2}
 """Bytes of both moments, for each weight."""
@@ -21,13 +22,13 @@ _MOMENTS = {"adamw": 8, "adamw8bit": 2}
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes that one worker holds at its fullest, in the student's turn.
+    """Bytes that one worker holds at its fullest.
 
     Attributes:
         weights: Of student, critic, average and teacher; with adapters, what is shared once.
         gradients: Of student and critic.
         moments: Of their optimisers.
-        activations: That the backward pass of one lane needs.
+        activations: That the backward pass of one lane needs, the student's or the critic's.
         distance: Weights and activations of a perceptual distance, the decoder's with them.
     """
 
@@ -59,10 +60,10 @@ def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
     half = 2 if distill.precision == "bf16" else 1
     taught = _bytes(teacher) // half
     parts = workers if distill.sharded else 1
-    rows, distance = distill.batch_size // distill.lanes, 0
+    pairs = distance = 0
     if needs_pairs(config):
-        rows += (stored := distill.regression.batch_size // distill.lanes)
-        distance = _distance_bytes(config, teacher, 1 if distill.recompute else stored)
+        pairs = distill.regression.batch_size // distill.lanes
+        distance = _distance_bytes(config, teacher, 1 if distill.recompute else pairs)
     trained, shared = _own(student) + _own(critic), 0
     if distill.sharded:  # each has a part of its own of what is shared otherwise
         shared = sum(_bytes(each) - _own(each) for each in (student, student, critic)) // half
@@ -71,22 +72,29 @@ def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
         + taught // (parts if distill.shard_teacher else 1),
         gradients=trained // parts,
         moments=trained // 4 * _MOMENTS[distill.optimizer] // parts,
-        activations=saved_bytes(student, rows) // half,
+        activations=_activations(student, critic, distill.batch_size // distill.lanes, pairs)
+        // half,
         distance=distance,
     )
 
 
-def _networks(config: Config, teacher: Denoiser) -> tuple[Network, Network]:
-    """Student and critic, on the meta device; one for both where they are alike."""
-    distill = config.distill
+def _networks(config: Config, teacher: Denoiser) -> tuple[Network, Network | Critic]:
+    """Student and critic, on the meta device."""
+    distill, at_meta = config.distill, copy.deepcopy(teacher).to("meta")
+    student = new_student(at_meta, config.network, config.seed, distill.student, distill.recompute)
+    critic = new_critic(at_meta, config.network, config.seed, distill)
+    return student.to("meta"), critic.to("meta")
 
-    def new(settings: StudentConfig | CriticConfig) -> Network:
-        made = new_student(teacher, config.network, config.seed, settings, distill.recompute)
-        return made.to("meta")
 
-    student = new(distill.student)
-    alike = distill.student.lora == distill.critic.lora
-    return student, student if alike else new(distill.critic)
+def _activations(student: Network, critic: Network | Critic, fresh: int, pairs: int) -> int:
+    """Bytes that are kept for the backward pass in the fuller turn: of so many images and pairs."""
+    taught = saved_bytes(student, fresh + pairs)
+    if not isinstance(critic, Critic) or not critic.heads:
+        return taught
+    rows = _rows(critic.denoiser, fresh)
+    fooled = rows._replace(x_t=rows.x_t.requires_grad_())
+    taught += kept_bytes(lambda: critic(*fooled, judge="only"), critic)
+    return max(taught, kept_bytes(lambda: critic(*rows, judge="too", more=rows), critic))
 
 
 def saved_bytes(student: Denoiser, rows: int) -> int:
@@ -94,13 +102,18 @@ def saved_bytes(student: Denoiser, rows: int) -> int:
 
     Nothing is computed for a network on the meta device.
     """
-    device = next(student.parameters()).device
-    noise = torch.empty((rows, *student.shape), device=device)
+    x_t, t, labels = _rows(student, rows)
+    return kept_bytes(lambda: student(x_t, t, labels), student)
+
+
+def _rows(network: Denoiser, count: int) -> Rows:
+    """So many inputs without values, on the network's device."""
+    device = next(network.parameters()).device
+    noise = torch.empty((count, *network.shape), device=device)
     labels = None
-    if student.classes is not None:
-        labels = torch.zeros(rows, dtype=torch.int64, device=device)
-    t = student.steps.time(0, noise)
-    return kept_bytes(lambda: student(noise, t, labels), student)
+    if network.classes is not None:
+        labels = torch.zeros(count, dtype=torch.int64, device=device)
+    return Rows(noise, network.steps.time(0, noise), labels)
 
 
 def _distance_bytes(config: Config, teacher: Denoiser, rows: int) -> int:

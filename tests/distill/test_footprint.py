@@ -3,17 +3,20 @@
 import pytest
 
 from pipeline.distill import setup
-from pipeline.distill.footprint import footprint, saved_bytes
+from pipeline.distill.footprint import footprint, kept_bytes, saved_bytes
 from pipeline.models.build import load_teacher
 from pipeline.models.students import new_student
+
+GAN = {"gan": {"real": "pairs", "student_weight": 0.1}}
 
 
 def size(tensors) -> int:
     return sum(value.numel() * value.element_size() for value in tensors)
 
 
-def test_weights_and_moments_are_those_of_a_prepared_run(tiny):
-    config = tiny()
+@pytest.mark.parametrize("settings", [{}, GAN], ids=["alone", "gan"])
+def test_weights_and_moments_are_those_of_a_prepared_run(tiny, settings):
+    config = tiny(**settings)
     counted = footprint(config, load_teacher(config.teacher))
     found = setup.prepare(config).state.tensors()
     networks = {k: v for k, v in found.items() if "_optimizer." not in k}
@@ -22,9 +25,8 @@ def test_weights_and_moments_are_those_of_a_prepared_run(tiny):
     own = size(teacher.parameters()) + size(teacher.buffers())
     assert counted.weights - own == pytest.approx(size(networks.values()), rel=0.01)
     assert counted.moments == pytest.approx(size(moments.values()), rel=0.01)
-    assert counted.gradients == 8 * sum(
-        v.numel() for k, v in networks.items() if k.startswith("student.")
-    )
+    trained = (v for k, v in networks.items() if k.startswith(("student.", "critic.")))
+    assert counted.gradients == 4 * sum(v.numel() for v in trained)
 
 
 def test_activations_on_meta_are_those_of_a_real_pass_and_recompute_keeps_fewer(tiny):
@@ -36,6 +38,24 @@ def test_activations_on_meta_are_those_of_a_real_pass_and_recompute_keeps_fewer(
     assert saved_bytes(student, 32) == pytest.approx(2 * real, rel=0.05)
     again = new_student(teacher, config.network, 0, recompute=True).to("meta")
     assert saved_bytes(again, 16) < 0.7 * real
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_what_a_gan_keeps_is_counted(tiny, recompute):
+    config = tiny(**GAN, recompute=recompute)
+    counted = footprint(config, load_teacher(config.teacher)).activations
+    training = setup.prepare(config)
+    step, lane = training.step, training.lanes(7)[0]
+    turn, student, critic = step.method.turn(7), step.student.network, step.critic.network
+
+    def taught():
+        return step.method.student_loss(turn, student, step.teacher, critic, lane)
+
+    def told():
+        return step.method.critic_loss(critic, lane.noise, lane)
+
+    held = max(kept_bytes(call, student, critic) for call in (taught, told))
+    assert counted == pytest.approx(held, rel=0.1)
 
 
 def test_sharded_networks_are_shared_out(tiny):
