@@ -3,6 +3,7 @@
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
@@ -25,6 +26,9 @@ from pipeline.errors import StoppedError, UserError
 
 RESTARTS = 3
 """Failures in a row without a new checkpoint between them that end the job."""
+
+AGAIN = 1.0
+"""Seconds after a first signal in which a second one is the same."""
 
 RESIZE_SECONDS = 60.0
 """How often a smaller group than the largest looks for new room."""
@@ -110,15 +114,19 @@ def _fit(config: Config, meanwhile: Callable[[], None]) -> BaseException | None:
 def _stoppable(config: Config) -> Iterator[threading.Event]:
     """While the block runs, the first SIGTERM or Ctrl-C has the workers save and leave.
 
-    The event is set then; a second one ends the driver at once.
+    The event is set then; a later one ends the driver at once. (`timeout` sends each twice.)
     """
-    store, stopped = Output(config).store, threading.Event()
+    store, stopped, first = Output(config).store, threading.Event(), 0.0
     store.delete(_STOP)
 
     def stop(number: int, frame: object) -> None:
+        nonlocal first
         if stopped.is_set():
+            if time.monotonic() - first < AGAIN:
+                return
             raise KeyboardInterrupt
         stopped.set()
+        first = time.monotonic()
         print("distill  stopping: the workers save a checkpoint; again to end at once", flush=True)
         try:
             store.put(_STOP, b"")
