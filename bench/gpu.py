@@ -21,10 +21,10 @@ import gc
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -40,6 +40,7 @@ from diffusers import (
 )
 from prove import ROOT
 from torch import Tensor
+from train import seconds
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -77,9 +78,9 @@ class Case:
 SECOND = ("gan.real=encoded", "gan.student_weight=1e-3", "gan.critic_weight=1e-2")
 CASES = {
     "sd15-dmd2, a lane": Case("sd15", "sd15-dmd2", 32),
-    "its second stage (GAN), a lane": Case("sd15", "sd15-dmd2", 32, SECOND),
+    "sd15-dmd2, second stage (GAN), a lane": Case("sd15", "sd15-dmd2", 32, SECOND),
     "sd15-dmd2, 8 images": Case("sd15", "sd15-dmd2", 8),
-    "the same without recompute": Case("sd15", "sd15-dmd2", 8, ("recompute=false",)),
+    "sd15-dmd2, 8 images, no recompute": Case("sd15", "sd15-dmd2", 8, ("recompute=false",)),
     "sdxl-lora, a lane": Case("sdxl", "sdxl-lora", 2),
     "sdxl-lora, 8 images": Case("sdxl", "sdxl-lora", 8),
 }
@@ -212,29 +213,24 @@ def measure(config: Config, teacher: Denoiser) -> Figures:
     training, cycle = prepare(config, teacher), config.distill.student.every
     training.step(0, training.lanes(0))
     torch.cuda.synchronize()
-    begin = time.perf_counter()
-    for number in range(cycle, 2 * cycle):
-        training.step(number, training.lanes(number))
-    torch.cuda.synchronize()
-    seconds = (time.perf_counter() - begin) / cycle
+
+    def turn() -> None:
+        for number in range(cycle, 2 * cycle):
+            training.step(number, training.lanes(number))
+        torch.cuda.synchronize()
+
+    spent = seconds(turn) / cycle
     held = torch.cuda.max_memory_allocated()
     copies: dict[str, Tensor] = {}
-    first, again = (seconds_of(lambda: training.state.copy(copies)) for _ in range(2))
+    first, again = (seconds(partial(training.state.copy, copies)) for _ in range(2))
     return {
-        "images/s": config.distill.batch_size / seconds,
-        "s/step": seconds,
+        "images/s": config.distill.batch_size / spent,
+        "s/step": spent,
         "GiB": held / 2**30,
         "foreseen": footprint(config, teacher).total / 2**30,
         "copy": first,
         "again": again,
     }
-
-
-def seconds_of(action: Callable[[], None]) -> float:
-    """Wall time of a call."""
-    begin = time.perf_counter()
-    action()
-    return time.perf_counter() - begin
 
 
 def run(model: str, cases: dict[str, Case]) -> Iterator[tuple[str, Figures]]:

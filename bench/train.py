@@ -6,7 +6,7 @@ python bench/train.py [--pairs 7] [--output FILE.json]
 ray     CPU time of a step under Ray Train / in a plain process, both at once   bar <= 1.03
 stall   steps that training stands still for a checkpoint               bar <= 1
 saving  that time / a save on the training thread                       bar <= 0.25
-memory  a copy into an earlier one's memory / into new memory         bar <= 1
+memory  a checkpoint's copy into an earlier one's memory / into new     bar <= 1
 slowed  steps lost beside a save, whose thread shares the cores         no bar
 loader  pairs read per second / pairs consumed per second               bar >= 20
 update  fused AdamW and average / their for-loops                       bar <= 0.35

@@ -27,8 +27,8 @@ from pipeline.errors import StoppedError, UserError
 RESTARTS = 3
 """Failures in a row without a new checkpoint between them that end the job."""
 
-AGAIN = 1.0
-"""Seconds after a first signal in which a second one is the same."""
+DEBOUNCE_SECONDS = 1.0
+"""Within which a second signal is the first one."""
 
 RESIZE_SECONDS = 60.0
 """How often a smaller group than the largest looks for new room."""
@@ -122,7 +122,7 @@ def _stoppable(config: Config) -> Iterator[threading.Event]:
     def stop(number: int, frame: object) -> None:
         nonlocal first
         if stopped.is_set():
-            if time.monotonic() - first < AGAIN:
+            if time.monotonic() - first < DEBOUNCE_SECONDS:
                 return
             raise KeyboardInterrupt
         stopped.set()

@@ -12,7 +12,7 @@ from pipeline.distill.regression import Perceptual, new_distance
 from pipeline.distill.run import needs_pairs
 from pipeline.frozen import frozen
 from pipeline.models.adapters import Network
-from pipeline.models.critic import Critic, Rows
+from pipeline.models.critic import Critic, blank
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.students import new_critic, new_student
 
@@ -91,8 +91,8 @@ def _activations(student: Network, critic: Network | Critic, fresh: int, pairs: 
     taught = saved_bytes(student, fresh + pairs)
     if not isinstance(critic, Critic) or not critic.heads:
         return taught
-    rows = _rows(critic.denoiser, fresh)
-    fooled = rows._replace(x_t=rows.x_t.requires_grad_())
+    rows = blank(critic.denoiser, fresh)
+    fooled = rows._replace(x_t=rows.x_t.clone().requires_grad_())
     taught += kept_bytes(lambda: critic(*fooled, judge="only"), critic)
     return max(taught, kept_bytes(lambda: critic(*rows, judge="too", more=rows), critic))
 
@@ -102,18 +102,8 @@ def saved_bytes(student: Denoiser, rows: int) -> int:
 
     Nothing is computed for a network on the meta device.
     """
-    x_t, t, labels = _rows(student, rows)
-    return kept_bytes(lambda: student(x_t, t, labels), student)
-
-
-def _rows(network: Denoiser, count: int) -> Rows:
-    """So many inputs without values, on the network's device."""
-    device = next(network.parameters()).device
-    noise = torch.empty((count, *network.shape), device=device)
-    labels = None
-    if network.classes is not None:
-        labels = torch.zeros(count, dtype=torch.int64, device=device)
-    return Rows(noise, network.steps.time(0, noise), labels)
+    given = blank(student, rows)
+    return kept_bytes(lambda: student(*given), student)
 
 
 def _distance_bytes(config: Config, teacher: Denoiser, rows: int) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.models.adapters import Network
+from pipeline.models.denoiser import Denoiser
 
 _SIDE = 4
 _PACE = 10
@@ -32,6 +33,16 @@ def joined(parts: Sequence[Rows]) -> Rows:
         torch.cat([part.t for part in parts]),
         torch.cat(labels) if labels else None,
     )
+
+
+def blank(network: Denoiser, count: int) -> Rows:
+    """Inputs of zeros, x_t (count, C, H, W) at the schedule's first time, where the network is."""
+    weight = next(network.parameters())
+    labels = None
+    if network.classes is not None:
+        labels = torch.zeros(count, dtype=torch.int64, device=weight.device)
+    x_t = weight.new_zeros((count, *network.shape))
+    return Rows(x_t, weight.new_full((count,), network.schedule.start), labels)
 
 
 class Head(nn.Sequential):
@@ -188,13 +199,7 @@ class Critic(nn.Module):
 
     @torch.no_grad()
     def _feature_shapes(self) -> list[torch.Size]:
-        weight = next(self.denoiser.parameters())
-        x_t = weight.new_zeros((1, *self.denoiser.shape))
-        labels = None
-        if self.denoiser.classes is not None:
-            labels = torch.zeros(1, dtype=torch.int64, device=weight.device)
-        t = weight.new_full((1,), self.denoiser.schedule.start)
-        return [each.shape for each in self._features(Rows(x_t, t, labels))]
+        return [each.shape for each in self._features(blank(self.denoiser, 1))]
 
 
 def _time_embeddings(denoiser: Network) -> list[TimestepEmbedding]:

@@ -11,7 +11,7 @@ from pipeline.config import Config
 
 
 def test_a_doubled_signal_is_one_and_a_later_one_ends_the_driver(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(distill, "AGAIN", 0.3)
+    monkeypatch.setattr(distill, "DEBOUNCE_SECONDS", 0.3)
 
     outlived = 0
 

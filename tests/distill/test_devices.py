@@ -1,4 +1,8 @@
-"""All is made where the networks are: on PyTorch's device without data, as it must be on a GPU."""
+"""All is made where the networks are: on PyTorch's device without data, as it must be on a GPU.
+
+That device refuses a mixture in elementwise operations, in norms and in `cat`; products and
+convolutions let it pass. Fresh noise between steps needs values, and is not tried.
+"""
 
 from collections.abc import Callable
 
