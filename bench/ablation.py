@@ -30,13 +30,14 @@ from pipeline.cluster.pairs import make_pairs
 from pipeline.config import Config, DistillConfig
 from pipeline.data.images import load_images
 from pipeline.diffusion import matching, seeds
-from pipeline.distill import loop, run
 from pipeline.evaluation.classifier import accuracy, read, train_classifier
 from pipeline.evaluation.metrics import frechet_distance, support
-from pipeline.models.build import load_teacher
+from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.models.students import load_student
-from pipeline.teacher import make_teacher
+from pipeline.runs import identity
+from pipeline.stages.teacher import make_teacher
+from pipeline.training import loop
 
 COUNT, BATCH = 10_000, 500
 FEW_BAR = 0.4
@@ -107,11 +108,11 @@ def configure(variant: Variant, seed: int, name: str) -> Config:
 
 def train(config: Config) -> None:
     """Train and export, unless it is done."""
-    if run.finished(config):
+    if identity.finished(config):
         return
-    run.claim(config)
+    identity.claim(config)
     loop.train(config)
-    run.finish(config)
+    identity.finish(config)
 
 
 @contextmanager
@@ -199,7 +200,7 @@ def main() -> int:
         for name, variant in chosen.items():
             config = configure(variant, seed, name)
             make_teacher(config)
-            if run.needs_pairs(config):
+            if identity.needs_pairs(config):
                 make_pairs(config)
             if variant.normaliser:
                 train(config)

@@ -50,10 +50,10 @@ from transformers import (
 
 from pipeline.cli import load
 from pipeline.config import Config
-from pipeline.distill import setup
-from pipeline.distill.footprint import footprint
-from pipeline.models.build import load_teacher
 from pipeline.models.denoiser import Denoiser
+from pipeline.models.loading import load_teacher
+from pipeline.training import build
+from pipeline.training.memory import footprint
 
 Figures = dict[str, float]
 
@@ -166,7 +166,7 @@ def sdxl() -> StableDiffusionXLPipeline:
 MODELS: dict[str, Callable[[], Any]] = {"sd15": sd15, "sdxl": sdxl}
 
 
-def build(folder: Path, model: str) -> None:
+def save_model(folder: Path, model: str) -> None:
     """Save a model of random weights, and prompts."""
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         pipe = MODELS[model]()
@@ -191,7 +191,7 @@ def configured(folder: Path, case: Case) -> Config:
     return load("gpu", [f"--config={ROOT / f'configs/{case.recipe}.yaml'}", *flags])[0]
 
 
-def prepare(config: Config, teacher: Denoiser) -> setup.Training:
+def prepare(config: Config, teacher: Denoiser) -> build.Training:
     """As a worker does, but with a teacher in memory and noise for real latents."""
     size = config.distill.batch_size
     real = torch.randn(size, *teacher.shape), torch.zeros(size, dtype=torch.int64)
@@ -203,8 +203,8 @@ def prepare(config: Config, teacher: Denoiser) -> setup.Training:
     }
     with ExitStack() as stack:
         for name, value in instead.items():
-            stack.enter_context(mock.patch.object(setup, name, value))
-        return setup.prepare(config)
+            stack.enter_context(mock.patch.object(build, name, value))
+        return build.prepare(config)
 
 
 def measure(config: Config, teacher: Denoiser) -> Figures:
@@ -238,7 +238,7 @@ def run(model: str, cases: dict[str, Case]) -> Iterator[tuple[str, Figures]]:
     if not cases:
         return
     with tempfile.TemporaryDirectory() as name:
-        build(Path(name), model)
+        save_model(Path(name), model)
         configs = {title: configured(Path(name), case) for title, case in cases.items()}
         teacher = load_teacher(next(iter(configs.values())).teacher)
         for title, config in configs.items():

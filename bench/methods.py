@@ -33,7 +33,7 @@ from prove import ROOT, commit, spread
 from pipeline.cli import load
 from pipeline.cluster.pairs import make_pairs
 from pipeline.config import Config
-from pipeline.teacher import make_teacher
+from pipeline.stages.teacher import make_teacher
 
 DATA = ("digits", "mnist")
 COLUMNS = {

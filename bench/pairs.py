@@ -33,7 +33,7 @@ from pipeline.data.schema import PairBatch
 from pipeline.data.store import LocalStore
 from pipeline.diffusion import seeds
 from pipeline.models.sampling import sample_teacher
-from pipeline.pairs import PairMaker, pair_plan
+from pipeline.stages.pairs import PairMaker, pair_plan
 
 SHAPE, ROWS, ROUNDS = (3, 32, 32), 256, 2
 

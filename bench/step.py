@@ -34,11 +34,11 @@ from pipeline.data.schema import PairBatch  # noqa: E402
 from pipeline.diffusion.losses import denoising_loss, regression_loss  # noqa: E402
 from pipeline.diffusion.matching import dmd  # noqa: E402
 from pipeline.diffusion.noise import EDM  # noqa: E402
-from pipeline.distill.dmd import DMD  # noqa: E402
-from pipeline.distill.gan import GAN  # noqa: E402
-from pipeline.distill.lanes import Lane, Turn  # noqa: E402
-from pipeline.models.build import new_unet  # noqa: E402
+from pipeline.methods.dmd import DMD  # noqa: E402
+from pipeline.methods.microbatch import Lane, Turn  # noqa: E402
+from pipeline.methods.terms.gan import GAN  # noqa: E402
 from pipeline.models.critic import Critic  # noqa: E402
+from pipeline.models.loading import new_unet  # noqa: E402
 
 CRITIC_STEPS = 3
 CLASSES = 10

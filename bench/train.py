@@ -33,12 +33,13 @@ sys.path.insert(0, str(ROOT))
 from pipeline.cli import load  # noqa: E402
 from pipeline.config import Config  # noqa: E402
 from pipeline.data import shards  # noqa: E402
-from pipeline.data.order import PairReader  # noqa: E402
+from pipeline.data.reader import PairReader  # noqa: E402
 from pipeline.data.store import open_store  # noqa: E402
-from pipeline.distill import loop, run, setup  # noqa: E402
-from pipeline.distill.saving import Saver  # noqa: E402
-from pipeline.ema import ema_of  # noqa: E402
-from pipeline.pairs import PairMaker, pair_plan  # noqa: E402
+from pipeline.models.ema import ema_of  # noqa: E402
+from pipeline.runs import identity  # noqa: E402
+from pipeline.runs.async_saver import Saver  # noqa: E402
+from pipeline.stages.pairs import PairMaker, pair_plan  # noqa: E402
+from pipeline.training import build, loop  # noqa: E402
 
 STEPS = 48
 BARS: dict[str, Callable[[float], bool]] = {
@@ -157,7 +158,7 @@ def seconds(action: Callable[[], Any]) -> float:
 
 def checkpoints(config: Config, repeats: int) -> dict[str, list[float]]:
     """What a checkpoint costs the training thread; see the top."""
-    training = setup.prepare(config)
+    training = build.prepare(config)
     numbers = iter(range(10**9))
     found: dict[str, list[float]] = {"stall": [], "saving": [], "memory": [], "slowed": []}
     earlier: dict[str, torch.Tensor] = {}
@@ -170,7 +171,7 @@ def checkpoints(config: Config, repeats: int) -> dict[str, list[float]]:
     for _ in range(10):
         step()
     device = training.step.accelerator.device
-    with Saver(run.history(config), "bench", training.fingerprint, device) as saver:
+    with Saver(identity.history(config), "bench", training.fingerprint, device) as saver:
         for number in range(repeats):
             alone = statistics.median(seconds(step) for _ in range(15))
             stall = seconds(partial(saver.save, 2 * number, training.state))
@@ -192,7 +193,7 @@ def checkpoints(config: Config, repeats: int) -> dict[str, list[float]]:
 
 def loader(config: Config, repeats: int) -> list[float]:
     """Pairs read per second, over pairs that a step of regression consumes per second."""
-    training, batch = setup.prepare(config), config.distill.regression.batch_size
+    training, batch = build.prepare(config), config.distill.regression.batch_size
     ratios = []
     for number in range(repeats):
         steps = [(n, training.lanes(n)) for n in range(2 * number, 2 * number + 2)]
@@ -211,7 +212,7 @@ def loader(config: Config, repeats: int) -> list[float]:
 
 def update(config: Config, repeats: int) -> list[float]:
     """Our optimiser step and average, over PyTorch's for-loops of both."""
-    network = setup.prepare(config).state.networks["student"]
+    network = build.prepare(config).state.networks["student"]
     for weight in network.parameters():
         weight.grad = torch.randn_like(weight)
     ours = torch.optim.AdamW(network.parameters(), fused=True)

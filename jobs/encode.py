@@ -3,9 +3,9 @@
 
 import sys
 
-from pipeline.audit import inspect_real, verify_real
 from pipeline.cli import main
 from pipeline.cluster.encode import encode_images as job
+from pipeline.stages.verify import inspect_real, verify_real
 
 if __name__ == "__main__":
     sys.exit(main(job, __doc__, instead={"inspect": inspect_real, "verify": verify_real}))

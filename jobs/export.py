@@ -4,7 +4,7 @@
 import sys
 
 from pipeline.cli import main
-from pipeline.distill.export import export as job
+from pipeline.stages.export import export as job
 
 if __name__ == "__main__":
     sys.exit(main(job, __doc__))

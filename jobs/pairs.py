@@ -3,9 +3,9 @@
 
 import sys
 
-from pipeline.audit import inspect, verify
 from pipeline.cli import main
 from pipeline.cluster.pairs import make_pairs as job
+from pipeline.stages.verify import inspect, verify
 
 if __name__ == "__main__":
     sys.exit(main(job, __doc__, instead={"inspect": inspect, "verify": verify}))

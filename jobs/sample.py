@@ -5,7 +5,7 @@ import sys
 
 from pipeline.cli import main
 from pipeline.gallery.server import gallery
-from pipeline.sample import sample as job
+from pipeline.stages.sample import sample as job
 
 if __name__ == "__main__":
     sys.exit(main(job, __doc__, instead={"interactive": gallery}))

@@ -14,9 +14,8 @@ from typing import Any, NamedTuple, NoReturn
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from pipeline import settings_yaml
-from pipeline.config import Config
-from pipeline.errors import StoppedError, UserError
+from pipeline.config import Config, settings_yaml
+from pipeline.utils.errors import StoppedError, UserError
 
 DRY_RUN = "dry-run"
 DEFAULT_FILE = "configs/digits.yaml"
@@ -52,7 +51,7 @@ def main(
         arguments = sys.argv[1:] if arguments is None else arguments
         config, flag = load(description, arguments, instead, words)
         if flag == DRY_RUN:
-            from pipeline.plan import plan  # torch: not for --help
+            from pipeline.stages.plan import plan  # torch: not for --help
 
             print(
                 settings_yaml.dump(config.model_dump(mode="json"))

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+pytest_plugins = ["tests.fixtures.runs"]
+
 torch.set_num_threads(1)
 
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import settings_yaml
 from pipeline.cli import load, main
-from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.config import Config, settings_yaml
+from pipeline.utils.errors import UserError
 
 JOB = """
 import sys

@@ -52,6 +52,6 @@ import sys
 sys.modules.update(dict.fromkeys({extras}))
 import pipeline.cluster.distill, pipeline.cluster.encode, pipeline.cluster.pairs
 import pipeline.cluster.evaluate
-import pipeline.sample, pipeline.teacher
+import pipeline.stages.sample, pipeline.stages.teacher
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -20,9 +20,10 @@ from pipeline.cluster.scoring import Scoring
 from pipeline.cluster.session import connect, user_errors
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
-from pipeline.distill import loop, run
-from pipeline.distill.output import Output
-from pipeline.errors import StoppedError, UserError
+from pipeline.runs import identity
+from pipeline.runs.run_folder import Output
+from pipeline.training import loop
+from pipeline.utils.errors import StoppedError, UserError
 
 RESTARTS = 3
 """Failures in a row without a new checkpoint between them that end the job."""
@@ -44,17 +45,17 @@ def distill(config: Config) -> None:
         StoppedError: If the job was stopped before its last step.
     """
     local = fetch_inputs(config, "teacher")
-    if run.finished(local):
+    if identity.finished(local):
         print(f"distill  {config.distill.output} is finished already")
         return
-    run.claim(local)
-    run.keep_settings(config)
+    identity.claim(local)
+    identity.keep_settings(config)
     connect()
     scoring = Scoring(config)
     with _stoppable(config) as stopped:
         _until_finished(config, stopped, scoring.look)
     scoring.finish()
-    run.finish(local, config.teacher.output)
+    identity.finish(local, config.teacher.output)
     print(f"distill  saved {config.distill.output}/student")
 
 
@@ -62,7 +63,7 @@ def _until_finished(
     config: Config, stopped: threading.Event, meanwhile: Callable[[], None]
 ) -> None:
     """Fit again after a failure or a leave, as long as new checkpoints come."""
-    history, failures = run.history(config), 0
+    history, failures = identity.history(config), 0
     done = history.step()
     while done < config.distill.steps:
         before, failure = done, _fit(config, meanwhile)
@@ -79,7 +80,7 @@ def _until_finished(
         if failures > RESTARTS:
             raise failure
         log.warning("the workers failed (%s): starting again at step %d", _line(failure), done)
-        run.note_restart(config, done, _line(failure))
+        identity.note_restart(config, done, _line(failure))
 
 
 def _fit(config: Config, meanwhile: Callable[[], None]) -> BaseException | None:
@@ -170,7 +171,7 @@ def _worker(settings: dict[str, Any]) -> None:
     """What runs on every worker."""
     config = fetch_inputs(Config.model_validate(settings), "teacher")
     torch.set_num_threads(max(1, int(config.distill.workers.cpus)))
-    if not run.claimed(config):
+    if not identity.claimed(config):
         node = ray.util.get_node_ip_address()
         raise UserError(
             f"distill.output: node {node} does not see {config.distill.output}; give a folder that "

@@ -15,13 +15,13 @@ from pipeline.data import shards
 from pipeline.data.fetch import fetch_inputs
 from pipeline.data.sources.source import Source
 from pipeline.data.store import open_store, probe
-from pipeline.distill.footprint import footprint
-from pipeline.errors import UserError
 from pipeline.evaluation.reference import SETTING
-from pipeline.models.build import load_teacher, teacher_fingerprint
 from pipeline.models.denoiser import Denoiser
-from pipeline.pairs import pair_plan
-from pipeline.plan import pair_bytes, plan, step_calls, teacher_calls
+from pipeline.models.loading import load_teacher, teacher_fingerprint
+from pipeline.stages.pairs import pair_plan
+from pipeline.stages.plan import pair_bytes, plan, step_calls, teacher_calls
+from pipeline.training.memory import footprint
+from pipeline.utils.errors import UserError
 
 GIB = 2**30
 CONTEXT = GIB

@@ -9,7 +9,7 @@ from pipeline.data import real
 from pipeline.data.fetch import fetch_inputs
 from pipeline.data.plans import RealPlan
 from pipeline.data.store import Store, open_store, probe
-from pipeline.encode import RealMaker, real_plan
+from pipeline.stages.encode import RealMaker, real_plan
 
 
 def encode_images(config: Config) -> None:

@@ -11,12 +11,12 @@ from pipeline.cluster import pool
 from pipeline.cluster.pool import TRIES, Work
 from pipeline.config import Config
 from pipeline.data.fetch import INPUTS, fetch_inputs
-from pipeline.errors import UserError
-from pipeline.evaluate import Evaluation, evaluate, open_maker
 from pipeline.evaluation.classifier import Classifier
 from pipeline.evaluation.comparison import Batch, Maker, Task, tasks
 from pipeline.evaluation.reference import Reference
-from pipeline.evaluation.sketch import Rows
+from pipeline.evaluation.statistics import Rows
+from pipeline.stages.evaluate import Evaluation, evaluate, open_maker
+from pipeline.utils.errors import UserError
 
 
 def evaluate_student(config: Config) -> Evaluation:

@@ -15,7 +15,7 @@ import torch
 
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
-from pipeline.models.build import load_teacher
+from pipeline.models.loading import load_teacher
 from pipeline.models.students import new_student
 
 PACKAGES = ("ray", "torch", "diffusers", "accelerate", "pyarrow", "boto3")

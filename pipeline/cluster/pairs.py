@@ -9,7 +9,7 @@ from pipeline.data import shards
 from pipeline.data.fetch import fetch_inputs
 from pipeline.data.plans import PairPlan
 from pipeline.data.store import Store, open_store, probe
-from pipeline.pairs import PairMaker, pair_plan
+from pipeline.stages.pairs import PairMaker, pair_plan
 
 
 def make_pairs(config: Config) -> None:

@@ -18,8 +18,8 @@ from pipeline.data.plans import Plan
 from pipeline.data.s3 import REQUESTS
 from pipeline.data.shards import Manifest
 from pipeline.data.store import Store
-from pipeline.errors import UserError
-from pipeline.progress import progress
+from pipeline.utils.errors import UserError
+from pipeline.utils.progress import progress
 
 WAVE = 2000
 """Shards handed to Ray at once: planning more would take its driver time and memory."""

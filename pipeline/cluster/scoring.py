@@ -12,11 +12,11 @@ from ray.util.metrics import Gauge
 from pipeline.cluster.session import user_errors
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
-from pipeline.distill import run
-from pipeline.distill.history import Commit, Score
-from pipeline.distill.record import board_score
-from pipeline.distill.score import score
-from pipeline.errors import UserError
+from pipeline.runs import identity
+from pipeline.runs.checkpoint_store import Commit, Score
+from pipeline.runs.metrics_log import board_score
+from pipeline.stages.score import score
+from pipeline.utils.errors import UserError
 
 LOOK_SECONDS = 5.0
 """How often it looks for a new checkpoint or a result."""
@@ -34,7 +34,7 @@ class Scoring:
     """
 
     def __init__(self, config: Config):
-        self._config, self._history = config, run.history(config)
+        self._config, self._history = config, identity.history(config)
         self._left: set[str] = set()
         self._task: tuple[Commit, ray.ObjectRef] | None = None
         self._looked = 0.0

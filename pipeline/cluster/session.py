@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import ray
 
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 
 def connect() -> None:

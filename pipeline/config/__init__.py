@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from pipeline.agreement import problems
 from pipeline.config.distill import (
     CriticConfig,
     DistillConfig,
@@ -36,6 +35,7 @@ from pipeline.config.results import (
     S3Config,
     SampleConfig,
 )
+from pipeline.config.rules import problems
 from pipeline.config.sets import ActorsConfig, EncodeConfig, EvaluateActorsConfig, PairsConfig
 
 __all__ = [

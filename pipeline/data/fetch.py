@@ -11,8 +11,8 @@ from pipeline.config import Config, S3Config
 from pipeline.data import hub
 from pipeline.data.prompts import local_prompts
 from pipeline.data.store import open_remote
-from pipeline.errors import UserError
-from pipeline.files import cache_folder
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import cache_folder
 
 INPUTS = {"teacher": "output", "data": "folder", "evaluate": "student"}
 """Group of settings -> its field that names an input folder."""

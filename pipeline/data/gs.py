@@ -20,7 +20,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from requests import RequestException
 
 from pipeline.data.ranges import Ranges
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 _ADVICE = {
     401: "check the credentials",

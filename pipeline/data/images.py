@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.diffusion.seeds import generator
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 TEST_PART = 0.2

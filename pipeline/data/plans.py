@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pipeline.data import schema
 from pipeline.data.schema import Kind
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 
 class Plan:

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from pipeline.config import Config
 from pipeline.data.store import Store, open_store
-from pipeline.errors import UserError
-from pipeline.files import cache_folder, write_file
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import cache_folder, write_file
 
 COLUMNS = ("prompt", "caption", "text")
 """Where a table has its prompts, the first of these that it has, in any case of letters."""

@@ -16,12 +16,11 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from pipeline import crop
-from pipeline.data import schema, shards
+from pipeline.data import crop, schema, shards
 from pipeline.data.plans import RealPlan
 from pipeline.data.shards import Manifest
 from pipeline.data.store import Store
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 PREPARATION = f"{crop.PREPARATION}; the VAE's mode"
 _CAPTION = "caption"

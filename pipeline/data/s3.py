@@ -25,7 +25,7 @@ from botocore.exceptions import (
 )
 
 from pipeline.data.ranges import Ranges
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 REQUESTS: Counter[str] = Counter()
 """What this process has sent, by operation: repeated tries count."""

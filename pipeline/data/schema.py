@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from pipeline.errors import DamagedError
+from pipeline.utils.errors import DamagedError
 
 VERSION = 3
 GROUP = 256

@@ -24,7 +24,7 @@ from pipeline.data import schema
 from pipeline.data.plans import PairPlan, Plan
 from pipeline.data.schema import Kind, PairBatch
 from pipeline.data.store import Store, record
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 PLAN = "plan.json"
 _Plan = TypeVar("_Plan", bound=Plan)

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.config import S3Config
 from pipeline.data.s3 import S3Store
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 
 class Store(Protocol):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.diffusion.seeds import generator
-from pipeline.progress import progress
+from pipeline.utils.progress import progress
 
 FEATURES = 64
 _BATCH = 128

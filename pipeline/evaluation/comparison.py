@@ -9,17 +9,17 @@ from torch.nn import functional
 
 from pipeline.config import Config
 from pipeline.diffusion import seeds
-from pipeline.errors import UserError
 from pipeline.evaluation.classifier import Classifier, read
 from pipeline.evaluation.real import Learnt, Part, Real, learnt_set, open_learnt
 from pipeline.evaluation.reference import open_reference
-from pipeline.evaluation.sketch import Rows
 from pipeline.evaluation.speed import Generate, peak_mib
-from pipeline.models.clip import Clip, load_clip
+from pipeline.evaluation.statistics import Rows
 from pipeline.models.denoiser import Denoiser
-from pipeline.models.features import FeatureNet, load_features
+from pipeline.models.perceptual.clip import Clip, load_clip
+from pipeline.models.perceptual.features import FeatureNet, load_features
 from pipeline.models.sampling import sample_student, sample_teacher
-from pipeline.progress import progress
+from pipeline.utils.errors import UserError
+from pipeline.utils.progress import progress
 
 PIXELS = 3 * 32 * 32
 """Numbers of the largest images that are compared pixel by pixel: beyond, a covariance of pixels

@@ -19,7 +19,7 @@ from pipeline.evaluation.metrics import (
     rough_distance,
     support,
 )
-from pipeline.evaluation.sketch import Sketch
+from pipeline.evaluation.statistics import Sketch
 
 RESAMPLES = 100
 _LOW, _HIGH = 0.025, 0.975

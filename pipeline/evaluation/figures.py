@@ -11,7 +11,7 @@ from pipeline.diffusion import seeds
 from pipeline.evaluation.comparison import Source
 from pipeline.evaluation.estimates import Comparison, compare
 from pipeline.evaluation.metrics import frechet_distance, gaussian_distance
-from pipeline.evaluation.sketch import GROUPS, Sketch
+from pipeline.evaluation.statistics import GROUPS, Sketch
 
 Sketches = Mapping[Source, Sketch]
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from pipeline.config import Config
 from pipeline.data.images import RealImages, load_images
-from pipeline.errors import UserError
 from pipeline.evaluation.classifier import Classifier, train_classifier
 from pipeline.models.denoiser import Denoiser
+from pipeline.utils.errors import UserError
 
 Part = Literal["real", "held_out"]
 """The images that student and teacher are compared with, and those no network has learnt from."""

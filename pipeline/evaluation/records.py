@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.crop import PREPARATION
+from pipeline.data.crop import PREPARATION
 from pipeline.diffusion import seeds
 from pipeline.evaluation.classifier import FEATURES
 from pipeline.evaluation.comparison import Maker
@@ -15,8 +15,8 @@ from pipeline.evaluation.estimates import RESAMPLES, Comparison, Estimate, aroun
 from pipeline.evaluation.figures import Sketches
 from pipeline.evaluation.metrics import Nearest, nearest
 from pipeline.evaluation.reference import Reference
-from pipeline.evaluation.sketch import Sketch
-from pipeline.models.features import weights_checksum
+from pipeline.evaluation.statistics import Sketch
+from pipeline.models.perceptual.features import weights_checksum
 
 SHOWN = 10
 """Pairs of neighbours that are drawn: the nearest of all, and as many about the median."""

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from pipeline.config import Config, S3Config
-from pipeline.crop import CHANNELS, UnreadableError
+from pipeline.data.crop import CHANNELS, UnreadableError
 from pipeline.data.sources.sample import Sample, Wanted
 from pipeline.data.sources.source import Reader, Source, scaled, to_samples
 from pipeline.diffusion import seeds
-from pipeline.errors import UserError
 from pipeline.evaluation.real import Part
-from pipeline.evaluation.sketch import KEPT
+from pipeline.evaluation.statistics import KEPT
 from pipeline.models.denoiser import Denoiser
-from pipeline.progress import progress
+from pipeline.utils.errors import UserError
+from pipeline.utils.progress import progress
 
 SETTING = "evaluate.reference"
 FEWEST = 20

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.progress import progress
+from pipeline.utils.progress import progress
 
 Generate = Callable[[Tensor, Tensor | None], Tensor]
 """(noise (B, C, H, W), labels (B,) int64 or None) -> images on the CPU."""

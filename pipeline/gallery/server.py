@@ -14,8 +14,8 @@ from urllib.parse import parse_qsl, urlsplit
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.config import Config
-from pipeline.errors import UserError
 from pipeline.gallery.studio import MOST, Studio
+from pipeline.utils.errors import UserError
 
 
 def gallery(config: Config) -> None:

@@ -15,13 +15,13 @@ from pipeline.data.fetch import fetch_inputs
 from pipeline.diffusion import seeds
 from pipeline.diffusion.noise import slerp
 from pipeline.diffusion.solver import evaluations
-from pipeline.errors import UserError
-from pipeline.models.build import load_teacher
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.latent_network import LatentNetwork
+from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.models.students import load_student
-from pipeline.pictures import png_row
+from pipeline.utils.errors import UserError
+from pipeline.utils.image_grid import png_row
 
 By = Literal["student", "teacher"]
 _NETWORKS: dict[str, By] = {"student": "student", "teacher": "teacher"}

@@ -8,9 +8,9 @@ import torch
 from diffusers.models.embeddings import TimestepEmbedding
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
-from pipeline.models.adapters import Network
 from pipeline.models.denoiser import Denoiser
+from pipeline.models.network import Network
+from pipeline.utils.errors import UserError
 
 _SIDE = 4
 _PACE = 10

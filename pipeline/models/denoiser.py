@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from pipeline.diffusion.noise import Schedule
-from pipeline.diffusion.steps import Steps
-from pipeline.models.latents import Latents
+from pipeline.diffusion.sampler import Steps
+from pipeline.models.vae import Latents
 
 
 class Denoiser(nn.Module):

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError
 from pipeline.models.pickles import Dtype, Unpickler, encode, refused
+from pipeline.utils.errors import UserError
 
 _KIND, _SOURCE = "EDM file", "where NVIDIA keeps it"
 

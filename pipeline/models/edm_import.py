@@ -11,10 +11,10 @@ from diffusers import UNet2DModel
 from torch import Tensor
 
 from pipeline.diffusion.noise import EDM
-from pipeline.errors import UserError
-from pipeline.models.adapters import UNet2D
 from pipeline.models.edm_file import Module, read_edm
+from pipeline.models.network import UNet2D
 from pipeline.models.song_unet import SongUNet
+from pipeline.utils.errors import UserError
 
 Weights = dict[str, Tensor]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import UserError
 from pipeline.models.weights import weight_files
+from pipeline.utils.errors import UserError
 
 _LIBRARIES = ("diffusers", "transformers")
 

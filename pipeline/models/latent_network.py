@@ -10,11 +10,11 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from pipeline.diffusion.noise import Flow, Schedule
-from pipeline.errors import UserError
-from pipeline.models.adapters import Network
-from pipeline.models.latents import Latents
+from pipeline.models.network import Network
+from pipeline.models.prompts import Embedding, Text
 from pipeline.models.schedulers import student_scheduler
-from pipeline.models.text import Embedding, Text
+from pipeline.models.vae import Latents
+from pipeline.utils.errors import UserError
 
 
 class Frozen:

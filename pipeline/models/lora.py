@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pipeline.config import LoraConfig
 from pipeline.diffusion import seeds
-from pipeline.errors import UserError
-from pipeline.frozen import sharing_copy
-from pipeline.models.adapters import Network
+from pipeline.models.frozen import sharing_copy
+from pipeline.models.network import Network
+from pipeline.utils.errors import UserError
 
 FILE = "pytorch_lora_weights.safetensors"
 """The name that `load_lora_weights` of diffusers looks for."""

@@ -7,7 +7,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 
 class Unpickler(pickle.Unpickler):

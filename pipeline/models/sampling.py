@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.guidance import guided
+from pipeline.diffusion.sampler import Denoise
 from pipeline.diffusion.solver import SOLVERS
-from pipeline.diffusion.steps import Denoise
-from pipeline.errors import UserError
 from pipeline.models.denoiser import Denoiser
+from pipeline.utils.errors import UserError
 
 
 def guide(teacher: Denoiser, scale: float) -> Denoise:

@@ -15,8 +15,8 @@ from diffusers.schedulers import (
 
 from pipeline.diffusion.noise import EDM, VP, Flow, Schedule
 from pipeline.diffusion.prediction import PREDICTIONS
-from pipeline.diffusion.steps import Steps
-from pipeline.errors import UserError
+from pipeline.diffusion.sampler import Steps
+from pipeline.utils.errors import UserError
 
 _SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 _ALONE = {

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.models.latent_network import LatentNetwork
-from pipeline.models.text import Embedding
+from pipeline.models.prompts import Embedding
 
 
 class StableDiffusion(LatentNetwork):

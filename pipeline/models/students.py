@@ -15,15 +15,15 @@ from pipeline.config import (
 )
 from pipeline.diffusion import seeds
 from pipeline.diffusion.noise import EDM, VP, Flow, Schedule
-from pipeline.diffusion.steps import Steps
-from pipeline.errors import UserError
-from pipeline.models.adapters import Network
-from pipeline.models.build import load_denoiser, new_unet
+from pipeline.diffusion.sampler import Steps
 from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Denoiser
-from pipeline.models.export import PROVENANCE, read_provenance
+from pipeline.models.export.save import PROVENANCE, read_provenance
 from pipeline.models.latent_network import LatentNetwork
+from pipeline.models.loading import load_denoiser, new_unet
 from pipeline.models.lora import adapted
+from pipeline.models.network import Network
+from pipeline.utils.errors import UserError
 
 
 def load_student(

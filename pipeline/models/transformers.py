@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.noise import Schedule
-from pipeline.errors import UserError
 from pipeline.models.latent_network import LatentNetwork
-from pipeline.models.text import Embedding
+from pipeline.models.prompts import Embedding
+from pipeline.utils.errors import UserError
 
 
 class DiT(LatentNetwork):

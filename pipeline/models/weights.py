@@ -5,7 +5,7 @@ import json
 import re
 from pathlib import Path
 
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 _NAME = re.compile(r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 _OTHERS = (".safetensors", ".bin", ".ckpt", ".msgpack")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from pipeline.pictures import Sheet, read_grid
+from pipeline.utils.image_grid import Sheet, read_grid
 
 ACROSS = 10
 """Images side by side in a block."""

@@ -10,8 +10,6 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.config import Config
-from pipeline.files import check_writable, write_file
-from pipeline.progress import duration
 from pipeline.report import tables
 from pipeline.report.charts import Chart, short
 from pipeline.report.comparisons import Table, comparisons, features
@@ -28,6 +26,8 @@ from pipeline.report.words import (
     trained,
     verdict,
 )
+from pipeline.utils.files import check_writable, write_file
+from pipeline.utils.progress import duration
 
 FILE = "report.html"
 _PICTURES = {

@@ -9,13 +9,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pipeline import settings_yaml
-from pipeline.config import Config, S3Config
+from pipeline.config import Config, S3Config, settings_yaml
 from pipeline.data.store import Store, open_store
-from pipeline.distill.history import History, Score
-from pipeline.distill.journal import FILE, Event, read_events
-from pipeline.errors import UserError
 from pipeline.report.comparisons import comparisons
+from pipeline.runs.checkpoint_store import History, Score
+from pipeline.runs.events import FILE, Event, read_events
+from pipeline.utils.errors import UserError
 
 PICTURES = ("evaluation.png", "neighbours.png", "failures.png")
 FRAMES = 24

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import settings_yaml
-from pipeline.config import Config
+from pipeline.config import Config, settings_yaml
 from pipeline.report.charts import short
 from pipeline.report.comparisons import SIDES, comparisons, features, real_images
 from pipeline.report.source import Run

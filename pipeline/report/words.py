@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pipeline.distill.journal import Event
-from pipeline.progress import duration
 from pipeline.report.charts import short
 from pipeline.report.source import Run
+from pipeline.runs.events import Event
+from pipeline.utils.progress import duration
 
 _SILENCE = 300.0
 """Seconds without a line of metrics after which a run is taken for dead, at least."""

@@ -13,7 +13,7 @@ def dying(settings: dict[str, Any]) -> None:
     """A worker that ends at step 13 as by a fault of its machine."""
     import os
 
-    from pipeline.distill.step import Step
+    from pipeline.training.step import Step
 
     step = Step.__call__
     Step.__call__ = lambda self, n, lanes: os._exit(1) if n == 12 else step(self, n, lanes)

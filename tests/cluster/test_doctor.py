@@ -19,7 +19,7 @@ from pipeline.cluster.node import Speed
 from pipeline.cluster.pairs import make_pairs
 from pipeline.config import Config
 from pipeline.data import s3
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 

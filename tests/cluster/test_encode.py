@@ -9,12 +9,12 @@ import torch
 from pipeline.cluster import encode, pool
 from pipeline.cluster.encode import encode_images
 from pipeline.config import Config
-from pipeline.data.order import RealReader
+from pipeline.data.reader import RealReader
 from pipeline.data.store import LocalStore
-from pipeline.encode import RealMaker
-from pipeline.errors import UserError
-from tests.image_sets import items, save_files, save_parquet, save_tars
-from tests.tiny_models import save_tiny
+from pipeline.stages.encode import RealMaker
+from pipeline.utils.errors import UserError
+from tests.fixtures.image_sets import items, save_files, save_parquet, save_tars
+from tests.fixtures.tiny_models import save_tiny
 
 
 def configure(run: Path, source: Path, teacher: Path | None = None) -> Config:

@@ -11,12 +11,12 @@ from pipeline.cluster import evaluate as job
 from pipeline.cluster.evaluate import evaluate_student
 from pipeline.config import Config
 from pipeline.data.images import load_images
-from pipeline.errors import UserError
 from pipeline.evaluation import classifier
-from pipeline.models.build import load_teacher, new_unet
-from pipeline.models.export import save_denoiser
+from pipeline.models.export.save import save_denoiser
+from pipeline.models.loading import load_teacher, new_unet
 from pipeline.models.students import new_student
-from tests.image_sets import items, save_parquet
+from pipeline.utils.errors import UserError
+from tests.fixtures.image_sets import items, save_parquet
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 COUNTS = 5_000, 50_000

@@ -11,12 +11,12 @@ from pipeline.cluster.pairs import make_pairs
 from pipeline.cluster.scoring import Scoring
 from pipeline.config import Config
 from pipeline.data import shards
-from pipeline.data.order import PairReader
+from pipeline.data.reader import PairReader
 from pipeline.data.store import open_store
-from pipeline.distill import run
-from pipeline.distill.checkpoint import read_part
-from pipeline.errors import UserError
 from pipeline.models.students import load_student
+from pipeline.runs import identity
+from pipeline.runs.checkpoint import read_part
+from pipeline.utils.errors import UserError
 
 
 def config_at(run: Path, **branches: dict) -> Config:
@@ -70,7 +70,7 @@ def test_checkpoints_are_scored_on_other_resources_and_the_best_is_saved(
     make_pairs(config)
     distill(config)
     printed = [line for line in capfd.readouterr().out.splitlines() if line.startswith("score ")]
-    history = run.history(config)
+    history = identity.history(config)
     scores = history.scores(history.commits())
     best = history.best(history.commits())
     assert history.commits()[0].name in scores, "the last one waits for its score"
@@ -110,7 +110,7 @@ def test_a_bad_shard_is_the_users_error_not_a_ray_traceback(ray_cluster, tmp_pat
 def test_a_node_that_does_not_see_the_run_refuses(ray_cluster, tmp_path, monkeypatch):
     config = config_at(tmp_path / "run")
     make_pairs(config)
-    monkeypatch.setattr(run, "claim", lambda *_: None)  # as on a disk of the driver alone
+    monkeypatch.setattr(identity, "claim", lambda *_: None)  # as on a disk of the driver alone
     with pytest.raises(UserError, match="distill.output: node .* does not see .*share"):
         distill(config)
 

@@ -11,8 +11,8 @@ from pipeline.cluster import pool
 from pipeline.cluster.pairs import make_pairs
 from pipeline.config import Config
 from pipeline.data.store import LocalStore
-from pipeline.errors import UserError
-from pipeline.pairs import PairMaker
+from pipeline.stages.pairs import PairMaker
+from pipeline.utils.errors import UserError
 
 
 @pytest.fixture

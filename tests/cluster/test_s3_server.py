@@ -8,7 +8,8 @@ import pytest
 from pipeline.config import Config, DistillConfig, S3Config
 from pipeline.data.s3 import S3Store, _connect
 from pipeline.data.store import open_store
-from pipeline.distill import loop, run
+from pipeline.runs import identity
+from pipeline.training import loop
 from tests.cluster.conftest import PAIRS
 from tests.cluster.faulty_proxy import faulty_proxy
 from tests.cluster.radosgw import KEY, SECRET, radosgw
@@ -90,7 +91,7 @@ def test_a_run_on_s3_passes_over_its_torn_newest_checkpoint(server, tmp_path, mo
         settings["distill"]["output"] = f"s3://bucket/{name}"
         config = Config.model_validate(settings)
         store = open_set(server, name)
-        run.claim(config)
+        identity.claim(config)
         loop.train(config.model_copy(update={"distill": shorter(config)}))
         if torn:
             newest = max(each for each in store.tree() if each.endswith(".safetensors"))
@@ -98,7 +99,7 @@ def test_a_run_on_s3_passes_over_its_torn_newest_checkpoint(server, tmp_path, mo
             (tmp_path / "file").write_bytes((tmp_path / "file").read_bytes()[:-500])
             store.upload(tmp_path / "file", newest)
         assert loop.train(config) == 8
-        run.finish(config)
+        identity.finish(config)
         states.append(store.get("state.json"))
     assert states[0] == states[1]
 

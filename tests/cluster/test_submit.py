@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.cli import load
 from pipeline.data.store import open_store
-from pipeline.distill import run
+from pipeline.runs import identity
 from tests.cluster.head import Head, head
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -58,7 +58,7 @@ def test_both_jobs_outlive_their_head(tmp_path: Path) -> None:
         return sum(name.endswith(".parquet") for name in store.list())
 
     def step() -> int:
-        return max((commit.step for commit in run.history(config).commits()), default=0)
+        return max((commit.step for commit in identity.history(config).commits()), default=0)
 
     with head(Head(tmp_path, "--num-cpus", "3")) as cluster:
         die_in_the_middle(cluster, ("python", "jobs/pairs.py", *flags), lambda: shards() >= 5)

@@ -14,9 +14,9 @@ import ray
 from pipeline.cli import load
 from pipeline.cluster.distill import RESTARTS
 from pipeline.cluster.pairs import make_pairs
-from pipeline.distill import run
-from pipeline.distill.score import score
-from pipeline.teacher import make_teacher
+from pipeline.runs import identity
+from pipeline.stages.score import score
+from pipeline.stages.teacher import make_teacher
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -59,7 +59,7 @@ class Run:
         return self.start("jobs/distill.py", *self.settings, RAY_ADDRESS=address())
 
     def step(self) -> int:
-        return max((commit.step for commit in run.history(self.config).commits()), default=0)
+        return max((commit.step for commit in identity.history(self.config).commits()), default=0)
 
     def state(self) -> dict:
         return json.loads((Path(self.config.distill.output) / "state.json").read_text())
@@ -135,7 +135,7 @@ def test_a_node_lost_and_got_costs_less_than_another_seed(ray_cluster, digits, s
     def distance(name: str, *own: str) -> float:
         flags = [*digits, *own, "--run", str(tmp_path / name), "--distill.scoring.count", "1000"]
         config, _ = load("distill", flags)
-        newest = run.history(config).commits()[0]
+        newest = identity.history(config).commits()[0]
         assert newest.step == config.distill.steps
         return score(config, newest.name).fd_teacher
 
@@ -195,7 +195,7 @@ def test_a_node_lost_and_a_node_got_change_neither_steps_nor_samples(ray_cluster
     assert [name for name, _ in events] == ["lost", "got", "done"]
     config, _ = load("distill", elastic)
     assert int(events[-1][1]) == 100
-    sizes = [len(commit.files) for commit in reversed(run.history(config).commits())]
+    sizes = [len(commit.files) for commit in reversed(identity.history(config).commits())]
     assert sizes[0] == 2 and 1 in sizes and sizes[-1] == 2, "shrunk and grown"
     one = Run(start, settings(tmp_path / "alone", 1, **more))
     one.job().finish()

@@ -10,8 +10,8 @@ from pipeline.config import Config, S3Config
 from pipeline.data import s3
 from pipeline.data.fetch import INPUTS, fetch, fetch_inputs
 from pipeline.data.s3 import S3Store
-from pipeline.errors import UserError
-from pipeline.files import cache_folder
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import cache_folder
 
 REGION = S3Config(region="us-east-1")
 FILES = {"model_index.json": b"{}", "unet/config.json": b"[1]", "unet/weights": b"7" * 5000}

@@ -15,9 +15,9 @@ from pipeline.config import S3Config
 from pipeline.data import gs, shards
 from pipeline.data.fetch import fetch
 from pipeline.data.gs import GSStore
-from pipeline.data.order import PairReader
+from pipeline.data.reader import PairReader
 from pipeline.data.store import open_store, probe
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 
 def conditional(upload):

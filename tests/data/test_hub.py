@@ -9,8 +9,8 @@ import pytest
 from pipeline.config import S3Config
 from pipeline.data.fetch import fetch
 from pipeline.data.hub import fetch_model, open_repo, parse, push_model
-from pipeline.errors import UserError
-from tests.hub import TOKEN, serve
+from pipeline.utils.errors import UserError
+from tests.fixtures.hub import TOKEN, serve
 
 NAME = "someone/model"
 MARK = "provenance.json"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.data.images import load_images
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 
 def test_digits_are_the_sources_own_pixels_in_range():

@@ -13,7 +13,7 @@ from pipeline.config import Config
 from pipeline.data import s3
 from pipeline.data.fetch import fetch_inputs
 from pipeline.data.prompts import read_prompts
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 PROMPTS = ["a cat", "zwei Hunde, grün", "a cat"]
 

@@ -12,10 +12,10 @@ from moto import mock_aws
 
 from pipeline.config import S3Config
 from pipeline.data import s3, shards
-from pipeline.data.order import PairReader
+from pipeline.data.reader import PairReader
 from pipeline.data.s3 import S3Store
 from pipeline.data.store import open_store, probe
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.data import schema
 from pipeline.data.schema import PairBatch
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 PLAN = {"plan": "p"}
 

@@ -11,7 +11,7 @@ import torch
 from pipeline.data import shards
 from pipeline.data.shards import Shard
 from pipeline.data.store import LocalStore
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 
 def first(store: LocalStore) -> str:

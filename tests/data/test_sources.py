@@ -17,8 +17,8 @@ from pipeline.data.sources import listing, tars
 from pipeline.data.sources.listing import Listing, open_listing
 from pipeline.data.sources.sample import THREADS
 from pipeline.data.store import LocalStore, open_store
-from pipeline.errors import UserError
-from tests.image_sets import LAYOUTS, add, content, items, picture, save_files, save_tars
+from pipeline.utils.errors import UserError
+from tests.fixtures.image_sets import LAYOUTS, add, content, items, picture, save_files, save_tars
 
 S3 = S3Config()
 IMAGE = content(picture(0))

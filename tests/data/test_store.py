@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.config import S3Config
 from pipeline.data.store import LocalStore, open_store, probe
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 
 def test_put_makes_the_object_and_never_overwrites(tmp_path):
@@ -100,7 +100,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from pipeline.data.store import LocalStore
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 try:
     LocalStore(Path(sys.argv[1])).put("x.parquet", b"1" * 10_000)

@@ -7,7 +7,7 @@ from torch import Tensor
 from pipeline.evaluation import estimates
 from pipeline.evaluation.estimates import compare, frechet, kernel, share
 from pipeline.evaluation.metrics import Moments, kernel_distance
-from pipeline.evaluation.sketch import GROUPS, Rows, Sketch
+from pipeline.evaluation.statistics import GROUPS, Rows, Sketch
 
 D = 16
 
@@ -83,7 +83,7 @@ def test_halves_are_compared_at_their_own_n() -> None:
 
 
 def test_what_is_kept_of_a_large_set_is_another_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.evaluation.sketch.KEPT", 300)
+    monkeypatch.setattr("pipeline.evaluation.statistics.KEPT", 300)
     sets = [Sketch(700, kept=300) for _ in range(2)]
     none = torch.empty(0)
     for seed, each in enumerate(sets):

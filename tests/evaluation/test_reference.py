@@ -11,22 +11,22 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline import evaluate
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.diffusion.noise import EDM, expand
-from pipeline.errors import UserError
 from pipeline.evaluation import estimates, reference, speed
 from pipeline.evaluation.comparison import Maker, Source
 from pipeline.evaluation.reference import open_reference
 from pipeline.models.analytic import GaussianMixture, gaussian_teacher
-from pipeline.models.build import load_teacher
 from pipeline.models.denoiser import Denoiser
-from pipeline.models.export import save_denoiser
+from pipeline.models.export.save import save_denoiser
+from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import sample_teacher
 from pipeline.models.students import new_student
-from tests.image_sets import LAYOUTS, Item, content, items, save_files
-from tests.tiny_models import save_tiny
+from pipeline.stages import evaluate
+from pipeline.utils.errors import UserError
+from tests.fixtures.image_sets import LAYOUTS, Item, content, items, save_files
+from tests.fixtures.tiny_models import save_tiny
 
 PROMPTS = [f"picture {number}" for number in range(8)]
 

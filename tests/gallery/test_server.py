@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 
 from pipeline.config import Config
-from pipeline.errors import UserError
 from pipeline.gallery import studio
 from pipeline.gallery.server import known_host, new_server
 from pipeline.gallery.studio import Studio
 from pipeline.models.analytic import gaussian_teacher
-from tests.tiny_models import save_tiny
+from pipeline.utils.errors import UserError
+from tests.fixtures.tiny_models import save_tiny
 
 Answer = tuple[int, http.client.HTTPMessage, bytes]
 Get = Callable[..., Answer]

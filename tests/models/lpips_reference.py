@@ -78,7 +78,7 @@ def main() -> None:
         torch.library.define(f"torchvision::{operator}", "(Tensor a, Tensor b, float c) -> Tensor")
     import lpips
 
-    from pipeline.models.lpips_weights import installed, read_weights
+    from pipeline.models.perceptual.lpips_weights import installed, read_weights
 
     net = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
     (file,) = installed()

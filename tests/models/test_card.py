@@ -8,11 +8,11 @@ import pytest
 from huggingface_hub import ModelCard
 
 from pipeline.config import TeacherConfig
-from pipeline.models.adapters import UNet2D
-from pipeline.models.build import load_teacher
-from pipeline.models.card import model_card, read_origin, usage
+from pipeline.models.export.card import model_card, read_origin, usage
+from pipeline.models.loading import load_teacher
+from pipeline.models.network import UNet2D
 from pipeline.models.song_unet import SongUNet
-from tests.tiny_models import save_tiny
+from tests.fixtures.tiny_models import save_tiny
 
 REPO, COMMIT = "owner/name", "1" * 40
 

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.config import NetworkConfig, StudentConfig, TeacherConfig
-from pipeline.errors import UserError
-from pipeline.models.adapters import UNet2D
-from pipeline.models.build import load_teacher
-from pipeline.models.comfyui import check_comfyui, save_comfyui
+from pipeline.models.export.comfyui import check_comfyui, save_comfyui
+from pipeline.models.loading import load_teacher
 from pipeline.models.lora import merged
+from pipeline.models.network import UNet2D
 from pipeline.models.students import new_student
-from tests.tiny_models import save_tiny
+from pipeline.utils.errors import UserError
+from tests.fixtures.tiny_models import save_tiny
 
 
 @pytest.mark.parametrize(

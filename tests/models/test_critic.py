@@ -6,12 +6,12 @@ import torch
 from pipeline.config import Config, NetworkConfig
 from pipeline.data.fetch import fetch_inputs
 from pipeline.diffusion.noise import EDM
-from pipeline.diffusion.steps import Steps
-from pipeline.distill.dmd import DMD
-from pipeline.models.adapters import UNet2D
-from pipeline.models.build import load_teacher, new_unet
+from pipeline.diffusion.sampler import Steps
+from pipeline.methods.dmd import DMD
 from pipeline.models.critic import Critic
-from tests.tiny_models import FAMILIES, save_tiny
+from pipeline.models.loading import load_teacher, new_unet
+from pipeline.models.network import UNet2D
+from tests.fixtures.tiny_models import FAMILIES, save_tiny
 
 SHAPE = (1, 8, 8)
 

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from pipeline.config import NetworkConfig, TeacherConfig
 from pipeline.diffusion.noise import EDM
-from pipeline.errors import UserError
-from pipeline.models.adapters import UNet2D
-from pipeline.models.build import load_denoiser, load_teacher, teacher_fingerprint
 from pipeline.models.edm_file import read_edm
 from pipeline.models.edm_import import import_edm
-from pipeline.models.export import save_denoiser
+from pipeline.models.export.save import save_denoiser
+from pipeline.models.loading import load_denoiser, load_teacher, teacher_fingerprint
+from pipeline.models.network import UNet2D
 from pipeline.models.sampling import sample_student
 from pipeline.models.students import new_student
-from tests.edm_file import EasyDict, Persistent, dump, network
+from pipeline.utils.errors import UserError
+from tests.fixtures.edm_file import EasyDict, Persistent, dump, network
 from tests.models.edm_reference import denoised, raw
 
 BAR = 1e-5
@@ -223,7 +223,7 @@ def test_planted_code_is_named_and_not_run(tmp_path: Path, place: str) -> None:
         "numpy.core.multiarray._reconstruct",
         "_codecs.decode",
         "copyreg._reconstructor",
-        "pipeline.teacher.make_teacher",
+        "pipeline.stages.teacher.make_teacher",
     ],
 )
 def test_what_is_not_on_the_list_is_refused_by_name(tmp_path: Path, name: str) -> None:

@@ -12,10 +12,10 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from pipeline.diffusion.noise import EDM
-from pipeline.errors import UserError
-from pipeline.models.adapters import UNet2D
-from pipeline.models.export import read_provenance, save_denoiser
+from pipeline.models.export.save import read_provenance, save_denoiser
+from pipeline.models.network import UNet2D
 from pipeline.models.sampling import sample_student
+from pipeline.utils.errors import UserError
 
 LABELS = torch.tensor([0, 1, 2, 2])
 START = EDM().sigma_max / (EDM().sigma_max ** 2 + 1) ** 0.5

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import EvaluateConfig
-from pipeline.errors import UserError
-from pipeline.models import features
-from pipeline.models.clip import load_clip
-from pipeline.models.features import load_features, weights_checksum
-from tests.tiny_parts import clip_tokenizer
+from pipeline.models.perceptual import features
+from pipeline.models.perceptual.clip import load_clip
+from pipeline.models.perceptual.features import load_features, weights_checksum
+from pipeline.utils.errors import UserError
+from tests.fixtures.tiny_parts import clip_tokenizer
 
 IMAGES = torch.rand(3, 1, 40, 40, generator=torch.Generator().manual_seed(0)) * 2 - 1
 

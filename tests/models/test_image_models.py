@@ -13,14 +13,14 @@ from torch import Tensor
 
 from pipeline.config import NetworkConfig, StudentConfig, TeacherConfig
 from pipeline.diffusion import seeds
-from pipeline.errors import UserError
-from pipeline.models.adapters import Network
-from pipeline.models.build import load_denoiser, load_teacher, teacher_fingerprint
-from pipeline.models.export import save_denoiser
+from pipeline.models.export.save import save_denoiser
+from pipeline.models.loading import load_denoiser, load_teacher, teacher_fingerprint
 from pipeline.models.lora import merged
+from pipeline.models.network import Network
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.models.students import load_student, new_student
-from tests.tiny_unets import CLASSES, UNETS, save_unet
+from pipeline.utils.errors import UserError
+from tests.fixtures.tiny_unets import CLASSES, UNETS, save_unet
 
 LABELS = torch.tensor([2, 0])
 SOLVERS = {"edm-classes": "dpmpp_2m"}

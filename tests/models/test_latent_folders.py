@@ -9,12 +9,13 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from pipeline.config import CriticConfig, StudentConfig, TeacherConfig
 from pipeline.diffusion.noise import Flow
-from pipeline.errors import UserError
-from pipeline.models.build import load_teacher, teacher_fingerprint
-from pipeline.models.card import usage
-from pipeline.models.export import save_denoiser
+from pipeline.models.export.card import usage
+from pipeline.models.export.save import save_denoiser
+from pipeline.models.loading import load_teacher, teacher_fingerprint
 from pipeline.models.sampling import sample_teacher
 from pipeline.models.students import new_student
+from pipeline.utils.errors import UserError
+from tests.fixtures.tiny_models import FAMILIES, save_tiny
 from tests.models.test_latent_models import (
     OTHER_SIZE,
     called,
@@ -23,7 +24,6 @@ from tests.models.test_latent_models import (
     perturbed_student,
     settings_of,
 )
-from tests.tiny_models import FAMILIES, save_tiny
 
 
 @pytest.mark.parametrize("version", FAMILIES)

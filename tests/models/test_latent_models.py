@@ -16,13 +16,13 @@ from torch import Tensor
 from pipeline.config import StudentConfig, TeacherConfig
 from pipeline.diffusion import seeds
 from pipeline.diffusion.noise import Flow
-from pipeline.models.build import load_teacher
-from pipeline.models.export import save_denoiser
-from pipeline.models.latents import Latents
+from pipeline.models.export.save import save_denoiser
+from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.models.students import load_student, new_student
-from tests.tiny_models import FAMILIES, save_tiny
-from tests.tiny_parts import dc, vae
+from pipeline.models.vae import Latents
+from tests.fixtures.tiny_models import FAMILIES, save_tiny
+from tests.fixtures.tiny_parts import dc, vae
 
 PROMPTS = ["a cat", "two dogs on a hill", "a cat"]
 CLASSES = [207, 360]
@@ -194,7 +194,7 @@ def test_large_images_go_through_the_vae_in_tiles(make, monkeypatch):
     images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     whole = latents.encode(images)
     shown = latents.decode(whole)
-    monkeypatch.setattr("pipeline.models.latents.TILED", 31)
+    monkeypatch.setattr("pipeline.models.vae.TILED", 31)
     tiled = latents.decode(whole)
     assert tiled.shape == shown.shape and not torch.equal(tiled, shown)
     assert not torch.equal(latents.encode(images), whole)
@@ -220,9 +220,9 @@ def test_copies_share_text_and_latents_and_train_the_unet_alone(config):
 def test_prompts_are_encoded_once_and_the_oldest_leave(config, version, monkeypatch):
     if version == "dit":
         return
-    from pipeline.models import text
+    from pipeline.models import prompts
 
-    monkeypatch.setattr(text, "_KEPT", 2)
+    monkeypatch.setattr(prompts, "_KEPT", 2)
     side, encoded = load_teacher(config).text, []
     real = side.encode
     monkeypatch.setattr(side, "encode", lambda t, *rest: (encoded.append(t), real(t, *rest))[1])

@@ -11,15 +11,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.config import CriticConfig, NetworkConfig, StudentConfig, TeacherConfig
-from pipeline.errors import UserError
-from pipeline.models.adapters import Network
-from pipeline.models.build import load_denoiser, load_teacher
-from pipeline.models.export import save_denoiser
+from pipeline.models.export.save import save_denoiser
+from pipeline.models.loading import load_denoiser, load_teacher
 from pipeline.models.lora import FILE, load_lora, merged
+from pipeline.models.network import Network
 from pipeline.models.sampling import sample_student
 from pipeline.models.students import new_student
+from pipeline.utils.errors import UserError
+from tests.fixtures.tiny_models import save_tiny
 from tests.models.test_latent_models import called, labels, noise, settings_of, unpacked
-from tests.tiny_models import save_tiny
 
 LORA = {"rank": 4, "alpha": 6.0}
 

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.errors import UserError
-from pipeline.models.lpips import LPIPS
-from pipeline.models.lpips_weights import Weights, installed, read_weights
-from tests.lpips_weights import narrow_state, save_narrow
+from pipeline.models.perceptual.lpips import LPIPS
+from pipeline.models.perceptual.lpips_weights import Weights, installed, read_weights
+from pipeline.utils.errors import UserError
+from tests.fixtures.lpips_weights import narrow_state, save_narrow
 from tests.models.lpips_reference import FILE, pairs
 
 REFERENCE = json.loads(FILE.read_text())

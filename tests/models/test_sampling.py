@@ -8,10 +8,10 @@ from torch import Tensor
 
 from pipeline.diffusion.noise import EDM
 from pipeline.diffusion.solver import SOLVERS
-from pipeline.errors import UserError
-from pipeline.models.adapters import UNet2D
 from pipeline.models.analytic import GaussianMixture, gaussian_teacher
+from pipeline.models.network import UNet2D
 from pipeline.models.sampling import guide, sample_student, sample_teacher
+from pipeline.utils.errors import UserError
 
 LABELS = torch.tensor([0, 1, 2, 1])
 

@@ -15,9 +15,9 @@ from diffusers import (
 )
 
 from pipeline.diffusion.noise import EDM, VP, Flow
-from pipeline.diffusion.steps import Steps
-from pipeline.errors import UserError
+from pipeline.diffusion.sampler import Steps
 from pipeline.models.schedulers import read_scheduler, student_scheduler
+from pipeline.utils.errors import UserError
 
 
 def saved(scheduler: Any, **changes: Any) -> dict[str, Any]:

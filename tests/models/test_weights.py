@@ -10,12 +10,12 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from pipeline.config import TeacherConfig
-from pipeline.errors import UserError
-from pipeline.models.adapters import UNet2D
-from pipeline.models.build import load_denoiser, load_teacher, teacher_fingerprint
-from pipeline.models.export import save_denoiser
+from pipeline.models.export.save import save_denoiser
+from pipeline.models.loading import load_denoiser, load_teacher, teacher_fingerprint
+from pipeline.models.network import UNet2D
 from pipeline.models.weights import weights_digest
-from tests.tiny_models import save_tiny
+from pipeline.utils.errors import UserError
+from tests.fixtures.tiny_models import save_tiny
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 

@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 
-from pipeline import settings_yaml
-from pipeline.config import Config
-from pipeline.pictures import save_grid
+from pipeline.config import Config, settings_yaml
+from pipeline.utils.image_grid import save_grid
 
 BEGAN = 1_790_000_000.0
 

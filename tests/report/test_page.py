@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from pipeline.config import Config, S3Config
-from pipeline.errors import UserError
-from pipeline.pictures import save_grid
 from pipeline.report import page, words
 from pipeline.report.source import Run, find, read_run
+from pipeline.utils.errors import UserError
+from pipeline.utils.image_grid import save_grid
 from tests.report.run_folder import BEGAN, EVENTS, FIGURES, line, make_run, write
 
 LATER = BEGAN + 200

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.data.sources.sample import THREADS, Sample, SourceError, Wanted, field, is_image, said
 from pipeline.data.store import Store
-from pipeline.threads import ahead
+from pipeline.utils.threads import ahead
 
 _TABLES = ("metadata.jsonl", "metadata.csv")
 _Said = str | int | None

@@ -10,7 +10,7 @@ from pipeline.data.schema import footer
 from pipeline.data.sources.sample import Sample, Wanted
 from pipeline.data.sources.source import Reader, Source, to_samples
 from pipeline.data.store import Store
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 NAME = "listing.parquet"
 GROUP = 1000

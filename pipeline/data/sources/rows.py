@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.data.sources.sample import THREADS, Sample, SourceError, Wanted, field, said
 from pipeline.data.store import Store
-from pipeline.threads import ahead
+from pipeline.utils.threads import ahead
 
 
 def parts(names: Sequence[str]) -> list[str]:

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from pipeline.config import S3Config
-from pipeline.crop import UnreadableError, read_image
+from pipeline.data.crop import UnreadableError, read_image
 from pipeline.data.sources import files, rows, tars
 from pipeline.data.sources.sample import Sample, SourceError, Wanted, is_image
 from pipeline.data.store import Store, open_store
-from pipeline.errors import UserError
-from pipeline.progress import Progress, progress
-from pipeline.threads import ahead
+from pipeline.utils.errors import UserError
+from pipeline.utils.progress import Progress, progress
+from pipeline.utils.threads import ahead
 
 THREADS = 8
 """Images that are read, decoded and resized at once."""

@@ -14,7 +14,7 @@ from itertools import groupby
 from pipeline.data.sources.files import record
 from pipeline.data.sources.sample import IMAGES, THREADS, Sample, SourceError, Wanted, field, said
 from pipeline.data.store import Store
-from pipeline.threads import ahead
+from pipeline.utils.threads import ahead
 
 BLOCK = 2**20
 """Bytes read at once of a tar that is listed: over a network, fewer and larger requests."""

@@ -1,0 +1,82 @@
+"""The adversarial part of the method: the critic also tells samples from real images."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pipeline.diffusion.adversarial import (
+    DIVERGENCES,
+    discriminator_loss,
+    ratio_weights,
+    smoothness_loss,
+)
+from pipeline.diffusion.noise import Schedule
+from pipeline.methods.microbatch import Lane
+from pipeline.models.critic import Rows, joined
+
+NEARBY = 0.01
+"""Distance of the neighbours that the discriminator shall judge alike (arXiv 2501.08316)."""
+
+
+@dataclass(frozen=True)
+class GAN:
+    """What the discriminator is for, and how it learns.
+
+    Args:
+        student_weight, critic_weight: Of the losses.
+        divergence: What the matching loss lessens, by the weights that follow from the logits.
+        smoothness: Weight of the approximate R1 loss; 0 leaves it out.
+        range: Ends of the times of its own draws, as fractions of `Schedule.at`.
+    """
+
+    student_weight: float
+    critic_weight: float
+    divergence: str = "reverse-kl"
+    smoothness: float = 0.0
+    range: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def weighs(self) -> bool:
+        """Whether the matching loss needs the logits."""
+        return DIVERGENCES[self.divergence] is not None
+
+    def weigh(self, losses: Tensor, logits: Tensor) -> Tensor:
+        """Matching losses (B,) under the divergence, by the logits (B, heads) of their samples."""
+        weights = ratio_weights(logits, self.divergence)
+        return losses if weights is None else weights * losses
+
+    def rows(self, lane: Lane, samples: Tensor, schedule: Schedule) -> Rows:
+        """What the discriminator sees beside the samples that the critic denoises.
+
+        The samples diffused once more if the draws are separate, then the real images, then their
+        neighbours if there is a smoothness.
+        """
+        assert lane.real is not None
+        real, parts = lane.real, []
+        if lane.telling is not None:
+            parts.append(Rows(lane.telling.of(samples, schedule), lane.telling.t, lane.labels))
+        x_t = real.draw.of(real.images, schedule)
+        parts.append(Rows(x_t, real.draw.t, real.labels))
+        if self.smoothness:
+            parts.append(Rows(x_t + NEARBY * real.shift, real.draw.t, real.labels))
+        return joined(parts)
+
+    def loss(self, lane: Lane, logits: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The critic's, of the logits of its samples and of `rows`; and what to log.
+
+        Returns:
+            The weighted loss, (), and detached scalars.
+        """
+        own, *parts = logits.split(len(lane.noise))
+        fake = own if lane.telling is None else parts.pop(0)
+        real = parts.pop(0)
+        loss = discriminator_loss(fake, real)
+        log = {
+            "gan_critic": loss.detach(),
+            "gan_accuracy": 0.5 * ((real > 0).float().mean() + (fake < 0).float().mean()),
+        }
+        if self.smoothness:
+            uneven = smoothness_loss(real, parts.pop(0), NEARBY)
+            log["gan_smoothness"] = uneven.detach()
+            loss = loss + self.smoothness * uneven
+        return self.critic_weight * loss, log

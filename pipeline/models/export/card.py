@@ -1,0 +1,234 @@
+"""The README.md of a student: what it is, how it is used, where it comes from, what it may be."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from pipeline.config import settings_yaml
+from pipeline.models.export.save import PROVENANCE
+from pipeline.models.lora import FILE
+from pipeline.models.network import Network
+from pipeline.models.song_unet import SongUNet
+from pipeline.models.transformers import DiT
+
+README = "README.md"
+PICTURE = "samples.png"
+TEACHER = "folder/of/the/teacher"
+"""Stands in the code of a card for a teacher that is not on the Hub."""
+_HUB = "https://huggingface.co"
+_TERMS = ("license", "license_name", "license_link")
+_EDM = (
+    "The teacher is an EDM file; NVIDIA's are CC BY-NC-SA 4.0, for non-commercial use alone, and "
+    "so is this model."
+)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a student comes from.
+
+    Attributes:
+        teacher: Words for the teacher.
+        terms: A sentence about the licence.
+        metadata: What follows for the card: `base_model`, and `license` with its name and link.
+    """
+
+    teacher: str
+    terms: str
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def read_origin(folder: Path | None, repo: str | None = None, commit: str | None = None) -> Origin:
+    """Where a student comes from, as far as its teacher's folder tells; places stay out of it.
+
+    Args:
+        folder: The teacher's, local; None for an analytic one.
+        repo: owner/name, of a teacher from the Hub.
+        commit: The revision of it.
+    """
+    if folder is None:
+        formula = "an exact Gaussian score"
+        return Origin(formula, "The teacher is a formula: the licence is its author's to choose.")
+    made = _json(folder / PROVENANCE)
+    teacher, metadata = _teacher(made), {}
+    if repo:
+        teacher = f"[{repo}]({_HUB}/{repo}/tree/{commit}) at commit `{commit}`"
+        metadata = {"base_model": repo}
+    if terms := _terms(folder):
+        link = terms.get("license_link", "")
+        if repo and link and "://" not in link:
+            terms["license_link"] = f"{_HUB}/{repo}/blob/{commit}/{link.lstrip('/')}"
+        name = terms.get("license_name") or terms["license"]
+        return Origin(teacher, f"That of the teacher: `{name}`.", metadata | terms)
+    if "imported" in made:
+        return Origin(teacher, _EDM, metadata | {"license": "cc-by-nc-sa-4.0"})
+    if "training" in made:
+        return Origin(
+            teacher, "The teacher was trained by the author, whose choice it is.", metadata
+        )
+    unknown = "Unknown: that of the teacher, which names none."
+    return Origin(teacher, unknown, metadata | {"license": "unknown"})
+
+
+def model_card(
+    network: Network,
+    name: str,
+    origin: Origin,
+    made: Mapping[str, Any],
+    figures: Mapping[str, Any] | None = None,
+    picture: bool = False,
+    more: Sequence[str] = (),
+) -> str:
+    """The content of a student's README.md: metadata of the Hub, then Markdown.
+
+    Args:
+        network: The student.
+        name: What `from_pretrained` is given: owner/name, or a folder's name.
+        origin: Where it comes from.
+        made: Its provenance.
+        figures: Of its evaluation, if there is one.
+        picture: Whether there is a grid of samples beside it.
+        more: Further ways to use it, in Markdown.
+    """
+    steps = len(network.steps.times)
+    count = "one" if steps == 1 else f"{steps}"
+    data = ModelCardData(
+        library_name="diffusers",
+        pipeline_tag=(
+            "unconditional-image-generation" if network.prompts is None else "text-to-image"
+        ),
+        tags=["diffusers", "ray-dmd", "dmd", "distillation", f"{count}-step"],
+        **origin.metadata,  # type: ignore[arg-type]
+    )
+    sections = [
+        f"# {name.rpartition('/')[2]}",
+        f"Makes an image in **{count}** network call{'s' * (steps > 1)}. Its teacher, which needs "
+        f"more, is "
+        f"{origin.teacher}; it was distilled by distribution matching (DMD, "
+        "[arXiv 2311.18828](https://arxiv.org/abs/2311.18828)) with ray-dmd.",
+        f"## Use\n\n```python\n{usage(network, name)}```",
+        *_as_lora(network, name, origin.metadata.get("base_model", TEACHER)),
+        *more,
+    ]
+    if picture:
+        rows = "From one fixed noise: the teacher, this student, and what both scores make of it."
+        sections.append(f"## Samples\n\n![samples]({PICTURE})\n\n{rows}")
+    if figures:
+        rows = "\n".join(f"| {key} | {_cell(value)} |" for key, value in figures.items())
+        sections.append(
+            f"## Figures\n\n| figure | value |\n|---|---|\n{rows}\n\nOf `jobs/evaluate.py`. "
+            "Fréchet distances (`fd`) are in these features, and may be compared with others in "
+            "the same at the same number of images; only Inception's with published FIDs."
+        )
+    recipe = settings_yaml.dump(json.loads(json.dumps(made)))
+    sections += [f"## Recipe\n\n```yaml\n{recipe}```", f"## Licence\n\n{origin.terms}"]
+    body = "\n\n".join(sections)
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n"))
+
+
+def usage(network: Network, name: str, half: bool = False) -> str:
+    """Python that makes an image of the student, or of its fp16 variant, and saves it."""
+    if network.settings is None:
+        return (
+            "# diffusers cannot take this student's steps; from the run that made it:\n"
+            "# python jobs/sample.py --evaluate.student <this folder>\n"
+        )
+    lines = ["import torch"] if half else []
+    lines.append("from diffusers import DiffusionPipeline")
+    if isinstance(network.backbone, SongUNet):
+        lines.append(
+            "import pipeline.models.song_unet  # of ray-dmd: diffusers has no such network"
+        )
+    more = (', variant="fp16", torch_dtype=torch.float16' if half else "") + _left_out(network)
+    lines += ["", f'student = DiffusionPipeline.from_pretrained("{name}"{more})']
+    return "".join(f"{line}\n" for line in [*lines, *_call(network)])
+
+
+def _as_lora(network: Network, name: str, teacher: str) -> list[str]:
+    """How the adapters of a student make one of its teacher, where diffusers can load them."""
+    if network.lora is None or network.settings is None:
+        return []
+    if not hasattr(pipe := network.pipeline(), "load_lora_weights"):
+        return []
+    scheduler = type(pipe.scheduler).__name__
+    lines = [
+        f"from diffusers import {', '.join(sorted(('DiffusionPipeline', scheduler)))}",
+        "",
+        f'student = DiffusionPipeline.from_pretrained("{teacher}"{_left_out(network)})',
+        f'student.load_lora_weights("{name}")',
+        f'student.scheduler = {scheduler}.from_pretrained("{name}", subfolder="scheduler")',
+        *_call(network),
+    ]
+    code = "".join(f"{line}\n" for line in lines)
+    return [
+        f"## As a LoRA\n\n`{FILE}` has what was learnt alone, for the teacher or a model made from "
+        f"it (needs `peft`):\n\n```python\n{code}```"
+    ]
+
+
+def _left_out(network: Network) -> str:
+    """What diffusers must be told is not in the folder, such as Stable Diffusion 3's T5."""
+    pipe = network.pipeline()
+    optional = {*getattr(pipe, "_optional_components", ())}
+    return "".join(
+        f", {part}=None"
+        for part, found in pipe.components.items()
+        if found is None and part not in optional
+    )
+
+
+def _call(network: Network) -> list[str]:
+    """Lines that make an image of the pipeline `student`, and save it."""
+    lines = []
+    steps = ", ".join(f"{key}={value}" for key, value in (network.settings or {}).items())
+    if network.prompts is not None:
+        guidance = getattr(network.backbone.config, "guidance_embeds", False)
+        scale = getattr(network, "embedded_guidance", None) if guidance else 1.0
+        call = f'student("a photo of a cat", {steps}, guidance_scale={scale})'
+    elif isinstance(network, DiT):
+        call = f"student([207], {steps}, guidance_scale=1.0)"
+    elif network.classes:
+        labels = list(range(min(4, network.classes)))
+        call = f"student(len(labels), class_labels=labels, {steps})"
+        lines.append(f"labels = {labels}")
+    else:
+        call = f"student({steps})"
+    return [*lines, f"images = {call}.images", 'images[0].save("image.png")']
+
+
+def _teacher(made: Mapping[str, Any]) -> str:
+    """Words for a teacher, from its own provenance."""
+    if "imported" in made:
+        return f"the EDM file `{made['imported']}` (SHA-256 `{made.get('sha256')}`)"
+    if "training" in made and isinstance(made.get("data"), dict):
+        return f"a small network, trained on {made['data'].get('name')}"
+    if "distill" in made:
+        return "an earlier student of ray-dmd"
+    return "a diffusers model"
+
+
+def _terms(folder: Path) -> dict[str, str]:
+    """The licence that a model's own card names, if it does."""
+    try:
+        card = ModelCard((folder / README).read_text(), ignore_metadata_errors=True)
+        found = {key: card.data.get(key) for key in _TERMS}
+    except Exception:  # anything may stand there
+        return {}
+    terms = {key: value.strip() for key, value in found.items() if isinstance(value, str)}
+    return terms if "license" in terms else {}
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value}"

@@ -1,0 +1,210 @@
+"""A student of Stable Diffusion 1 or XL for ComfyUI: its UNet as one file, its LoRA, a workflow.
+
+ComfyUI's `UNETLoader` takes a UNet under diffusers' names and knows it by its shapes, its
+`VAELoader` a VAE; its CLIP loaders want all names of an encoder under `text_model`, its LoRA
+loaders those that kohya's trainer gives adapters. In one step
+of `euler` on the `simple` schedule its sampler starts at the last training time from noise of
+variance 1, asks the network once and takes its x0: what the student was trained to give.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline.models.network import Network
+from pipeline.utils.errors import UserError
+
+FOLDER = "comfyui"
+_PROMPT = "a photo of a cat"
+_KNOWN = {"StableDiffusionPipeline": "Stable Diffusion 1", "StableDiffusionXLPipeline": "XL"}
+_SD2_WIDTH = 1024
+_TIMES = 1000
+_BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
+
+
+def check_comfyui(network: Network) -> None:
+    """See that ComfyUI knows the family of a network.
+
+    Raises:
+        UserError: If it is not Stable Diffusion 1 or XL with its own noise schedule, predicting
+            eps.
+    """
+    family = type(network.pipeline()).__name__
+    config = network.backbone.config
+    scheduler = network.pipeline().scheduler.config
+    if family not in _KNOWN:
+        problem = f"the student is a {family}"
+    elif (steps := len(network.steps.times)) > 1:
+        problem = f"the student takes {steps} steps"
+    elif scheduler.num_train_timesteps != _TIMES:
+        problem = f"the student starts at {scheduler.num_train_timesteps - 1}, not at {_TIMES - 1}"
+    elif config.cross_attention_dim == _SD2_WIDTH:
+        problem = "the student is a Stable Diffusion 2"
+    elif network.prediction != "epsilon":
+        problem = f"the student predicts {network.prediction}, not epsilon"
+    elif scheduler.get("beta_schedule") != "scaled_linear" or not all(
+        math.isclose(scheduler.get(name, math.nan), value) for name, value in _BETAS.items()
+    ):
+        problem = "the noise schedule of the student is not Stable Diffusion's"
+    else:
+        return
+    raise UserError(
+        f"export.comfyui: {problem}; Stable Diffusion 1 and XL, with epsilon, can be exported: set "
+        "it to false"
+    )
+
+
+def save_comfyui(network: Any, folder: Path, name: str) -> str:
+    """Write UNet, text encoders and adapters in half precision, and a workflow, into `comfyui/`.
+
+    Args:
+        network: A student that `check_comfyui` lets pass.
+        folder: Its diffusers folder.
+        name: Of the files in ComfyUI's folders, without ending.
+
+    Returns:
+        How they are installed, in Markdown.
+    """
+    (folder / FOLDER).mkdir()
+    clips = _encoders(network, name)
+    _save(network.backbone.state_dict(), folder / FOLDER / _unet(name))
+    for encoder, file in zip(_text_encoders(network), clips, strict=True):
+        _save(_clip(encoder.state_dict()), folder / FOLDER / file)
+    flow = json.dumps(workflow(network, name), indent=2)
+    (folder / FOLDER / "workflow.json").write_text(flow + "\n")
+    copies = {f"{FOLDER}/{_unet(name)}": f"diffusion_models/{_unet(name)}"}
+    copies |= {f"{FOLDER}/{file}": f"text_encoders/{file}" for file in clips}
+    copies["vae/diffusion_pytorch_model.safetensors"] = f"vae/{_vae(name)}"
+    lines = "".join(f"cp {source} ComfyUI/models/{target}\n" for source, target in copies.items())
+    how = (
+        f"## ComfyUI\n\n```bash\n{lines}```\n\nThen load `{FOLDER}/workflow.json` (drag it "
+        "onto the canvas). One step of `euler` on the `simple` schedule at cfg 1: other "
+        "samplers or more steps are not what this model learnt."
+    )
+    if network.lora is None:
+        return how
+    _save(_adapters(network.lora), folder / FOLDER / (lora := f"{name}-lora.safetensors"))
+    return (
+        f"{how}\n\n`{FOLDER}/{lora}` has what was learnt alone: in `ComfyUI/models/loras`, with "
+        "`LoraLoaderModelOnly` at strength 1 behind the teacher's own model, and the same sampler."
+    )
+
+
+def workflow(network: Any, name: str) -> dict[str, Any]:
+    """The graph from prompt to picture, in the format of ComfyUI's API; its canvas reads it too."""
+    _, rows, columns = network.shape
+    factor = network.latents.factor
+    height, width = rows * factor, columns * factor
+    clips, size = _encoders(network, name), {"width": width, "height": height}
+    if len(clips) == 1:
+        loader = _node("CLIPLoader", clip_name=clips[0], type="stable_diffusion")
+        prompt = _node("CLIPTextEncode", clip=["clip", 0], text=_PROMPT)
+    else:
+        names = {f"clip_name{number}": file for number, file in enumerate(clips, 1)}
+        loader = _node("DualCLIPLoader", **names, type="sdxl")
+        prompt = _node(
+            "CLIPTextEncodeSDXL",
+            clip=["clip", 0],
+            text_g=_PROMPT,
+            text_l=_PROMPT,
+            crop_w=0,
+            crop_h=0,
+            target_width=width,
+            target_height=height,
+            **size,
+        )
+    nodes = {
+        "unet": _node("UNETLoader", unet_name=_unet(name), weight_dtype="default"),
+        "clip": loader,
+        "vae": _node("VAELoader", vae_name=_vae(name)),
+        "prompt": prompt,
+        "latents": _node("EmptyLatentImage", batch_size=1, **size),
+        "sampler": _node(
+            "KSampler",
+            model=["unet", 0],
+            positive=["prompt", 0],
+            negative=["prompt", 0],  # not asked at cfg 1
+            latent_image=["latents", 0],
+            seed=0,
+            steps=1,
+            cfg=1.0,
+            sampler_name="euler",
+            scheduler="simple",
+            denoise=1.0,
+        ),
+        "image": _node("VAEDecode", samples=["sampler", 0], vae=["vae", 0]),
+        "save": _node("SaveImage", images=["image", 0], filename_prefix=name),
+    }
+    return _numbered(nodes)
+
+
+def _text_encoders(network: Any) -> list[Any]:
+    parts = network.frozen.pipe.components
+    return [parts[name] for name in ("text_encoder", "text_encoder_2") if parts.get(name)]
+
+
+def _encoders(network: Any, name: str) -> list[str]:
+    count = len(_text_encoders(network))
+    return [
+        f"{name}-clip{'' if count == 1 else f'-{number + 1}'}.safetensors"
+        for number in range(count)
+    ]
+
+
+def _clip(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        key if key.startswith(("text_model.", "text_projection.")) else f"text_model.{key}": value
+        for key, value in weights.items()
+    }
+
+
+def _adapters(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each adapter's two matrices and its alpha, which is its rank: the scale is in them."""
+    named = {}
+    for key, value in weights.items():
+        module, _, matrix = key.removesuffix(".weight").rpartition(".")
+        name = f"lora_unet_{module.replace('.', '_')}"
+        if matrix == "lora_A":
+            named[f"{name}.lora_down.weight"] = value
+            named[f"{name}.alpha"] = torch.tensor(float(len(value)))
+        else:
+            named[f"{name}.lora_up.weight"] = value
+    return named
+
+
+def _save(weights: Mapping[str, Tensor], file: Path) -> None:
+    half = {key: value.half().contiguous() for key, value in weights.items()}
+    save_file(half, file, {"format": "pt"})
+
+
+def _unet(name: str) -> str:
+    return f"{name}.safetensors"
+
+
+def _vae(name: str) -> str:
+    return f"{name}-vae.safetensors"
+
+
+def _node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def _numbered(nodes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The same graph with numbers for names: ComfyUI's canvas takes no others."""
+    numbers = {name: str(number) for number, name in enumerate(nodes, 1)}
+    return {
+        numbers[name]: {
+            "class_type": node["class_type"],
+            "inputs": {
+                key: [numbers[value[0]], value[1]] if isinstance(value, list) else value
+                for key, value in node["inputs"].items()
+            },
+        }
+        for name, node in nodes.items()
+    }

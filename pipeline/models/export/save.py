@@ -1,0 +1,108 @@
+"""A network out of this house: a folder that diffusers opens without code of ours."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import torch
+from diffusers import DiffusionPipeline
+from safetensors import SafetensorError
+
+from pipeline.models.lora import save_lora
+from pipeline.models.network import Network
+from pipeline.utils.errors import UserError
+
+PROVENANCE = "provenance.json"
+"""What made the network in a folder."""
+
+
+Variant = Literal["fp16"]
+Dress = Callable[[Path], None]
+"""Adds files to a saved network's folder."""
+
+
+def save_denoiser(
+    denoiser: Network,
+    folder: str | Path,
+    provenance: dict[str, object],
+    dress: Dress = lambda folder: None,
+) -> None:
+    """Write a network as a diffusers pipeline folder, whole or not at all.
+
+    `DiffusionPipeline.from_pretrained(folder)` opens it; with `num_inference_steps=1` its image
+    is the student's. `pipeline.models.loading.load_denoiser` reads it back. The folder of a
+    `SongUNet` opens only where this package is installed. Adapters that were merged into the
+    network stand beside it, for `load_lora_weights`.
+
+    Args:
+        denoiser: A network of `pipeline.models.loading`.
+        folder: Target; an older folder there is replaced once the new one is complete.
+        provenance: What made it (config, seed, step), stored as `provenance.json`.
+        dress: Called on the new folder before it gets its name.
+
+    Raises:
+        UserError: If the folder cannot be written.
+    """
+    folder = Path(folder)
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
+    old = folder.with_name(f"{fresh.name}.old")
+    try:
+        fresh.parent.mkdir(parents=True, exist_ok=True)
+        denoiser.pipeline().save_pretrained(fresh)
+        _forget_places(fresh)
+        if denoiser.lora is not None:
+            save_lora(denoiser, fresh)
+        (fresh / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
+        dress(fresh)
+        if folder.is_dir():
+            folder.rename(old)
+        fresh.rename(folder)
+    except BaseException as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if not isinstance(error, OSError | SafetensorError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {folder}: {reason}") from error
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read_provenance(folder: str | Path) -> dict[str, object] | None:
+    """What made the network in a folder of `save_denoiser`; None if there is none.
+
+    Raises:
+        UserError: If the folder holds files, but no such record.
+    """
+    folder = Path(folder)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return None
+    try:
+        content = json.loads((folder / PROVENANCE).read_text())
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{folder} is in use by something else: choose another folder")
+    return content
+
+
+def add_variant(folder: Path, variant: Variant) -> None:
+    """Put half-precision weights beside the full ones, under the names that diffusers gives them.
+
+    `from_pretrained(folder, variant="fp16", torch_dtype=torch.float16)` reads them.
+    """
+    with TemporaryDirectory(dir=folder.parent) as scratch:
+        half = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float16)
+        half.save_pretrained(scratch, variant=variant)
+        for file in Path(scratch).glob(f"*/*.{variant}*"):
+            file.rename(folder / file.relative_to(scratch))
+
+
+def _forget_places(folder: Path) -> None:
+    """Take out of a saved pipeline where on this machine its parts came from."""
+    for file in (folder / "model_index.json", *folder.glob("*/config.json")):
+        content = json.loads(file.read_text())
+        if content.pop("_name_or_path", None) is not None:
+            file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")

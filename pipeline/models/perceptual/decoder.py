@@ -1,0 +1,51 @@
+"""A small decoder of latents, where the teacher's VAE costs too much."""
+
+import hashlib
+from pathlib import Path
+
+from diffusers import AutoencoderTiny
+
+from pipeline.models.vae import Latents
+from pipeline.utils.errors import UserError
+
+_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+
+
+def load_decoder(folder: str) -> Latents:
+    """The `AutoencoderTiny` of a diffusers folder, such as TAESD, weights in safetensors.
+
+    Raises:
+        UserError: If there is none.
+    """
+    try:
+        network, report = AutoencoderTiny.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+        if missing := report["missing_keys"]:
+            raise ValueError(f"no weights for {', '.join(sorted(missing)[:3])}")
+    except Exception as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"distill.regression.decoder: cannot load {folder}: {line}; name a local folder with "
+            "an AutoencoderTiny, or null for the teacher's VAE"
+        ) from error
+    return Latents(network)
+
+
+def decoder_fingerprint(folder: str) -> str:
+    """SHA-256 of the folder's config and weights.
+
+    Raises:
+        UserError: If one of them is missing.
+    """
+    digest = hashlib.sha256()
+    for name in _FILES:
+        try:
+            with (Path(folder) / name).open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise UserError(
+                f"distill.regression.decoder: {folder}/{name}: {error.strerror}; name a local "
+                "folder with an AutoencoderTiny, or null for the teacher's VAE"
+            ) from error
+    return digest.hexdigest()

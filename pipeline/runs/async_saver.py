@@ -1,0 +1,105 @@
+"""Checkpoints written while training goes on."""
+
+import logging
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pipeline.runs import checkpoint
+from pipeline.runs.checkpoint import State
+from pipeline.runs.checkpoint_store import Commit, History
+from pipeline.utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class Saver:
+    """Copies the state and stores the copy on a thread of its own; one checkpoint at a time.
+
+    The copy's memory is kept for the next one.
+
+    Every worker has one and calls it at the same steps. At the end of a `with` block, also by an
+    error, what was begun is stored.
+
+    Args:
+        history: Where the checkpoints go.
+        attempt: Name of this attempt, the same on every worker.
+        fingerprint: Of all that defines the optimisation.
+        device: The worker's.
+    """
+
+    def __init__(self, history: History, attempt: str, fingerprint: str, device: torch.device):
+        self.history, self.attempt, self.fingerprint = history, attempt, fingerprint
+        many = dist.is_initialized() and dist.get_world_size() > 1
+        self._group = dist.new_group(backend="gloo") if many else None
+        self._rank = dist.get_rank() if many else 0
+        self._device = device
+        self._thread = ThreadPoolExecutor(1, "checkpoint", self._choose_device)
+        self._pending: Future[None] | None = None
+        self._copy: dict[str, Tensor] = {}
+
+    def save(self, step: int, state: State) -> None:
+        """Begin to store the state after `step` steps, once the one before is stored.
+
+        Raises:
+            UserError: If the one before could not be stored.
+            RuntimeError: If another worker is gone.
+        """
+        self.wait()
+        state.copy(self._copy)
+        self._pending = self._thread.submit(self._store, step, self._copy)
+
+    def wait(self) -> None:
+        """Wait until what was begun is stored; raises as `save`."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def __enter__(self) -> "Saver":
+        """Itself."""
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Wait, as `wait`; an error of the block stays the one that is raised."""
+        try:
+            self.wait()
+        except Exception as own:
+            if error[0] is None:
+                raise
+            log.warning("the last checkpoint was not stored: %s", own)
+        finally:
+            self._thread.shutdown(wait=False)
+
+    def _choose_device(self) -> None:
+        if self._device.type == "cuda" and self._device.index is not None:  # a thread's own setting
+            torch.cuda.set_device(self._device)
+
+    def _store(self, step: int, tensors: dict[str, Tensor]) -> None:
+        commit = Commit(step, self.attempt, self.fingerprint, {})
+        with TemporaryDirectory() as folder:
+            checkpoint.write(Path(folder), tensors, self._group)
+            try:
+                result: dict[str, str] | str = self.history.add(Path(folder), commit.name)
+            except (UserError, OSError) as error:
+                result = str(error)
+        files: dict[str, str] = {}
+        for each in self._gather(result):
+            if isinstance(each, str):
+                raise UserError(each)
+            files |= each
+        if self._rank == 0:
+            self.history.commit(replace(commit, files=files))
+
+    def _gather(self, result: dict[str, str] | str) -> list[dict[str, str] | str]:
+        """Every worker's result, so that all know whether all have stored theirs."""
+        if self._group is None:
+            return [result]
+        results: list[dict[str, str] | str] = [{}] * dist.get_world_size(self._group)
+        dist.all_gather_object(results, result, self._group)
+        return results

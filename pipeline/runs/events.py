@@ -1,0 +1,107 @@
+"""When a run began, went on, failed and ended: `events.jsonl`, which is only ever added to."""
+
+import json
+import os
+import platform
+import time
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.utils.errors import UserError
+
+FILE = "events.jsonl"
+_PACKAGES = ("ray-dmd", "torch", "ray", "diffusers", "accelerate")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a run.
+
+    Attributes:
+        kind: start: workers began; end: they did all steps; left: they saved and left; failed:
+            an error ended them; restart: the driver saw them fail, and has new ones begin.
+        time: Seconds since 1970.
+        step: Steps done; at a start, those that the checkpoint holds.
+        workers: Of the group, at its start.
+        reached: At a start, steps that the attempt before had logged, if they were more.
+        reached_at: Time of that log line.
+        error: What ended the workers.
+        machine: Of the first worker, at its start.
+    """
+
+    kind: Literal["start", "end", "left", "failed", "restart"]
+    time: float
+    step: int
+    workers: int | None = None
+    reached: int | None = None
+    reached_at: float | None = None
+    error: str | None = None
+    machine: dict[str, str] = field(default_factory=dict)
+
+
+def note(folder: Path, event: Event) -> None:
+    """Add an event to the file of a run's folder.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    said = {name: value for name, value in asdict(event).items() if value not in (None, {})}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / FILE).open("a") as lines:
+            lines.write(json.dumps(said) + "\n")
+    except OSError as error:
+        raise UserError(f"distill.output: cannot write {folder / FILE}: {error}") from error
+
+
+def read_events(text: str) -> list[Event]:
+    """All events of a file, in order; a line that is not whole is left out."""
+    events, reader = [], TypeAdapter(Event)
+    for line in text.splitlines():
+        try:
+            events.append(reader.validate_json(line))
+        except ValidationError:
+            continue
+    return events
+
+
+def now(kind: Literal["end", "left", "failed", "restart"], step: int, error: str = "") -> Event:
+    """An event of this moment."""
+    return Event(kind, time.time(), step, error=error or None)
+
+
+def machine(gpu: str | None) -> dict[str, str]:
+    """What this process runs on, each thing in a few words; nothing that names the machine.
+
+    Args:
+        gpu: Kind of the GPU in use, or None.
+    """
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    found = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "memory": f"{gib:.0f} GiB",
+    }
+    if gpu:
+        found["GPU"] = gpu
+    found["Python"] = platform.python_version()
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()

@@ -1,0 +1,163 @@
+"""What a run shows and leaves to look at: progress, metrics.jsonl, TensorBoard, sample grids."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from tensorboardX import SummaryWriter
+from torch import Tensor
+
+from pipeline.config import Config, settings_yaml
+from pipeline.runs import events
+from pipeline.runs.checkpoint_store import Score
+from pipeline.runs.run_folder import Output
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import write_file
+from pipeline.utils.image_grid import save_grid
+from pipeline.utils.progress import progress
+
+_SHOWN = ("regression", "matching_gradient", "critic", "sample_std", "student_norm", "skipped")
+
+
+class Recorder:
+    """Shows and writes the metrics and pictures of one run; made on the first worker alone.
+
+    Args:
+        config: Of the run.
+        output: The folder to write to.
+        start: Steps done so far: later lines of an earlier attempt are dropped.
+        workers: Of the group.
+        device: Of the first worker.
+
+    Raises:
+        UserError: If the folder cannot be written, or `distill.wandb` is set without its package.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        output: Path,
+        start: int,
+        workers: int,
+        device: torch.device,
+    ):
+        self.output, self.steps = output, config.distill.steps
+        self.metrics = output / "metrics.jsonl"
+        try:
+            (output / "samples").mkdir(parents=True, exist_ok=True)
+            lost = self._drop_after(start)
+        except OSError as error:
+            raise UserError(f"distill.output: cannot write {output}: {error}") from error
+        gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+        began, machine = time.time(), events.machine(gpu)
+        reached, reached_at = lost.get("step"), lost.get("time")
+        event = events.Event("start", began, start, workers, reached, reached_at, machine=machine)
+        events.note(output, event)
+        self.board = SummaryWriter(str(output / "tensorboard"), purge_step=start + 1)
+        settings = settings_yaml.dump(config.model_dump(mode="json"))
+        self.board.add_text("config", f"```yaml\n{settings}```", start)
+        self.wandb = _WeightsAndBiases(config, output) if config.distill.wandb else None
+        self.done = start
+        self.bar = progress(config.distill.steps, "distill", "steps", start)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """One line of metrics.jsonl, and one point on each curve."""
+        with self.metrics.open("a") as lines:
+            line = {"step": step, "time": round(time.time(), 2), **values}
+            lines.write(json.dumps(line) + "\n")
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+        if self.wandb is not None:
+            self.wandb.scalars(step, values)
+        shown = {name: each for name, each in values.items() if name in _SHOWN}
+        self.bar.update(step - self.done, **shown)
+        self.done = step
+
+    def grid(self, step: int, rows: dict[str, Tensor]) -> None:
+        """A picture of captioned rows of images, (N, C, H, W) in [-1, 1]."""
+        file = self.output / "samples" / f"step-{step:07d}.png"
+        save_grid(rows, file)
+        with Image.open(file) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        self.board.add_image("samples", pixels, step, dataformats="HWC")
+        if self.wandb is not None:
+            self.wandb.picture(step, pixels)
+
+    def __enter__(self) -> "Recorder":
+        """Show the beginning."""
+        self.bar.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Show the end and flush the curves."""
+        self.bar.__exit__(*error)
+        self.board.close()
+        if error[0] is not None:
+            text = f"{error[0].__name__}: {error[1]}"
+            events.note(self.output, events.now("failed", self.done, text))
+        else:
+            kind: Literal["end", "left"] = "end" if self.done == self.steps else "left"
+            events.note(self.output, events.now(kind, self.done))
+        if self.wandb is not None:
+            self.wandb.close(failed=error[0] is not None)
+
+    def _drop_after(self, start: int) -> dict[str, Any]:
+        """Drop the lines of steps that will be done again; gives the last of them, or nothing."""
+        if not self.metrics.exists():
+            return {}
+        text = self.metrics.read_text()
+        whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        kept = [line for line in whole if json.loads(line)["step"] <= start]
+        write_file(self.metrics, "".join(kept).encode())
+        last: dict[str, Any] = json.loads(whole[-1]) if len(whole) > len(kept) else {}
+        return last
+
+
+def board_score(config: Config, step: int, score: Score) -> None:
+    """Put the score of a checkpoint on TensorBoard's curves; what a store refuses, later."""
+    output = Output(config)
+    folder = str(output.folder / "tensorboard")
+    with SummaryWriter(folder, filename_suffix=f".score-{step}") as board:
+        board.add_scalar("fd_teacher", score.fd_teacher, step)
+        if score.floor is not None:
+            board.add_scalar("fd_floor", score.floor, step)
+    output.try_push()
+
+
+class _WeightsAndBiases:
+    """One attempt's curves and pictures in Weights & Biases: offline, unless WANDB_MODE is set.
+
+    The attempts of a run are a group there.
+    """
+
+    def __init__(self, config: Config, folder: Path):
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError(
+                "distill.wandb needs the package wandb on every node: pip install wandb, "
+                "or leave the setting out"
+            ) from error
+        self._image = wandb.Image
+        os.environ.setdefault("WANDB_MODE", "offline")
+        self._run = wandb.init(
+            project=config.distill.wandb,
+            group=config.distill.output,
+            dir=folder,
+            config=config.model_dump(mode="json"),
+            settings=wandb.Settings(silent=True),
+        )
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        self._run.log(values, step=step)
+
+    def picture(self, step: int, pixels: np.ndarray) -> None:
+        self._run.log({"samples": self._image(pixels)}, step=step)
+
+    def close(self, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))

@@ -1,0 +1,156 @@
+"""Encode real images: listed files -> cropped pixels -> the VAE's latents -> a stored shard."""
+
+import socket
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from pipeline.config import Config, TeacherConfig
+from pipeline.data import real, shards
+from pipeline.data.crop import CHANNELS, UnreadableError
+from pipeline.data.plans import RealPlan
+from pipeline.data.real import Damaged, RealBatch
+from pipeline.data.sources.listing import Listing, open_listing
+from pipeline.data.sources.sample import Sample, Wanted
+from pipeline.data.sources.source import Reader, scaled
+from pipeline.data.store import Store
+from pipeline.models.loading import latents_fingerprint, load_latents, load_teacher
+from pipeline.models.vae import Latents
+from pipeline.utils.errors import UserError
+
+
+def real_plan(config: Config, store: Store) -> RealPlan:
+    """All that defines the content of the configured set; its source is listed at the first call.
+
+    Raises:
+        UserError: If the teacher cannot be loaded, the size does not suit it, or the source is
+            missing, unreadable, without what the teacher needs, or not the one listed before.
+    """
+    encode = config.encode
+    if encode.source is None:
+        raise UserError(
+            "encode.source: missing; give a folder of images, of Parquet files or of WebDataset's "
+            ".tar files"
+        )
+    teacher, latents = load_teacher(config.teacher), load_latents(config.teacher)
+    factor = 1 if latents is None else latents.factor
+    channels, height, width = teacher.shape
+    if latents is None and channels not in CHANNELS:
+        raise UserError(
+            f"teacher.output: images of {channels} channels, and no VAE; real images have 1 or 3"
+        )
+    if encode.size is not None:
+        if encode.size % factor:
+            raise UserError(
+                f"encode.size: {encode.size} is not a multiple of {factor}, as the VAE needs; or "
+                "give null"
+            )
+        height = width = encode.size // factor
+    captions = teacher.prompts is not None
+    classes = None if captions else teacher.classes
+    wanted: Wanted = "captions" if captions else "nothing" if classes is None else "labels"
+    listing = open_listing(store, encode.source, config.s3, wanted, classes)
+    return RealPlan(
+        codec=latents_fingerprint(config.teacher),
+        source=listing.source,
+        count=listing.count,
+        size=(height * factor, width * factor),
+        shard_size=encode.shard_size,
+        shape=(channels, height, width),
+        classes=classes,
+        captions=captions,
+    )
+
+
+class RealMaker:
+    """Makes whole shards; what is in them follows from the plan and the source alone.
+
+    Args:
+        config: Says where teacher and source are; the VAE is loaded once, at the first shard.
+        plan: What defines the set.
+        store: Where the set is.
+    """
+
+    def __init__(self, config: Config, plan: RealPlan, store: Store) -> None:
+        self.plan = plan
+        self._config, self._store = config, store
+        self._spans = plan.spans(plan.count)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @property
+    def too_large(self) -> str:
+        """What the user can do where memory does not hold the work."""
+        height, width = self.plan.size
+        return (
+            f"encode.size: memory does not hold the VAE and an image of {height}x{width}; share a "
+            "GPU among fewer encode.actors, or use a larger one"
+        )
+
+    @cached_property
+    def latents(self) -> Latents | None:
+        """The VAE, or None for pixels.
+
+        Raises:
+            UserError: If this machine does not see the set, or has another VAE.
+        """
+        shards.check_shared(self._store, self.plan)
+        teacher: TeacherConfig = self._config.teacher
+        if latents_fingerprint(teacher) != self.plan.codec:
+            raise UserError(
+                f"teacher.output: node {socket.gethostname()} has another VAE than the job "
+                f"({teacher.output}); every node needs the same files there, or give s3://"
+            )
+        return load_latents(teacher)
+
+    @cached_property
+    def _listing(self) -> Listing:
+        return Listing(self._store)
+
+    @cached_property
+    def _reader(self) -> Reader:
+        return self._listing.reader(str(self._config.encode.source), self._config.s3)
+
+    def make(self, index: int) -> str:
+        """Make one shard and store it, unless it is stored already; returns its name.
+
+        Images that cannot be read have no row, and are noted beside the shard.
+
+        Raises:
+            UserError: If the VAE cannot be loaded, source or store refuse, or more than half of
+                the images cannot be read.
+            FloatingPointError: If the VAE makes values that are not finite.
+        """
+        ids, vae, reader = self._spans[index], self.latents, self._reader
+        samples = dict(zip(ids, self._listing.samples(ids), strict=True))
+        rows: dict[int, Tensor] = {}
+        damaged: list[Damaged] = []
+        channels = self.plan.shape[0] if self.plan.codec == "pixels" else 3
+        found = reader.pixels(samples.values(), channels, *self.plan.size)
+        for (id, sample), pixels in zip(samples.items(), found, strict=True):
+            if isinstance(pixels, UnreadableError):
+                damaged.append(Damaged(id, sample.name, str(pixels)))
+                continue
+            image = scaled(pixels[None].to(self._device))
+            rows[id] = image if vae is None else vae.encode(image)
+            if not rows[id].half().isfinite().all():
+                raise FloatingPointError(f"the VAE fails at image {id}, {sample.name}: not finite")
+        if 2 * len(damaged) > len(ids):
+            first = damaged[0]
+            raise UserError(
+                f"encode.source: {len(damaged)} of the images {ids.start} to {ids.stop - 1} cannot "
+                f"be read, the first of them {first.id}, {first.image}: {first.reason}; mend the "
+                "source and choose another encode.output"
+            )
+        batch = self._batch([samples[id] for id in rows], rows)
+        return real.write(self._store, self.plan, ids, batch, damaged)
+
+    def _batch(self, samples: Sequence[Sample], rows: Mapping[int, Tensor]) -> RealBatch:
+        said, plan = [sample.said for sample in samples], self.plan
+        return RealBatch(
+            torch.tensor(list(rows)),
+            None if plan.classes is None else torch.tensor(said),
+            tuple(map(str, said)) if plan.captions else None,
+            torch.cat(list(rows.values())).cpu(),
+        )

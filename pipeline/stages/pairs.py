@@ -1,0 +1,155 @@
+"""Make pairs: sample ids -> noise -> the teacher's ODE -> a stored shard."""
+
+import hashlib
+import socket
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from pipeline.config import Config, TeacherConfig
+from pipeline.data import schema, shards
+from pipeline.data.plans import PairPlan
+from pipeline.data.schema import PairBatch
+from pipeline.data.store import Store
+from pipeline.diffusion import seeds
+from pipeline.models.denoiser import Denoiser
+from pipeline.models.loading import load_teacher, teacher_fingerprint
+from pipeline.models.sampling import sample_teacher
+from pipeline.utils.errors import UserError
+
+
+def pair_plan(config: Config) -> PairPlan:
+    """All that defines the content of the configured set.
+
+    Raises:
+        UserError: If the teacher cannot be loaded, or has not as many classes as weights.
+    """
+    teacher, pairs = load_teacher(config.teacher), config.pairs
+    if teacher.prompts is not None and not teacher.prompts:
+        raise UserError(
+            f"teacher.prompts: {config.teacher.output} takes text; give a file of prompts (.txt, "
+            ".csv, .parquet, or the folder of a Hugging Face dataset)"
+        )
+    if pairs.weights is not None and len(pairs.weights) != teacher.classes:
+        raise UserError(
+            f"pairs.weights: {len(pairs.weights)} values, but the teacher has "
+            f"{teacher.classes or 'no'} classes; give one per class, or null"
+        )
+    return PairPlan(
+        teacher=teacher_fingerprint(config.teacher),
+        seed=config.seed,
+        solver=pairs.solver,
+        steps=pairs.steps,
+        guidance=pairs.guidance,
+        shard_size=pairs.shard_size,
+        shape=teacher.shape,
+        classes=teacher.classes,
+        weights=pairs.weights,
+        prompts=_digest(teacher.prompts),
+        negative_prompt=None if teacher.prompts is None else config.teacher.negative_prompt,
+    )
+
+
+def _digest(prompts: Sequence[str] | None) -> str | None:
+    if prompts is None:
+        return None
+    return hashlib.sha256("\0".join(prompts).encode()).hexdigest()
+
+
+class PairMaker:
+    """Makes whole shards; what is in them follows from the plan alone.
+
+    Args:
+        teacher: Where the teacher is; it is loaded once, at the first shard.
+        plan: What defines the pairs.
+        store: Where the set is.
+        batch_size: Pairs solved at once; None begins with a whole shard and halves that
+            whenever the GPU's memory does not hold it.
+    """
+
+    def __init__(
+        self, teacher: TeacherConfig, plan: PairPlan, store: Store, batch_size: int | None
+    ) -> None:
+        self.plan, self.batch_size = plan, batch_size or plan.shard_size
+        self._fixed = batch_size is not None
+        self._config, self._store = teacher, store
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @property
+    def too_large(self) -> str:
+        """What the user can do where memory does not hold the work."""
+        return (
+            f"pairs.batch_size: memory does not hold the teacher and {self.batch_size} pairs; "
+            "lower it or let null find what it holds, share a GPU among fewer pairs.actors, or "
+            "use a larger one"
+        )
+
+    @cached_property
+    def teacher(self) -> Denoiser:
+        """The frozen teacher, on the GPU where there is one.
+
+        Raises:
+            UserError: If this machine does not see the set, or has no or another teacher.
+        """
+        shards.check_shared(self._store, self.plan)
+        try:
+            found, problem = teacher_fingerprint(self._config), "has another teacher than the job"
+        except UserError as error:
+            found, problem = "", f"has no teacher: {error}"
+        if found != self.plan.teacher:
+            raise UserError(
+                f"teacher.output: node {socket.gethostname()} {problem} "
+                f"({self._config.output}); every node needs the same files there, or give s3://"
+            )
+        return load_teacher(self._config).to(self._device)
+
+    def make(self, index: int) -> str:
+        """Make one shard and store it, unless it is stored already; returns its name.
+
+        Raises:
+            UserError: If the teacher cannot be loaded or the store refuses.
+            FloatingPointError: If the teacher makes values that are not finite.
+        """
+        ids = shards.ids(self.plan, index)
+        noise = seeds.noise(self.plan.seed, ids, self.plan.shape, stream=seeds.PAIRS)
+        noise = schema.storable(noise)
+        labels = shards.labels(self.plan, ids)
+        images = self._fit(noise, labels)
+        if not images.half().isfinite().all():
+            raise FloatingPointError(
+                f"the teacher made values that are not finite for ids {ids[0]} to {ids[-1]}: "
+                f"check teacher.output, or lower pairs.guidance {self.plan.guidance}"
+            )
+        prompts = None
+        if (texts := self.teacher.prompts) is not None and labels is not None:
+            prompts = [texts[label] for label in labels.tolist()]
+        batch = PairBatch(ids, labels, noise, images)
+        return shards.write(self._store, self.plan, index, batch, prompts)
+
+    def _fit(self, noise: Tensor, labels: Tensor | None) -> Tensor:
+        while True:
+            try:
+                return self._solve(noise, labels)
+            except torch.OutOfMemoryError:
+                if self._fixed or self.batch_size == 1:
+                    raise
+            torch.cuda.empty_cache()
+            self.batch_size //= 2
+
+    def _solve(self, noise: Tensor, labels: Tensor | None) -> Tensor:
+        plan, images = self.plan, []
+        for first in range(0, len(noise), self.batch_size):
+            rows = slice(first, first + self.batch_size)
+            condition = None if labels is None else labels[rows].to(self._device)
+            part = sample_teacher(
+                self.teacher,
+                noise[rows].to(self._device),
+                condition,
+                plan.solver,
+                plan.steps,
+                plan.guidance,
+            )
+            images.append(part.cpu())
+        return torch.cat(images)

@@ -1,0 +1,68 @@
+"""How good a checkpoint is: its averaged student against the teacher."""
+
+import torch
+from torch import Tensor
+
+from pipeline.config import Config
+from pipeline.data.reader import PairReader
+from pipeline.data.shards import read_manifest
+from pipeline.data.store import open_store
+from pipeline.diffusion import seeds
+from pipeline.evaluation.classifier import read
+from pipeline.evaluation.comparison import generate, generators
+from pipeline.evaluation.metrics import frechet_distance
+from pipeline.evaluation.real import open_learnt
+from pipeline.models.denoiser import Denoiser
+from pipeline.models.loading import load_teacher
+from pipeline.runs import identity
+from pipeline.runs.checkpoint_store import Score
+from pipeline.utils.errors import UserError
+
+
+def score(config: Config, name: str, floor: float | None = None) -> Score:
+    """Compare `distill.scoring.count` images of a checkpoint's averaged student.
+
+    The teacher's images are those of the pairs; of a run without pairs, it makes them. The
+    student has the same labels and noise of its own. The floor is the teacher's distance to
+    itself: images of other noise and the same labels.
+
+    Args:
+        config: Of the run.
+        name: Of the checkpoint.
+        floor: Where it is known from an earlier score of the run, so that the teacher need not
+            make its images again.
+
+    Raises:
+        UserError: If the checkpoint is gone, or teacher, pairs or real images cannot be read.
+    """
+    scoring, teacher = config.distill.scoring, load_teacher(config.teacher)
+    with identity.history(config).newest(only=name) as found:
+        if found is None:
+            raise UserError(f"the checkpoint {name} is gone")
+        student = identity.stored_student(config, teacher, found[1])
+    by_student, by_teacher = generators(config, student, teacher)
+    if identity.needs_pairs(config):
+        store = open_store(config.pairs.output, config.s3)
+        count = min(scoring.count, read_manifest(store).count)
+        pairs = PairReader(store, config.seed, count).batch(0)
+        labels, target = pairs.labels, pairs.images
+    else:
+        count = scoring.count
+        labels = torch.arange(count) % teacher.classes if teacher.classes else None
+        noise = _noise(config, teacher, count, count)
+        target = generate(by_teacher, noise, labels, scoring.batch_size, "teacher")
+    noise = _noise(config, teacher, 0, count)
+    images = [generate(by_student, noise, labels, scoring.batch_size, "student")]
+    if floor is None:
+        noise = _noise(config, teacher, 2 * count, count)
+        images.append(generate(by_teacher, noise, labels, scoring.batch_size, "teacher, for floor"))
+    if (learnt := open_learnt(config, teacher)) is not None:
+        classifier = learnt.train_classifier()
+        target, *images = (read(classifier, each).features for each in (target, *images))
+    distance, *again = (frechet_distance(target.flatten(1), each.flatten(1)) for each in images)
+    return Score(distance, count, again[0] if again else floor)
+
+
+def _noise(config: Config, teacher: Denoiser, first: int, count: int) -> Tensor:
+    ids = torch.arange(first, first + count)
+    return seeds.noise(config.seed, ids, teacher.shape, seeds.SCORE)

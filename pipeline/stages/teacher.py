@@ -1,0 +1,138 @@
+"""A teacher: a small class-conditional one trained on real images, or one of NVIDIA's files."""
+
+import hashlib
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.config import Config, TrainingConfig
+from pipeline.data.fetch import fetch_inputs
+from pipeline.data.images import load_images
+from pipeline.diffusion import seeds
+from pipeline.diffusion.losses import denoising_loss
+from pipeline.diffusion.noise import EDM, diffuse
+from pipeline.models.edm_import import import_edm
+from pipeline.models.ema import ema_of
+from pipeline.models.export.save import read_provenance, save_denoiser
+from pipeline.models.loading import new_unet
+from pipeline.models.network import UNet2D
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import check_writable
+from pipeline.utils.progress import progress
+
+
+def make_teacher(config: Config) -> None:
+    """Train or import the configured teacher and save it as a diffusers folder, once.
+
+    Raises:
+        UserError: If the output folder holds something else than this very teacher, or
+            `teacher.file` is not what can be read.
+    """
+    teacher = config.teacher
+    if teacher.kind == "gaussian":
+        print("teacher  the gaussian teacher is a formula: nothing to train")
+        return
+    if config.data.name is None and not teacher.file:
+        raise UserError(
+            "data.name: null leaves the teacher without images to learn from; name a set, or set "
+            "teacher.output to a model that is trained already"
+        )
+    if "://" in teacher.output:
+        raise UserError(
+            f"teacher.output: {teacher.output} is there to be read; write into a local folder"
+        )
+    provenance = _file(teacher.file) if teacher.file else _recipe(config)
+    verb = "imported" if teacher.file else "trained"
+    if (found := read_provenance(teacher.output)) is not None:
+        if found != provenance:
+            raise UserError(
+                f"teacher.output: {teacher.output} holds a model made otherwise "
+                "(see its provenance.json); choose another folder or remove it"
+            )
+        print(f"teacher  {teacher.output} is {verb} already")
+        return
+    check_writable(Path(teacher.output), "teacher.output")
+    network = import_edm(teacher.file) if teacher.file else _trained(config)
+    save_denoiser(network, teacher.output, provenance)
+    print(f"teacher  saved {teacher.output}")
+
+
+def _recipe(config: Config) -> dict[str, object]:
+    return {
+        "seed": config.seed,
+        "data": config.data.model_dump(mode="json"),
+        "network": config.network.model_dump(mode="json"),
+        "training": config.teacher.training.model_dump(mode="json"),
+    }
+
+
+def _file(path: str) -> dict[str, object]:
+    if "://" in path:
+        raise UserError(f"teacher.file: {path} is no local file; download it first")
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(
+            f"teacher.file: cannot read {path}: {error.strerror}; name an EDM file (.pkl), or "
+            "null to train"
+        ) from error
+    return {"imported": Path(path).name, "sha256": digest}
+
+
+def _trained(config: Config) -> UNet2D:
+    images = fetch_inputs(config, "data").data
+    data = load_images(images.name, images.size, images.folder)
+    shape = (data.images.shape[1], data.images.shape[2], data.images.shape[3])
+    network = new_unet(config.network, shape, data.classes, config.seed)
+    return train(network, data.images, data.labels, config.teacher.training, config.seed)
+
+
+def train(
+    network: UNet2D, images: Tensor, labels: Tensor, training: TrainingConfig, seed: int
+) -> UNet2D:
+    """Train a denoiser in EDM's preconditioning; returns the moving average of its weights.
+
+    Args:
+        network: The network, trained in place.
+        images: Real images, (N, C, H, W), in [-1, 1].
+        labels: Their classes, (N,) int64.
+        training: Steps, batch size, learning rate, noise distribution.
+        seed: Of the order of the images and of the noise.
+
+    Source: Karras et al., 2022, arXiv 2206.00364, Table 1, Training.
+    """
+    schedule = network.schedule
+    assert isinstance(schedule, EDM)
+    rng = seeds.generator("teacher", seed)
+    optimizer = torch.optim.Adam(
+        network.parameters(), lr=training.lr, betas=(0.9, 0.99), fused=True
+    )
+    ema = ema_of(network, training.ema)
+    network.train()
+    with progress(training.steps, "teacher", "steps") as bar:
+        for step in range(training.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = training.lr * _ramp(step, training.steps)
+            rows = torch.randint(len(images), (training.batch_size,), generator=rng)
+            normal = torch.randn(training.batch_size, generator=rng)
+            sigma = (training.p_mean + training.p_std * normal).exp()
+            eps = torch.randn(images[rows].shape, generator=rng)
+            x_t = diffuse(images[rows], eps, sigma, schedule)
+            prediction = network(x_t, sigma, labels[rows])
+            loss = denoising_loss(prediction, images[rows], schedule.weight(sigma))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            ema.update_parameters(network)
+            bar.update(1, loss=loss.item())
+    averaged = ema.module
+    assert isinstance(averaged, UNet2D)
+    return averaged
+
+
+def _ramp(step: int, steps: int, warmup: int = 100) -> float:
+    """Factor of the learning rate: linear warm-up, then a half cosine to zero."""
+    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -1,0 +1,289 @@
+"""Look at a closed set of pairs or of real images, and check every byte of it."""
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.config import Config
+from pipeline.data import real, schema, shards
+from pipeline.data.fetch import fetch_inputs
+from pipeline.data.plans import PairPlan, Plan, RealPlan
+from pipeline.data.reader import PairReader
+from pipeline.data.shards import Manifest, Shard
+from pipeline.data.sources.listing import Listing
+from pipeline.data.store import Store, open_store
+from pipeline.diffusion import seeds
+from pipeline.models.loading import load_teacher, teacher_fingerprint
+from pipeline.models.sampling import sample_teacher
+from pipeline.utils.errors import DamagedError, UserError
+from pipeline.utils.image_grid import save_grid
+from pipeline.utils.progress import progress
+
+TOLERANCE = 0.02
+"""Largest difference of a pixel solved again, in [-1, 1]: other hardware rounds otherwise."""
+_LINES, _COLUMNS = 20, 10
+
+
+def inspect(config: Config) -> None:
+    """Print the manifest of a set as a table, and draw its first pairs.
+
+    Raises:
+        UserError: If there is no complete set, or a shard or the picture's folder is unusable.
+    """
+    store = open_store(config.pairs.output, config.s3)
+    manifest = shards.read_manifest(store)
+    plan, size = manifest.plan, sum(shard.bytes for shard in manifest.shards)
+    print(f"set      {store.where('')}")
+    print(f"pairs    {manifest.count} in {len(manifest.shards)} shards, {size:,} bytes")
+    print(f"images   {'x'.join(map(str, plan.shape))}, classes {plan.classes}, float16")
+    print(f"solver   {plan.solver}, {plan.steps} steps, guidance {plan.guidance:g}")
+    print(f"seed     {plan.seed}\nteacher  {plan.teacher}")
+    if plan.prompts is not None:
+        print(f"prompts  {plan.classes}, away from {plan.negative_prompt!r}")
+        for number, prompt in enumerate(_prompts(store, manifest)):
+            print(f"{number:8} {prompt}")
+    _print_shards(manifest)
+    picture = Path(config.run) / "pairs.png"
+    _draw(store, manifest, picture)
+    print(f"\npicture  {picture}")
+
+
+def inspect_real(config: Config) -> None:
+    """Print the manifest of a set of real images as a table, and draw its first ones.
+
+    Raises:
+        UserError: As `inspect`.
+    """
+    store = open_store(config.encode.output, config.s3, "encode.output")
+    manifest = shards.read_manifest(store, RealPlan)
+    plan, size = manifest.plan, sum(shard.bytes for shard in manifest.shards)
+    print(f"set      {store.where('')}")
+    print(f"images   {manifest.count} in {len(manifest.shards)} shards, {size:,} bytes")
+    print(f"rows     {'x'.join(map(str, plan.shape))}, classes {plan.classes}, float16")
+    print(f"from     {'x'.join(map(str, plan.size))} pixels\ncodec    {plan.codec}")
+    for each in islice(real.damaged(store), _COLUMNS):
+        print(f"left out {each.id} {each.image}: {each.reason}")
+    with store.open(manifest.shards[0].name) as file:
+        where = store.where(manifest.shards[0].name)
+        batch = real.decode(file, 0, plan.shape, plan.fingerprint(), where).float()
+    for number, caption in zip(batch.ids.tolist(), (batch.captions or ())[:_COLUMNS], strict=False):
+        print(f"{number:8} {caption}")
+    _print_shards(manifest)
+    picture = Path(config.run) / "real.png"
+    labels = [] if batch.labels is None else [f"{label}" for label in batch.labels[:_COLUMNS]]
+    colours = slice(0, 3 if plan.shape[0] >= 3 else 1)
+    save_grid({"image": batch.images[:_COLUMNS, colours]}, picture, columns=labels)
+    print(f"\npicture  {picture}")
+
+
+def verify(config: Config) -> None:
+    """Read every pair of a set again and check it.
+
+    Checked are each shard's size, plan, checksum, ids and labels, and that its values are finite.
+    Printed besides are mean and standard deviation of each channel, and how many images are
+    there more than once. As many as `pairs.resolve` random pairs are solved again: their noise
+    must be the same bit for bit, their images within `TOLERANCE`.
+
+    Raises:
+        UserError: If there is no complete set, or anything is wrong with it; names the shards.
+    """
+    store = open_store(config.pairs.output, config.s3)
+    manifest = shards.read_manifest(store)
+    plan, stored = manifest.plan, store.list("pairs-")
+    if config.pairs.resolve:
+        config = fetch_inputs(config, "teacher")
+        manifest.check_teacher(teacher_fingerprint(config.teacher))
+    _check_all(
+        manifest, lambda shard: _sound_images(store, plan, shard, stored.get(shard.name)), "pairs"
+    )
+    if config.pairs.resolve:
+        _resolve(config, store, manifest)
+
+
+def verify_real(config: Config) -> None:
+    """Read every real image of a set again and check it.
+
+    Checked are each shard's size, plan, checksum and ids, that labels or captions are those of the
+    listing, and that values are finite. Printed besides is what `verify` prints.
+
+    Raises:
+        UserError: If there is no complete set, or anything is wrong with it; names the shards.
+    """
+    store = open_store(config.encode.output, config.s3, "encode.output")
+    manifest = shards.read_manifest(store, RealPlan)
+    plan, stored, listing = manifest.plan, store.list("real-"), Listing(store)
+    spans = {span.start: span for span in plan.spans(plan.count)}
+    left_out = {each.id for each in real.damaged(store)}
+
+    def images(shard: Shard) -> Tensor:
+        listed = zip(spans[shard.first], listing.samples(spans[shard.first]), strict=True)
+        expected = {id: sample.said for id, sample in listed if id not in left_out}
+        return _sound_real(store, plan, shard, stored.get(shard.name), expected)
+
+    _check_all(manifest, images, "images")
+
+
+def _check_all(manifest: Manifest[Any], sound: Callable[[Shard], Tensor], unit: str) -> None:
+    """Go through all shards, and say what their images are like.
+
+    Args:
+        manifest: Of the set.
+        sound: A shard's images, (B, C, H, W); it raises DamagedError if anything is wrong with it.
+        unit: What a row is, in the plural.
+    """
+    plan, job = manifest.plan, manifest.plan.kind.job
+    faults: dict[str, str] = {}
+    sums = torch.zeros(2, plan.shape[0], dtype=torch.float64)
+    prints = [np.zeros(0, dtype=np.uint64)]
+    with progress(manifest.count, "verify", unit) as bar:
+        for shard in manifest.shards:
+            try:
+                images = sound(shard)
+            except DamagedError as error:
+                faults[shard.name] = str(error)
+                images = torch.zeros(0, *plan.shape)
+            prints.append(_fingerprints(images))
+            images = images.double()
+            sums += torch.stack([images.sum((0, 2, 3)), images.square().sum((0, 2, 3))])
+            bar.update(shard.rows)
+    if faults:
+        name, fault = next(iter(faults.items()))
+        raise UserError(
+            f"{len(faults)} of {len(manifest.shards)} shards are bad, the first of them {name}: "
+            f"{fault}; delete {', '.join(list(faults)[:_LINES])}{' ...' * (len(faults) > _LINES)} "
+            f"and run {job} again"
+        )
+    mean, square = sums / (manifest.count * plan.shape[1] * plan.shape[2])
+    deviation = (square - mean.square()).clamp(min=0).sqrt()
+    for channel, figures in enumerate(zip(mean.tolist(), deviation.tolist(), strict=True)):
+        print(f"verify   channel {channel}: mean {figures[0]:.4f}, deviation {figures[1]:.4f}")
+    twice = manifest.count - len(np.unique(np.concatenate(prints)))
+    print(f"verify   {manifest.count} {unit} are sound, {twice} of their images a second time")
+
+
+def _sound_real(
+    store: Store,
+    plan: RealPlan,
+    shard: Shard,
+    size: int | None,
+    expected: dict[int, str | int | None],
+) -> Tensor:
+    """As `_sound_images`; expected are the ids, and the label or caption of each."""
+    _check_size(shard, size)
+    with store.open(shard.name) as file:
+        content = real.decode_all(file, plan.shape, store.where(shard.name))
+    batch = content.batch
+    _check_footer(content.metadata, content.sha256, plan)
+    if batch.ids.tolist() != list(expected):
+        raise DamagedError("holds other ids than its name says")
+    if (batch.labels is not None) != (plan.classes is not None) or (
+        batch.captions is not None
+    ) != plan.captions:
+        raise DamagedError("has other columns than its plan says")
+    found = batch.captions if batch.labels is None else batch.labels.tolist()
+    if found is not None and list(found) != list(expected.values()):
+        raise DamagedError("holds other labels or captions than the listing has")
+    if not batch.images.isfinite().all():
+        raise DamagedError("holds values that are not finite")
+    return batch.images
+
+
+def _sound_images(store: Store, plan: PairPlan, shard: Shard, size: int | None) -> Tensor:
+    """A shard's images, (B, C, H, W) float16; raises DamagedError if anything is wrong with it."""
+    _check_size(shard, size)
+    with store.open(shard.name) as file:
+        content = schema.decode_all(file, plan.shape, store.where(shard.name))
+    pairs, ids = content.pairs, shards.ids(plan, shard.first // plan.shard_size)
+    labels = shards.labels(plan, ids)
+    _check_footer(content.metadata, content.sha256, plan)
+    if not torch.equal(pairs.ids, ids):
+        raise DamagedError("holds other ids than its name says")
+    if not _equal(labels, pairs.labels):
+        raise DamagedError("holds other labels than its ids have")
+    if not (pairs.noise.isfinite().all() and pairs.images.isfinite().all()):
+        raise DamagedError("holds values that are not finite")
+    return pairs.images
+
+
+def _check_size(shard: Shard, size: int | None) -> None:
+    if size != shard.bytes:
+        raise DamagedError("is missing" if size is None else f"has {size} bytes, not {shard.bytes}")
+
+
+def _check_footer(metadata: dict[str, str], sha256: str, plan: Plan) -> None:
+    if metadata.get("plan") != plan.fingerprint():
+        raise DamagedError("is of another plan")
+    if sha256 != metadata.get("sha256"):
+        raise DamagedError("has other values than when it was written")
+
+
+def _equal(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return torch.equal(one, other)
+
+
+def _fingerprints(images: Tensor) -> np.ndarray:
+    """One 64-bit number for each image, (B,): equal for equal images."""
+    rows = images.flatten(1).numpy()
+    return np.array([hash(row.tobytes()) for row in rows], dtype=np.int64).view(np.uint64)
+
+
+def _resolve(config: Config, store: Store, manifest: Manifest) -> None:
+    """Compare random pairs with what their seed and the teacher give now."""
+    plan, rows = manifest.plan, config.pairs.batch_size or manifest.plan.shard_size
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    teacher = load_teacher(config.teacher).to(device)
+    pairs = PairReader(store, config.seed, min(config.pairs.resolve, manifest.count)).batch(0)
+    noise = schema.storable(seeds.noise(plan.seed, pairs.ids, plan.shape, stream=seeds.PAIRS))
+    if not torch.equal(noise, pairs.noise):
+        raise UserError(f"{store.where('')} holds other noise than its seed {plan.seed} gives")
+    difference = 0.0
+    for first in range(0, len(noise), rows):
+        part = pairs.rows(slice(first, first + rows)).to(device)
+        again = sample_teacher(
+            teacher, part.noise, part.labels, plan.solver, plan.steps, plan.guidance
+        )
+        difference = max(difference, float((again - part.images).abs().max().nan_to_num(torch.inf)))
+    print(f"verify   {len(noise)} pairs solved again: largest difference {difference:.2g}")
+    if difference > TOLERANCE:
+        raise UserError(
+            f"pairs solved again differ by up to {difference:.2g} of 2, more than {TOLERANCE}: "
+            "make them again in a new pairs.output"
+        )
+
+
+def _print_shards(manifest: Manifest[Any]) -> None:
+    width, rows = len(manifest.shards[0].name), manifest.plan.kind.prefix
+    print(f"\n{'shard':{width}} {'first id':>12} {rows:>7} {'bytes':>13}")
+    for shard in manifest.shards[:_LINES]:
+        print(f"{shard.name:{width}} {shard.first:12} {shard.rows:7} {shard.bytes:13,}")
+    if len(manifest.shards) > _LINES:
+        print(f"... and {len(manifest.shards) - _LINES} more")
+
+
+def _prompts(store: Store, manifest: Manifest) -> list[str]:
+    """Of the first pairs."""
+    shard = manifest.shards[0].name
+    with store.open(shard) as file:
+        content = schema.decode_all(file, manifest.plan.shape, store.where(shard))
+    return (content.prompts or [])[:_COLUMNS]
+
+
+def _draw(store: Store, manifest: Manifest, picture: Path) -> None:
+    """The first pairs, noise over image; of more than three channels the first three."""
+    plan, shard = manifest.plan, manifest.shards[0]
+    with store.open(shard.name) as file:
+        where = store.where(shard.name)
+        batch = schema.decode(file, 0, plan.shape, plan.fingerprint(), where).float()
+    colours = slice(0, 3 if plan.shape[0] >= 3 else 1)
+    rows = {"noise": batch.noise / 3, "image": batch.images}
+    labels = [] if batch.labels is None else [f"{label}" for label in batch.labels[:_COLUMNS]]
+    save_grid(
+        {name: images[:_COLUMNS, colours] for name, images in rows.items()}, picture, columns=labels
+    )

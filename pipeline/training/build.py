@@ -1,0 +1,256 @@
+"""From the config to a run ready to step: networks, optimisers, data."""
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.optim import AdamW, Optimizer
+
+from pipeline.config import Config, DistillConfig
+from pipeline.data.reader import PairReader
+from pipeline.data.store import open_store
+from pipeline.diffusion import seeds
+from pipeline.diffusion.matching import MATCHING
+from pipeline.methods.dmd import DMD
+from pipeline.methods.microbatch import Lane
+from pipeline.methods.terms.gan import GAN
+from pipeline.methods.terms.regression import l2, new_distance
+from pipeline.models.denoiser import Denoiser
+from pipeline.models.ema import ema_of
+from pipeline.models.loading import load_teacher
+from pipeline.models.sampling import guide
+from pipeline.models.students import few_steps, new_critic, new_student
+from pipeline.runs import init_from
+from pipeline.runs.checkpoint import State
+from pipeline.runs.identity import fingerprint, needs_pairs
+from pipeline.training.gan_images import new_source
+from pipeline.training.sample_grid import Grid
+from pipeline.training.step import Step, Trained
+from pipeline.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run ready to step.
+
+    Attributes:
+        step: The optimiser step.
+        lanes: This worker's lanes at a step, by their numbers: the same draws and pairs
+            whichever worker has them.
+        grid: Pictures from fixed noise.
+        state: What a checkpoint holds.
+        fingerprint: SHA-256 of all that defines the optimisation.
+    """
+
+    step: Step
+    lanes: Callable[[int], dict[int, Lane]]
+    grid: Grid
+    state: State
+    fingerprint: str
+
+
+def prepare(config: Config) -> Training:
+    """Build a run at step 0 on this worker's device.
+
+    Raises:
+        UserError: If the teacher, the pairs, the weights to start from or those of the distance
+            cannot be read, or do not belong together.
+    """
+    distill = config.distill
+    # PyTorch's DDP rebuilds its buckets after the first step of a process, and three and more
+    # workers then sum in another order after a restart: with this it does not.
+    wrapper = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available() or os.environ.get("ACCELERATE_TORCH_DEVICE") == "cpu",
+        mixed_precision="bf16" if distill.precision == "bf16" else "no",
+        kwargs_handlers=[wrapper],
+    )
+    device = accelerator.device
+    teacher = load_teacher(config.teacher).to(device)
+    method = DMD(
+        schedule=teacher.schedule,
+        shape=teacher.shape,
+        classes=teacher.classes,
+        regression_steps=distill.regression_steps,
+        burn_in_steps=distill.burn_in_steps,
+        regression_weight=distill.regression.weight,
+        matching_weight=distill.matching.weight,
+        matching_range=distill.matching.range,
+        critic_range=distill.critic.range,
+        student_every=distill.student.every,
+        steps=few_steps(teacher.schedule, distill.student),
+        distance=new_distance(config, teacher, device) if needs_pairs(config) else l2,
+        matching=MATCHING[distill.matching.loss],
+        gan=_gan(distill),
+        shared=distill.draws == "shared",
+    )
+    critic_network = new_critic(teacher, config.network, config.seed, distill)
+    student_network = new_student(
+        teacher, config.network, config.seed, distill.student, distill.recompute
+    )
+    if distill.start_from:
+        init_from.load(config, student_network, critic_network)
+    bare: dict[str, nn.Module] = {
+        "student": student_network.to(device),
+        "critic": critic_network.to(device),
+    }
+    if distill.precision == "bf16":
+        for weight in teacher.parameters():
+            weight.data = weight.data.bfloat16()
+    ema = ema_of(bare["student"], distill.ema)
+    networks = {**bare, "ema": ema}
+    if distill.sharded and dist.is_initialized():
+        for network in (*networks.values(), *([teacher] if distill.shard_teacher else [])):
+            _shard(network, device)
+    student, critic = (
+        _trained(
+            bare[name],
+            _optimizer(bare[name], distill.optimizer),
+            rate,
+            accelerator,
+            distill.sharded,
+        )
+        for name, rate in (("student", student_rate(distill)), ("critic", critic_rate(distill)))
+    )
+    guided = guide(teacher, config.pairs.guidance)
+    solver = (config.pairs.solver, config.pairs.steps, config.pairs.guidance)
+    return Training(
+        step=Step(
+            method=method,
+            student=student,
+            critic=critic,
+            teacher=guided,
+            ema=ema,
+            accelerator=accelerator,
+            lanes=distill.lanes,
+            clip=distill.clip,
+        ),
+        lanes=_lanes(config, method, teacher, accelerator),
+        grid=Grid(method, teacher, guided, solver, config.seed, device),
+        state=State(networks, {"student": student.optimizer, "critic": critic.optimizer}),
+        fingerprint=fingerprint(config),
+    )
+
+
+def student_rate(distill: DistillConfig) -> Callable[[int], float]:
+    """The student's learning rate at a step, counted from 0.
+
+    Half a cosine to zero over the regression phase, then constant; a linear warm-up at the
+    start of both.
+    """
+    end, dmd = distill.regression_steps, distill.regression_steps + distill.burn_in_steps
+
+    def rate(step: int) -> float:
+        if step < end:
+            decay = 0.5 * (1 + math.cos(math.pi * step / end))
+            return distill.regression.lr * decay * _warmup(step, distill.warmup)
+        return distill.student.lr * _warmup(step - dmd, distill.warmup)
+
+    return rate
+
+
+def critic_rate(distill: DistillConfig) -> Callable[[int], float]:
+    """The critic's learning rate: a linear warm-up from its first step, then constant."""
+
+    def rate(step: int) -> float:
+        return distill.critic.lr * _warmup(step - distill.regression_steps, distill.warmup)
+
+    return rate
+
+
+def _warmup(step: int, steps: int) -> float:
+    return min(1.0, (step + 1) / (steps + 1))
+
+
+def _shard(network: nn.Module, device: torch.device) -> None:
+    """Split the weights over all workers with FSDP2, block by block."""
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    for block in _blocks(network):
+        fully_shard(block, mesh=mesh)
+    fully_shard(network, mesh=mesh, reshard_after_forward=True)
+
+
+def _blocks(network: nn.Module) -> Iterator[nn.Module]:
+    """The members of the outermost lists of modules."""
+    for child in network.children():
+        yield from child if isinstance(child, nn.ModuleList) else _blocks(child)
+
+
+def _optimizer(network: nn.Module, name: str) -> Optimizer:
+    """AdamW with the betas and weight decay of DMD (arXiv 2311.18828, Section 5.1)."""
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    betas, decay = (0.9, 0.999), 0.01
+    if name == "adamw":
+        return AdamW(weights, betas=betas, weight_decay=decay, fused=True)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise UserError(
+            "distill.optimizer: adamw8bit needs the package bitsandbytes on every node: "
+            "pip install bitsandbytes, or use adamw"
+        ) from error
+    optimizer: Optimizer = AdamW8bit(weights, betas=betas, weight_decay=decay)
+    return optimizer
+
+
+def _trained(
+    network: nn.Module,
+    optimizer: Optimizer,
+    rate: Callable[[int], float],
+    accelerator: Accelerator,
+    sharded: bool,
+) -> Trained:
+    if sharded or accelerator.num_processes == 1:  # Accelerate would wrap it in DDP
+        return Trained(network, optimizer, rate)
+    prepared, prepared_optimizer = accelerator.prepare(network, optimizer)
+    return Trained(prepared, prepared_optimizer, rate)
+
+
+def _gan(distill: DistillConfig) -> GAN | None:
+    gan = distill.gan
+    if gan.real is None:
+        return None
+    return GAN(
+        student_weight=gan.student_weight,
+        critic_weight=gan.critic_weight,
+        divergence=gan.divergence,
+        smoothness=gan.smoothness,
+        range=gan.range,
+    )
+
+
+def _lanes(
+    config: Config, method: DMD, teacher: Denoiser, accelerator: Accelerator
+) -> Callable[[int], dict[int, Lane]]:
+    distill, reader, source = config.distill, None, new_source(config, teacher)
+    if needs_pairs(config):
+        size = distill.regression.batch_size // distill.lanes
+        reader = PairReader(open_store(config.pairs.output, config.s3), config.seed, size)
+    rank, workers = accelerator.process_index, accelerator.num_processes
+
+    def lane(step: int, number: int) -> Lane:
+        rng = seeds.generator("distill", config.seed, step, number)
+        turn, index, pairs, real = method.turn(step), step * distill.lanes + number, None, None
+        if reader is not None and turn.regression:
+            pairs = reader.batch(index)
+        if source is not None and turn.critic:
+            real = source(index)
+        exit = method.exit(seeds.generator("exit", config.seed, step))
+        drawn = method.draw(distill.batch_size // distill.lanes, rng, pairs, real, exit)
+        return drawn.to(accelerator.device)
+
+    def lanes(step: int) -> dict[int, Lane]:
+        mine = {number: lane(step, number) for number in range(rank, distill.lanes, workers)}
+        if distill.sharded and len(mine) < -(-distill.lanes // workers):
+            mine[rank + len(mine) * workers] = replace(mine[rank], weight=0.0)
+        return mine
+
+    return lanes

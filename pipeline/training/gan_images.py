@@ -1,0 +1,102 @@
+"""Real images for the discriminator: which ones at which step."""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from pipeline.config import Config
+from pipeline.data.images import load_images
+from pipeline.data.reader import PairReader, RealReader
+from pipeline.data.store import open_store
+from pipeline.diffusion import seeds
+from pipeline.methods.microbatch import RealImages
+from pipeline.models.denoiser import Denoiser
+from pipeline.utils.errors import UserError
+
+
+def new_source(config: Config, teacher: Denoiser) -> Callable[[int], RealImages] | None:
+    """The index-th batch of one lane's size, in an endless seeded order; None without a GAN.
+
+    Raises:
+        UserError: If the images cannot be read, or are not of the teacher's kind.
+    """
+    size = config.distill.batch_size // config.distill.lanes
+    match config.distill.gan.real:
+        case None:
+            return None
+        case "data":
+            source, shape = _data(config, teacher, size)
+        case "encoded":
+            source, shape = _encoded(config, teacher, size)
+        case "pairs":
+            reader = PairReader(open_store(config.pairs.output, config.s3), _seed(config), size)
+            shape = reader.manifest.plan.shape
+
+            def source(index: int) -> RealImages:
+                batch = reader.batch(index)
+                return batch.images, batch.labels
+
+    if tuple(shape) != tuple(teacher.shape):
+        raise UserError(
+            f"distill.gan.real: {config.distill.gan.real} are images of {tuple(shape)}, and the "
+            f"teacher makes {tuple(teacher.shape)}: use those it learnt from"
+        )
+    return source
+
+
+def _seed(config: Config) -> int:
+    """Another order than that of the regression's pairs."""
+    return seeds.generator("real", config.seed).initial_seed()
+
+
+def _data(
+    config: Config, teacher: Denoiser, size: int
+) -> tuple[Callable[[int], RealImages], tuple[int, ...]]:
+    real = load_images(config.data.name, config.data.size, config.data.folder)
+    if teacher.classes not in (None, real.classes):
+        raise UserError(
+            f"distill.gan.real: data {config.data.name} has {real.classes} classes, and the "
+            f"teacher {teacher.classes}: use those it learnt from"
+        )
+
+    @lru_cache(maxsize=2)
+    def order(epoch: int) -> Tensor:
+        rng = seeds.generator("real", config.seed, epoch)
+        return torch.randperm(len(real.images), generator=rng)
+
+    def source(index: int) -> RealImages:
+        places = (divmod(index * size + row, len(real.images)) for row in range(size))
+        rows = torch.stack([order(epoch)[place] for epoch, place in places])
+        return real.images[rows], None if teacher.classes is None else real.labels[rows]
+
+    return source, tuple(real.images.shape[1:])
+
+
+def _encoded(
+    config: Config, teacher: Denoiser, size: int
+) -> tuple[Callable[[int], RealImages], tuple[int, ...]]:
+    reader = RealReader(open_store(config.encode.output, config.s3), _seed(config), size)
+    numbers = {prompt: number for number, prompt in enumerate(teacher.prompts or ())}
+
+    def source(index: int) -> RealImages:
+        batch = reader.batch(index)
+        if teacher.classes is None:
+            return batch.images, None
+        if teacher.prompts is None:
+            if batch.labels is None or int(batch.labels.max()) >= teacher.classes:
+                raise UserError(
+                    f"encode.output: {config.encode.output} lacks labels below the teacher's "
+                    f"{teacher.classes}: encode images that have them"
+                )
+            return batch.images, batch.labels
+        unknown = [each for each in batch.captions or ("",) if each not in numbers]
+        if batch.captions is None or unknown:
+            raise UserError(
+                f"teacher.prompts: {unknown[0]!r}, a caption in {config.encode.output}, is not "
+                "among them: use the set's own listing.parquet"
+            )
+        return batch.images, torch.tensor([numbers[each] for each in batch.captions])
+
+    return source, tuple(reader.manifest.plan.shape)

@@ -1,0 +1,158 @@
+"""What training will hold in a worker's memory, counted before any of it is there."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.config import Config
+from pipeline.methods.terms.regression import Perceptual, new_distance
+from pipeline.models.critic import Critic, blank
+from pipeline.models.denoiser import Denoiser
+from pipeline.models.frozen import frozen
+from pipeline.models.network import Network
+from pipeline.models.students import new_critic, new_student
+from pipeline.runs.identity import needs_pairs
+
+_MOMENTS = {"adamw": 8, "adamw8bit": 2}
+"""Bytes of both moments, for each weight."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that one worker holds at its fullest.
+
+    Attributes:
+        weights: Of student, critic, average and teacher; with adapters, what is shared once.
+        gradients: Of student and critic.
+        moments: Of their optimisers.
+        activations: That the backward pass of one lane needs, the student's or the critic's.
+        distance: Weights and activations of a perceptual distance, the decoder's with them.
+    """
+
+    weights: int
+    gradients: int
+    moments: int
+    activations: int
+    distance: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it; the library's own few hundred MB come on top."""
+        return sum(vars(self).values())
+
+
+def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
+    """Count what a worker of a group will hold.
+
+    Args:
+        config: Of the run.
+        teacher: Loaded.
+        workers: In the group: with `distill.sharded` they share weights, gradients and moments.
+
+    Raises:
+        UserError: If the weights of a perceptual distance cannot be read.
+    """
+    distill = config.distill
+    student, critic = _networks(config, teacher)
+    half = 2 if distill.precision == "bf16" else 1
+    taught = _bytes(teacher) // half
+    parts = workers if distill.sharded else 1
+    pairs = distance = 0
+    if needs_pairs(config):
+        pairs = distill.regression.batch_size // distill.lanes
+        distance = _distance_bytes(config, teacher, 1 if distill.recompute else pairs)
+    trained, shared = _own(student) + _own(critic), 0
+    if distill.sharded:  # each has a part of its own of what is shared otherwise
+        shared = sum(_bytes(each) - _own(each) for each in (student, student, critic)) // half
+    return Footprint(
+        weights=(trained + _own(student) + shared) // parts
+        + taught // (parts if distill.shard_teacher else 1),
+        gradients=trained // parts,
+        moments=trained // 4 * _MOMENTS[distill.optimizer] // parts,
+        activations=_activations(student, critic, distill.batch_size // distill.lanes, pairs)
+        // half,
+        distance=distance,
+    )
+
+
+def _networks(config: Config, teacher: Denoiser) -> tuple[Network, Network | Critic]:
+    """Student and critic, on the meta device."""
+    distill, at_meta = config.distill, copy.deepcopy(teacher).to("meta")
+    student = new_student(at_meta, config.network, config.seed, distill.student, distill.recompute)
+    critic = new_critic(at_meta, config.network, config.seed, distill)
+    return student.to("meta"), critic.to("meta")
+
+
+def _activations(student: Network, critic: Network | Critic, fresh: int, pairs: int) -> int:
+    """Bytes that are kept for the backward pass in the fuller turn: of so many images and pairs."""
+    taught = saved_bytes(student, fresh + pairs)
+    if not isinstance(critic, Critic) or not critic.heads:
+        return taught
+    rows = blank(critic.denoiser, fresh)
+    fooled = rows._replace(x_t=rows.x_t.clone().requires_grad_())
+    taught += kept_bytes(lambda: critic(*fooled, judge="only"), critic)
+    return max(taught, kept_bytes(lambda: critic(*rows, judge="too", more=rows), critic))
+
+
+def saved_bytes(student: Denoiser, rows: int) -> int:
+    """Bytes that a forward pass of so many images keeps for the backward pass, weights aside.
+
+    Nothing is computed for a network on the meta device.
+    """
+    given = blank(student, rows)
+    return kept_bytes(lambda: student(*given), student)
+
+
+def _distance_bytes(config: Config, teacher: Denoiser, rows: int) -> int:
+    """Bytes of a perceptual distance, and of what a call with so many pairs keeps."""
+    distance = new_distance(config, teacher, torch.device("meta"))
+    if not isinstance(distance, Perceptual):
+        return 0
+    networks: list[nn.Module] = [distance.lpips]
+    if distance.latents is not None:
+        distance.latents = copy.copy(distance.latents)  # the teacher's own stays where it is
+        distance.latents.vae = copy.deepcopy(distance.latents.vae).to("meta")
+        networks.append(distance.latents.vae)
+    x0 = torch.empty((1, *teacher.shape), device="meta")
+    images = x0 if distance.latents is None else distance.latents.decode(x0)
+    x0.requires_grad_()
+    kept = kept_bytes(lambda: distance.distances(x0, images), *networks)
+    return sum(_bytes(network) for network in networks) + rows * kept
+
+
+def kept_bytes(call: Callable[[], object], *networks: nn.Module) -> int:
+    """Bytes that a call keeps for the backward pass, the networks' own aside."""
+    own = {_storage(v) for network in networks for v in (*network.parameters(), *network.buffers())}
+    saved: dict[int, int] = {}
+
+    def keep(value: Tensor) -> Tensor:
+        if _storage(value) not in own:
+            saved[_storage(value)] = value.untyped_storage().nbytes()
+            kept.append(value)  # or its number could come again
+        return value
+
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        call()
+    return sum(saved.values())
+
+
+def _storage(value: Tensor) -> int:
+    return value.untyped_storage()._cdata
+
+
+def _bytes(network: nn.Module) -> int:
+    values: Sequence[Tensor] = [*network.parameters(), *network.buffers()]
+    return sum(value.numel() * value.element_size() for value in values)
+
+
+def _own(network: nn.Module) -> int:
+    """Bytes of a network in training that it does not share with the teacher."""
+    names = frozen(network)
+    if not names:
+        return _bytes(network)
+    values = [value for name, value in network.named_parameters() if name not in names]
+    return sum(value.numel() * value.element_size() for value in values)

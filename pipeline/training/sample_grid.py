@@ -1,0 +1,63 @@
+"""Pictures of a run: the same noise through teacher, student and both scores."""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.diffusion import seeds
+from pipeline.diffusion.noise import diffuse
+from pipeline.diffusion.sampler import Denoise
+from pipeline.methods.dmd import DMD
+from pipeline.models.denoiser import Denoiser
+from pipeline.models.sampling import sample_teacher
+
+COLUMNS = 20
+LEVEL = 0.5  # where both scores look at the student's images, as a fraction of Schedule.at
+
+
+class Grid:
+    """Images from one fixed noise, at any time of a run.
+
+    Args:
+        method: Of the run.
+        teacher: Frozen.
+        denoise: The teacher under its guidance.
+        solver, steps, guidance: How the teacher's images are made.
+        seed: Of the noise.
+        device: Of the networks.
+    """
+
+    def __init__(
+        self,
+        method: DMD,
+        teacher: Denoiser,
+        denoise: Denoise,
+        solver: tuple[str, int, float],
+        seed: int,
+        device: torch.device,
+    ):
+        self.method, self.teacher, self.denoise, self.solver = method, teacher, denoise, solver
+        ids = torch.arange(COLUMNS)
+        self.noise = seeds.noise(seed, ids, method.shape, stream=seeds.EVALUATION).to(device)
+        self.labels = (ids % method.classes).to(device) if method.classes else None
+
+    @cached_property
+    def target(self) -> Tensor:
+        """The teacher's images, solved once."""
+        return sample_teacher(self.teacher, self.noise, self.labels, *self.solver)
+
+    @torch.no_grad()
+    def rows(self, student: nn.Module, critic: nn.Module) -> dict[str, Tensor]:
+        """Captioned rows of images, each (COLUMNS, C, H, W), on the CPU."""
+        schedule = self.method.schedule
+        images = self.method.way.images(student, self.noise, self.labels)
+        t = schedule.at(self.noise.new_full((COLUMNS,), LEVEL))
+        x_t = diffuse(images, self.noise.flip(0), t, schedule)
+        rows = {
+            "teacher": self.target,
+            "student": images,
+            "real x0": self.denoise(x_t, t, self.labels),
+            "fake x0": critic(x_t, t, self.labels),
+        }
+        return {caption: self.teacher.decode(row.float()).cpu() for caption, row in rows.items()}

@@ -1,0 +1,170 @@
+"""The tree holds together, and bad settings end in one clear line."""
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline.config import Config
+from pipeline.config.settings_yaml import read
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+def test_round_trip_through_plain_dict() -> None:
+    config = Config.model_validate({"seed": 3, "pairs": {"output": "s3://bucket/pairs"}})
+    assert config.pairs.output == "s3://bucket/pairs"
+    assert Config.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_of_the_outputs_those_of_pairs_distill_and_export_can_be_on_s3() -> None:
+    config = Config.model_validate({"distill": {"output": "s3://bucket/run"}})
+    assert config.evaluate.student == "s3://bucket/run/student"
+    with pytest.raises(
+        ValidationError, match="evaluate.output: 's3://bucket/run'.*distill and export"
+    ):
+        Config(run="s3://bucket/run")
+
+
+def test_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Config().pairs.count = 1  # type: ignore[misc]
+
+
+def test_folders_stand_under_run_unless_given() -> None:
+    config = Config.model_validate(
+        {"run": "runs/x/", "pairs": {"output": None}, "distill": {"output": "/elsewhere"}}
+    )
+    run = os.path.abspath("runs/x")  # workers start in folders of their own
+    assert config.teacher.output == f"{run}/teacher"
+    assert config.pairs.output == f"{run}/pairs"
+    assert config.distill.output == "/elsewhere"
+    assert config.evaluate.student == "/elsewhere/student"
+    assert config.evaluate.output == run
+
+
+def test_numbers_are_strict_but_floats_take_whole_ones() -> None:
+    assert Config.model_validate({"distill": {"clip": 3}}).distill.clip == 3.0
+    for wrong in ("abc", "5", 1.5, True):
+        with pytest.raises(ValidationError):
+            Config.model_validate({"seed": wrong})
+
+
+def test_shape_is_that_of_the_teacher() -> None:
+    assert Config().shape == (1, 8, 8)
+    gaussian = {"kind": "gaussian", "gaussian": {"shape": [3, 4, 6]}}
+    assert Config.model_validate({"teacher": gaussian}).shape == (3, 4, 6)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_example_is_valid(path: Path) -> None:
+    Config.model_validate(read(str(path)))
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        (
+            {"pairs": {"count": 5100}},
+            "pairs.count: 5100 is not a multiple of pairs.shard_size (500); use 5000 or 5500",
+        ),
+        (
+            {"pairs": {"count": 100}},
+            "pairs.count: 100 is not a multiple of pairs.shard_size (500); use 500",
+        ),
+        (
+            {"pairs": {"actors": {"min": 3}}},
+            "pairs.actors.min: 3 is more than pairs.actors.max (2)",
+        ),
+        (
+            {"distill": {"steps": 1100}},
+            "distill.regression_steps + distill.burn_in_steps: 1200 is more than "
+            "distill.steps (1100)",
+        ),
+        (
+            {"distill": {"batch_size": 127}},
+            "distill.batch_size: 127 is not a multiple of distill.lanes (2)",
+        ),
+        (
+            {"distill": {"regression": {"batch_size": 127}}},
+            "distill.regression.batch_size: 127 is not a multiple of distill.lanes (2)",
+        ),
+        (
+            {"distill": {"workers": {"min": 3}}},
+            "distill.workers.min: 3 is more than distill.workers.max (2)",
+        ),
+        (
+            {"distill": {"workers": {"max": 3}}},
+            "distill.workers.max: 3 is more than distill.lanes (2)",
+        ),
+        (
+            {"distill": {"pick": "best"}},
+            "distill.pick: best needs scores; set distill.scoring.count to 2000, say",
+        ),
+        (
+            {"distill": {"regression": {"decoder": "/taesd"}}},
+            "distill.regression.decoder: /taesd needs distill.regression.distance lpips",
+        ),
+        (
+            {"distill": {"shard_teacher": True}},
+            "distill.shard_teacher: true needs distill.sharded true",
+        ),
+        (
+            {"data": {"name": None}, "distill": {"gan": {"real": "data"}}},
+            "distill.gan.real: data needs data.name, and a teacher that learnt from it; use "
+            "encoded (jobs/encode.py) or pairs",
+        ),
+        (
+            {"distill": {"gan": {"real": "data", "divergence": "js"}}},
+            "distill.gan.divergence: js weighs the matching loss by the logits of the same draws; "
+            "it needs distill.gan.real, and distill.draws shared",
+        ),
+        (
+            {"distill": {"gan": {"divergence": "kl"}, "draws": "shared"}},
+            "distill.gan.divergence: kl weighs the matching loss by the logits of the same draws; "
+            "it needs distill.gan.real, and distill.draws shared",
+        ),
+        (
+            {"distill": {"regression": {"batch_size": 256}, "draws": "shared"}},
+            "distill.regression.batch_size: 256 is more than distill.batch_size (128), of which "
+            "it is a part with distill.draws shared",
+        ),
+        (
+            {"distill": {"student": {"times": [80, 3]}, "draws": "shared"}},
+            "distill.draws: shared needs a student of one step where there is a regression; "
+            "use separate, or set distill.regression.weight to 0",
+        ),
+        (
+            {"distill": {"optimizer": "adamw8bit", "sharded": True}},
+            "distill.optimizer: adamw8bit cannot be split over workers; "
+            "use adamw with distill.sharded",
+        ),
+        (
+            {"network": {"attention": [True]}},
+            "network.attention: 1 values for the 2 levels of network.channels; give one per level",
+        ),
+        (
+            {"network": {"channels": [32, 60]}},
+            "network.channels: 60 is not a multiple of network.norm_groups (8)",
+        ),
+        (
+            {"data": {"size": 9}},
+            "data.size: 9 is not a multiple of 2, as the 2 levels of network.channels need",
+        ),
+        (
+            {"teacher": {"kind": "gaussian", "gaussian": {"shape": [1, 8, 7]}}},
+            "teacher.gaussian.shape: 7 is not a multiple of 2, "
+            "as the 2 levels of network.channels need",
+        ),
+        (
+            {"teacher": {"kind": "gaussian", "file": "/edm.pkl"}},
+            "teacher.file: /edm.pkl needs teacher.kind diffusers; a gaussian reads none",
+        ),
+    ],
+)
+def test_settings_must_agree(tree: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Config.model_validate(tree)
+    (error,) = caught.value.errors()
+    assert error["msg"] == f"Value error, {message}"

@@ -1,0 +1,50 @@
+"""What is kept of a stream: the same for any batches in any order."""
+
+import torch
+from torch import Tensor
+
+from pipeline.evaluation.metrics import Moments
+from pipeline.evaluation.statistics import GROUPS, KEPT, Rows, Sketch
+
+
+def rows(features: Tensor) -> Rows:
+    numbers = torch.arange(len(features))
+    return Rows(features, 2 * features, numbers.to(torch.int16), features[:, 0], torch.empty(0))
+
+
+def filled(features: Tensor, labels: Tensor | None, batches: list[Tensor]) -> Sketch:
+    sketch = Sketch(len(features), labels, whole_pixels=True)
+    for batch in batches:
+        sketch.take(int(batch[0]), rows(features[batch]))
+    return sketch
+
+
+def test_batches_in_any_order_give_the_same() -> None:
+    features, labels = torch.randn(700, 4), torch.arange(700) % 10
+    one = filled(features, labels, [torch.arange(700)])
+    many = filled(features, labels, list(torch.arange(700).split(33))[::-1])
+    assert torch.equal(one.features, features) and torch.equal(many.features, features)
+    assert torch.equal(many.pixels, 2 * features)
+    for a, b in zip(one.moments(), many.moments(), strict=True):
+        torch.testing.assert_close(a.scatter, b.scatter)
+    together = Moments.together(many.moments())
+    torch.testing.assert_close(together.mean, features.double().mean(0))
+    assert many.pixel_moments is not None
+    torch.testing.assert_close(many.pixel_moments.scatter, 4 * together.scatter)
+
+
+def test_of_a_large_set_only_the_first_are_kept() -> None:
+    features = torch.randn(KEPT + 2000, 3)
+    sketch = filled(features, None, list(torch.arange(len(features)).split(999)))
+    assert torch.equal(sketch.features, features[:KEPT])
+    assert len(sketch.pixels) == KEPT and len(sketch.predicted) == KEPT + 2000
+    assert Moments.together(sketch.moments()).count == KEPT + 2000
+
+
+def test_parts_are_alike_in_size_and_classes() -> None:
+    labels = torch.tensor([0] * 331 + [1] * 167)
+    sketch = Sketch(498, labels)
+    sizes = sketch.groups.bincount(minlength=GROUPS)
+    ones = sketch.groups[labels == 1].bincount(minlength=GROUPS)
+    assert sizes.max() - sizes.min() <= 1 and ones.max() - ones.min() <= 1
+    assert not torch.equal(sketch.groups, torch.arange(498) % GROUPS)

@@ -1,0 +1,177 @@
+"""The method on distributions whose scores are known exactly."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.data.schema import PairBatch
+from pipeline.diffusion.matching import MATCHING, dmd, matching_gradient
+from pipeline.diffusion.noise import EDM
+from pipeline.methods.dmd import DMD
+from pipeline.methods.microbatch import Turn
+from pipeline.models.analytic import GaussianMixture
+from tests.fixtures.double import double
+
+METHOD = DMD(
+    schedule=EDM(),
+    shape=(4, 1, 1),
+    classes=None,
+    regression_steps=3,
+    burn_in_steps=2,
+    regression_weight=0.25,
+    matching_weight=1.0,
+    matching_range=(0.02, 0.98),
+    critic_range=(0.02, 0.98),
+)
+
+
+def gaussian(mean: Tensor, covariance: Tensor) -> GaussianMixture:
+    variances, basis = torch.linalg.eigh(covariance)
+    return GaussianMixture(
+        mean[None], variances.clamp(min=1e-8)[None], basis[None], (len(mean), 1, 1), EDM()
+    )
+
+
+class LinearStudent(nn.Module):
+    """x0 = A z + b, from x_t = sigma_max z."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.matrix = nn.Parameter(torch.eye(size, dtype=torch.float64))
+        self.shift = nn.Parameter(torch.zeros(size, dtype=torch.float64))
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        z = x_t.flatten(1) / t[:, None]
+        return (z @ self.matrix.T + self.shift).view_as(x_t)
+
+    def score(self) -> GaussianMixture:
+        """The exact critic: its samples are N(b, A A^T)."""
+        matrix = self.matrix.detach()
+        return gaussian(self.shift.detach(), matrix @ matrix.T)
+
+
+def distil_linear(loss: str, refresh_critic: bool, steps: int = 300) -> float:
+    """Relative error of the student's covariance after training with exact scores."""
+    method = replace(METHOD, matching=MATCHING[loss])
+    rng = torch.Generator().manual_seed(0)
+    factor = torch.randn(4, 4, generator=rng, dtype=torch.float64) * 0.4
+    covariance = factor @ factor.T + 0.1 * torch.eye(4, dtype=torch.float64)
+    teacher = gaussian(torch.tensor([0.5, -0.5, 0.2, 0.0], dtype=torch.float64), covariance)
+    student = LinearStudent(4)
+    critic = student.score()
+    turn = Turn(matching=1.0)
+    optimizer = torch.optim.Adam(student.parameters(), lr=0.05)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.05 * 0.5 * (1 + math.cos(math.pi * step / steps))
+        if refresh_critic:
+            critic = student.score()
+        lane = double(method.draw(1024, rng, None))
+        optimizer.zero_grad()
+        method.student_loss(turn, student, teacher, critic, lane).total.backward()
+        optimizer.step()
+    learnt = (student.matrix @ student.matrix.T).detach()
+    return float((learnt - covariance).norm() / covariance.norm())
+
+
+@pytest.mark.parametrize("loss", MATCHING)
+def test_with_exact_scores_a_linear_student_learns_the_covariance(loss):
+    assert distil_linear(loss, refresh_critic=True) < 0.01
+
+
+def test_with_a_frozen_critic_it_does_not():
+    assert distil_linear("dmd", refresh_critic=False) > 0.5
+
+
+class Recorder(nn.Module):
+    """A denoiser that notes how it was called."""
+
+    def __init__(self, weight: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
+        self.calls: list[tuple[tuple[int, ...], bool]] = []
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        self.calls.append((tuple(x_t.shape), torch.is_grad_enabled()))
+        return self.weight * x_t / (1 + t[:, None, None, None])
+
+
+def lane_with_pairs(fresh: int = 3, stored: int = 2):
+    rng = torch.Generator().manual_seed(1)
+    noise, images = torch.randn(2, stored, 4, 1, 1, generator=rng)
+    pairs = PairBatch(torch.arange(stored), None, noise, images)
+    return METHOD.draw(fresh, rng, pairs)
+
+
+def test_phases_follow_each_other():
+    turns = [METHOD.turn(step) for step in range(7)]
+    assert [turn.student for turn in turns] == [True] * 3 + [False] * 2 + [True] * 2
+    assert [turn.critic for turn in turns] == [False] * 3 + [True] * 4
+    assert [turn.matching for turn in turns] == [0] * 5 + [1] * 2
+    assert [turn.regression for turn in turns] == [1.0] * 3 + [0] * 2 + [0.25] * 2
+
+
+def test_the_student_learns_in_every_nth_step_after_as_many_of_the_critic():
+    method = replace(METHOD, student_every=3)
+    turns = [method.turn(step) for step in range(5, 11)]
+    assert [turn.student for turn in turns] == [False, False, True] * 2
+    assert all(turn.critic for turn in turns)
+
+
+def test_student_loss_is_the_weighted_sum_of_its_parts_in_one_student_call():
+    student, teacher, critic, lane = Recorder(0.7), Recorder(0.2), Recorder(0.5), lane_with_pairs()
+    both = METHOD.student_loss(Turn(0.25, 2.0), student, teacher, critic, lane)
+    assert student.calls == [((5, 4, 1, 1), True)]
+    assert teacher.calls == critic.calls == [((3, 4, 1, 1), False)]
+    matching = METHOD.student_loss(Turn(0.0, 2.0), student, teacher, critic, lane).total
+    regression = METHOD.student_loss(Turn(0.25, 0.0), student, teacher, critic, lane).total
+    torch.testing.assert_close(both.total, matching + regression)
+    other = replace(METHOD, distance=lambda x0, _: 3 + 0 * x0.mean())
+    found = other.student_loss(Turn(0.25, 0.0), student, teacher, critic, lane).total
+    torch.testing.assert_close(found, torch.full_like(found, 0.75))
+
+
+def test_only_the_student_gets_gradients_in_its_turn():
+    student, teacher, critic = Recorder(0.7), Recorder(0.2), Recorder(0.5)
+    METHOD.student_loss(
+        Turn(0.25, 1.0), student, teacher, critic, lane_with_pairs()
+    ).total.backward()
+    assert student.weight.grad is not None
+    assert teacher.weight.grad is None and critic.weight.grad is None
+
+
+def test_gradient_is_fake_minus_real_over_the_mean_distance():
+    x0, real, fake = torch.randn(3, 5, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    x0.requires_grad_()
+    dmd(x0, real, fake).mean().backward()
+    size = (x0.detach() - real).abs().mean(dim=(1, 2, 3), keepdim=True)
+    torch.testing.assert_close(x0.grad * x0.numel(), (fake - real) / size)
+
+
+def test_gradient_vanishes_where_critic_and_teacher_agree():
+    x0, real = torch.randn(2, 4, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    assert not matching_gradient(x0, real, real).any()
+    assert matching_gradient(real, real, x0).isfinite().all()
+    with pytest.raises(ValueError, match="shapes differ"):
+        matching_gradient(x0, real, real[:1])
+
+
+def test_draws_depend_on_the_generator_alone():
+    def draw(seed: int) -> list[Tensor]:
+        lane = METHOD.draw(6, torch.Generator().manual_seed(seed), None)
+        return [lane.noise, lane.matching.t, lane.matching.eps, lane.critic.t, lane.critic.eps]
+
+    assert all(torch.equal(a, b) for a, b in zip(draw(3), draw(3), strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(draw(3), draw(4), strict=True))
+
+
+def test_times_stay_in_their_ranges():
+    method = replace(METHOD, matching_range=(0.2, 0.75), critic_range=(0.1, 0.9))
+    lane = method.draw(1000, torch.Generator().manual_seed(0), None)
+    for times, (low, high) in ((lane.matching.t, (0.2, 0.75)), (lane.critic.t, (0.1, 0.9))):
+        ends = METHOD.schedule.at(torch.tensor([low, high]))
+        assert ends[0] <= times.min() and times.max() <= ends[1]
+        assert times.min() < ends[0] * 1.2 and times.max() > ends[1] / 1.2

@@ -1,0 +1,281 @@
+"""The critic as a discriminator, shared passes, and students of a few steps."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.config import Config, NetworkConfig
+from pipeline.data.schema import PairBatch
+from pipeline.diffusion.matching import MATCHING
+from pipeline.diffusion.noise import EDM
+from pipeline.diffusion.sampler import Steps
+from pipeline.methods.dmd import DMD
+from pipeline.methods.microbatch import Lane, Turn
+from pipeline.methods.terms.gan import GAN
+from pipeline.models.critic import Critic
+from pipeline.models.loading import load_teacher, new_unet
+from pipeline.models.network import UNet2D
+from pipeline.utils.errors import UserError
+from tests.fixtures.double import double
+from tests.fixtures.tiny_models import save_tiny
+
+SHAPE, ROWS, PAIRS = (1, 8, 8), 3, 2
+TURN = Turn(regression=0.25, matching=1.0, gan=0.5, critic=True)
+
+
+def method(**changes) -> DMD:
+    ends = (0.2, 0.8)
+    dmd = DMD(
+        EDM(),
+        SHAPE,
+        3,
+        0,
+        0,
+        0.25,
+        1.0,
+        ends,
+        ends,
+        gan=GAN(0.5, 0.1, smoothness=0.01),
+        shared=True,
+    )
+    return replace(dmd, **changes)
+
+
+def unet(seed: int) -> UNet2D:
+    network = NetworkConfig(channels=(8, 16), attention=(False, False), norm_groups=4)
+    return new_unet(network, SHAPE, 3, seed).double()
+
+
+def networks(whole: bool = False) -> tuple[UNet2D, UNet2D, Critic]:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        critic = Critic(unet(3), whole=whole).double()
+    return unet(1), unet(2).requires_grad_(False), critic
+
+
+def lane(dmd: DMD, exit: int = 0) -> Lane:
+    rng = torch.Generator().manual_seed(1)
+    noise, images = torch.randn(2, PAIRS, *SHAPE, generator=rng)
+    pairs = PairBatch(torch.arange(PAIRS), torch.tensor([0, 2]), noise, images)
+    real = torch.randn(ROWS, *SHAPE, generator=rng), torch.tensor([2, 1, 0])
+    return double(dmd.draw(ROWS, rng, pairs, real, exit))
+
+
+def gradients(dmd: DMD, one: Lane, parts: tuple[nn.Module, ...]) -> dict[str, Tensor]:
+    """Of a student's and then a critic's turn."""
+    student, teacher, critic = parts
+    loss = dmd.student_loss(TURN, student, teacher, critic, one)
+    loss.total.backward()
+    assert all(p.grad is None for p in (*critic.parameters(), *teacher.parameters()))
+    assert loss.samples is not None and not loss.samples.requires_grad
+    dmd.critic_loss(critic, loss.samples, one).total.backward()
+    found = {}
+    for name, network in (("student", student), ("critic", critic)):
+        found |= {f"{name}.{key}": p.grad for key, p in network.named_parameters()}
+        assert all(p.grad is not None and p.grad.any() for p in network.parameters()), name
+    return found
+
+
+@contextmanager
+def runs_of(module: nn.Module) -> Iterator[list[int]]:
+    rows: list[int] = []
+    handle = module.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+    yield rows
+    handle.remove()
+
+
+def test_separate_passes_give_the_gradients_of_shared_ones_at_the_same_draws():
+    dmd = method()
+    shared = lane(dmd)
+    assert shared.fooling is None and shared.telling is None
+    apart = replace(shared, fooling=shared.matching, telling=shared.critic)
+    ours, theirs = (gradients(dmd, one, networks()) for one in (shared, apart))
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-9, atol=1e-12)
+    assert torch.equal(shared.noise[:PAIRS], shared.pairs.noise)
+    assert shared.labels[:PAIRS].tolist() == [0, 2]
+    own = lane(method(shared=False))
+    assert torch.equal(own.noise[PAIRS:], shared.noise[PAIRS:])
+    assert not torch.isin(own.noise[:PAIRS], shared.noise).any()
+    assert not torch.equal(own.fooling.t, own.matching.t)
+    assert torch.equal(own.real.draw.t, own.telling.t)
+    student, _, _ = parts = networks()
+    with runs_of(student) as rows:
+        gradients(dmd, shared, parts)
+        gradients(replace(dmd, shared=False), own, (student, *networks()[1:]))
+    assert rows == [ROWS, ROWS + PAIRS]
+
+
+def test_a_whole_critic_judges_like_one_that_stops_early():
+    dmd = method()
+    ours, theirs = (gradients(dmd, lane(dmd), networks(whole)) for whole in (False, True))
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-9, atol=1e-12)
+
+
+def test_the_students_gradient_is_that_of_its_three_losses():
+    """Against plain autograd through frozen networks, each loss on its own."""
+    dmd = method()
+    one, (student, teacher, critic) = lane(dmd), networks()
+    found = gradients(dmd, one, networks())
+    critic.requires_grad_(False)
+    start = torch.full((ROWS,), 80.0, dtype=torch.float64)
+    x0 = student(80.0 * one.noise, start, one.labels)
+    x_t, t = one.matching.of(x0, dmd.schedule), one.matching.t
+    real, fake = (each(x_t.detach(), t, one.labels) for each in (teacher, critic.denoiser))
+    size = (x0 - real).abs().mean((1, 2, 3), keepdim=True)
+    pull = ((fake - real) / size).detach() / x0.numel()
+    fooled = nn.functional.softplus(-critic(x_t, t, one.labels, judge="only")).mean()
+    pairs = student(80.0 * one.pairs.noise, start[:PAIRS], one.pairs.labels)
+    regression = (pairs - one.pairs.images).square().mean()
+    ((x0 * pull).sum() + 0.5 * fooled + 0.25 * regression).backward()
+    for name, p in student.named_parameters():
+        torch.testing.assert_close(found[f"student.{name}"], p.grad, rtol=1e-7, atol=1e-12)
+
+
+def test_the_decoder_runs_for_denoised_rows_alone():
+    dmd, (student, teacher, critic) = method(), networks()
+    one, backbone = lane(dmd), critic.denoiser.backbone
+    with runs_of(backbone.conv_in) as encoded, runs_of(backbone.conv_out) as decoded:
+        samples = dmd.student_loss(TURN, student, teacher, critic, one).samples
+        dmd.critic_loss(critic, samples, one)
+    assert encoded == [ROWS, ROWS, 2 * ROWS] and decoded == [ROWS, ROWS]
+
+
+def test_a_discriminator_learns_to_tell_and_a_student_to_fool_it():
+    dmd, (_, _, critic) = method(), networks()
+    one = lane(dmd)
+    samples = torch.full((ROWS, *SHAPE), 0.7, dtype=torch.float64)
+    optimizer = torch.optim.Adam(critic.parameters(), lr=1e-2)
+    for _ in range(60):
+        parts = dmd.critic_loss(critic, samples, one).parts
+        optimizer.zero_grad()
+        dmd.critic_loss(critic, samples, one).total.backward()
+        optimizer.step()
+    assert parts["gan_accuracy"] == 1.0
+    turn = Turn(gan=1.0)
+    before = dmd._pull(turn, nn.Identity(), critic, samples, one)
+    after = dmd._pull(turn, nn.Identity(), critic, samples - 30 * before[0], one)
+    assert after[1]["gan_student"] < before[1]["gan_student"]
+
+
+@pytest.mark.parametrize("gan_weight", [0.0, 0.5])
+@pytest.mark.parametrize("divergence", ["kl", "js"])
+def test_a_divergence_weighs_every_samples_pull_by_its_logit(divergence, gan_weight):
+    plain = method()
+    other = replace(plain, gan=replace(plain.gan, divergence=divergence))
+    _, teacher, critic = networks()
+    one, x0 = lane(plain), torch.randn(ROWS, *SHAPE, dtype=torch.float64)
+    with torch.no_grad():
+        for weight in critic.heads.parameters():
+            weight.mul_(30)
+        x_t = one.matching.of(x0, plain.schedule)
+        ratio = critic(x_t, one.matching.t, one.labels, judge="only").mean(1).exp()
+    expected = {"kl": ratio, "js": ratio / (1 + ratio)}[divergence].clamp(0.1, 20)
+    assert expected.max() > 1.2 * expected.min()
+    alone, _ = plain._pull(Turn(matching=1.0), teacher, critic, x0, one)
+    fooling, _ = plain._pull(Turn(gan=1.0), teacher, critic, x0, one)
+    found, _ = other._pull(Turn(matching=1.0, gan=gan_weight), teacher, critic, x0, one)
+    pull = expected[:, None, None, None] * alone + gan_weight * fooling
+    torch.testing.assert_close(found, pull, rtol=1e-9, atol=1e-12)
+
+
+def test_blocks_that_are_not_there_are_named():
+    with pytest.raises(UserError, match=r"distill\.gan\.blocks: 4 is no block .* 0 to 0"):
+        Critic(unet(3), [4])
+
+
+def test_features_that_are_not_square_are_refused():
+    network = NetworkConfig(channels=(8, 16), attention=(False, False), norm_groups=4)
+    wide = new_unet(network, (1, 8, 16), 3, 0)
+    with pytest.raises(UserError, match=r"distill\.gan\.real: the critic's features are 4x8"):
+        Critic(wide)
+    assert not Critic(wide, ()).heads
+
+
+def test_a_transformer_is_judged_on_each_of_the_blocks_that_are_named(tmp_path):
+    config = Config.model_validate({"teacher": {"output": str(save_tiny(tmp_path, "dit"))}})
+    teacher = load_teacher(config.teacher).requires_grad_(True)
+    number = len(teacher.stages())
+    assert number > 1
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        critic = Critic(teacher, [number - 1, 0])
+    x_t, t = torch.randn(3, *teacher.shape), torch.full((3,), 500.0)
+    labels = torch.tensor([0, 1, 0])
+    logits = critic(x_t, t, labels, judge="only")
+    assert logits.shape == (3, 2)
+    x0, again = critic(x_t, t, labels, judge="too")
+    torch.testing.assert_close(again, logits)
+    torch.testing.assert_close(x0, teacher(x_t, t, labels))
+    for head, at in ((0, 0), (1, number - 1)):
+        gradients = torch.autograd.grad(
+            critic(x_t, t, labels, judge="only")[:, head].sum(),
+            list(teacher.stages()[number - 1].parameters()),
+        )
+        assert any(each.any() for each in gradients) == (at == number - 1)
+
+
+@pytest.mark.parametrize("renoise", [True, False])
+def test_training_gives_a_later_step_what_sampling_gives_it(renoise):
+    steps = Steps(EDM(), (80.0, 5.0, 0.5), renoise)
+    dmd, (student, teacher, critic) = method(steps=steps, shared=False), networks()
+    given: list[tuple[Tensor, ...]] = []
+
+    def spy(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        given.append((x_t, t))
+        return student(x_t, t, labels)
+
+    one = lane(dmd, exit=2)
+    images = steps.images(spy, one.noise, one.labels)
+    sampled, given[:] = [*given], []
+    assert torch.equal(dmd.samples(spy, one), images)
+    trained, given[:] = [*given], []
+    loss = dmd.student_loss(TURN, spy, teacher, critic, one)
+    for each in (trained, [*given[:2], tuple(part[:ROWS] for part in given[2])]):
+        assert all(
+            torch.equal(a, b)
+            for x, y in zip(each, sampled, strict=True)
+            for a, b in zip(x, y, strict=True)
+        )
+    torch.testing.assert_close(loss.samples, images)
+    assert given[2][1].tolist() == [0.5] * ROWS + [80.0] * PAIRS
+    exits = {dmd.exit(torch.Generator().manual_seed(seed)) for seed in range(40)}
+    assert exits == {0, 1, 2}
+
+
+def test_a_step_adds_fresh_noise_or_the_noise_that_was_seen():
+    noise = torch.randn(2000, *SHAPE, generator=torch.Generator().manual_seed(0))
+
+    def half(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        return torch.full_like(x_t, 0.5)
+
+    seen = Steps(EDM(), (80.0, 2.0), False).input(half, noise, None, 1)
+    torch.testing.assert_close(seen, 0.5 + 2.0 * (80 * noise - 0.5) / 80)
+    fresh = (Steps(EDM(), (80.0, 2.0)).input(half, noise, None, 1) - 0.5) / 2
+    assert abs(fresh.mean()) < 0.01 and abs(fresh.std() - 1) < 0.01
+    assert abs((fresh * noise).mean()) < 0.01
+    alone = Steps(EDM(), (80.0, 2.0)).input(half, noise[7:8], None, 1)
+    torch.testing.assert_close((alone - 0.5) / 2, fresh[7:8])
+
+
+def test_a_matching_loss_sees_through_both_scores_if_it_says_so():
+    dmd = method(matching=MATCHING["sid"], gan=None)
+    _, teacher, critic = networks()
+    one = lane(method())
+    x0 = torch.randn(ROWS, *SHAPE, dtype=torch.float64)
+
+    def loss(x0: Tensor) -> Tensor:
+        x_t = one.matching.of(x0, dmd.schedule)
+        real, fake = (each(x_t, one.matching.t, one.labels) for each in (teacher, critic))
+        each = ((real - fake) * (real - x0 - 1.2 * (real - fake))).mean((1, 2, 3))
+        return (each / (x0 - real).abs().mean((1, 2, 3)).detach()).mean()
+
+    x0.requires_grad_()
+    (expected,) = torch.autograd.grad(loss(x0), x0)
+    found, _ = dmd._pull(Turn(matching=1.0), teacher, critic, x0.detach(), one)
+    torch.testing.assert_close(found, expected)

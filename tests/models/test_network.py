@@ -1,0 +1,73 @@
+"""Adapters: our x0 is the one diffusers' own schedulers read from the same raw network."""
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    EDMEulerScheduler,
+    UNet2DModel,
+)
+from torch import Tensor
+
+from pipeline.diffusion.noise import EDM, VP
+from pipeline.models.network import UNet2D
+from pipeline.models.schedulers import read_scheduler
+from pipeline.utils.errors import UserError
+from tests.fixtures.tiny_unets import unet
+from tests.models.test_schedulers import saved
+
+
+def raw_unet(classes: int | None = None) -> UNet2DModel:
+    return unet(classes).double()
+
+
+def images(count: int) -> Tensor:
+    return torch.randn(count, 3, 8, 8, dtype=torch.float64)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sigma_data", [0.5, 0.3])
+def test_edm_is_the_preconditioning_of_diffusers(sigma_data: float) -> None:
+    scheduler = EDMEulerScheduler(sigma_data=sigma_data, sigma_max=60.0)
+    unet = raw_unet(classes=4)
+    schedule, prediction = read_scheduler(saved(scheduler))
+    sigma = torch.tensor([0.002, 0.5, 3.0, 60.0], dtype=torch.float64)
+    level, labels = sigma[:, None, None, None], torch.arange(4)
+    x_t = images(4) * (1 + level)
+    output = unet(
+        scheduler.precondition_inputs(x_t, level),
+        scheduler.precondition_noise(sigma),
+        class_labels=labels,
+    ).sample
+    expected = scheduler.precondition_outputs(x_t, output, level)
+    x0 = UNet2D(unet, schedule, prediction)(x_t, sigma, labels)
+    torch.testing.assert_close(x0, expected, atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [DDPMScheduler, DDIMScheduler])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_vp_is_the_original_sample_of_diffusers(kind: Any, prediction_type: str) -> None:
+    """To 1e-5 of its size: diffusers holds its table in float32."""
+    scheduler = kind(
+        beta_schedule="scaled_linear", prediction_type=prediction_type, clip_sample=False
+    )
+    unet, x_t = raw_unet(), images(2)
+    denoiser = UNet2D(unet, *read_scheduler(saved(scheduler)))
+    scheduler.set_timesteps(1000)
+    for t in (0, 123, 999):
+        expected = scheduler.step(unet(x_t, t).sample, t, x_t).pred_original_sample
+        x0 = denoiser(x_t, torch.full((2,), t, dtype=torch.float64))
+        torch.testing.assert_close(x0, expected, atol=1e-5, rtol=1e-5)
+        assert torch.equal(denoiser(x_t, torch.tensor(t, dtype=torch.float64)), x0)
+
+
+@pytest.mark.parametrize("schedule", [EDM(), VP(DDPMScheduler().alphas_cumprod)])
+def test_a_network_of_classes_needs_labels(schedule: Any) -> None:
+    prediction = "edm" if isinstance(schedule, EDM) else "epsilon"
+    denoiser = UNet2D(raw_unet(classes=3), schedule, prediction)
+    with pytest.raises(UserError, match=r"no unconditional branch.*pairs\.guidance"):
+        denoiser(images(2), torch.ones(2, dtype=torch.float64))

@@ -1,0 +1,183 @@
+"""Laws of the pair maker."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.config import Config, TeacherConfig
+from pipeline.data import schema, shards
+from pipeline.data.plans import PairPlan
+from pipeline.data.reader import PairReader
+from pipeline.data.store import LocalStore
+from pipeline.diffusion import seeds
+from pipeline.diffusion.noise import EDM
+from pipeline.models.denoiser import Denoiser
+from pipeline.stages import pairs
+from pipeline.stages.pairs import PairMaker, pair_plan
+from pipeline.utils.errors import UserError
+
+PLAN = PairPlan(
+    teacher="fake",
+    seed=5,
+    solver="heun",
+    steps=6,
+    guidance=1.0,
+    shard_size=20,
+    shape=(1, 4, 4),
+    classes=4,
+)
+
+
+class Shrink(Denoiser):
+    """Pulls every pixel toward a mean of its class: exact in any batch split."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.schedule, self.shape, self.classes = EDM(), (1, 4, 4), 4
+        self.sizes: list[int] = []
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        self.sizes.append(len(x_t))
+        mean = torch.zeros(len(x_t)) if condition is None else condition / 4
+        return mean[:, None, None, None] + (x_t - mean[:, None, None, None]) / (1 + 4 * t**2)
+
+
+def configure(**values: object) -> Config:
+    gaussian = {"kind": "gaussian", "gaussian": {"classes": 5}}
+    return Config.model_validate({"data": {"name": None}, "teacher": gaussian, "pairs": values})
+
+
+@pytest.fixture
+def teachers(monkeypatch: pytest.MonkeyPatch) -> list[Shrink]:
+    """Every teacher the makers load."""
+    loaded: list[Shrink] = []
+
+    def load(_: TeacherConfig) -> Shrink:
+        loaded.append(Shrink())
+        return loaded[-1]
+
+    monkeypatch.setattr(pairs, "load_teacher", load)
+    monkeypatch.setattr(pairs, "teacher_fingerprint", lambda _: "fake")
+    return loaded
+
+
+def _maker(folder: Path, batch_size: int | None = 20, plan: PairPlan = PLAN) -> PairMaker:
+    store = LocalStore(folder)
+    shards.open_plan(store, plan)
+    return PairMaker(TeacherConfig(), plan, store, batch_size)
+
+
+def test_a_node_without_the_set_or_with_another_teacher_does_not_begin(teachers, tmp_path):
+    lonely = PairMaker(TeacherConfig(), PLAN, LocalStore(tmp_path / "lonely"), 20)
+    with pytest.raises(UserError, match="pairs.output: node .* does not see .*plan.json"):
+        lonely.make(0)
+    assert not (tmp_path / "lonely").exists()
+    with pytest.raises(UserError, match="teacher.output: node .* has another teacher than the job"):
+        _maker(tmp_path, plan=replace(PLAN, teacher="other")).make(0)
+    assert teachers == []
+
+
+def test_the_stored_noise_is_the_keyed_noise_and_the_teacher_saw_it_as_stored(
+    teachers, tmp_path, monkeypatch
+):
+    solved: list[Tensor] = []
+    plain = pairs.sample_teacher
+    monkeypatch.setattr(
+        pairs, "sample_teacher", lambda *args: (solved.append(args[1]), plain(*args))[1]
+    )
+    name = _maker(tmp_path).make(3)
+    batch = schema.decode(
+        LocalStore(tmp_path).open(name), 0, (1, 4, 4), PLAN.fingerprint(), "it"
+    ).float()
+    ids = torch.arange(60, 80)
+    noise = schema.storable(seeds.noise(5, ids, (1, 4, 4), stream=seeds.PAIRS))
+    assert torch.equal(batch.ids, ids) and torch.equal(batch.labels, ids % 4)
+    assert torch.equal(batch.noise, noise) and torch.equal(torch.cat(solved).cpu(), noise)
+    images = plain(Shrink(), noise, ids % 4, "heun", 6, 1.0)
+    assert torch.equal(batch.images, schema.storable(images))
+
+
+def test_the_bytes_do_not_depend_on_batch_order_or_process(teachers, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for index in (0, 1):
+        _maker(one, 20).make(index)
+    maker = _maker(two, 7)
+    for index in (1, 0):
+        maker.make(index)
+    assert set(teachers[-1].sizes) == {7, 6}
+    for name in LocalStore(one).list():
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+
+
+def test_the_teacher_is_loaded_once_and_only_when_needed(teachers, tmp_path):
+    maker = _maker(tmp_path)
+    assert teachers == []
+    maker.make(0)
+    maker.make(1)
+    assert len(teachers) == 1
+
+
+def test_a_made_set_reads_back_whole(teachers, tmp_path):
+    store = LocalStore(tmp_path)
+    shards.open_plan(store, PLAN)
+    names = [_maker(tmp_path).make(index) for index in shards.missing(store, PLAN, 60)]
+    assert [shard.name for shard in shards.close(store, PLAN, 60).shards] == names
+    assert PairReader(store, 0, 60).batch(0).ids.sort().values.tolist() == list(range(60))
+
+
+def test_guidance_calls_the_teacher_with_and_without_labels(teachers, tmp_path):
+    plain, guided = (
+        _maker(tmp_path / str(scale), plan=replace(PLAN, guidance=scale)) for scale in (1.0, 3.0)
+    )
+    images = [
+        schema.decode(
+            maker._store.open(maker.make(0)), 0, (1, 4, 4), maker.plan.fingerprint(), "it"
+        ).images.float()
+        for maker in (plain, guided)
+    ]
+    # steps 6: Heun evaluates 11 times, twice as often with guidance
+    assert [len(teacher.sizes) for teacher in teachers] == [11, 22]
+    high = (torch.arange(20) % 4) == 3
+    assert images[1][high].mean() > images[0][high].mean() + 0.5
+
+
+def test_guidance_without_labels_is_refused(teachers, tmp_path):
+    with pytest.raises(UserError, match="pairs.guidance: 2.0"):
+        _maker(tmp_path, plan=replace(PLAN, classes=None, guidance=2.0)).make(0)
+
+
+def test_without_a_batch_size_it_is_halved_until_memory_holds_it(teachers, tmp_path, monkeypatch):
+    plain, sizes = Shrink.forward, []
+
+    def small(self, x_t, t, condition=None):
+        sizes.append(len(x_t))
+        if len(x_t) > 6:
+            raise torch.OutOfMemoryError
+        return plain(self, x_t, t, condition)
+
+    monkeypatch.setattr(Shrink, "forward", small)
+    with pytest.raises(torch.OutOfMemoryError):
+        _maker(tmp_path, batch_size=10).make(0)
+    sizes.clear()
+    maker = _maker(tmp_path, batch_size=None)
+    maker.make(0)
+    maker.make(1)
+    assert sizes[:3] == [20, 10, 5] and set(sizes[2:]) == {5}
+
+
+def test_weights_are_one_per_class():
+    assert pair_plan(configure(weights=[1, 0, 2, 0, 1])).weights == (1, 0, 2, 0, 1)
+    with pytest.raises(UserError, match="pairs.weights: 2 values, but the teacher has 5 classes"):
+        pair_plan(configure(weights=[1, 2]))
+    with pytest.raises(ValueError, match="pairs.weights: at least one class"):
+        configure(weights=[0, 0])
+
+
+def test_values_that_are_not_finite_are_not_stored(teachers, tmp_path, monkeypatch):
+    monkeypatch.setattr(Shrink, "forward", lambda self, x_t, t, condition=None: x_t / 0)
+    with pytest.raises(FloatingPointError, match="not finite for ids 20 to 39.*pairs.guidance"):
+        _maker(tmp_path).make(1)
+    assert LocalStore(tmp_path).list("pairs-") == {}

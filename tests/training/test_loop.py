@@ -1,0 +1,375 @@
+"""The training loop: what it leaves, and that a break changes nothing."""
+
+import json
+import shutil
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.methods.dmd import DMD
+from pipeline.models.students import load_student
+from pipeline.runs import identity
+from pipeline.runs.checkpoint import read_part
+from pipeline.runs.checkpoint_store import History
+from pipeline.training import build, loop
+from pipeline.training.watchdog import Watchdog
+from pipeline.utils.errors import UserError
+
+
+class Killed(BaseException):
+    """Stands in for a SIGKILL."""
+
+
+def die_after(monkeypatch, step: int) -> None:
+    """Die as soon as the checkpoint of a step is kept."""
+    commit = History.commit
+
+    def dying(self, which):
+        commit(self, which)
+        if which.step == step:
+            raise Killed
+
+    monkeypatch.setattr(History, "commit", dying)
+
+
+def kept(config) -> list[int]:
+    return [commit.step for commit in identity.history(config).commits()]
+
+
+def digests(config) -> dict:
+    identity.finish(config)
+    return json.loads((Path(config.distill.output) / "state.json").read_text())
+
+
+def lines(config) -> list[dict]:
+    file = Path(config.distill.output) / "metrics.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    costs = ("time", "seconds", "samples_per", "memory")
+    return [{k: v for k, v in row.items() if not k.startswith(costs)} for row in rows]
+
+
+def test_a_run_leaves_checkpoints_metrics_and_pictures(tiny_run):
+    config = tiny_run(keep=3)
+    assert loop.train(config) == 10
+    assert kept(config) == [10, 8, 6]
+    assert [line["step"] for line in lines(config)] == [2, 4, 6, 8, 10]
+    assert {"regression", "student_norm"} <= lines(config)[0].keys()
+    assert {"critic", "matching_gradient", "sample_std"} <= lines(config)[-1].keys()
+    output = Path(config.distill.output)
+    pictures = sorted(output.glob("samples/*.png"))
+    assert [file.name for file in pictures] == ["step-0000005.png", "step-0000010.png"]
+    assert Image.open(pictures[0]).width > 100
+    assert list(output.glob("tensorboard/events*"))
+
+
+@pytest.mark.parametrize("die_at", [2, 4, 8])
+def test_a_broken_run_ends_like_an_unbroken_one_bit_for_bit(tiny_run, monkeypatch, die_at):
+    whole, broken = tiny_run("whole", checkpoint_every=10), tiny_run("broken")
+    loop.train(whole)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        die_after(patch, die_at)
+        loop.train(broken)
+    loop.train(broken)
+    assert digests(whole) == digests(broken)
+    assert lines(whole) == lines(broken)
+
+
+def test_leaving_keeps_a_checkpoint_of_that_step(tiny_run):
+    config, answers = tiny_run(checkpoint_every=100), iter([False, True])
+    assert loop.train(config, lambda: next(answers)) == 4
+    assert kept(config) == [4]
+    assert loop.train(config) == 10
+
+
+def test_a_finished_run_does_nothing_more(tiny_run):
+    config = tiny_run()
+    loop.train(config)
+    before = digests(config)
+    assert loop.train(config) == 10
+    assert digests(config) == before
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tiny_run):
+    loop.train(tiny_run(steps=6))
+    with pytest.raises(UserError, match="run with other settings; choose another folder"):
+        loop.train(tiny_run(clip=1.0))
+
+
+def test_a_longer_run_goes_on_from_a_shorter_one(tiny_run):
+    loop.train(tiny_run(steps=6))
+    config = tiny_run(steps=9)
+    loop.train(config)
+    assert [line["step"] for line in lines(config)] == [2, 4, 6, 8, 9]
+
+
+@pytest.mark.parametrize("harm", ["truncated", "missing", "flipped"])
+def test_a_torn_checkpoint_is_passed_over_for_the_one_before(tiny_run, caplog, harm):
+    whole, config = tiny_run("whole"), tiny_run("torn")
+    for each in (whole, config):
+        loop.train(each)
+    newest = sorted((Path(config.distill.output) / "checkpoints").glob("0000010-*/*.safetensors"))
+    if harm == "missing":
+        newest[0].unlink()
+    else:
+        data = bytearray(newest[0].read_bytes())
+        data[-1] ^= 1
+        newest[0].write_bytes(data if harm == "flipped" else data[:-100])
+    with identity.history(config).newest() as found:
+        assert found[0].step == 8
+    assert "torn or missing: the checkpoint of step 10 is passed over" in caplog.text
+    loop.train(config)
+    assert digests(config) == digests(whole)
+
+
+def test_a_later_copy_is_the_new_state_in_the_memory_of_the_first(tiny_run):
+    state, copies = build.prepare(tiny_run()).state, {}
+    state.copy(copies)
+    places = {name: value.data_ptr() for name, value in copies.items()}
+    with torch.no_grad():
+        for value in state.tensors().values():
+            value.add_(1)
+    state.copy(copies)
+    now = state.tensors()
+    assert copies.keys() == now.keys()
+    for name, value in copies.items():
+        assert torch.equal(value, now[name])
+        assert value.data_ptr() == places[name] != now[name].data_ptr()
+
+
+def test_when_no_checkpoint_is_whole_nothing_is_trained_over_it(tiny_run):
+    config = tiny_run()
+    loop.train(config)
+    for file in (Path(config.distill.output) / "checkpoints").glob("*/*.safetensors"):
+        file.unlink()
+    with pytest.raises(UserError, match="not one checkpoint is whole"):
+        loop.train(config)
+
+
+def test_a_checkpoint_that_cannot_be_stored_ends_the_run(tiny_run, monkeypatch):
+    def full(self, folder, name):
+        raise UserError("cannot write there: No space left on device")
+
+    monkeypatch.setattr(History, "add", full)
+    with pytest.raises(UserError, match="No space left"):
+        loop.train(tiny_run())
+
+
+def spoil(monkeypatch, steps: range) -> None:
+    """The matching loss of lane 1 is not finite at some steps."""
+    loss, calls = DMD.student_loss, []
+
+    def spoilt(self, turn, student, teacher, critic, lane):
+        found = loss(self, turn, student, teacher, critic, lane)
+        calls.append(None)
+        step, number = divmod(len(calls) - 1, 2)
+        if step not in steps or number != 1:
+            return found
+        parts = found.parts | {"regression": found.parts["regression"] * float("nan")}
+        return replace(found, total=found.total * float("nan"), parts=parts)
+
+    monkeypatch.setattr(DMD, "student_loss", spoilt)
+
+
+def test_a_step_without_a_finite_gradient_is_skipped_and_counted(tiny_run, monkeypatch):
+    config = tiny_run()
+    spoil(monkeypatch, range(1, 3))
+    loop.train(config)
+    assert [line["skipped"] for line in lines(config)] == [1, 2, 2, 2, 2]
+    with identity.history(config).newest() as found:
+        weights = read_part(found[1], "student")
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_too_many_in_a_row_end_the_run_and_name_loss_lane_and_pairs(tiny_run, monkeypatch):
+    config = tiny_run(bad_steps=2)
+    spoil(monkeypatch, range(2, 9))
+    with pytest.raises(UserError, match="step 4: 2 steps in a row .*loss 'regression' in lane 1"):
+        loop.train(config)
+    rows = (Path(config.distill.output) / "skipped.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [3, 4]
+    assert len(json.loads(rows[0])["pairs"]) == 4
+    assert kept(config)[0] == 2
+
+
+def test_an_output_folder_belongs_to_one_run(tiny_run):
+    config = tiny_run()
+    identity.claim(config)
+    identity.claim(config)
+    with pytest.raises(UserError, match=r"distill.output: .*distill.clip 10.0, not 1.0"):
+        identity.claim(tiny_run(clip=1.0))
+
+
+def test_without_regression_no_pairs_are_needed(tiny_run):
+    config = tiny_run(regression_steps=0, regression={"weight": 0.0})
+    shutil.rmtree(config.pairs.output)
+    assert loop.train(config) == 10
+
+
+def test_missing_pairs_and_pairs_of_another_teacher_are_refused(tiny_run):
+    config = tiny_run()
+    other = config.teacher.model_copy(
+        update={"gaussian": config.teacher.gaussian.model_copy(update={"classes": 4})}
+    )
+    with pytest.raises(UserError, match="pairs are of another teacher"):
+        identity.claim(config.model_copy(update={"teacher": other}))
+    shutil.rmtree(config.pairs.output)
+    with pytest.raises(UserError, match="run jobs/pairs.py"):
+        identity.claim(config)
+
+
+def test_export_is_the_averaged_student(tiny_run):
+    config = tiny_run()
+    loop.train(config)
+    assert not identity.finished(config)
+    identity.finish(config)
+    assert identity.finished(config)
+    with identity.history(config).newest() as found:
+        average = read_part(found[1], "ema")
+    student = load_student(config.evaluate.student)
+    for name, value in student.state_dict().items():
+        assert torch.equal(value, average[f"module.{name}"])
+
+
+def test_recomputed_activations_change_no_bit(tiny_run):
+    kept_in_memory, again = tiny_run("kept"), tiny_run("again", recompute=True)
+    loop.train(kept_in_memory)
+    loop.train(again)
+    ours, theirs = digests(again), digests(kept_in_memory)
+    assert ours == theirs
+
+
+def test_moments_of_8_bits_come_back_bit_for_bit_after_a_break(tiny_run, monkeypatch):
+    eight = {"optimizer": "adamw8bit", "steps": 12}
+    whole, broken = wide(tiny_run("whole", **eight)), wide(tiny_run("broken", **eight))
+    loop.train(whole)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        die_after(patch, 8)
+        loop.train(broken)
+    loop.train(broken)
+    assert digests(whole) == digests(broken)
+    with identity.history(whole).newest() as found:
+        moments = read_part(found[1], "student_optimizer")
+    small = {k: v for k, v in moments.items() if v.dtype == torch.uint8}
+    assert any(v.numel() >= 4096 for v in small.values())
+    assert all(moments[k].dtype == torch.float32 for k in moments if "absmax" in k)
+    steps = {float(v) for k, v in moments.items() if k.endswith(".step")}
+    assert steps == {10.0}, "4 of regression and 6 of DMD"
+
+
+def wide(config):
+    """With convolutions of 4096 weights and more: bitsandbytes leaves smaller ones in float32."""
+    network = config.network.model_copy(update={"channels": (32,)})
+    return config.model_copy(update={"network": network})
+
+
+def test_the_curves_and_pictures_go_to_weights_and_biases_offline(tiny_run, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    config = tiny_run(wandb="one-step")
+    loop.train(config)
+    (log,) = Path(config.distill.output).glob("wandb/offline-run-*/run-*.wandb")
+    words = (b"one-step", b"matching_gradient", b"student_norm")
+    end = time.monotonic() + 30  # its own process writes the rest
+    while not all(word in log.read_bytes() for word in words):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert list(log.parent.glob("files/media/images/samples_10_*.png"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "package"),
+    [({"wandb": "one"}, "wandb"), ({"optimizer": "adamw8bit"}, "bitsandbytes.optim")],
+)
+def test_an_extra_that_is_not_installed_is_named(tiny_run, monkeypatch, setting, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=f"package {package.split('.')[0]} on every node"):
+        loop.train(tiny_run(**setting))
+
+
+def start_settings(config, origin: str, weights: str) -> dict:
+    output = Path(config.distill.output)
+    places = {
+        "run": output,
+        "checkpoint": output / "checkpoints" / identity.history(config).commits()[1].name,
+        "student": output / "student",
+    }
+    return {"start_from": str(places[origin]), "start_weights": weights, "regression_steps": 0}
+
+
+def test_all_lanes_of_a_step_share_the_exit_and_nothing_else(tiny_run):
+    lanes = build.prepare(tiny_run(student={"times": [80.0, 9.0, 3.0, 1.0]}, lanes=4)).lanes
+    steps = [list(lanes(step).values()) for step in range(6, 30)]
+    exits = [{lane.exit for lane in step} for step in steps]
+    assert all(len(each) == 1 for each in exits) and set().union(*exits) == {0, 1, 2, 3}
+    noises = torch.cat([lane.noise for step in steps for lane in step]).flatten(1)
+    assert len(noises.unique(dim=0)) == len(noises) == 24 * 8
+
+
+@pytest.mark.parametrize(
+    ("origin", "weights"),
+    [("run", "ema"), ("run", "raw"), ("checkpoint", "raw"), ("student", "ema")],
+)
+def test_a_new_run_starts_from_earlier_weights_with_fresh_optimisers(tiny_run, origin, weights):
+    first = tiny_run("first")
+    loop.train(first)
+    identity.finish(first)
+    second = tiny_run("second", **start_settings(first, origin, weights))
+    made = build.prepare(second)
+    student = made.state.networks["student"].state_dict()
+    only = None if origin != "checkpoint" else identity.history(first).commits()[1].name
+    with identity.history(first).newest(only) as found:
+        expected = read_part(found[1], "ema" if weights == "ema" else "student")
+        critic = read_part(found[1], "critic")
+    for name, value in student.items():
+        assert torch.equal(value, expected[f"module.{name}" if weights == "ema" else name])
+    same = [
+        torch.equal(v, critic[k]) for k, v in made.state.networks["critic"].state_dict().items()
+    ]
+    assert all(same) == (origin != "student")
+    moments = made.state.tensors()
+    assert not any(v.any() for k, v in moments.items() if "_optimizer." in k)
+    loop.train(second)
+    identity.claim(second)
+    with pytest.raises(UserError, match="it has .*start"):
+        identity.claim(tiny_run("second", regression_steps=0))
+
+
+def test_start_from_something_else_is_one_clear_line(tiny_run, tmp_path):
+    with pytest.raises(UserError, match="distill.start_from: .*no finished run .*no student's"):
+        build.prepare(tiny_run(start_from=str(tmp_path)))
+    other = tiny_run("other", regression_steps=2)
+    loop.train(other)
+    identity.finish(other)
+    config = tiny_run("wide", start_from=f"{other.distill.output}/student")
+    config = config.model_copy(
+        update={"network": config.network.model_copy(update={"channels": (16,)})}
+    )
+    with pytest.raises(UserError, match="is another network"):
+        build.prepare(config)
+
+
+def test_drift_is_told_once_in_plain_words(caplog):
+    watchdog = Watchdog(5, Path(), None)
+    for step, spread in enumerate((0.5, 0.45, 0.2, 0.1), 1):
+        watchdog.drift(step, {"sample_std": spread, "critic": 0.1})
+    assert len(caplog.messages) == 1
+    assert (
+        "step 3: sample_std went from 0.5 to 0.2: the student's samples become all alike"
+        in (caplog.messages[0])
+    )
+
+
+def test_a_line_of_metrics_says_where_the_time_goes(tiny_run):
+    config = tiny_run(log_every=10)
+    loop.train(config)
+    line = json.loads((Path(config.distill.output) / "metrics.jsonl").read_text())
+    parts = ("data", "student", "critic", "picture", "checkpoint")
+    split = {part: line[f"seconds_{part}"] for part in parts}
+    assert all(seconds > 0 for seconds in split.values())
+    assert 0.5 * line["seconds_step"] < sum(split.values()) <= line["seconds_step"]
+    assert line["samples_per_second"] == pytest.approx(8 / line["seconds_step"])
+    assert 0.05 < line["memory_gib"] < 24

@@ -1,0 +1,65 @@
+"""What training will hold is what it holds."""
+
+import pytest
+
+from pipeline.models.loading import load_teacher
+from pipeline.models.students import new_student
+from pipeline.training import build
+from pipeline.training.memory import footprint, kept_bytes, saved_bytes
+
+GAN = {"gan": {"real": "pairs", "student_weight": 0.1}}
+
+
+def size(tensors) -> int:
+    return sum(value.numel() * value.element_size() for value in tensors)
+
+
+@pytest.mark.parametrize("settings", [{}, GAN], ids=["alone", "gan"])
+def test_weights_and_moments_are_those_of_a_prepared_run(tiny_run, settings):
+    config = tiny_run(**settings)
+    counted = footprint(config, load_teacher(config.teacher))
+    found = build.prepare(config).state.tensors()
+    networks = {k: v for k, v in found.items() if "_optimizer." not in k}
+    moments = {k: v for k, v in found.items() if "_optimizer." in k}
+    teacher = load_teacher(config.teacher)
+    own = size(teacher.parameters()) + size(teacher.buffers())
+    assert counted.weights - own == pytest.approx(size(networks.values()), rel=0.01)
+    assert counted.moments == pytest.approx(size(moments.values()), rel=0.01)
+    trained = (v for k, v in networks.items() if k.startswith(("student.", "critic.")))
+    assert counted.gradients == 4 * sum(v.numel() for v in trained)
+
+
+def test_activations_on_meta_are_those_of_a_real_pass_and_recompute_keeps_fewer(tiny_run):
+    config = tiny_run()
+    teacher = load_teacher(config.teacher)
+    student = new_student(teacher, config.network, 0)
+    real = saved_bytes(student, 16)
+    assert saved_bytes(student.to("meta"), 16) == pytest.approx(real, rel=0.05)
+    assert saved_bytes(student, 32) == pytest.approx(2 * real, rel=0.05)
+    again = new_student(teacher, config.network, 0, recompute=True).to("meta")
+    assert saved_bytes(again, 16) < 0.7 * real
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_what_a_gan_keeps_is_counted(tiny_run, recompute):
+    config = tiny_run(**GAN, recompute=recompute)
+    counted = footprint(config, load_teacher(config.teacher)).activations
+    training = build.prepare(config)
+    step, lane = training.step, training.lanes(7)[0]
+    turn, student, critic = step.method.turn(7), step.student.network, step.critic.network
+
+    def taught():
+        return step.method.student_loss(turn, student, step.teacher, critic, lane)
+
+    def told():
+        return step.method.critic_loss(critic, lane.noise, lane)
+
+    held = max(kept_bytes(call, student, critic) for call in (taught, told))
+    assert counted == pytest.approx(held, rel=0.1)
+
+
+def test_sharded_networks_are_shared_out(tiny_run):
+    config, teacher = tiny_run(sharded=True), load_teacher(tiny_run().teacher)
+    one, four = footprint(config, teacher), footprint(config, teacher, workers=4)
+    assert four.moments == one.moments // 4 and four.gradients == one.gradients // 4
+    assert four.activations == one.activations
