@@ -191,7 +191,7 @@ def configured(folder: Path, case: Case) -> Config:
     return load("gpu", [f"--config={ROOT / f'configs/{case.recipe}.yaml'}", *flags])[0]
 
 
-def prepare(config: Config, teacher: Denoiser) -> build.Training:
+def prepare(config: Config, teacher: Denoiser) -> build.TrainingRun:
     """As a worker does, but with a teacher in memory and noise for real latents."""
     size = config.distill.batch_size
     real = torch.randn(size, *teacher.shape), torch.zeros(size, dtype=torch.int64)
@@ -214,12 +214,12 @@ def measure(config: Config, teacher: Denoiser) -> Figures:
     training.step(0, training.lanes(0))
     torch.cuda.synchronize()
 
-    def turn() -> None:
+    def plan() -> None:
         for number in range(cycle, 2 * cycle):
             training.step(number, training.lanes(number))
         torch.cuda.synchronize()
 
-    spent = seconds(turn) / cycle
+    spent = seconds(plan) / cycle
     held = torch.cuda.max_memory_allocated()
     copies: dict[str, Tensor] = {}
     first, again = (seconds(partial(training.state.copy, copies)) for _ in range(2))

@@ -35,7 +35,7 @@ from pipeline.diffusion.losses import denoising_loss, regression_loss  # noqa: E
 from pipeline.diffusion.matching import dmd  # noqa: E402
 from pipeline.diffusion.noise import EDM  # noqa: E402
 from pipeline.methods.dmd import DMD  # noqa: E402
-from pipeline.methods.microbatch import Lane, Turn  # noqa: E402
+from pipeline.methods.microbatch import Microbatch, StepPlan  # noqa: E402
 from pipeline.methods.terms.gan import GAN  # noqa: E402
 from pipeline.models.critic import Critic  # noqa: E402
 from pipeline.models.loading import new_unet  # noqa: E402
@@ -57,10 +57,10 @@ class Cycle:
     def __init__(self, rows: int) -> None:
         config = load("step", ["--config", str(ROOT / "configs" / "mnist.yaml")])[0]
         shape, distill = (1, config.data.size, config.data.size), config.distill
-        self.turn = Turn(distill.regression.weight, distill.matching.weight, 3e-3, critic=True)
+        self.plan = StepPlan(distill.regression.weight, distill.matching.weight, 3e-3, critic=True)
         self.method = DMD(
-            EDM(), shape, CLASSES, 0, 0, self.turn.regression, self.turn.matching,
-            distill.matching.range, distill.critic.range, gan=GAN(self.turn.gan, 1e-2), shared=True,
+            EDM(), shape, CLASSES, 0, 0, self.plan.regression, self.plan.matching,
+            distill.matching.range, distill.critic.range, gan=GAN(self.plan.gan, 1e-2), shared=True,
         )  # fmt: skip
         self.student, self.teacher, denoiser = (
             new_unet(config.network, shape, CLASSES, seed) for seed in range(3)
@@ -79,56 +79,56 @@ class Cycle:
     def shared(self) -> None:
         """As training does it."""
         loss = self.method.student_loss(
-            self.turn, self.student, self.teacher, self.critic, self.lanes[0]
+            self.plan, self.student, self.teacher, self.critic, self.lanes[0]
         )
         loss.total.backward()
-        for number, lane in enumerate(self.lanes):
-            samples = self.method.samples(self.student, lane) if number else loss.samples
+        for number, microbatch in enumerate(self.lanes):
+            samples = self.method.samples(self.student, microbatch) if number else loss.samples
             assert samples is not None
-            self.method.critic_loss(self.critic, samples, lane).total.backward()
+            self.method.critic_loss(self.critic, samples, microbatch).total.backward()
 
     def separate(self) -> None:
         """Every loss with passes of its own."""
-        first, turn = self.lanes[0], self.turn
+        first, plan = self.lanes[0], self.plan
         x0 = self._images(first.noise, first.labels)
-        x_t, t = first.matching.of(x0, self.method.schedule), first.matching.t
+        x_t, t = first.matching.add_noise(x0, self.method.schedule), first.matching.t
         with torch.no_grad():
             real = self.teacher(x_t, t, first.labels)
             fake = self.critic(x_t, t, first.labels)
         self.critic.requires_grad_(False)
         fooled = softplus(-self.critic(x_t, t, first.labels, judge="only")).mean()
-        (turn.matching * dmd(x0, real, fake).mean() + turn.gan * fooled).backward()
+        (plan.matching * dmd(x0, real, fake).mean() + plan.gan * fooled).backward()
         self.critic.requires_grad_(True)
         assert first.pairs is not None
         made = self._images(first.pairs.noise, first.pairs.labels)
-        (turn.regression * regression_loss(made, first.pairs.images)).backward()
-        for number, lane in enumerate(self.lanes):
-            samples = self.method.samples(self.student, lane) if number else x0.detach()
-            self._tell(samples, lane)
+        (plan.regression * regression_loss(made, first.pairs.images)).backward()
+        for number, microbatch in enumerate(self.lanes):
+            samples = self.method.samples(self.student, microbatch) if number else x0.detach()
+            self._tell(samples, microbatch)
 
     def _images(self, noise: Tensor, labels: Tensor | None) -> Tensor:
-        return self.method.way.images(self.student, noise, labels)
+        return self.method.sampler.images(self.student, noise, labels)
 
-    def _tell(self, samples: Tensor, lane: Lane) -> None:
-        schedule, draw, real = self.method.schedule, lane.critic, lane.real
+    def _tell(self, samples: Tensor, microbatch: Microbatch) -> None:
+        schedule, draw, real = self.method.schedule, microbatch.critic, microbatch.real
         assert real is not None
-        x_t = draw.of(samples, schedule)
-        x0 = self.critic(x_t, draw.t, lane.labels)
+        x_t = draw.add_noise(samples, schedule)
+        x0 = self.critic(x_t, draw.t, microbatch.labels)
         denoising_loss(x0, samples, schedule.weight(draw.t)).backward()
-        fake = self.critic(x_t, draw.t, lane.labels, judge="only")
-        true = real.draw.of(real.images, schedule)
-        told = self.critic(true, real.draw.t, real.labels, judge="only")
-        (1e-2 * (softplus(fake).mean() + softplus(-told).mean())).backward()
+        fake = self.critic(x_t, draw.t, microbatch.labels, judge="only")
+        true = real.draw.add_noise(real.images, schedule)
+        conditioned = self.critic(true, real.draw.t, real.labels, judge="only")
+        (1e-2 * (softplus(fake).mean() + softplus(-conditioned).mean())).backward()
 
-    def gradients(self, way: Callable[[], None]) -> Tensor:
+    def gradients(self, sampler: Callable[[], None]) -> Tensor:
         """Of all weights after one cycle, (weights,)."""
         networks = (self.student, self.critic)
         for network in networks:
             network.zero_grad()
-        way()
+        sampler()
         return torch.cat([p.grad.flatten() for each in networks for p in each.parameters()])  # type: ignore[union-attr]
 
-    def calls(self, way: Callable[[], None]) -> Calls:
+    def calls(self, sampler: Callable[[], None]) -> Calls:
         """How often each network runs in one cycle."""
         critic = self.critic.denoiser.backbone
         watched: dict[str, nn.Module] = {
@@ -146,23 +146,23 @@ class Cycle:
             return hook
 
         handles = [each.register_forward_hook(count(name)) for name, each in watched.items()]
-        way()
+        sampler()
         for handle in handles:
             handle.remove()
         return found
 
 
-def flops(way: Callable[[], None]) -> int:
+def flops(sampler: Callable[[], None]) -> int:
     """Floating-point operations of convolutions and products in one cycle."""
     with FlopCounterMode(display=False) as counter:
-        way()
+        sampler()
     return int(counter.get_total_flops())
 
 
-def seconds(way: Callable[[], None]) -> float:
+def seconds(sampler: Callable[[], None]) -> float:
     """CPU time of one cycle."""
     start = time.process_time()
-    way()
+    sampler()
     return time.process_time() - start
 
 
@@ -175,8 +175,8 @@ def main() -> int:
     torch.set_num_threads(1)
     cycle = Cycle(rows=64)
     ours, theirs = cycle.shared, cycle.separate
-    for name, way in (("shared", ours), ("separate", theirs)):
-        print(name, "calls:", ", ".join(f"{key} {n}" for key, n in cycle.calls(way).items()))
+    for name, sampler in (("shared", ours), ("separate", theirs)):
+        print(name, "calls:", ", ".join(f"{key} {n}" for key, n in cycle.calls(sampler).items()))
     reference = cycle.gradients(theirs)
     difference = (cycle.gradients(ours) - reference).norm() / reference.norm()
     ratios = [seconds(ours) / seconds(theirs) for _ in range(arguments.pairs)]

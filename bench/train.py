@@ -37,7 +37,7 @@ from pipeline.data.reader import PairReader  # noqa: E402
 from pipeline.data.store import open_store  # noqa: E402
 from pipeline.models.ema import ema_of  # noqa: E402
 from pipeline.runs import identity  # noqa: E402
-from pipeline.runs.async_saver import Saver  # noqa: E402
+from pipeline.runs.async_saver import AsyncSaver  # noqa: E402
 from pipeline.stages.pairs import PairMaker, pair_plan  # noqa: E402
 from pipeline.training import build, loop  # noqa: E402
 
@@ -171,7 +171,7 @@ def checkpoints(config: Config, repeats: int) -> dict[str, list[float]]:
     for _ in range(10):
         step()
     device = training.step.accelerator.device
-    with Saver(identity.history(config), "bench", training.fingerprint, device) as saver:
+    with AsyncSaver(identity.history(config), "bench", training.fingerprint, device) as saver:
         for number in range(repeats):
             alone = statistics.median(seconds(step) for _ in range(15))
             stall = seconds(partial(saver.save, 2 * number, training.state))

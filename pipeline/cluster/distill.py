@@ -21,7 +21,7 @@ from pipeline.cluster.session import connect, user_errors
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.runs import identity
-from pipeline.runs.run_folder import Output
+from pipeline.runs.run_folder import RunFolder
 from pipeline.training import loop
 from pipeline.utils.errors import StoppedError, UserError
 
@@ -80,7 +80,7 @@ def _until_finished(
         if failures > RESTARTS:
             raise failure
         log.warning("the workers failed (%s): starting again at step %d", _line(failure), done)
-        identity.note_restart(config, done, _line(failure))
+        identity.log_restart(config, done, _line(failure))
 
 
 def _fit(config: Config, meanwhile: Callable[[], None]) -> BaseException | None:
@@ -117,7 +117,7 @@ def _stoppable(config: Config) -> Iterator[threading.Event]:
 
     The event is set then; a later one ends the driver at once. (`timeout` sends each twice.)
     """
-    store, stopped, first = Output(config).store, threading.Event(), 0.0
+    store, stopped, first = RunFolder(config).store, threading.Event(), 0.0
     store.delete(_STOP)
 
     def stop(number: int, frame: object) -> None:
@@ -182,7 +182,7 @@ def _worker(settings: dict[str, Any]) -> None:
 
 def leaving(config: Config) -> Callable[[], bool]:
     """Asks whether the driver was stopped, or a node of the group is about to be taken away."""
-    store, first = Output(config).store, ray.train.get_context().get_world_rank() == 0
+    store, first = RunFolder(config).store, ray.train.get_context().get_world_rank() == 0
 
     def told() -> bool:
         try:

@@ -33,7 +33,7 @@ class Schedule(Protocol):
     def sigma(self, t: Tensor) -> Tensor:
         """Standard deviation of the noise at time t."""
 
-    def spread(self, t: Tensor) -> Tensor:
+    def init_noise_sigma(self, t: Tensor) -> Tensor:
         """Standard deviation of the noise a sampler puts in where it starts, at time t."""
 
     def scale(self, t: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class Schedule(Protocol):
     def weight(self, t: Tensor) -> Tensor:
         """Weight of the squared error of x0 that makes it the error of the network's output."""
 
-    def at(self, fraction: Tensor) -> Tensor:
+    def time_from_fraction(self, fraction: Tensor) -> Tensor:
         """Time at a fraction of the way from the cleanest (0) to the noisiest (1) time."""
 
     def times(self, steps: int, spacing: str | None = None) -> Tensor:
@@ -95,7 +95,7 @@ class EDM:
     def sigma(self, t: Tensor) -> Tensor:
         return t
 
-    def spread(self, t: Tensor) -> Tensor:
+    def init_noise_sigma(self, t: Tensor) -> Tensor:
         return t
 
     def scale(self, t: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ class EDM:
         """1/sigma^2 + 1/sigma_data^2: Karras et al., Table 1."""
         return t**-2 + self.sigma_data**-2
 
-    def at(self, fraction: Tensor) -> Tensor:
+    def time_from_fraction(self, fraction: Tensor) -> Tensor:
         """Karras spacing, Eq. 5: t^(1/rho) is linear in the fraction."""
         low: float = self.sigma_min ** (1 / self.rho)
         high: float = self.sigma_max ** (1 / self.rho)
@@ -113,7 +113,7 @@ class EDM:
 
     def times(self, steps: int, spacing: str | None = None) -> Tensor:
         _check(steps, spacing or "karras", ("karras",))
-        times = self.at(torch.linspace(1, 0, steps, dtype=torch.float64))
+        times = self.time_from_fraction(torch.linspace(1, 0, steps, dtype=torch.float64))
         return torch.cat([times, times.new_zeros(1)])
 
 
@@ -175,7 +175,7 @@ class VP:
     def sigma(self, t: Tensor) -> Tensor:
         return (1 + self._ratio(t) ** -2).rsqrt().to(t.dtype)
 
-    def spread(self, t: Tensor) -> Tensor:
+    def init_noise_sigma(self, t: Tensor) -> Tensor:
         """1: the prior, which sigma(t) only comes near; as diffusers' `init_noise_sigma`."""
         return torch.ones_like(t)
 
@@ -187,7 +187,7 @@ class VP:
         """alpha^2/sigma^2, the signal-to-noise ratio: the error of eps."""
         return (self.alpha(t) / self.sigma(t)) ** 2
 
-    def at(self, fraction: Tensor) -> Tensor:
+    def time_from_fraction(self, fraction: Tensor) -> Tensor:
         """The table position nearest to the fraction: discrete models know no other times."""
         return (fraction * self.start).round()
 
@@ -239,7 +239,7 @@ class Flow:
     def sigma(self, t: Tensor) -> Tensor:
         return t
 
-    def spread(self, t: Tensor) -> Tensor:
+    def init_noise_sigma(self, t: Tensor) -> Tensor:
         """1: the prior, also where a spacing starts a little below it."""
         return torch.ones_like(t)
 
@@ -250,7 +250,7 @@ class Flow:
         """1/sigma^2: the error of the velocity."""
         return t**-2
 
-    def at(self, fraction: Tensor) -> Tensor:
+    def time_from_fraction(self, fraction: Tensor) -> Tensor:
         return self.shift * fraction / (1 + (self.shift - 1) * fraction)
 
     def times(self, steps: int, spacing: str | None = None) -> Tensor:
@@ -260,9 +260,11 @@ class Flow:
             first = 1 if spacing == "trailing" else 1 - 1 / self.steps_table
             fractions = torch.linspace(first, 0, steps + 1, dtype=torch.float64)[:-1]
         else:
-            last = self.at(torch.tensor(1 / self.steps_table, dtype=torch.float64)).item()
+            last = self.time_from_fraction(
+                torch.tensor(1 / self.steps_table, dtype=torch.float64)
+            ).item()
             fractions = torch.linspace(1, last, steps, dtype=torch.float64)
-        return torch.cat([self.at(fractions), fractions.new_zeros(1)])
+        return torch.cat([self.time_from_fraction(fractions), fractions.new_zeros(1)])
 
 
 def slerp(first: Tensor, second: Tensor, part: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ Denoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
-class Steps:
+class FewStepSampler:
     """The times at which a student is asked, and what happens between two of them.
 
     Args:
@@ -51,7 +51,7 @@ class Steps:
         is the same in any batch.
         """
         t = self.time(0, noise)
-        x_t = self.schedule.spread(t[0]) * noise
+        x_t = self.schedule.init_noise_sigma(t[0]) * noise
         for number in range(step):
             x0, after = student(x_t, t, labels), self.time(number + 1, noise)
             if self.renoise:

@@ -13,8 +13,8 @@ from pipeline.diffusion.adversarial import fool_loss
 from pipeline.diffusion.losses import denoising_loss
 from pipeline.diffusion.matching import MATCHING, Matching
 from pipeline.diffusion.noise import Schedule
-from pipeline.diffusion.sampler import Denoise, Steps
-from pipeline.methods.microbatch import Draw, Lane, Loss, Real, RealImages, Turn
+from pipeline.diffusion.sampler import Denoise, FewStepSampler
+from pipeline.methods.microbatch import Loss, Microbatch, NoiseSample, Real, RealImages, StepPlan
 from pipeline.methods.terms.gan import GAN
 from pipeline.methods.terms.regression import Distance, l2
 from pipeline.models.critic import Rows, joined
@@ -35,7 +35,7 @@ class DMD:
         regression_steps, burn_in_steps: Lengths of the first two phases.
         regression_weight, matching_weight: Weights of the student's losses in the third.
         matching_range, critic_range: Ends of the diffusion times, as fractions of
-            `Schedule.at`.
+            `Schedule.time_from_fraction`.
         student_every: Critic steps to one student step in the third phase.
         steps: The student's way from noise to images; None for one call at the noisiest time.
         distance: Of the regression loss.
@@ -59,30 +59,30 @@ class DMD:
     matching_range: tuple[float, float]
     critic_range: tuple[float, float]
     student_every: int = 1
-    steps: Steps | None = None
+    steps: FewStepSampler | None = None
     distance: Distance = l2
     matching: Matching = MATCHING["dmd"]
     gan: GAN | None = None
     shared: bool = False
 
     @property
-    def way(self) -> Steps:
+    def sampler(self) -> FewStepSampler:
         """The student's from noise to images."""
-        return self.steps or Steps(self.schedule, (self.schedule.start,))
+        return self.steps or FewStepSampler(self.schedule, (self.schedule.start,))
 
-    def turn(self, step: int) -> Turn:
+    def plan(self, step: int) -> StepPlan:
         """What happens at a step, counted from 0."""
         if step < self.regression_steps:
-            return Turn(regression=1.0)
+            return StepPlan(regression=1.0)
         in_third = step - self.regression_steps - self.burn_in_steps
         if in_third < 0 or (in_third + 1) % self.student_every:
-            return Turn(critic=True)
+            return StepPlan(critic=True)
         gan = self.gan.student_weight if self.gan else 0.0
-        return Turn(self.regression_weight, self.matching_weight, gan, critic=True)
+        return StepPlan(self.regression_weight, self.matching_weight, gan, critic=True)
 
-    def exit(self, rng: torch.Generator) -> int:
+    def step_index(self, rng: torch.Generator) -> int:
         """Which of its times the student learns at in one step, the same for all its lanes."""
-        return int(torch.randint(len(self.way.times), (), generator=rng))
+        return int(torch.randint(len(self.sampler.times), (), generator=rng))
 
     def draw(
         self,
@@ -90,8 +90,8 @@ class DMD:
         rng: torch.Generator,
         pairs: PairBatch | None = None,
         real: RealImages | None = None,
-        exit: int = 0,
-    ) -> Lane:
+        step_index: int = 0,
+    ) -> Microbatch:
         """A lane of `count` fresh samples, a function of the generator whatever the turn."""
         noise, matching_eps, critic_eps = torch.randn(3, count, *self.shape, generator=rng)
         fractions = torch.rand(2, count, generator=rng)
@@ -102,32 +102,44 @@ class DMD:
             noise = torch.cat([pairs.noise, noise[len(pairs.noise) :]])
             if labels is not None and pairs.labels is not None:
                 labels = torch.cat([pairs.labels, labels[len(pairs.labels) :]])
-        matching = Draw(self._times(fractions[0], self.matching_range), matching_eps)
-        critic = Draw(self._times(fractions[1], self.critic_range), critic_eps)
-        lane = Lane(noise, labels, matching, critic, exit, pairs=pairs)
+        matching = NoiseSample(self._times(fractions[0], self.matching_range), matching_eps)
+        critic = NoiseSample(self._times(fractions[1], self.critic_range), critic_eps)
+        microbatch = Microbatch(noise, labels, matching, critic, step_index, pairs=pairs)
         if self.gan is None or real is None:
-            return lane
-        return self._with_gan(lane, rng, self.gan, real)
+            return microbatch
+        return self._with_gan(microbatch, rng, self.gan, real)
 
-    def _with_gan(self, lane: Lane, rng: torch.Generator, gan: GAN, real: RealImages) -> Lane:
-        count = len(lane.noise)
+    def _with_gan(
+        self, microbatch: Microbatch, rng: torch.Generator, gan: GAN, real: RealImages
+    ) -> Microbatch:
+        count = len(microbatch.noise)
         eps, shift, fooling_eps, telling_eps = torch.randn(4, count, *self.shape, generator=rng)
         fractions = torch.rand(2, count, generator=rng)
-        fooling = telling = None
+        generator_noise = discriminator_noise = None
         if not self.shared:
-            fooling, telling = (
-                Draw(self._times(fraction, gan.range), noise)
+            generator_noise, discriminator_noise = (
+                NoiseSample(self._times(fraction, gan.range), noise)
                 for fraction, noise in zip(fractions, (fooling_eps, telling_eps), strict=True)
             )
-        draw = Draw((telling or lane.critic).t, eps)
-        return replace(lane, fooling=fooling, telling=telling, real=Real(*real, draw, shift))
+        draw = NoiseSample((discriminator_noise or microbatch.critic).t, eps)
+        return replace(
+            microbatch,
+            generator_noise=generator_noise,
+            discriminator_noise=discriminator_noise,
+            real=Real(*real, draw, shift),
+        )
 
     def _times(self, fraction: Tensor, ends: tuple[float, float]) -> Tensor:
         low, high = ends
-        return self.schedule.at(low + (high - low) * fraction)
+        return self.schedule.time_from_fraction(low + (high - low) * fraction)
 
     def student_loss(
-        self, turn: Turn, student: nn.Module, teacher: Denoise, critic: nn.Module, lane: Lane
+        self,
+        plan: StepPlan,
+        student: nn.Module,
+        teacher: Denoise,
+        critic: nn.Module,
+        microbatch: Microbatch,
     ) -> Loss:
         """Losses on fresh noise and regression loss on pairs, in one student pass with gradients.
 
@@ -137,102 +149,113 @@ class DMD:
             teacher, critic: Their weights get no gradients; the teacher is under its guidance.
             lane: Its draws; with pairs if turn.regression > 0, with real images if turn.gan > 0.
         """
-        way, rows = self.way, list[Rows]()
-        if turn.fresh:
-            t = way.time(lane.exit, lane.noise)
-            rows.append(Rows(self._input(student, lane), t, lane.labels))
-        apart = turn.regression and not (self.shared and turn.fresh)
+        sampler, rows = self.sampler, list[Rows]()
+        if plan.fresh:
+            t = sampler.time(microbatch.step_index, microbatch.noise)
+            rows.append(Rows(self._input(student, microbatch), t, microbatch.labels))
+        apart = plan.regression and not (self.shared and plan.fresh)
         if apart:
-            assert lane.pairs is not None
-            noise = lane.pairs.noise
-            x_t = way.input(student, noise, lane.pairs.labels, 0)
-            rows.append(Rows(x_t, way.time(0, noise), lane.pairs.labels))
+            assert microbatch.pairs is not None
+            noise = microbatch.pairs.noise
+            x_t = sampler.input(student, noise, microbatch.pairs.labels, 0)
+            rows.append(Rows(x_t, sampler.time(0, noise), microbatch.pairs.labels))
         images = student(*joined(rows))
         total, samples = images.new_zeros(()), None
         parts: dict[str, Tensor] = {}
-        if turn.fresh:
-            fresh = images[: len(lane.noise)]
+        if plan.fresh:
+            fresh = images[: len(microbatch.noise)]
             samples = fresh.detach()
-            gradient, parts = self._pull(turn, teacher, critic, samples, lane)
+            gradient, parts = self._sample_gradient(plan, teacher, critic, samples, microbatch)
             total = total + (fresh * gradient).sum()
             parts["sample_mean"], parts["sample_std"] = samples.mean(), samples.std()
-        if turn.regression:
-            assert lane.pairs is not None
-            count = len(lane.pairs.noise)
-            loss = self.distance(images[-count:] if apart else images[:count], lane.pairs)
-            total = total + turn.regression * loss
+        if plan.regression:
+            assert microbatch.pairs is not None
+            count = len(microbatch.pairs.noise)
+            loss = self.distance(images[-count:] if apart else images[:count], microbatch.pairs)
+            total = total + plan.regression * loss
             parts["regression"] = loss.detach()
         return Loss(total, parts, samples)
 
     @torch.no_grad()
-    def samples(self, student: nn.Module, lane: Lane) -> Tensor:
+    def samples(self, student: nn.Module, microbatch: Microbatch) -> Tensor:
         """The student's images at the lane's exit, (B, C, H, W), without gradients."""
-        t = self.way.time(lane.exit, lane.noise)
-        images: Tensor = student(self._input(student, lane), t, lane.labels)
+        t = self.sampler.time(microbatch.step_index, microbatch.noise)
+        images: Tensor = student(self._input(student, microbatch), t, microbatch.labels)
         return images
 
     @torch.no_grad()
-    def _input(self, student: nn.Module, lane: Lane) -> Tensor:
+    def _input(self, student: nn.Module, microbatch: Microbatch) -> Tensor:
         """What the student is given at the lane's exit, as it is given it when it samples."""
-        return self.way.input(student, lane.noise, lane.labels, lane.exit)
+        return self.sampler.input(
+            student, microbatch.noise, microbatch.labels, microbatch.step_index
+        )
 
-    def _told(self, critic: nn.Module, lane: Lane) -> Callable[..., Any]:
+    def _step_conditioned(self, critic: nn.Module, microbatch: Microbatch) -> Callable[..., Any]:
         """The critic for what the student makes at the lane's exit, where it has several."""
-        return partial(critic, exit=lane.exit) if len(self.way.times) > 1 else critic
+        return (
+            partial(critic, step_index=microbatch.step_index)
+            if len(self.sampler.times) > 1
+            else critic
+        )
 
-    def _pull(
-        self, turn: Turn, teacher: Denoise, critic: nn.Module, samples: Tensor, lane: Lane
+    def _sample_gradient(
+        self,
+        plan: StepPlan,
+        teacher: Denoise,
+        critic: nn.Module,
+        samples: Tensor,
+        microbatch: Microbatch,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Gradient of the losses on fresh noise with respect to the samples, and what to log.
 
         They are taken with respect to the samples alone: no weight gets a gradient.
         """
-        x0, t = samples.detach().requires_grad_(), lane.matching.t
-        told = self._told(critic, lane)
+        x0, t = samples.detach().requires_grad_(), microbatch.matching.t
+        conditioned = self._step_conditioned(critic, microbatch)
         total, logits = torch.zeros_like(x0), None
         parts: dict[str, Tensor] = {}
-        if turn.matching:
+        if plan.matching:
             through = self.matching.through_scores
-            x_t = lane.matching.of(x0, self.schedule)
+            x_t = microbatch.matching.add_noise(x0, self.schedule)
             with torch.set_grad_enabled(through):
-                real = teacher(x_t, t, lane.labels)
-            if self.gan and lane.fooling is None and (turn.gan or self.gan.weighs):
-                fake, logits = told(x_t, t, lane.labels, judge="too", through=through)
+                real = teacher(x_t, t, microbatch.labels)
+            if self.gan and microbatch.generator_noise is None and (plan.gan or self.gan.weighs):
+                fake, logits = conditioned(x_t, t, microbatch.labels, judge="too", through=through)
             else:
                 with torch.set_grad_enabled(through):
-                    fake = told(x_t, t, lane.labels)
+                    fake = conditioned(x_t, t, microbatch.labels)
             losses = self.matching.loss(x0, real, fake)
             if self.gan and logits is not None:
                 losses = self.gan.weigh(losses, logits)
             (gradient,) = torch.autograd.grad(losses.mean(), x0, retain_graph=logits is not None)
             parts["matching_gradient"] = _size(gradient)
-            total += turn.matching * gradient
-        if turn.gan:
+            total += plan.matching * gradient
+        if plan.gan:
             if logits is None:
-                draw = lane.fooling or lane.matching
-                x_t = draw.of(x0, self.schedule)
-                logits = told(x_t, draw.t, lane.labels, judge="only")
+                draw = microbatch.generator_noise or microbatch.matching
+                x_t = draw.add_noise(x0, self.schedule)
+                logits = conditioned(x_t, draw.t, microbatch.labels, judge="only")
             loss = fool_loss(logits)
             (gradient,) = torch.autograd.grad(loss, x0)
             parts |= {"gan_student": loss.detach(), "gan_gradient": _size(gradient)}
-            total += turn.gan * gradient
+            total += plan.gan * gradient
         return total, parts
 
-    def critic_loss(self, critic: nn.Module, samples: Tensor, lane: Lane) -> Loss:
+    def critic_loss(self, critic: nn.Module, samples: Tensor, microbatch: Microbatch) -> Loss:
         """Of the critic, on the student's samples, (B, C, H, W), detached.
 
         Denoising; with a GAN, which of samples and real images are which, in the same pass.
         """
-        told, draw = self._told(critic, lane), lane.critic
-        x_t, weight = draw.of(samples, self.schedule), self.schedule.weight(draw.t)
+        conditioned, draw = self._step_conditioned(critic, microbatch), microbatch.critic
+        x_t, weight = draw.add_noise(samples, self.schedule), self.schedule.weight(draw.t)
         if self.gan is None:
-            loss = denoising_loss(told(x_t, draw.t, lane.labels), samples, weight)
+            loss = denoising_loss(conditioned(x_t, draw.t, microbatch.labels), samples, weight)
             return Loss(loss, {"critic": loss.detach()})
-        more = self.gan.rows(lane, samples, self.schedule)
-        x0, logits = told(x_t, draw.t, lane.labels, judge="too", more=more)
+        more = self.gan.rows(microbatch, samples, self.schedule)
+        x0, logits = conditioned(x_t, draw.t, microbatch.labels, judge="too", more=more)
         loss = denoising_loss(x0, samples, weight)
-        telling, parts = self.gan.loss(lane, logits)
-        return Loss(loss + telling, {"critic": loss.detach(), **parts})
+        discriminator_noise, parts = self.gan.loss(microbatch, logits)
+        return Loss(loss + discriminator_noise, {"critic": loss.detach(), **parts})
 
 
 def _size(gradient: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ RealImages = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
-class Turn:
+class StepPlan:
     """Who learns at a step, and from what.
 
     Attributes:
@@ -38,17 +38,17 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Draw:
+class NoiseSample:
     """Where images are diffused to: times (B,) and unit-variance noise (B, C, H, W)."""
 
     t: Tensor
     eps: Tensor
 
-    def to(self, device: torch.device) -> "Draw":
+    def to(self, device: torch.device) -> "NoiseSample":
         """The same on a device."""
-        return Draw(self.t.to(device), self.eps.to(device))
+        return NoiseSample(self.t.to(device), self.eps.to(device))
 
-    def of(self, images: Tensor, schedule: Schedule) -> Tensor:
+    def add_noise(self, images: Tensor, schedule: Schedule) -> Tensor:
         """The images diffused, (B, C, H, W)."""
         return diffuse(images, self.eps, self.t, schedule)
 
@@ -63,7 +63,7 @@ class Real:
 
     images: Tensor
     labels: Tensor | None
-    draw: Draw
+    draw: NoiseSample
     shift: Tensor
 
     def to(self, device: torch.device) -> "Real":
@@ -73,7 +73,7 @@ class Real:
 
 
 @dataclass(frozen=True)
-class Lane:
+class Microbatch:
     """One micro-batch: every random number of it at one step, its pairs and real images.
 
     Attributes:
@@ -91,16 +91,16 @@ class Lane:
 
     noise: Tensor
     labels: Tensor | None
-    matching: Draw
-    critic: Draw
-    exit: int = 0
-    fooling: Draw | None = None
-    telling: Draw | None = None
+    matching: NoiseSample
+    critic: NoiseSample
+    step_index: int = 0
+    generator_noise: NoiseSample | None = None
+    discriminator_noise: NoiseSample | None = None
     real: Real | None = None
     pairs: PairBatch | None = None
     weight: float = 1.0
 
-    def to(self, device: torch.device) -> "Lane":
+    def to(self, device: torch.device) -> "Microbatch":
         """The same lane on a device."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(

@@ -130,7 +130,7 @@ class Critic(nn.Module):
         judge: Literal["no", "too", "only"] = "no",
         through: bool = True,
         more: Rows | None = None,
-        exit: int | None = None,
+        step_index: int | None = None,
     ) -> Any:
         """Predict x0; see `Denoiser.forward`.
 
@@ -146,7 +146,7 @@ class Critic(nn.Module):
             (B + rows of more, heads), in float32 at least.
         """
         if self.exits is not None:
-            self._exit = self.exits.num_embeddings - 1 if exit is None else exit
+            self._exit = self.exits.num_embeddings - 1 if step_index is None else step_index
         if judge == "no":
             return self.denoiser(x_t, t, labels)
         found: list[list[Tensor]] = []

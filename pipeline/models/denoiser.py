@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from pipeline.diffusion.noise import Schedule
-from pipeline.diffusion.sampler import Steps
-from pipeline.models.vae import Latents
+from pipeline.diffusion.sampler import FewStepSampler
+from pipeline.models.vae import VAE
 
 
 class Denoiser(nn.Module):
@@ -27,14 +27,14 @@ class Denoiser(nn.Module):
     shape: tuple[int, int, int]
     classes: int | None
     prompts: Sequence[str] | None = None
-    latents: Latents | None = None
+    latents: VAE | None = None
     unconditional: bool = False
-    few: Steps | None = None
+    own_sampler: FewStepSampler | None = None
 
     @property
-    def steps(self) -> Steps:
+    def steps(self) -> FewStepSampler:
         """How it goes from noise to images as a student: in one step from the noisiest time."""
-        return self.few or Steps(self.schedule, (self.schedule.start,))
+        return self.own_sampler or FewStepSampler(self.schedule, (self.schedule.start,))
 
     @property
     def pixels(self) -> tuple[int, int, int]:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from pipeline.diffusion.noise import Flow, Schedule
 from pipeline.models.network import Network
-from pipeline.models.prompts import Embedding, Text
+from pipeline.models.prompts import Embedding, PromptEncoder
 from pipeline.models.schedulers import student_scheduler
-from pipeline.models.vae import Latents
+from pipeline.models.vae import VAE
 from pipeline.utils.errors import UserError
 
 
-class Frozen:
+class FrozenPipeline:
     """A pipeline of diffusers without its backbone: all that copies of a network share.
 
     Args:
@@ -31,7 +31,7 @@ class Frozen:
             if name.startswith("text_encoder") and part is not None:
                 part.eval().requires_grad_(False)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Frozen":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FrozenPipeline":
         return self
 
 
@@ -52,13 +52,13 @@ class LatentNetwork(Network):
         embedded_guidance: Guidance as an input, for a backbone that has one.
     """
 
-    latents: Latents
+    latents: VAE
     unconditional = True
     part = "transformer"
     embedded_guidance: float | None = None
     spacing: ClassVar[str | None] = None
     """Of flow's times, where the pipeline has its own and not the scheduler's."""
-    said: ClassVar[dict[str, Any]] = {}
+    call_defaults: ClassVar[dict[str, Any]] = {}
     """To the pipeline in every call, where its habit is not that of `encode`."""
     patch: ClassVar[int] = 1
     """Latents to an input of the backbone, in height and in width."""
@@ -74,11 +74,11 @@ class LatentNetwork(Network):
         negative: str,
         flags: dict[str, Any],
     ) -> None:
-        latents = Latents(pipe.vae)
+        latents = VAE(pipe.vae)
         side = size // latents.factor
         super().__init__(backbone, schedule, prediction, (self.channels(backbone), side, side))
-        self.latents, self.frozen, self.size = latents, Frozen(pipe, flags), size
-        self.text = Text(prompts, negative, partial(self._encode, pipe))
+        self.latents, self.frozen, self.size = latents, FrozenPipeline(pipe, flags), size
+        self.text = PromptEncoder(prompts, negative, partial(self._encode, pipe))
         self.prompts, self.classes = prompts, len(prompts) or None
 
     @staticmethod
@@ -94,7 +94,7 @@ class LatentNetwork(Network):
     @classmethod
     def tokens(cls, backbone: Any, vae: Any, size: int) -> int:
         """Of an image of so many pixels in height and in width."""
-        return (size // Latents(vae).factor // cls._unit(backbone)) ** 2
+        return (size // VAE(vae).factor // cls._unit(backbone)) ** 2
 
     @classmethod
     def _unit(cls, backbone: Any) -> int:
@@ -165,7 +165,7 @@ class LatentNetwork(Network):
             steps = {"timesteps": [int(time) for time in times]}
         if steps is None:
             return None
-        settings = steps | self.said
+        settings = steps | self.call_defaults
         if self.size != self.own_side(self.backbone) * self.latents.factor:
             settings |= {"height": self.size, "width": self.size}
             if "use_resolution_binning" in taken.parameters:  # it would make another size of it
@@ -179,7 +179,7 @@ def image_size(kind: type[LatentNetwork], backbone: Any, vae: Any, wanted: int |
     Raises:
         UserError: If its latents or patches do not fit into images of this size.
     """
-    factor = Latents(vae).factor
+    factor = VAE(vae).factor
     if wanted is None:
         return kind.own_side(backbone) * factor
     unit = factor * kind._unit(backbone)

@@ -25,7 +25,7 @@ from pipeline.models.schedulers import read_scheduler
 from pipeline.models.song_unet import SongUNet
 from pipeline.models.stable_diffusion import StableDiffusion, StableDiffusionXL
 from pipeline.models.transformers import SD3, DiT, Flux, PixArt, Sana
-from pipeline.models.vae import Latents
+from pipeline.models.vae import VAE
 from pipeline.models.weights import part_files, weight_files
 from pipeline.utils.errors import UserError
 
@@ -139,7 +139,7 @@ def _check_unet(folder: Path, config: Mapping[str, Any], schedule: Schedule) -> 
     raise UserError(f"{folder} is a UNet2DModel that is not supported: {problem}")
 
 
-def load_latents(teacher: TeacherConfig) -> Latents | None:
+def load_vae(teacher: TeacherConfig) -> VAE | None:
     """The teacher's VAE alone, or None where the teacher works on pixels.
 
     Raises:
@@ -148,10 +148,10 @@ def load_latents(teacher: TeacherConfig) -> Latents | None:
     folder = Path(teacher.output)
     if teacher.kind == "gaussian" or not (folder / "vae").is_dir():
         return None
-    return Latents(load_parts(folder, read_json(folder, _INDEX), {"vae"})["vae"])
+    return VAE(load_parts(folder, read_json(folder, _INDEX), {"vae"})["vae"])
 
 
-def latents_fingerprint(teacher: TeacherConfig) -> str:
+def vae_fingerprint(teacher: TeacherConfig) -> str:
     """SHA-256 of the VAE's config and weights; "pixels" where there is none."""
     vae = Path(teacher.output) / "vae"
     if teacher.kind == "gaussian" or not vae.is_dir():

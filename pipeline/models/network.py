@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pipeline.diffusion.noise import EDM, Schedule, expand
 from pipeline.diffusion.prediction import consistency_to_x0, edm_inputs, edm_to_x0, to_x0
 from pipeline.models.denoiser import Denoiser
-from pipeline.models.schedulers import spaced, student_scheduler
+from pipeline.models.schedulers import spaced_timesteps, student_scheduler
 from pipeline.models.song_unet import SongUNet
 from pipeline.utils.errors import UserError
 
@@ -55,7 +55,7 @@ class Network(Denoiser):
     def settings(self) -> dict[str, Any] | None:
         """How the pipeline is called for the student's steps; None if it cannot take them."""
         times = self.steps.times
-        if len(times) == 1 or times == spaced(self.steps):
+        if len(times) == 1 or times == spaced_timesteps(self.steps):
             return {"num_inference_steps": len(times)}
         return None
 

@@ -32,7 +32,7 @@ Encode = Callable[[list[str], bool, torch.device], Embedding]
 """(prompts, whether they are the negative one, device) -> their embeddings on that device."""
 
 
-class Text:
+class PromptEncoder:
     """A list of prompts and what text encoders make of them, encoded where it is used.
 
     All copies of a network share one: it is frozen, and no part of their weights.
@@ -48,7 +48,7 @@ class Text:
         self._more: list[str] = []
         self._known: OrderedDict[int, Embedding] = OrderedDict()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Text":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PromptEncoder":
         return self
 
     def label(self, prompt: str) -> int:

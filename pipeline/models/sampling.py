@@ -69,5 +69,5 @@ def sample_teacher(
 
 @torch.no_grad()
 def sample_student(student: Denoiser, noise: Tensor, labels: Tensor | None) -> Tensor:
-    """The student's images, as `Steps.images`, for a student in eval mode."""
+    """The student's images, as `FewStepSampler.images`, for a student in eval mode."""
     return student.steps.images(student, noise, labels)

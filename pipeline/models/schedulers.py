@@ -15,7 +15,7 @@ from diffusers.schedulers import (
 
 from pipeline.diffusion.noise import EDM, VP, Flow, Schedule
 from pipeline.diffusion.prediction import PREDICTIONS
-from pipeline.diffusion.sampler import Steps
+from pipeline.diffusion.sampler import FewStepSampler
 from pipeline.utils.errors import UserError
 
 _SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
@@ -89,7 +89,7 @@ def read_scheduler(config: Mapping[str, Any], tokens: int | None = None) -> tupl
     )
 
 
-def student_scheduler(config: Mapping[str, Any], steps: Steps) -> Any:
+def student_scheduler(config: Mapping[str, Any], steps: FewStepSampler) -> Any:
     """A scheduler of diffusers that takes a student's steps, the last one to x0 itself.
 
     For EDM it takes the one step from the noisiest time, whatever the student's are.
@@ -117,7 +117,7 @@ def student_scheduler(config: Mapping[str, Any], steps: Steps) -> Any:
     return _vp_student(config, schedule, steps)
 
 
-def spaced(steps: Steps) -> tuple[float, ...] | None:
+def spaced_timesteps(steps: FewStepSampler) -> tuple[float, ...] | None:
     """As many times as a student's, where `student_scheduler` of VP puts them by itself."""
     schedule, count = steps.schedule, len(steps.times)
     if not isinstance(schedule, VP):
@@ -128,7 +128,7 @@ def spaced(steps: Steps) -> tuple[float, ...] | None:
     return tuple(float(apart * (count - place) - 1) for place in range(count))
 
 
-def _vp_student(config: Mapping[str, Any], schedule: VP, steps: Steps) -> Any:
+def _vp_student(config: Mapping[str, Any], schedule: VP, steps: FewStepSampler) -> Any:
     table, times = schedule.alphas_cumprod, steps.times
     count = int(times[0]) + 1 if len(times) == 1 else len(table)
     more: dict[str, Any] = {}
@@ -178,9 +178,9 @@ def _dynamic_shift(name: str, config: Mapping[str, Any], tokens: int | None) -> 
     """Of an image of so many tokens (Esser et al., 2024, arXiv 2403.03206, Section 5.3.2)."""
     if tokens is None:
         raise UserError(f"{name}: use_dynamic_shifting is not supported for this kind of model")
-    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    own_sampler, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
-    mu = low + (high - low) * (tokens - few) / (many - few)
+    mu = low + (high - low) * (tokens - own_sampler) / (many - own_sampler)
     return float(mu if config.get("time_shift_type") == "linear" else math.exp(mu))
 
 

@@ -15,7 +15,7 @@ from pipeline.config import (
 )
 from pipeline.diffusion import seeds
 from pipeline.diffusion.noise import EDM, VP, Flow, Schedule
-from pipeline.diffusion.sampler import Steps
+from pipeline.diffusion.sampler import FewStepSampler
 from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.export.save import PROVENANCE, read_provenance
@@ -40,7 +40,9 @@ def load_student(
     if (Path(folder) / PROVENANCE).is_file():
         made: Any = (read_provenance(folder) or {}).get("distill", {})
         if times := made.get("student", {}).get("times"):
-            student.few = Steps(student.schedule, tuple(times), made["student"]["renoise"])
+            student.own_sampler = FewStepSampler(
+                student.schedule, tuple(times), made["student"]["renoise"]
+            )
     return student.eval().requires_grad_(False)
 
 
@@ -72,7 +74,7 @@ def new_student(
     if settings is not None:
         _set_guidance(student, settings.embedded_guidance)
     if isinstance(settings, StudentConfig):
-        student.few = few_steps(student.schedule, settings)
+        student.own_sampler = few_step_sampler(student.schedule, settings)
     if recompute:
         student.backbone.enable_gradient_checkpointing()
     return student
@@ -98,7 +100,7 @@ def new_critic(
         return Critic(denoiser, blocks, exits, whole=distill.sharded or distill.recompute)
 
 
-def few_steps(schedule: Schedule, student: StudentConfig) -> Steps | None:
+def few_step_sampler(schedule: Schedule, student: StudentConfig) -> FewStepSampler | None:
     """The student's own way from noise to images, if the settings give it one.
 
     Raises:
@@ -119,7 +121,7 @@ def few_steps(schedule: Schedule, student: StudentConfig) -> Steps | None:
                 f"distill.student.times: {time:g} is no time of the teacher; it has {unit} from "
                 f"{known[0]:g} to {known[1]:g}"
             )
-    return Steps(schedule, student.times, student.renoise)
+    return FewStepSampler(schedule, student.times, student.renoise)
 
 
 def _set_guidance(student: Network, value: float | None) -> None:

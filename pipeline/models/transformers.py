@@ -41,7 +41,7 @@ class PixArt(LatentNetwork):
     Source: Chen et al., 2023, arXiv 2310.00426, and 2024, arXiv 2403.04692.
     """
 
-    said: ClassVar[dict[str, Any]] = {"clean_caption": False}
+    call_defaults: ClassVar[dict[str, Any]] = {"clean_caption": False}
 
     @staticmethod
     def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Embedding:

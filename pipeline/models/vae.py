@@ -13,7 +13,7 @@ TILED = 1536
 """Pixels a side, of images above which a VAE works in tiles: whole, they take too much memory."""
 
 
-class Latents:
+class VAE:
     """A frozen VAE, shared by all copies of a network.
 
     Images of more than `TILED` pixels a side go through it in overlapping tiles, which changes
@@ -27,7 +27,7 @@ class Latents:
         self.vae = vae.eval().requires_grad_(False)
         self.vae.enable_slicing()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Latents":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "VAE":
         return self
 
     @property

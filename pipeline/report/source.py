@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from pipeline.config import Config, S3Config, settings_yaml
 from pipeline.data.store import Store, open_store
 from pipeline.report.comparisons import comparisons
-from pipeline.runs.checkpoint_store import History, Score
+from pipeline.runs.checkpoint_store import CheckpointStore, Score
 from pipeline.runs.events import FILE, Event, read_events
 from pipeline.utils.errors import UserError
 
@@ -140,7 +140,7 @@ def _read_training(run: Run, store: Store, names: Any, s3: S3Config) -> None:
     if "state.json" in names:
         state = _take(run, store, "state.json", _object) or {}
         run.steps = state["step"] if isinstance(state.get("step"), int) else None
-    history = History(open_store(store.where("checkpoints"), s3, "distill.output"), keep=1)
+    history = CheckpointStore(open_store(store.where("checkpoints"), s3, "distill.output"), keep=1)
     for step, name in sorted(history.scored().items()):
         if score := _take(run, history.store, name, TypeAdapter(Score).validate_json):
             run.scores[step] = score

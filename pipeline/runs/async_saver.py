@@ -13,13 +13,13 @@ from torch import Tensor
 
 from pipeline.runs import checkpoint
 from pipeline.runs.checkpoint import State
-from pipeline.runs.checkpoint_store import Commit, History
+from pipeline.runs.checkpoint_store import CheckpointStore, Commit
 from pipeline.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
 
-class Saver:
+class AsyncSaver:
     """Copies the state and stores the copy on a thread of its own; one checkpoint at a time.
 
     The copy's memory is kept for the next one.
@@ -34,7 +34,9 @@ class Saver:
         device: The worker's.
     """
 
-    def __init__(self, history: History, attempt: str, fingerprint: str, device: torch.device):
+    def __init__(
+        self, history: CheckpointStore, attempt: str, fingerprint: str, device: torch.device
+    ):
         self.history, self.attempt, self.fingerprint = history, attempt, fingerprint
         many = dist.is_initialized() and dist.get_world_size() > 1
         self._group = dist.new_group(backend="gloo") if many else None
@@ -61,7 +63,7 @@ class Saver:
             pending, self._pending = self._pending, None
             pending.result()
 
-    def __enter__(self) -> "Saver":
+    def __enter__(self) -> "AsyncSaver":
         """Itself."""
         return self
 

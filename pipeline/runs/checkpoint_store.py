@@ -61,7 +61,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class History:
+class CheckpointStore:
     """The checkpoints in a store.
 
     Args:

@@ -49,11 +49,13 @@ def note(folder: Path, event: Event) -> None:
     Raises:
         UserError: If it cannot be written.
     """
-    said = {name: value for name, value in asdict(event).items() if value not in (None, {})}
+    call_defaults = {
+        name: value for name, value in asdict(event).items() if value not in (None, {})
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / FILE).open("a") as lines:
-            lines.write(json.dumps(said) + "\n")
+            lines.write(json.dumps(call_defaults) + "\n")
     except OSError as error:
         raise UserError(f"distill.output: cannot write {folder / FILE}: {error}") from error
 

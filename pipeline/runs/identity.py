@@ -21,8 +21,8 @@ from pipeline.models.students import new_student
 from pipeline.runs import events, init_from
 from pipeline.runs.card import write_card
 from pipeline.runs.checkpoint import Weights, digest, read_part, read_student
-from pipeline.runs.checkpoint_store import Commit, History
-from pipeline.runs.run_folder import Made, Output, provenance, save_student
+from pipeline.runs.checkpoint_store import CheckpointStore, Commit
+from pipeline.runs.run_folder import Made, RunFolder, provenance, save_student
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import write_file
 
@@ -92,7 +92,7 @@ def claim(config: Config) -> None:
     if needs_pairs(config):
         store = open_store(config.pairs.output, config.s3)
         check_stored(store, read_manifest(store))
-    record(Output(config).store, _MARK, definition(config), "distill.output")
+    record(RunFolder(config).store, _MARK, definition(config), "distill.output")
 
 
 def keep_settings(config: Config) -> None:
@@ -101,28 +101,28 @@ def keep_settings(config: Config) -> None:
     Raises:
         UserError: If the store refuses.
     """
-    output = Output(config)
+    output = RunFolder(config)
     write_file(
         output.folder / SETTINGS, settings_yaml.dump(config.model_dump(mode="json")).encode()
     )
-    output.push()
+    output.upload()
 
 
-def note_restart(config: Config, step: int, error: str) -> None:
+def log_restart(config: Config, step: int, error: str) -> None:
     """Write down that the workers failed, and begin again with so many steps done.
 
     Raises:
         UserError: If the store refuses.
     """
-    output = Output(config)
-    output.pull(events.FILE)
+    output = RunFolder(config)
+    output.download(events.FILE)
     events.note(output.folder, events.now("restart", step, error))
-    output.push()
+    output.upload()
 
 
 def claimed(config: Config) -> bool:
     """Whether this process sees the mark of `claim`: else it would begin a run of its own."""
-    return _MARK in Output(config).store.list()
+    return _MARK in RunFolder(config).store.list()
 
 
 def finished(config: Config) -> bool:
@@ -131,10 +131,10 @@ def finished(config: Config) -> bool:
     return found is not None and found == _provenance(config, config.distill.steps)
 
 
-def history(config: Config) -> History:
+def history(config: Config) -> CheckpointStore:
     """The run's checkpoints."""
     store = open_store(f"{config.distill.output}/checkpoints", config.s3, "distill.output")
-    return History(store, config.distill.keep)
+    return CheckpointStore(store, config.distill.keep)
 
 
 def finish(config: Config, address: str = "") -> None:
@@ -167,15 +167,15 @@ def finish(config: Config, address: str = "") -> None:
         with best_checkpoint(config) as (best, folder):
             student, step = stored_student(config, teacher, folder), best.step
     state = json.dumps({"step": commit.step, **digests}, indent=2) + "\n"
-    output = Output(config)
+    output = RunFolder(config)
     write_file(output.folder / "state.json", state.encode())
-    output.push()
+    output.upload()
     made, where = _provenance(config, commit.step), student_folder(config)
 
-    def dress(folder: Path) -> None:
+    def add_files(folder: Path) -> None:
         write_card(folder, config, student, made, step, Path(where).name, address)
 
-    save_student(student, where, config.s3, "distill.output", made, dress)
+    save_student(student, where, config.s3, "distill.output", made, add_files)
 
 
 def stored_student(

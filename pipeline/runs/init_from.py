@@ -20,7 +20,7 @@ from pipeline.models.lora import load_lora
 from pipeline.models.network import Network
 from pipeline.models.students import load_student
 from pipeline.runs.checkpoint import read_part, read_student
-from pipeline.runs.checkpoint_store import History
+from pipeline.runs.checkpoint_store import CheckpointStore
 from pipeline.utils.errors import UserError
 
 _BACKBONES = tuple(f"{part}/diffusion_pytorch_model" for part in ("unet", "transformer"))
@@ -131,8 +131,10 @@ def _checkpoint(config: Config) -> Iterator[Path | None]:
     if name == "state.json":
         step = json.loads(store.get(name))["step"]
         store = open_store(f"{where}/checkpoints", config.s3, "distill.start_from")
-        only = next((each.name for each in History(store, 1).commits() if each.step == step), "")
-    with History(store, keep=1).newest(only) as found:
+        only = next(
+            (each.name for each in CheckpointStore(store, 1).commits() if each.step == step), ""
+        )
+    with CheckpointStore(store, keep=1).newest(only) as found:
         if found is None:
             raise UserError(f"distill.start_from: the last checkpoint of {where} is gone")
         yield found[1]

@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.config import Config, settings_yaml
 from pipeline.runs import events
 from pipeline.runs.checkpoint_store import Score
-from pipeline.runs.run_folder import Output
+from pipeline.runs.run_folder import RunFolder
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import write_file
 from pipeline.utils.image_grid import save_grid
@@ -24,7 +24,7 @@ from pipeline.utils.progress import progress
 _SHOWN = ("regression", "matching_gradient", "critic", "sample_std", "student_norm", "skipped")
 
 
-class Recorder:
+class MetricsLog:
     """Shows and writes the metrics and pictures of one run; made on the first worker alone.
 
     Args:
@@ -88,7 +88,7 @@ class Recorder:
         if self.wandb is not None:
             self.wandb.picture(step, pixels)
 
-    def __enter__(self) -> "Recorder":
+    def __enter__(self) -> "MetricsLog":
         """Show the beginning."""
         self.bar.__enter__()
         return self
@@ -120,13 +120,13 @@ class Recorder:
 
 def board_score(config: Config, step: int, score: Score) -> None:
     """Put the score of a checkpoint on TensorBoard's curves; what a store refuses, later."""
-    output = Output(config)
+    output = RunFolder(config)
     folder = str(output.folder / "tensorboard")
     with SummaryWriter(folder, filename_suffix=f".score-{step}") as board:
         board.add_scalar("fd_teacher", score.fd_teacher, step)
         if score.floor is not None:
             board.add_scalar("fd_floor", score.floor, step)
-    output.try_push()
+    output.try_upload()
 
 
 class _WeightsAndBiases:

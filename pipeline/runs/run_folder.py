@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.config import Config, S3Config
 from pipeline.data.store import open_store
-from pipeline.models.export.save import PROVENANCE, Dress, save_denoiser
+from pipeline.models.export.save import PROVENANCE, AddFiles, save_denoiser
 from pipeline.models.network import Network
 from pipeline.utils.errors import UserError
 
@@ -18,7 +18,7 @@ Made = dict[str, Any]
 """Provenance of a student: all that defines its run, and which of the run's students it is."""
 
 
-class Output:
+class RunFolder:
     """What a run leaves beside its checkpoints: figures and pictures.
 
     Args:
@@ -26,7 +26,7 @@ class Output:
 
     Attributes:
         store: Where it is kept.
-        folder: Where this process writes; for S3 a temporary one, which `push` copies there.
+        folder: Where this process writes; for S3 a temporary one, which `upload` copies there.
     """
 
     def __init__(self, config: Config) -> None:
@@ -34,15 +34,15 @@ class Output:
         self.store = open_store(where, config.s3, "distill.output")
         self._scratch = TemporaryDirectory() if "://" in where else None
         self.folder = Path(self._scratch.name if self._scratch else where)
-        self._pushed: dict[str, int] = {}
+        self._uploaded: dict[str, int] = {}
 
-    def pull(self, *names: str) -> None:
+    def download(self, *names: str) -> None:
         """Bring files that an earlier attempt left on S3, those that are there."""
         for name in names if self._scratch else ():
             if name in self.store.list():
                 self.store.download(name, self.folder / name)
 
-    def push(self) -> None:
+    def upload(self) -> None:
         """Store the files that are new or changed since the last call.
 
         Raises:
@@ -52,14 +52,14 @@ class Output:
             return
         found = {path.relative_to(self.folder).as_posix(): path for path in self.folder.rglob("*")}
         for name, path in sorted(found.items()):
-            if path.is_file() and self._pushed.get(name) != (when := path.stat().st_mtime_ns):
+            if path.is_file() and self._uploaded.get(name) != (when := path.stat().st_mtime_ns):
                 self.store.upload(path, name)
-                self._pushed[name] = when
+                self._uploaded[name] = when
 
-    def try_push(self) -> None:
-        """As `push`; what cannot be stored now is told and stored with the next call."""
+    def try_upload(self) -> None:
+        """As `upload`; what cannot be stored now is told and stored with the next call."""
         try:
-            self.push()
+            self.upload()
         except UserError as error:
             log.warning("%s: tried again later", error)
 
@@ -70,7 +70,7 @@ def save_student(
     s3: S3Config,
     setting: str,
     made: Made,
-    dress: Dress = lambda folder: None,
+    add_files: AddFiles = lambda folder: None,
 ) -> None:
     """Save a student as a folder that diffusers opens, local or on S3; an older one is replaced.
 
@@ -86,13 +86,13 @@ def save_student(
         UserError: If it cannot be written.
     """
     if "://" not in where:
-        save_denoiser(student, where, made, dress)
+        save_denoiser(student, where, made, add_files)
         return
     store = open_store(where, s3, setting)
     store.delete(PROVENANCE)  # an older student's, while the new one's files come
     with TemporaryDirectory() as scratch:
         folder = Path(scratch) / "student"
-        save_denoiser(student, folder, made, dress)
+        save_denoiser(student, folder, made, add_files)
         files = [path for path in folder.rglob("*") if path.is_file()]
         for path in sorted(files, key=lambda path: (path.name == PROVENANCE, path)):
             store.upload(path, path.relative_to(folder).as_posix())

@@ -16,8 +16,8 @@ from pipeline.data.sources.listing import Listing, open_listing
 from pipeline.data.sources.sample import Sample, Wanted
 from pipeline.data.sources.source import Reader, scaled
 from pipeline.data.store import Store
-from pipeline.models.loading import latents_fingerprint, load_latents, load_teacher
-from pipeline.models.vae import Latents
+from pipeline.models.loading import load_teacher, load_vae, vae_fingerprint
+from pipeline.models.vae import VAE
 from pipeline.utils.errors import UserError
 
 
@@ -34,7 +34,7 @@ def real_plan(config: Config, store: Store) -> RealPlan:
             "encode.source: missing; give a folder of images, of Parquet files or of WebDataset's "
             ".tar files"
         )
-    teacher, latents = load_teacher(config.teacher), load_latents(config.teacher)
+    teacher, latents = load_teacher(config.teacher), load_vae(config.teacher)
     factor = 1 if latents is None else latents.factor
     channels, height, width = teacher.shape
     if latents is None and channels not in CHANNELS:
@@ -53,7 +53,7 @@ def real_plan(config: Config, store: Store) -> RealPlan:
     wanted: Wanted = "captions" if captions else "nothing" if classes is None else "labels"
     listing = open_listing(store, encode.source, config.s3, wanted, classes)
     return RealPlan(
-        codec=latents_fingerprint(config.teacher),
+        codec=vae_fingerprint(config.teacher),
         source=listing.source,
         count=listing.count,
         size=(height * factor, width * factor),
@@ -89,7 +89,7 @@ class RealMaker:
         )
 
     @cached_property
-    def latents(self) -> Latents | None:
+    def latents(self) -> VAE | None:
         """The VAE, or None for pixels.
 
         Raises:
@@ -97,12 +97,12 @@ class RealMaker:
         """
         shards.check_shared(self._store, self.plan)
         teacher: TeacherConfig = self._config.teacher
-        if latents_fingerprint(teacher) != self.plan.codec:
+        if vae_fingerprint(teacher) != self.plan.codec:
             raise UserError(
                 f"teacher.output: node {socket.gethostname()} has another VAE than the job "
                 f"({teacher.output}); every node needs the same files there, or give s3://"
             )
-        return load_latents(teacher)
+        return load_vae(teacher)
 
     @cached_property
     def _listing(self) -> Listing:
@@ -147,10 +147,10 @@ class RealMaker:
         return real.write(self._store, self.plan, ids, batch, damaged)
 
     def _batch(self, samples: Sequence[Sample], rows: Mapping[int, Tensor]) -> RealBatch:
-        said, plan = [sample.said for sample in samples], self.plan
+        call_defaults, plan = [sample.said for sample in samples], self.plan
         return RealBatch(
             torch.tensor(list(rows)),
-            None if plan.classes is None else torch.tensor(said),
-            tuple(map(str, said)) if plan.captions else None,
+            None if plan.classes is None else torch.tensor(call_defaults),
+            tuple(map(str, call_defaults)) if plan.captions else None,
             torch.cat(list(rows.values())).cpu(),
         )

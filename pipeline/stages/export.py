@@ -9,7 +9,7 @@ from pipeline.data.fetch import fetch, fetch_inputs
 from pipeline.data.hub import open_repo, push_model
 from pipeline.models.export.card import usage
 from pipeline.models.export.comfyui import check_comfyui, save_comfyui
-from pipeline.models.export.save import PROVENANCE, Dress, add_variant
+from pipeline.models.export.save import PROVENANCE, AddFiles, add_variant
 from pipeline.models.loading import load_teacher
 from pipeline.models.network import Network
 from pipeline.runs import identity
@@ -43,8 +43,8 @@ def export(config: Config) -> None:
         check_comfyui(student)
     if asked.push:
         open_repo(asked.push, asked.private, PROVENANCE, "export.push")
-    dress = _dress(local, student, made, commit.step, config.teacher.output)
-    save_student(student, where, config.s3, "export.output", made, dress)
+    add_files = _dress(local, student, made, commit.step, config.teacher.output)
+    save_student(student, where, config.s3, "export.output", made, add_files)
     print(f"export   the student of step {commit.step}: {where}")
     if asked.push:
         there = fetch(where, config.s3, "export.output") if "://" in where else Path(where)
@@ -52,12 +52,12 @@ def export(config: Config) -> None:
         print(f"export   pushed: {push_model(there, asked.push, message, 'export.push')}")
 
 
-def _dress(config: Config, student: Network, made: Made, step: int, address: str) -> Dress:
+def _dress(config: Config, student: Network, made: Made, step: int, address: str) -> AddFiles:
     """What the settings put beside the student: variants, files for ComfyUI, and the card."""
     asked = config.export
     name = asked.push or Path(asked.output).name
 
-    def dress(folder: Path) -> None:
+    def add_files(folder: Path) -> None:
         more = []
         if asked.variant:
             add_variant(folder, asked.variant)
@@ -67,7 +67,7 @@ def _dress(config: Config, student: Network, made: Made, step: int, address: str
             more.append(save_comfyui(student, folder, name.rpartition("/")[2]))
         write_card(folder, config, student, made, step, name, address, more)
 
-    return dress
+    return add_files
 
 
 @contextmanager

@@ -20,25 +20,25 @@ from pipeline.data.store import open_store
 from pipeline.diffusion import seeds
 from pipeline.diffusion.matching import MATCHING
 from pipeline.methods.dmd import DMD
-from pipeline.methods.microbatch import Lane
+from pipeline.methods.microbatch import Microbatch
 from pipeline.methods.terms.gan import GAN
 from pipeline.methods.terms.regression import l2, new_distance
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.ema import ema_of
 from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import guide
-from pipeline.models.students import few_steps, new_critic, new_student
+from pipeline.models.students import few_step_sampler, new_critic, new_student
 from pipeline.runs import init_from
 from pipeline.runs.checkpoint import State
 from pipeline.runs.identity import fingerprint, needs_pairs
 from pipeline.training.gan_images import new_source
-from pipeline.training.sample_grid import Grid
-from pipeline.training.step import Step, Trained
+from pipeline.training.sample_grid import SampleGrid
+from pipeline.training.step import Trained, TrainStep
 from pipeline.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingRun:
     """A run ready to step.
 
     Attributes:
@@ -50,14 +50,14 @@ class Training:
         fingerprint: SHA-256 of all that defines the optimisation.
     """
 
-    step: Step
-    lanes: Callable[[int], dict[int, Lane]]
-    grid: Grid
+    step: TrainStep
+    lanes: Callable[[int], dict[int, Microbatch]]
+    grid: SampleGrid
     state: State
     fingerprint: str
 
 
-def prepare(config: Config) -> Training:
+def prepare(config: Config) -> TrainingRun:
     """Build a run at step 0 on this worker's device.
 
     Raises:
@@ -86,7 +86,7 @@ def prepare(config: Config) -> Training:
         matching_range=distill.matching.range,
         critic_range=distill.critic.range,
         student_every=distill.student.every,
-        steps=few_steps(teacher.schedule, distill.student),
+        steps=few_step_sampler(teacher.schedule, distill.student),
         distance=new_distance(config, teacher, device) if needs_pairs(config) else l2,
         matching=MATCHING[distill.matching.loss],
         gan=_gan(distill),
@@ -122,8 +122,8 @@ def prepare(config: Config) -> Training:
     )
     guided = guide(teacher, config.pairs.guidance)
     solver = (config.pairs.solver, config.pairs.steps, config.pairs.guidance)
-    return Training(
-        step=Step(
+    return TrainingRun(
+        step=TrainStep(
             method=method,
             student=student,
             critic=critic,
@@ -134,7 +134,7 @@ def prepare(config: Config) -> Training:
             clip=distill.clip,
         ),
         lanes=_lanes(config, method, teacher, accelerator),
-        grid=Grid(method, teacher, guided, solver, config.seed, device),
+        grid=SampleGrid(method, teacher, guided, solver, config.seed, device),
         state=State(networks, {"student": student.optimizer, "critic": critic.optimizer}),
         fingerprint=fingerprint(config),
     )
@@ -229,26 +229,26 @@ def _gan(distill: DistillConfig) -> GAN | None:
 
 def _lanes(
     config: Config, method: DMD, teacher: Denoiser, accelerator: Accelerator
-) -> Callable[[int], dict[int, Lane]]:
+) -> Callable[[int], dict[int, Microbatch]]:
     distill, reader, source = config.distill, None, new_source(config, teacher)
     if needs_pairs(config):
         size = distill.regression.batch_size // distill.lanes
         reader = PairReader(open_store(config.pairs.output, config.s3), config.seed, size)
     rank, workers = accelerator.process_index, accelerator.num_processes
 
-    def lane(step: int, number: int) -> Lane:
+    def microbatch(step: int, number: int) -> Microbatch:
         rng = seeds.generator("distill", config.seed, step, number)
-        turn, index, pairs, real = method.turn(step), step * distill.lanes + number, None, None
-        if reader is not None and turn.regression:
+        plan, index, pairs, real = method.plan(step), step * distill.lanes + number, None, None
+        if reader is not None and plan.regression:
             pairs = reader.batch(index)
-        if source is not None and turn.critic:
+        if source is not None and plan.critic:
             real = source(index)
-        exit = method.exit(seeds.generator("exit", config.seed, step))
-        drawn = method.draw(distill.batch_size // distill.lanes, rng, pairs, real, exit)
+        step_index = method.step_index(seeds.generator("exit", config.seed, step))
+        drawn = method.draw(distill.batch_size // distill.lanes, rng, pairs, real, step_index)
         return drawn.to(accelerator.device)
 
-    def lanes(step: int) -> dict[int, Lane]:
-        mine = {number: lane(step, number) for number in range(rank, distill.lanes, workers)}
+    def lanes(step: int) -> dict[int, Microbatch]:
+        mine = {number: microbatch(step, number) for number in range(rank, distill.lanes, workers)}
         if distill.sharded and len(mine) < -(-distill.lanes // workers):
             mine[rank + len(mine) * workers] = replace(mine[rank], weight=0.0)
         return mine

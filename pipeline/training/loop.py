@@ -14,10 +14,10 @@ from torch import Tensor
 
 from pipeline.config import Config
 from pipeline.runs import checkpoint, events, identity
-from pipeline.runs.async_saver import Saver
-from pipeline.runs.metrics_log import Recorder
-from pipeline.runs.run_folder import Output
-from pipeline.training.build import Training, prepare
+from pipeline.runs.async_saver import AsyncSaver
+from pipeline.runs.metrics_log import MetricsLog
+from pipeline.runs.run_folder import RunFolder
+from pipeline.training.build import TrainingRun, prepare
 from pipeline.training.clock import Clock
 from pipeline.training.watchdog import Watchdog
 from pipeline.utils.errors import UserError
@@ -44,21 +44,21 @@ def train(
             the gradients stay without finite values.
     """
     distill, training = config.distill, prepare(config)
-    accelerator, clock, output = training.step.accelerator, training.step.clock, Output(config)
+    accelerator, clock, output = training.step.accelerator, training.step.clock, RunFolder(config)
     done = start = _resume(config, training)
     logged: list[dict[str, Tensor]] = []
     with ExitStack() as stack:
         recorder = None
         if accelerator.is_main_process:
-            output.pull("metrics.jsonl", "skipped.jsonl", events.FILE)
-            stack.callback(output.try_push)
+            output.download("metrics.jsonl", "skipped.jsonl", events.FILE)
+            stack.callback(output.try_upload)
             workers, device = accelerator.num_processes, accelerator.device
-            recorder = Recorder(config, output.folder, start, workers, device)
+            recorder = MetricsLog(config, output.folder, start, workers, device)
             stack.enter_context(recorder)
-            output.try_push()
+            output.try_upload()
         watchdog = Watchdog(distill.bad_steps, output.folder, accelerator)
         history, device = identity.history(config), accelerator.device
-        saver = Saver(history, _attempt(), training.fingerprint, device)
+        saver = AsyncSaver(history, _attempt(), training.fingerprint, device)
         stack.enter_context(saver)
         clock.split(1)
         for done in range(start + 1, distill.steps + 1):
@@ -89,13 +89,13 @@ def train(
                 with clock("checkpoint"):
                     saver.save(done, training.state)
                     if recorder:
-                        output.try_push()
+                        output.try_upload()
             if leave:
                 break
     return done
 
 
-def _resume(config: Config, training: Training) -> int:
+def _resume(config: Config, training: TrainingRun) -> int:
     """Restore the newest whole checkpoint; returns its number of steps, 0 without one.
 
     The first worker chooses; the others may see its files a little later.

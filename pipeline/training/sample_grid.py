@@ -13,10 +13,11 @@ from pipeline.models.denoiser import Denoiser
 from pipeline.models.sampling import sample_teacher
 
 COLUMNS = 20
-LEVEL = 0.5  # where both scores look at the student's images, as a fraction of Schedule.at
+LEVEL = 0.5
+"""Where both scores look at the images: a fraction of `Schedule.time_from_fraction`."""
 
 
-class Grid:
+class SampleGrid:
     """Images from one fixed noise, at any time of a run.
 
     Args:
@@ -51,8 +52,8 @@ class Grid:
     def rows(self, student: nn.Module, critic: nn.Module) -> dict[str, Tensor]:
         """Captioned rows of images, each (COLUMNS, C, H, W), on the CPU."""
         schedule = self.method.schedule
-        images = self.method.way.images(student, self.noise, self.labels)
-        t = schedule.at(self.noise.new_full((COLUMNS,), LEVEL))
+        images = self.method.sampler.images(student, self.noise, self.labels)
+        t = schedule.time_from_fraction(self.noise.new_full((COLUMNS,), LEVEL))
         x_t = diffuse(images, self.noise.flip(0), t, schedule)
         rows = {
             "teacher": self.target,

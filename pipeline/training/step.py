@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from pipeline.diffusion.sampler import Denoise
 from pipeline.methods.dmd import DMD
-from pipeline.methods.microbatch import Lane, Loss
+from pipeline.methods.microbatch import Loss, Microbatch
 from pipeline.training.clock import Clock
 
 
@@ -44,13 +44,13 @@ class Skipped:
     """
 
     network: str
-    lane: int | None = None
+    microbatch: int | None = None
     loss: str | None = None
     pairs: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Done:
+class StepResult:
     """What a step gives back.
 
     Attributes:
@@ -64,7 +64,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainStep:
     """One step of the optimisation, the same on any number of workers.
 
     The global batch is `lanes` micro-batches. A worker runs its share of them; gradients are
@@ -91,33 +91,38 @@ class Step:
     clip: float
     clock: Clock = field(default_factory=Clock)
 
-    def __call__(self, step: int, mine: dict[int, Lane]) -> Done:
+    def __call__(self, step: int, mine: dict[int, Microbatch]) -> StepResult:
         """Run step `step`, counted from 0, on this worker's lanes, by their numbers.
 
         The student learns first; the critic then learns the samples that the student gave
         before its update. In the student's turn the critic is called bare: its wrapper would
         leave gradients behind.
         """
-        turn = self.method.turn(step)
+        plan = self.method.plan(step)
         bare_student = self.accelerator.unwrap_model(self.student.network)
         bare_critic = self.accelerator.unwrap_model(self.critic.network)
         samples: dict[int, Tensor] = {}
-        done = Done({}, [])
-        if turn.critic and not turn.fresh:
+        done = StepResult({}, [])
+        if plan.critic and not plan.fresh:
             with self.clock("student"), self.accelerator.autocast():
-                samples = {n: self.method.samples(bare_student, lane) for n, lane in mine.items()}
-        if turn.student:
+                samples = {
+                    n: self.method.samples(bare_student, microbatch)
+                    for n, microbatch in mine.items()
+                }
+        if plan.student:
 
             def student_loss(number: int) -> Loss:
-                network, lane = self.student.network, mine[number]
-                return self.method.student_loss(turn, network, self.teacher, bare_critic, lane)
+                network, microbatch = self.student.network, mine[number]
+                return self.method.student_loss(
+                    plan, network, self.teacher, bare_critic, microbatch
+                )
 
             with self.clock("student"):
                 losses = self._update("student", self.student, step, mine, student_loss, done)
                 if not done.skipped:
                     self.ema.update_parameters(bare_student)
             samples |= {n: x.samples for n, x in losses.items() if x.samples is not None}
-        if turn.critic:
+        if plan.critic:
 
             def critic_loss(number: int) -> Loss:
                 return self.method.critic_loss(self.critic.network, samples[number], mine[number])
@@ -131,9 +136,9 @@ class Step:
         name: str,
         trained: Trained,
         step: int,
-        lanes: dict[int, Lane],
+        lanes: dict[int, Microbatch],
         loss_of: Callable[[int], Loss],
-        done: Done,
+        done: StepResult,
     ) -> dict[int, Loss]:
         """Backward through this worker's lanes, one synchronisation, one optimiser step.
 
@@ -165,7 +170,7 @@ class Step:
         return losses
 
 
-def _reason(network: str, lanes: dict[int, Lane], losses: dict[int, Loss]) -> Skipped:
+def _reason(network: str, lanes: dict[int, Microbatch], losses: dict[int, Loss]) -> Skipped:
     for number, loss in losses.items():
         for part, value in loss.parts.items():
             if not value.isfinite():

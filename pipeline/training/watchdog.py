@@ -8,7 +8,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from pipeline.training.step import Done
+from pipeline.training.step import StepResult
 from pipeline.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -50,9 +50,9 @@ class Watchdog:
     total: int = 0
     _in_a_row: dict[str, int] = field(default_factory=dict)
     _first: dict[str, float] = field(default_factory=dict)
-    _told: set[str] = field(default_factory=set)
+    _step_conditioned: set[str] = field(default_factory=set)
 
-    def look(self, step: int, done: Done) -> None:
+    def look(self, step: int, done: StepResult) -> None:
         """Take note of a step, counted from 1; every worker calls it with what it has seen.
 
         Raises:
@@ -94,8 +94,8 @@ class Watchdog:
             if name not in figures:
                 continue
             value, first = figures[name], self._first.setdefault(name, figures[name])
-            if not low * first <= value <= high * first and name not in self._told:
-                self._told.add(name)
+            if not low * first <= value <= high * first and name not in self._step_conditioned:
+                self._step_conditioned.add(name)
                 log.warning(
                     "step %d: %s went from %.3g to %.3g: %s", step, name, first, value, hint
                 )

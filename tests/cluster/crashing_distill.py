@@ -13,10 +13,10 @@ def dying(settings: dict[str, Any]) -> None:
     """A worker that ends at step 13 as by a fault of its machine."""
     import os
 
-    from pipeline.training.step import Step
+    from pipeline.training.step import TrainStep
 
-    step = Step.__call__
-    Step.__call__ = lambda self, n, lanes: os._exit(1) if n == 12 else step(self, n, lanes)
+    step = TrainStep.__call__
+    TrainStep.__call__ = lambda self, n, lanes: os._exit(1) if n == 12 else step(self, n, lanes)
     worker(settings)
 
 

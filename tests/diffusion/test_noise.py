@@ -35,7 +35,7 @@ def test_times_run_down_from_the_start_to_the_clean_image(schedule):
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 def test_fractions_run_up_to_the_start(schedule):
-    at = schedule.at(torch.linspace(0, 1, 11, dtype=torch.float64))
+    at = schedule.time_from_fraction(torch.linspace(0, 1, 11, dtype=torch.float64))
     assert (at.diff() > 0).all() and at[-1] == pytest.approx(schedule.start)
 
 
@@ -43,7 +43,7 @@ def test_fractions_run_up_to_the_start(schedule):
 def test_the_ode_is_the_same_for_all(schedule):
     """With x_t = alpha x0 + sigma eps and y = x_t/scale: dy/ds = (y - x0)/s, by differences."""
     clean, eps = torch.tensor([0.7, -1.3], dtype=torch.float64)
-    times = schedule.at(torch.tensor([0.5], dtype=torch.float64))
+    times = schedule.time_from_fraction(torch.tensor([0.5], dtype=torch.float64))
     near = torch.cat([times * (1 - 1e-6), times * (1 + 1e-6)])
     y = (schedule.alpha(near) * clean + schedule.sigma(near) * eps) / schedule.scale(near)
     s = schedule.sigma(near) / schedule.scale(near)

@@ -35,7 +35,7 @@ class Gaussian:
     def solution(self, noise: Tensor, times: Tensor) -> Tensor:
         alpha, sigma = self.schedule.alpha(times), self.schedule.sigma(times)
         spread = (alpha**2 * STD**2 + sigma**2).sqrt()
-        unit = (self.schedule.spread(times[0]) * noise - alpha[0] * MEAN) / spread[0]
+        unit = (self.schedule.init_noise_sigma(times[0]) * noise - alpha[0] * MEAN) / spread[0]
         return alpha[-1] * MEAN + spread[-1] * unit
 
 

@@ -11,7 +11,7 @@ from pipeline.data.schema import PairBatch
 from pipeline.diffusion.matching import MATCHING, dmd, matching_gradient
 from pipeline.diffusion.noise import EDM
 from pipeline.methods.dmd import DMD
-from pipeline.methods.microbatch import Turn
+from pipeline.methods.microbatch import StepPlan
 from pipeline.models.analytic import GaussianMixture
 from tests.fixtures.double import double
 
@@ -62,16 +62,16 @@ def distil_linear(loss: str, refresh_critic: bool, steps: int = 300) -> float:
     teacher = gaussian(torch.tensor([0.5, -0.5, 0.2, 0.0], dtype=torch.float64), covariance)
     student = LinearStudent(4)
     critic = student.score()
-    turn = Turn(matching=1.0)
+    plan = StepPlan(matching=1.0)
     optimizer = torch.optim.Adam(student.parameters(), lr=0.05)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 0.05 * 0.5 * (1 + math.cos(math.pi * step / steps))
         if refresh_critic:
             critic = student.score()
-        lane = double(method.draw(1024, rng, None))
+        microbatch = double(method.draw(1024, rng, None))
         optimizer.zero_grad()
-        method.student_loss(turn, student, teacher, critic, lane).total.backward()
+        method.student_loss(plan, student, teacher, critic, microbatch).total.backward()
         optimizer.step()
     learnt = (student.matrix @ student.matrix.T).detach()
     return float((learnt - covariance).norm() / covariance.norm())
@@ -86,7 +86,7 @@ def test_with_a_frozen_critic_it_does_not():
     assert distil_linear("dmd", refresh_critic=False) > 0.5
 
 
-class Recorder(nn.Module):
+class MetricsLog(nn.Module):
     """A denoiser that notes how it was called."""
 
     def __init__(self, weight: float):
@@ -107,37 +107,44 @@ def lane_with_pairs(fresh: int = 3, stored: int = 2):
 
 
 def test_phases_follow_each_other():
-    turns = [METHOD.turn(step) for step in range(7)]
-    assert [turn.student for turn in turns] == [True] * 3 + [False] * 2 + [True] * 2
-    assert [turn.critic for turn in turns] == [False] * 3 + [True] * 4
-    assert [turn.matching for turn in turns] == [0] * 5 + [1] * 2
-    assert [turn.regression for turn in turns] == [1.0] * 3 + [0] * 2 + [0.25] * 2
+    turns = [METHOD.plan(step) for step in range(7)]
+    assert [plan.student for plan in turns] == [True] * 3 + [False] * 2 + [True] * 2
+    assert [plan.critic for plan in turns] == [False] * 3 + [True] * 4
+    assert [plan.matching for plan in turns] == [0] * 5 + [1] * 2
+    assert [plan.regression for plan in turns] == [1.0] * 3 + [0] * 2 + [0.25] * 2
 
 
 def test_the_student_learns_in_every_nth_step_after_as_many_of_the_critic():
     method = replace(METHOD, student_every=3)
-    turns = [method.turn(step) for step in range(5, 11)]
-    assert [turn.student for turn in turns] == [False, False, True] * 2
-    assert all(turn.critic for turn in turns)
+    turns = [method.plan(step) for step in range(5, 11)]
+    assert [plan.student for plan in turns] == [False, False, True] * 2
+    assert all(plan.critic for plan in turns)
 
 
 def test_student_loss_is_the_weighted_sum_of_its_parts_in_one_student_call():
-    student, teacher, critic, lane = Recorder(0.7), Recorder(0.2), Recorder(0.5), lane_with_pairs()
-    both = METHOD.student_loss(Turn(0.25, 2.0), student, teacher, critic, lane)
+    student, teacher, critic, microbatch = (
+        MetricsLog(0.7),
+        MetricsLog(0.2),
+        MetricsLog(0.5),
+        lane_with_pairs(),
+    )
+    both = METHOD.student_loss(StepPlan(0.25, 2.0), student, teacher, critic, microbatch)
     assert student.calls == [((5, 4, 1, 1), True)]
     assert teacher.calls == critic.calls == [((3, 4, 1, 1), False)]
-    matching = METHOD.student_loss(Turn(0.0, 2.0), student, teacher, critic, lane).total
-    regression = METHOD.student_loss(Turn(0.25, 0.0), student, teacher, critic, lane).total
+    matching = METHOD.student_loss(StepPlan(0.0, 2.0), student, teacher, critic, microbatch).total
+    regression = METHOD.student_loss(
+        StepPlan(0.25, 0.0), student, teacher, critic, microbatch
+    ).total
     torch.testing.assert_close(both.total, matching + regression)
     other = replace(METHOD, distance=lambda x0, _: 3 + 0 * x0.mean())
-    found = other.student_loss(Turn(0.25, 0.0), student, teacher, critic, lane).total
+    found = other.student_loss(StepPlan(0.25, 0.0), student, teacher, critic, microbatch).total
     torch.testing.assert_close(found, torch.full_like(found, 0.75))
 
 
 def test_only_the_student_gets_gradients_in_its_turn():
-    student, teacher, critic = Recorder(0.7), Recorder(0.2), Recorder(0.5)
+    student, teacher, critic = MetricsLog(0.7), MetricsLog(0.2), MetricsLog(0.5)
     METHOD.student_loss(
-        Turn(0.25, 1.0), student, teacher, critic, lane_with_pairs()
+        StepPlan(0.25, 1.0), student, teacher, critic, lane_with_pairs()
     ).total.backward()
     assert student.weight.grad is not None
     assert teacher.weight.grad is None and critic.weight.grad is None
@@ -161,8 +168,14 @@ def test_gradient_vanishes_where_critic_and_teacher_agree():
 
 def test_draws_depend_on_the_generator_alone():
     def draw(seed: int) -> list[Tensor]:
-        lane = METHOD.draw(6, torch.Generator().manual_seed(seed), None)
-        return [lane.noise, lane.matching.t, lane.matching.eps, lane.critic.t, lane.critic.eps]
+        microbatch = METHOD.draw(6, torch.Generator().manual_seed(seed), None)
+        return [
+            microbatch.noise,
+            microbatch.matching.t,
+            microbatch.matching.eps,
+            microbatch.critic.t,
+            microbatch.critic.eps,
+        ]
 
     assert all(torch.equal(a, b) for a, b in zip(draw(3), draw(3), strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(draw(3), draw(4), strict=True))
@@ -170,8 +183,11 @@ def test_draws_depend_on_the_generator_alone():
 
 def test_times_stay_in_their_ranges():
     method = replace(METHOD, matching_range=(0.2, 0.75), critic_range=(0.1, 0.9))
-    lane = method.draw(1000, torch.Generator().manual_seed(0), None)
-    for times, (low, high) in ((lane.matching.t, (0.2, 0.75)), (lane.critic.t, (0.1, 0.9))):
-        ends = METHOD.schedule.at(torch.tensor([low, high]))
+    microbatch = method.draw(1000, torch.Generator().manual_seed(0), None)
+    for times, (low, high) in (
+        (microbatch.matching.t, (0.2, 0.75)),
+        (microbatch.critic.t, (0.1, 0.9)),
+    ):
+        ends = METHOD.schedule.time_from_fraction(torch.tensor([low, high]))
         assert ends[0] <= times.min() and times.max() <= ends[1]
         assert times.min() < ends[0] * 1.2 and times.max() > ends[1] / 1.2

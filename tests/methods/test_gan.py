@@ -12,9 +12,9 @@ from pipeline.config import Config, NetworkConfig
 from pipeline.data.schema import PairBatch
 from pipeline.diffusion.matching import MATCHING
 from pipeline.diffusion.noise import EDM
-from pipeline.diffusion.sampler import Steps
+from pipeline.diffusion.sampler import FewStepSampler
 from pipeline.methods.dmd import DMD
-from pipeline.methods.microbatch import Lane, Turn
+from pipeline.methods.microbatch import Microbatch, StepPlan
 from pipeline.methods.terms.gan import GAN
 from pipeline.models.critic import Critic
 from pipeline.models.loading import load_teacher, new_unet
@@ -24,7 +24,7 @@ from tests.fixtures.double import double
 from tests.fixtures.tiny_models import save_tiny
 
 SHAPE, ROWS, PAIRS = (1, 8, 8), 3, 2
-TURN = Turn(regression=0.25, matching=1.0, gan=0.5, critic=True)
+TURN = StepPlan(regression=0.25, matching=1.0, gan=0.5, critic=True)
 
 
 def method(**changes) -> DMD:
@@ -57,15 +57,15 @@ def networks(whole: bool = False) -> tuple[UNet2D, UNet2D, Critic]:
     return unet(1), unet(2).requires_grad_(False), critic
 
 
-def lane(dmd: DMD, exit: int = 0) -> Lane:
+def microbatch(dmd: DMD, step_index: int = 0) -> Microbatch:
     rng = torch.Generator().manual_seed(1)
     noise, images = torch.randn(2, PAIRS, *SHAPE, generator=rng)
     pairs = PairBatch(torch.arange(PAIRS), torch.tensor([0, 2]), noise, images)
     real = torch.randn(ROWS, *SHAPE, generator=rng), torch.tensor([2, 1, 0])
-    return double(dmd.draw(ROWS, rng, pairs, real, exit))
+    return double(dmd.draw(ROWS, rng, pairs, real, step_index))
 
 
-def gradients(dmd: DMD, one: Lane, parts: tuple[nn.Module, ...]) -> dict[str, Tensor]:
+def gradients(dmd: DMD, one: Microbatch, parts: tuple[nn.Module, ...]) -> dict[str, Tensor]:
     """Of a student's and then a critic's turn."""
     student, teacher, critic = parts
     loss = dmd.student_loss(TURN, student, teacher, critic, one)
@@ -90,19 +90,19 @@ def runs_of(module: nn.Module) -> Iterator[list[int]]:
 
 def test_separate_passes_give_the_gradients_of_shared_ones_at_the_same_draws():
     dmd = method()
-    shared = lane(dmd)
-    assert shared.fooling is None and shared.telling is None
-    apart = replace(shared, fooling=shared.matching, telling=shared.critic)
+    shared = microbatch(dmd)
+    assert shared.generator_noise is None and shared.discriminator_noise is None
+    apart = replace(shared, generator_noise=shared.matching, discriminator_noise=shared.critic)
     ours, theirs = (gradients(dmd, one, networks()) for one in (shared, apart))
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-9, atol=1e-12)
     assert torch.equal(shared.noise[:PAIRS], shared.pairs.noise)
     assert shared.labels[:PAIRS].tolist() == [0, 2]
-    own = lane(method(shared=False))
+    own = microbatch(method(shared=False))
     assert torch.equal(own.noise[PAIRS:], shared.noise[PAIRS:])
     assert not torch.isin(own.noise[:PAIRS], shared.noise).any()
-    assert not torch.equal(own.fooling.t, own.matching.t)
-    assert torch.equal(own.real.draw.t, own.telling.t)
+    assert not torch.equal(own.generator_noise.t, own.matching.t)
+    assert torch.equal(own.real.draw.t, own.discriminator_noise.t)
     student, _, _ = parts = networks()
     with runs_of(student) as rows:
         gradients(dmd, shared, parts)
@@ -112,7 +112,7 @@ def test_separate_passes_give_the_gradients_of_shared_ones_at_the_same_draws():
 
 def test_a_whole_critic_judges_like_one_that_stops_early():
     dmd = method()
-    ours, theirs = (gradients(dmd, lane(dmd), networks(whole)) for whole in (False, True))
+    ours, theirs = (gradients(dmd, microbatch(dmd), networks(whole)) for whole in (False, True))
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-9, atol=1e-12)
 
@@ -120,12 +120,12 @@ def test_a_whole_critic_judges_like_one_that_stops_early():
 def test_the_students_gradient_is_that_of_its_three_losses():
     """Against plain autograd through frozen networks, each loss on its own."""
     dmd = method()
-    one, (student, teacher, critic) = lane(dmd), networks()
+    one, (student, teacher, critic) = microbatch(dmd), networks()
     found = gradients(dmd, one, networks())
     critic.requires_grad_(False)
     start = torch.full((ROWS,), 80.0, dtype=torch.float64)
     x0 = student(80.0 * one.noise, start, one.labels)
-    x_t, t = one.matching.of(x0, dmd.schedule), one.matching.t
+    x_t, t = one.matching.add_noise(x0, dmd.schedule), one.matching.t
     real, fake = (each(x_t.detach(), t, one.labels) for each in (teacher, critic.denoiser))
     size = (x0 - real).abs().mean((1, 2, 3), keepdim=True)
     pull = ((fake - real) / size).detach() / x0.numel()
@@ -139,7 +139,7 @@ def test_the_students_gradient_is_that_of_its_three_losses():
 
 def test_the_decoder_runs_for_denoised_rows_alone():
     dmd, (student, teacher, critic) = method(), networks()
-    one, backbone = lane(dmd), critic.denoiser.backbone
+    one, backbone = microbatch(dmd), critic.denoiser.backbone
     with runs_of(backbone.conv_in) as encoded, runs_of(backbone.conv_out) as decoded:
         samples = dmd.student_loss(TURN, student, teacher, critic, one).samples
         dmd.critic_loss(critic, samples, one)
@@ -148,7 +148,7 @@ def test_the_decoder_runs_for_denoised_rows_alone():
 
 def test_a_discriminator_learns_to_tell_and_a_student_to_fool_it():
     dmd, (_, _, critic) = method(), networks()
-    one = lane(dmd)
+    one = microbatch(dmd)
     samples = torch.full((ROWS, *SHAPE), 0.7, dtype=torch.float64)
     optimizer = torch.optim.Adam(critic.parameters(), lr=1e-2)
     for _ in range(60):
@@ -157,9 +157,9 @@ def test_a_discriminator_learns_to_tell_and_a_student_to_fool_it():
         dmd.critic_loss(critic, samples, one).total.backward()
         optimizer.step()
     assert parts["gan_accuracy"] == 1.0
-    turn = Turn(gan=1.0)
-    before = dmd._pull(turn, nn.Identity(), critic, samples, one)
-    after = dmd._pull(turn, nn.Identity(), critic, samples - 30 * before[0], one)
+    plan = StepPlan(gan=1.0)
+    before = dmd._sample_gradient(plan, nn.Identity(), critic, samples, one)
+    after = dmd._sample_gradient(plan, nn.Identity(), critic, samples - 30 * before[0], one)
     assert after[1]["gan_student"] < before[1]["gan_student"]
 
 
@@ -169,18 +169,20 @@ def test_a_divergence_weighs_every_samples_pull_by_its_logit(divergence, gan_wei
     plain = method()
     other = replace(plain, gan=replace(plain.gan, divergence=divergence))
     _, teacher, critic = networks()
-    one, x0 = lane(plain), torch.randn(ROWS, *SHAPE, dtype=torch.float64)
+    one, x0 = microbatch(plain), torch.randn(ROWS, *SHAPE, dtype=torch.float64)
     with torch.no_grad():
         for weight in critic.heads.parameters():
             weight.mul_(30)
-        x_t = one.matching.of(x0, plain.schedule)
+        x_t = one.matching.add_noise(x0, plain.schedule)
         ratio = critic(x_t, one.matching.t, one.labels, judge="only").mean(1).exp()
     expected = {"kl": ratio, "js": ratio / (1 + ratio)}[divergence].clamp(0.1, 20)
     assert expected.max() > 1.2 * expected.min()
-    alone, _ = plain._pull(Turn(matching=1.0), teacher, critic, x0, one)
-    fooling, _ = plain._pull(Turn(gan=1.0), teacher, critic, x0, one)
-    found, _ = other._pull(Turn(matching=1.0, gan=gan_weight), teacher, critic, x0, one)
-    pull = expected[:, None, None, None] * alone + gan_weight * fooling
+    alone, _ = plain._sample_gradient(StepPlan(matching=1.0), teacher, critic, x0, one)
+    generator_noise, _ = plain._sample_gradient(StepPlan(gan=1.0), teacher, critic, x0, one)
+    found, _ = other._sample_gradient(
+        StepPlan(matching=1.0, gan=gan_weight), teacher, critic, x0, one
+    )
+    pull = expected[:, None, None, None] * alone + gan_weight * generator_noise
     torch.testing.assert_close(found, pull, rtol=1e-9, atol=1e-12)
 
 
@@ -222,7 +224,7 @@ def test_a_transformer_is_judged_on_each_of_the_blocks_that_are_named(tmp_path):
 
 @pytest.mark.parametrize("renoise", [True, False])
 def test_training_gives_a_later_step_what_sampling_gives_it(renoise):
-    steps = Steps(EDM(), (80.0, 5.0, 0.5), renoise)
+    steps = FewStepSampler(EDM(), (80.0, 5.0, 0.5), renoise)
     dmd, (student, teacher, critic) = method(steps=steps, shared=False), networks()
     given: list[tuple[Tensor, ...]] = []
 
@@ -230,7 +232,7 @@ def test_training_gives_a_later_step_what_sampling_gives_it(renoise):
         given.append((x_t, t))
         return student(x_t, t, labels)
 
-    one = lane(dmd, exit=2)
+    one = microbatch(dmd, step_index=2)
     images = steps.images(spy, one.noise, one.labels)
     sampled, given[:] = [*given], []
     assert torch.equal(dmd.samples(spy, one), images)
@@ -244,7 +246,7 @@ def test_training_gives_a_later_step_what_sampling_gives_it(renoise):
         )
     torch.testing.assert_close(loss.samples, images)
     assert given[2][1].tolist() == [0.5] * ROWS + [80.0] * PAIRS
-    exits = {dmd.exit(torch.Generator().manual_seed(seed)) for seed in range(40)}
+    exits = {dmd.step_index(torch.Generator().manual_seed(seed)) for seed in range(40)}
     assert exits == {0, 1, 2}
 
 
@@ -254,28 +256,28 @@ def test_a_step_adds_fresh_noise_or_the_noise_that_was_seen():
     def half(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         return torch.full_like(x_t, 0.5)
 
-    seen = Steps(EDM(), (80.0, 2.0), False).input(half, noise, None, 1)
+    seen = FewStepSampler(EDM(), (80.0, 2.0), False).input(half, noise, None, 1)
     torch.testing.assert_close(seen, 0.5 + 2.0 * (80 * noise - 0.5) / 80)
-    fresh = (Steps(EDM(), (80.0, 2.0)).input(half, noise, None, 1) - 0.5) / 2
+    fresh = (FewStepSampler(EDM(), (80.0, 2.0)).input(half, noise, None, 1) - 0.5) / 2
     assert abs(fresh.mean()) < 0.01 and abs(fresh.std() - 1) < 0.01
     assert abs((fresh * noise).mean()) < 0.01
-    alone = Steps(EDM(), (80.0, 2.0)).input(half, noise[7:8], None, 1)
+    alone = FewStepSampler(EDM(), (80.0, 2.0)).input(half, noise[7:8], None, 1)
     torch.testing.assert_close((alone - 0.5) / 2, fresh[7:8])
 
 
 def test_a_matching_loss_sees_through_both_scores_if_it_says_so():
     dmd = method(matching=MATCHING["sid"], gan=None)
     _, teacher, critic = networks()
-    one = lane(method())
+    one = microbatch(method())
     x0 = torch.randn(ROWS, *SHAPE, dtype=torch.float64)
 
     def loss(x0: Tensor) -> Tensor:
-        x_t = one.matching.of(x0, dmd.schedule)
+        x_t = one.matching.add_noise(x0, dmd.schedule)
         real, fake = (each(x_t, one.matching.t, one.labels) for each in (teacher, critic))
         each = ((real - fake) * (real - x0 - 1.2 * (real - fake))).mean((1, 2, 3))
         return (each / (x0 - real).abs().mean((1, 2, 3)).detach()).mean()
 
     x0.requires_grad_()
     (expected,) = torch.autograd.grad(loss(x0), x0)
-    found, _ = dmd._pull(Turn(matching=1.0), teacher, critic, x0.detach(), one)
+    found, _ = dmd._sample_gradient(StepPlan(matching=1.0), teacher, critic, x0.detach(), one)
     torch.testing.assert_close(found, expected)

@@ -11,7 +11,7 @@ from pipeline.methods.dmd import DMD
 from pipeline.models.analytic import GaussianMixture
 from pipeline.models.ema import ema_of
 from pipeline.models.sampling import sample_teacher
-from pipeline.training.step import Step, Trained
+from pipeline.training.step import Trained, TrainStep
 
 SHAPE, MODES, STD = (2, 1, 1), 4, 0.08
 
@@ -55,7 +55,7 @@ def test_one_step_covers_every_mode_and_matching_clears_the_space_between():
     def trained(network: nn.Module, rate) -> Trained:
         return Trained(network, torch.optim.AdamW(network.parameters(), fused=True), rate)
 
-    step = Step(
+    step = TrainStep(
         method=method,
         student=trained(student, lambda step: 2e-3 if step < 300 else 3e-4),
         critic=trained(critic, lambda step: 2e-3),
@@ -72,7 +72,7 @@ def test_one_step_covers_every_mode_and_matching_clears_the_space_between():
         step(number, {0: method.draw(256, rng, pairs.rows(rows))})
         if number + 1 in (300, 1300):
             with torch.no_grad():
-                points = method.way.images(step.ema.module, fresh, None)
+                points = method.sampler.images(step.ema.module, fresh, None)
             each, outside[number + 1] = shares(points, means)
     assert each.min() > 0.15, each
     assert outside[1300] < 0.8 * outside[300], outside  # measured: 0.70, one seed

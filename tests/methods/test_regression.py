@@ -18,7 +18,7 @@ from pipeline.models.loading import load_teacher
 from pipeline.models.perceptual.decoder import load_decoder
 from pipeline.models.perceptual.lpips import LPIPS
 from pipeline.models.perceptual.lpips_weights import read_weights
-from pipeline.models.vae import Latents
+from pipeline.models.vae import VAE
 from pipeline.runs import identity
 from pipeline.training import loop
 from pipeline.training.build import prepare
@@ -47,10 +47,10 @@ def vae() -> AutoencoderKL:
 def perceptual(tmp_path, request) -> Perceptual:
     match request.param:
         case "AutoencoderKL":
-            latents = Latents(vae())
+            latents = VAE(vae())
         case "AutoencoderDC":
             torch.manual_seed(0)
-            latents = Latents(dc(4, 0.41407))
+            latents = VAE(dc(4, 0.41407))
         case _:
             latents = load_decoder(str(tiny_decoder(tmp_path / "decoder")))
     weights = read_weights(str(save_narrow(tmp_path / "narrow.safetensors")))
@@ -197,7 +197,7 @@ def test_missing_weights_are_named_before_the_run_begins(tiny_run):
 def with_latents(config: Config):
     """The tiny_run teacher of images, as if these were latents."""
     teacher = load_teacher(config.teacher)
-    teacher.shape, teacher.latents = (4, 8, 8), Latents(vae())
+    teacher.shape, teacher.latents = (4, 8, 8), VAE(vae())
     return teacher
 
 

@@ -6,7 +6,7 @@ import torch
 from pipeline.config import Config, NetworkConfig
 from pipeline.data.fetch import fetch_inputs
 from pipeline.diffusion.noise import EDM
-from pipeline.diffusion.sampler import Steps
+from pipeline.diffusion.sampler import FewStepSampler
 from pipeline.methods.dmd import DMD
 from pipeline.models.critic import Critic
 from pipeline.models.loading import load_teacher, new_unet
@@ -26,12 +26,12 @@ def test_exits_are_alike_at_first_and_apart_later():
     critic = Critic(unet(), (), exits=3)
     x_t, t = torch.randn(2, *SHAPE), torch.tensor([80.0, 0.5])
     for each in (0, 1, 2, None):
-        assert torch.equal(critic(x_t, t, exit=each), bare(x_t, t))
+        assert torch.equal(critic(x_t, t, step_index=each), bare(x_t, t))
     with torch.no_grad():
         critic.exits.weight[2] = 1.0
-    assert torch.equal(critic(x_t, t, exit=1), bare(x_t, t))
-    assert not torch.equal(critic(x_t, t, exit=2), bare(x_t, t))
-    assert torch.equal(critic(x_t, t), critic(x_t, t, exit=2))
+    assert torch.equal(critic(x_t, t, step_index=1), bare(x_t, t))
+    assert not torch.equal(critic(x_t, t, step_index=2), bare(x_t, t))
+    assert torch.equal(critic(x_t, t), critic(x_t, t, step_index=2))
 
 
 @pytest.mark.parametrize("version", FAMILIES)
@@ -47,7 +47,7 @@ def test_every_family_can_be_told(version, tmp_path, monkeypatch):
     t = x_t.new_full((1,), teacher.schedule.start)
     with torch.no_grad():
         critic.exits.weight[1] = 1.0
-        first, second = (critic(x_t, t, labels, exit=each) for each in (0, 1))
+        first, second = (critic(x_t, t, labels, step_index=each) for each in (0, 1))
     assert first.isfinite().all()
     assert not torch.allclose(first, second, atol=1e-4)
 
@@ -55,18 +55,18 @@ def test_every_family_can_be_told(version, tmp_path, monkeypatch):
 def test_each_exit_gets_a_score_of_its_own():
     """Where one step gives dark images and the next bright ones, the critic knows both."""
     ends = (0.3, 0.9)
-    steps = Steps(EDM(), (80.0, 5.0))
+    steps = FewStepSampler(EDM(), (80.0, 5.0))
     dmd = DMD(EDM(), SHAPE, None, 0, 0, 0.0, 1.0, ends, ends, steps=steps)
     critic = Critic(unet(), (), exits=2)
     optimizer = torch.optim.Adam(critic.parameters(), lr=1e-2)
     rng = torch.Generator().manual_seed(0)
     for number in range(120):
-        lane = dmd.draw(16, rng, exit=number % 2)
-        samples = torch.full((16, *SHAPE), (-0.7, 0.7)[lane.exit])
+        microbatch = dmd.draw(16, rng, step_index=number % 2)
+        samples = torch.full((16, *SHAPE), (-0.7, 0.7)[microbatch.step_index])
         optimizer.zero_grad()
-        dmd.critic_loss(critic, samples, lane).total.backward()
+        dmd.critic_loss(critic, samples, microbatch).total.backward()
         optimizer.step()
     noise = 80.0 * torch.randn(64, *SHAPE, generator=rng)
     with torch.no_grad():
-        dark, bright = (critic(noise, torch.full((64,), 80.0), exit=each) for each in (0, 1))
+        dark, bright = (critic(noise, torch.full((64,), 80.0), step_index=each) for each in (0, 1))
     assert dark.mean() < -0.5 and bright.mean() > 0.5

@@ -109,7 +109,7 @@ def test_the_samplers_end_is_the_pipelines(folder, kind):
     """Of a consistency model in its one step; DDPM's folder is opened for DDIM."""
     teacher = load_teacher(TeacherConfig(output=str(folder)))
     pipe = (DDIMPipeline if kind == "ddpm" else DiffusionPipeline).from_pretrained(folder)
-    spread = teacher.schedule.spread(torch.tensor(teacher.schedule.start))
+    spread = teacher.schedule.init_noise_sigma(torch.tensor(teacher.schedule.start))
     start = noise() * pipe.scheduler.init_noise_sigma / spread
     if kind == "consistency":
         (call,) = called(pipe, teacher, 1)
@@ -166,9 +166,9 @@ def test_a_stranger_gets_the_students_images(tmp_path):
             for weight in student.parameters():
                 weight += 0.05 * torch.randn_like(weight)
         students[name] = student
-        few = {"times": times, "renoise": settings.renoise} if times else {}
-        save_denoiser(student, tmp_path / name / "student", {"distill": {"student": few}})
-        start = student.schedule.spread(torch.tensor(student.steps.times[0]))
+        own_sampler = {"times": times, "renoise": settings.renoise} if times else {}
+        save_denoiser(student, tmp_path / name / "student", {"distill": {"student": own_sampler}})
+        start = student.schedule.init_noise_sigma(torch.tensor(student.steps.times[0]))
         fresh = [seeds.renewed(noise(), number) for number in range(4)]
         inputs[name] = start * noise(), labels(student), student.settings, fresh
     torch.save(inputs, tmp_path / "inputs.pt")

@@ -20,7 +20,7 @@ from pipeline.models.export.save import save_denoiser
 from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.models.students import load_student, new_student
-from pipeline.models.vae import Latents
+from pipeline.models.vae import VAE
 from tests.fixtures.tiny_models import FAMILIES, save_tiny
 from tests.fixtures.tiny_parts import dc, vae
 
@@ -186,7 +186,7 @@ def test_latents_are_decoded_as_the_pipeline_does(folder, version, config):
 @torch.no_grad()
 @pytest.mark.parametrize("make", [vae, dc])
 def test_large_images_go_through_the_vae_in_tiles(make, monkeypatch):
-    latents = Latents(make(4, 0.5))
+    latents = VAE(make(4, 0.5))
     small = {"sample": 16, "latent": 8}
     for name in vars(latents.vae):
         if name.startswith("tile_") and (kind := name.split("_")[1]) in small:

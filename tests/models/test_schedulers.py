@@ -15,7 +15,7 @@ from diffusers import (
 )
 
 from pipeline.diffusion.noise import EDM, VP, Flow
-from pipeline.diffusion.sampler import Steps
+from pipeline.diffusion.sampler import FewStepSampler
 from pipeline.models.schedulers import read_scheduler, student_scheduler
 from pipeline.utils.errors import UserError
 
@@ -106,7 +106,7 @@ def test_zero_terminal_snr_is_the_schedulers_own_and_the_students(kind: Any, sta
     schedule, _ = read_scheduler(saved(scheduler))
     assert isinstance(schedule, VP)
     assert torch.equal(schedule.alphas_cumprod, scheduler.alphas_cumprod)
-    student = student_scheduler(saved(scheduler), Steps(schedule, (start,)))
+    student = student_scheduler(saved(scheduler), FewStepSampler(schedule, (start,)))
     table = scheduler.alphas_cumprod[: int(start) + 1]
     torch.testing.assert_close(student.alphas_cumprod, table, atol=0, rtol=1e-5)
     read, _ = read_scheduler(saved(student))

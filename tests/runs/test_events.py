@@ -33,7 +33,7 @@ def test_starts_ends_and_losses_are_noted(tiny_run, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
         patch.setattr(loop.Watchdog, "look", die)
         loop.train(config)
-    identity.note_restart(config, 6, "a worker died")
+    identity.log_restart(config, 6, "a worker died")
     # As after a SIGKILL: steps were logged of which no checkpoint is left.
     lines = Path(config.distill.output) / "metrics.jsonl"
     with lines.open("a") as file:

@@ -59,7 +59,7 @@ def test_a_run_on_s3_goes_on_on_another_machine_and_ends_like_a_local_one(
     assert {"samples/step-0000005.png", "samples/step-0000010.png"} <= set(names(bucket))
     assert load_student(fetch_inputs(here, "evaluate").evaluate.student).shape == (1, 4, 4)
 
-    identity.note_restart(here, 10, "a worker died")
+    identity.log_restart(here, 10, "a worker died")
     seen = read_run(find(here.distill.output, here.s3), here.s3)
     assert [each.kind for each in seen.events] == ["start", "left", "start", "end", "restart"]
     assert list(seen.grids) == [5, 10] and seen.steps == 10 and not seen.troubles

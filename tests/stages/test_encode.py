@@ -88,9 +88,7 @@ def test_latents_are_those_of_diffusers(teacher, tmp_path):
 
 
 def test_shift_and_scale_come_back_through_decode(teacher):
-    latents = encode.load_latents(
-        Config.model_validate({"teacher": {"output": str(teacher)}}).teacher
-    )
+    latents = encode.load_vae(Config.model_validate({"teacher": {"output": str(teacher)}}).teacher)
     latents.vae.register_to_config(shift_factor=0.3, scaling_factor=2.0)
     images = torch.randn(2, 3, 16, 16)
     mode = latents.vae.encode(images).latent_dist.mode()

@@ -15,15 +15,15 @@ from pipeline.data.store import LocalStore
 from pipeline.diffusion.matching import MATCHING
 from pipeline.diffusion.solver import SOLVERS
 from pipeline.methods.dmd import DMD
-from pipeline.methods.microbatch import Turn
+from pipeline.methods.microbatch import StepPlan
 from pipeline.methods.terms.gan import GAN
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.loading import load_teacher, new_unet
 from pipeline.models.sampling import guide, sample_teacher
-from pipeline.models.students import few_steps, new_critic, new_student
-from pipeline.runs.async_saver import Saver
+from pipeline.models.students import few_step_sampler, new_critic, new_student
+from pipeline.runs.async_saver import AsyncSaver
 from pipeline.runs.checkpoint import State
-from pipeline.runs.checkpoint_store import History
+from pipeline.runs.checkpoint_store import CheckpointStore
 from tests.fixtures.tiny_models import save_tiny
 
 NETWORK = NetworkConfig(channels=(8, 16), attention=(False, True), norm_groups=4)
@@ -50,7 +50,7 @@ def teacher_of(tmp_path_factory) -> Callable[[str], Denoiser]:
 
 
 @pytest.mark.parametrize("kind", TIMES)
-@pytest.mark.parametrize("few", [False, True], ids=["one step", "two steps"])
+@pytest.mark.parametrize("own_sampler", [False, True], ids=["one step", "two steps"])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -61,10 +61,14 @@ def teacher_of(tmp_path_factory) -> Callable[[str], Denoiser]:
     ],
     ids=["separate", "lora", "f-distill", "sid"],
 )
-def test_a_step_stays_on_one_device(kind, few, settings, teacher_of):
+def test_a_step_stays_on_one_device(kind, own_sampler, settings, teacher_of):
     teacher = teacher_of(kind)
     gan = {"real": "encoded", "student_weight": 0.1, **settings.get("gan", {})}
-    own = {**settings.get("student", {}), "renoise": False, "times": TIMES[kind] if few else None}
+    own = {
+        **settings.get("student", {}),
+        "renoise": False,
+        "times": TIMES[kind] if own_sampler else None,
+    }
     distill = Config.model_validate(
         {"distill": {"regression": {"weight": 0}, **settings, "gan": gan, "student": own}}
     ).distill
@@ -81,7 +85,7 @@ def test_a_step_stays_on_one_device(kind, few, settings, teacher_of):
         1.0,
         ends,
         ends,
-        steps=few_steps(teacher.schedule, distill.student),
+        steps=few_step_sampler(teacher.schedule, distill.student),
         matching=MATCHING[distill.matching.loss],
         gan=GAN(weights.student_weight, 0.1, weights.divergence, weights.smoothness),
         shared=distill.draws == "shared",
@@ -90,13 +94,15 @@ def test_a_step_stays_on_one_device(kind, few, settings, teacher_of):
     noise, images = torch.randn(2, ROWS, *teacher.shape, generator=rng)
     labels = torch.tensor([0, 1])
     pairs = PairBatch(torch.arange(ROWS), labels, noise, images)
-    lane = dmd.draw(ROWS, rng, pairs, (images, labels), exit=int(few)).to(torch.device("meta"))
-    turn = Turn(regression=0.0 if few else 0.5, matching=1.0, gan=0.1, critic=True)
+    microbatch = dmd.draw(ROWS, rng, pairs, (images, labels), step_index=int(own_sampler)).to(
+        torch.device("meta")
+    )
+    plan = StepPlan(regression=0.0 if own_sampler else 0.5, matching=1.0, gan=0.1, critic=True)
 
     guided = guide(teacher, 1.0 if kind == "pixels" else 3.0)
-    loss = dmd.student_loss(turn, student, guided, critic, lane)
+    loss = dmd.student_loss(plan, student, guided, critic, microbatch)
     loss.total.backward()
-    dmd.critic_loss(critic, loss.samples, lane).total.backward()
+    dmd.critic_loss(critic, loss.samples, microbatch).total.backward()
     for network in (student, critic):
         learnt = [p.grad for p in network.parameters() if p.requires_grad]
         assert learnt and all(grad is not None and grad.is_meta for grad in learnt)
@@ -115,7 +121,7 @@ def test_checkpoints_of_a_process_that_names_no_gpu(tmp_path):
     """Accelerate calls the GPU of a lone process `cuda`, and no thread can be set to that."""
     network = torch.nn.Linear(2, 2)
     state = State({"student": network}, {"student": torch.optim.AdamW(network.parameters())})
-    history = History(LocalStore(tmp_path), keep=1)
-    with Saver(history, "attempt", "fingerprint", torch.device("cuda")) as saver:
+    history = CheckpointStore(LocalStore(tmp_path), keep=1)
+    with AsyncSaver(history, "attempt", "fingerprint", torch.device("cuda")) as saver:
         saver.save(5, state)
     assert history.step() == 5

@@ -63,6 +63,6 @@ def test_encoded_images_have_their_classes(tmp_path):
     labels = torch.cat([source(index)[1] for index in range(3)])
     assert labels.bincount().tolist() == [4, 4, 4]
     with pytest.raises(UserError, match=r"encode\.output: .* lacks labels below the teacher's 2"):
-        few = new_source(config, new_unet(config.network, (3, 8, 8), 2, 0))
+        own_sampler = new_source(config, new_unet(config.network, (3, 8, 8), 2, 0))
         for index in range(3):
-            few(index)
+            own_sampler(index)

@@ -15,7 +15,7 @@ from pipeline.methods.dmd import DMD
 from pipeline.models.students import load_student
 from pipeline.runs import identity
 from pipeline.runs.checkpoint import read_part
-from pipeline.runs.checkpoint_store import History
+from pipeline.runs.checkpoint_store import CheckpointStore
 from pipeline.training import build, loop
 from pipeline.training.watchdog import Watchdog
 from pipeline.utils.errors import UserError
@@ -27,14 +27,14 @@ class Killed(BaseException):
 
 def die_after(monkeypatch, step: int) -> None:
     """Die as soon as the checkpoint of a step is kept."""
-    commit = History.commit
+    commit = CheckpointStore.commit
 
     def dying(self, which):
         commit(self, which)
         if which.step == step:
             raise Killed
 
-    monkeypatch.setattr(History, "commit", dying)
+    monkeypatch.setattr(CheckpointStore, "commit", dying)
 
 
 def kept(config) -> list[int]:
@@ -154,7 +154,7 @@ def test_a_checkpoint_that_cannot_be_stored_ends_the_run(tiny_run, monkeypatch):
     def full(self, folder, name):
         raise UserError("cannot write there: No space left on device")
 
-    monkeypatch.setattr(History, "add", full)
+    monkeypatch.setattr(CheckpointStore, "add", full)
     with pytest.raises(UserError, match="No space left"):
         loop.train(tiny_run())
 
@@ -163,8 +163,8 @@ def spoil(monkeypatch, steps: range) -> None:
     """The matching loss of lane 1 is not finite at some steps."""
     loss, calls = DMD.student_loss, []
 
-    def spoilt(self, turn, student, teacher, critic, lane):
-        found = loss(self, turn, student, teacher, critic, lane)
+    def spoilt(self, plan, student, teacher, critic, microbatch):
+        found = loss(self, plan, student, teacher, critic, microbatch)
         calls.append(None)
         step, number = divmod(len(calls) - 1, 2)
         if step not in steps or number != 1:
@@ -303,9 +303,9 @@ def start_settings(config, origin: str, weights: str) -> dict:
 def test_all_lanes_of_a_step_share_the_exit_and_nothing_else(tiny_run):
     lanes = build.prepare(tiny_run(student={"times": [80.0, 9.0, 3.0, 1.0]}, lanes=4)).lanes
     steps = [list(lanes(step).values()) for step in range(6, 30)]
-    exits = [{lane.exit for lane in step} for step in steps]
+    exits = [{microbatch.step_index for microbatch in step} for step in steps]
     assert all(len(each) == 1 for each in exits) and set().union(*exits) == {0, 1, 2, 3}
-    noises = torch.cat([lane.noise for step in steps for lane in step]).flatten(1)
+    noises = torch.cat([microbatch.noise for step in steps for microbatch in step]).flatten(1)
     assert len(noises.unique(dim=0)) == len(noises) == 24 * 8
 
 

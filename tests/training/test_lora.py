@@ -113,8 +113,8 @@ def test_a_step_teaches_adapters_alone_over_one_base(make, recompute):
 
 
 def test_a_broken_run_ends_like_an_unbroken_one_bit_for_bit(make, finished):
-    broken, told = make("broken"), iter([True])
-    assert loop.train(broken, lambda: next(told)) == 2
+    broken, conditioned = make("broken"), iter([True])
+    assert loop.train(broken, lambda: next(conditioned)) == 2
     assert loop.train(broken) == 4
     identity.finish(broken)
     states = [Path(each.distill.output) / "state.json" for each in (broken, finished)]

@@ -45,16 +45,16 @@ def test_what_a_gan_keeps_is_counted(tiny_run, recompute):
     config = tiny_run(**GAN, recompute=recompute)
     counted = footprint(config, load_teacher(config.teacher)).activations
     training = build.prepare(config)
-    step, lane = training.step, training.lanes(7)[0]
-    turn, student, critic = step.method.turn(7), step.student.network, step.critic.network
+    step, microbatch = training.step, training.lanes(7)[0]
+    plan, student, critic = step.method.plan(7), step.student.network, step.critic.network
 
     def taught():
-        return step.method.student_loss(turn, student, step.teacher, critic, lane)
+        return step.method.student_loss(plan, student, step.teacher, critic, microbatch)
 
-    def told():
-        return step.method.critic_loss(critic, lane.noise, lane)
+    def conditioned():
+        return step.method.critic_loss(critic, microbatch.noise, microbatch)
 
-    held = max(kept_bytes(call, student, critic) for call in (taught, told))
+    held = max(kept_bytes(call, student, critic) for call in (taught, conditioned))
     assert counted == pytest.approx(held, rel=0.1)
 
 

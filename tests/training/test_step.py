@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from pipeline.data.schema import PairBatch
 from pipeline.diffusion.noise import EDM
 from pipeline.methods.dmd import DMD
-from pipeline.methods.microbatch import Draw, Lane
+from pipeline.methods.microbatch import Microbatch, NoiseSample
 from pipeline.models.ema import ema_of
-from pipeline.training.step import Step, Trained
+from pipeline.training.step import Trained, TrainStep
 from tests.fixtures.double import double
 
 SHAPE = (1, 2, 2)
@@ -31,7 +31,7 @@ class Small(nn.Module):
         return self.net(torch.cat([scaled, t[:, None].log()], 1)).view_as(x_t)
 
 
-def new_step(lanes: int, clip: float = 1e9, **method) -> Step:
+def new_step(lanes: int, clip: float = 1e9, **method) -> TrainStep:
     settings = {
         "regression_steps": 0,
         "burn_in_steps": 1,
@@ -46,7 +46,7 @@ def new_step(lanes: int, clip: float = 1e9, **method) -> Step:
     def trained(network: nn.Module, rate: float) -> Trained:
         return Trained(network, torch.optim.SGD(network.parameters(), lr=0.0), lambda step: rate)
 
-    return Step(
+    return TrainStep(
         method=dmd,
         student=trained(student, 0.1),
         critic=trained(critic, 0.01),
@@ -58,18 +58,20 @@ def new_step(lanes: int, clip: float = 1e9, **method) -> Step:
     )
 
 
-def lane(number: int, count: int = 4) -> Lane:
+def microbatch(number: int, count: int = 4) -> Microbatch:
     dmd = new_step(1).method
     return double(dmd.draw(count, torch.Generator().manual_seed(number), None))
 
 
-def join(lanes: list[Lane]) -> Lane:
-    def draw(name: str) -> Draw:
+def join(lanes: list[Microbatch]) -> Microbatch:
+    def draw(name: str) -> NoiseSample:
         draws = [getattr(each, name) for each in lanes]
-        return Draw(torch.cat([each.t for each in draws]), torch.cat([each.eps for each in draws]))
+        return NoiseSample(
+            torch.cat([each.t for each in draws]), torch.cat([each.eps for each in draws])
+        )
 
     noise = torch.cat([each.noise for each in lanes])
-    return Lane(noise, labels=None, matching=draw("matching"), critic=draw("critic"))
+    return Microbatch(noise, labels=None, matching=draw("matching"), critic=draw("critic"))
 
 
 def weights(network: nn.Module) -> Tensor:
@@ -78,7 +80,7 @@ def weights(network: nn.Module) -> Tensor:
 
 def test_lanes_add_up_to_the_whole_batch():
     split, whole = new_step(4), new_step(1)
-    lanes = [lane(number) for number in range(4)]
+    lanes = [microbatch(number) for number in range(4)]
     for step in range(5):
         a, b = split(step, dict(enumerate(lanes))).figures, whole(step, {0: join(lanes)}).figures
         for name in ("critic", "critic_norm"):
@@ -93,14 +95,14 @@ def test_critic_learns_the_samples_from_before_the_students_update(monkeypatch, 
     weight = {"matching_weight": matching_weight, "regression_weight": 1.0 - matching_weight}
     step = new_step(1, burn_in_steps=0, **weight)
     noise, images = torch.randn(2, 3, *SHAPE, generator=torch.Generator().manual_seed(9)).double()
-    one = replace(lane(0), pairs=PairBatch(torch.arange(3), None, noise, images))
+    one = replace(microbatch(0), pairs=PairBatch(torch.arange(3), None, noise, images))
     before = step.method.samples(step.student.network, one)
     seen = []
     critic_loss = DMD.critic_loss
 
-    def spy(self, critic, samples, lane):
+    def spy(self, critic, samples, microbatch):
         seen.append((samples, weights(step.student.network)))
-        return critic_loss(self, critic, samples, lane)
+        return critic_loss(self, critic, samples, microbatch)
 
     monkeypatch.setattr(DMD, "critic_loss", spy)
     old = weights(step.student.network)
@@ -114,7 +116,7 @@ def test_critic_learns_the_samples_from_before_the_students_update(monkeypatch, 
 def test_burn_in_leaves_the_student_alone():
     step = new_step(1)
     student, critic = weights(step.student.network), weights(step.critic.network)
-    logged = step(0, {0: lane(0)}).figures
+    logged = step(0, {0: microbatch(0)}).figures
     assert torch.equal(weights(step.student.network), student)
     assert not torch.equal(weights(step.critic.network), critic)
     assert set(logged) == {"critic", "critic_norm"}
@@ -122,7 +124,7 @@ def test_burn_in_leaves_the_student_alone():
 
 def test_teacher_never_and_critic_in_the_students_turn_never_hold_a_gradient(monkeypatch):
     step = new_step(1, burn_in_steps=0)
-    update = Step._update
+    update = TrainStep._update
 
     def spy(self, name, trained, *rest):
         result = update(self, name, trained, *rest)
@@ -131,15 +133,15 @@ def test_teacher_never_and_critic_in_the_students_turn_never_hold_a_gradient(mon
             assert all(p.grad is None for p in self.critic.network.parameters())
         return result
 
-    monkeypatch.setattr(Step, "_update", spy)
+    monkeypatch.setattr(TrainStep, "_update", spy)
     for number in range(3):
-        step(number, {0: lane(number)})
+        step(number, {0: microbatch(number)})
 
 
 @pytest.mark.parametrize("clip", [1e9, 1e-3])
 def test_gradient_is_clipped_to_its_norm(clip):
     step = new_step(1, clip=clip)
     old = weights(step.critic.network)
-    norm = step(0, {0: lane(0)}).figures["critic_norm"]
+    norm = step(0, {0: microbatch(0)}).figures["critic_norm"]
     moved = (weights(step.critic.network) - old).norm() / 0.01
     torch.testing.assert_close(moved, norm.clamp(max=clip), rtol=1e-3, atol=0)

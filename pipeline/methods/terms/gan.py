@@ -11,7 +11,7 @@ from pipeline.diffusion.adversarial import (
     smoothness_loss,
 )
 from pipeline.diffusion.noise import Schedule
-from pipeline.methods.microbatch import Lane
+from pipeline.methods.microbatch import Microbatch
 from pipeline.models.critic import Rows, joined
 
 NEARBY = 0.01
@@ -26,7 +26,7 @@ class GAN:
         student_weight, critic_weight: Of the losses.
         divergence: What the matching loss lessens, by the weights that follow from the logits.
         smoothness: Weight of the approximate R1 loss; 0 leaves it out.
-        range: Ends of the times of its own draws, as fractions of `Schedule.at`.
+        range: Ends of the times of its own draws, as fractions of `Schedule.time_from_fraction`.
     """
 
     student_weight: float
@@ -45,30 +45,36 @@ class GAN:
         weights = ratio_weights(logits, self.divergence)
         return losses if weights is None else weights * losses
 
-    def rows(self, lane: Lane, samples: Tensor, schedule: Schedule) -> Rows:
+    def rows(self, microbatch: Microbatch, samples: Tensor, schedule: Schedule) -> Rows:
         """What the discriminator sees beside the samples that the critic denoises.
 
         The samples diffused once more if the draws are separate, then the real images, then their
         neighbours if there is a smoothness.
         """
-        assert lane.real is not None
-        real, parts = lane.real, []
-        if lane.telling is not None:
-            parts.append(Rows(lane.telling.of(samples, schedule), lane.telling.t, lane.labels))
-        x_t = real.draw.of(real.images, schedule)
+        assert microbatch.real is not None
+        real, parts = microbatch.real, []
+        if microbatch.discriminator_noise is not None:
+            parts.append(
+                Rows(
+                    microbatch.discriminator_noise.add_noise(samples, schedule),
+                    microbatch.discriminator_noise.t,
+                    microbatch.labels,
+                )
+            )
+        x_t = real.draw.add_noise(real.images, schedule)
         parts.append(Rows(x_t, real.draw.t, real.labels))
         if self.smoothness:
             parts.append(Rows(x_t + NEARBY * real.shift, real.draw.t, real.labels))
         return joined(parts)
 
-    def loss(self, lane: Lane, logits: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, microbatch: Microbatch, logits: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The critic's, of the logits of its samples and of `rows`; and what to log.
 
         Returns:
             The weighted loss, (), and detached scalars.
         """
-        own, *parts = logits.split(len(lane.noise))
-        fake = own if lane.telling is None else parts.pop(0)
+        own, *parts = logits.split(len(microbatch.noise))
+        fake = own if microbatch.discriminator_noise is None else parts.pop(0)
         real = parts.pop(0)
         loss = discriminator_loss(fake, real)
         log = {

@@ -15,7 +15,7 @@ from pipeline.models.denoiser import Denoiser
 from pipeline.models.perceptual.decoder import decoder_fingerprint, load_decoder
 from pipeline.models.perceptual.lpips import LPIPS
 from pipeline.models.perceptual.lpips_weights import read_weights
-from pipeline.models.vae import Latents
+from pipeline.models.vae import VAE
 from pipeline.utils.errors import UserError
 
 Distance = Callable[[Tensor, PairBatch], Tensor]
@@ -49,7 +49,7 @@ class Perceptual:
     """
 
     lpips: LPIPS
-    latents: Latents | None
+    latents: VAE | None
     room: int
     recompute: bool
     _kept: dict[int, Tensor] = field(default_factory=dict)

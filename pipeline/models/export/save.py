@@ -21,7 +21,7 @@ PROVENANCE = "provenance.json"
 
 
 Variant = Literal["fp16"]
-Dress = Callable[[Path], None]
+AddFiles = Callable[[Path], None]
 """Adds files to a saved network's folder."""
 
 
@@ -29,7 +29,7 @@ def save_denoiser(
     denoiser: Network,
     folder: str | Path,
     provenance: dict[str, object],
-    dress: Dress = lambda folder: None,
+    add_files: AddFiles = lambda folder: None,
 ) -> None:
     """Write a network as a diffusers pipeline folder, whole or not at all.
 
@@ -57,7 +57,7 @@ def save_denoiser(
         if denoiser.lora is not None:
             save_lora(denoiser, fresh)
         (fresh / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
-        dress(fresh)
+        add_files(fresh)
         if folder.is_dir():
             folder.rename(old)
         fresh.rename(folder)

@@ -63,11 +63,11 @@ class Clip:
         ).to(self.device)
         with full_precision(pixels.device):
             seen = self.model.vision_model(pixel_values=self.prepare(pixels)).pooler_output
-            said = self.model.text_model(
+            call_defaults = self.model.text_model(
                 input_ids=words["input_ids"], attention_mask=words["attention_mask"]
             ).pooler_output
             cosine = torch.cosine_similarity(
-                self.model.visual_projection(seen), self.model.text_projection(said)
+                self.model.visual_projection(seen), self.model.text_projection(call_defaults)
             )
         return (100 * cosine).clamp(min=0)
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from diffusers import AutoencoderTiny
 
-from pipeline.models.vae import Latents
+from pipeline.models.vae import VAE
 from pipeline.utils.errors import UserError
 
 _FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
 
-def load_decoder(folder: str) -> Latents:
+def load_decoder(folder: str) -> VAE:
     """The `AutoencoderTiny` of a diffusers folder, such as TAESD, weights in safetensors.
 
     Raises:
@@ -29,7 +29,7 @@ def load_decoder(folder: str) -> Latents:
             f"distill.regression.decoder: cannot load {folder}: {line}; name a local folder with "
             "an AutoencoderTiny, or null for the teacher's VAE"
         ) from error
-    return Latents(network)
+    return VAE(network)
 
 
 def decoder_fingerprint(folder: str) -> str:

@@ -210,7 +210,7 @@ def colours(name: str, revision: str, default: Any) -> Any:
     from transformers.image_processing_base import ImageProcessingMixin
 
     try:
-        said, _ = ImageProcessingMixin.get_image_processor_dict(name, revision=revision)
+        call_defaults, _ = ImageProcessingMixin.get_image_processor_dict(name, revision=revision)
     except OSError:
         return default
-    return said.get("image_mean", default[0]), said.get("image_std", default[1])
+    return call_defaults.get("image_mean", default[0]), call_defaults.get("image_std", default[1])
