@@ -31,13 +31,16 @@ sys.path.insert(0, str(ROOT))
 
 from pipeline.cli import load  # noqa: E402
 from pipeline.data.schema import PairBatch  # noqa: E402
+from pipeline.diffusion.condition import Condition  # noqa: E402
 from pipeline.diffusion.losses import denoising_loss, regression_loss  # noqa: E402
 from pipeline.diffusion.matching import dmd  # noqa: E402
 from pipeline.diffusion.noise import EDM  # noqa: E402
 from pipeline.methods.dmd import DMD  # noqa: E402
 from pipeline.methods.microbatch import Microbatch, StepPlan  # noqa: E402
 from pipeline.methods.terms.gan import GAN  # noqa: E402
+from pipeline.models.condition import ClassLabels  # noqa: E402
 from pipeline.models.critic import Critic  # noqa: E402
+from pipeline.models.denoiser import Inputs  # noqa: E402
 from pipeline.models.loading import new_unet  # noqa: E402
 
 CRITIC_STEPS = 3
@@ -59,7 +62,7 @@ class Cycle:
         shape, distill = (1, config.data.size, config.data.size), config.distill
         self.plan = StepPlan(distill.regression.weight, distill.matching.weight, 3e-3, critic=True)
         self.method = DMD(
-            EDM(), shape, CLASSES, 0, 0, self.plan.regression, self.plan.matching,
+            EDM(), shape, ClassLabels(CLASSES), 0, 0, self.plan.regression, self.plan.matching,
             distill.matching.range, distill.critic.range, gan=GAN(self.plan.gan, 1e-2), shared=True,
         )  # fmt: skip
         self.student, self.teacher, denoiser = (
@@ -69,56 +72,56 @@ class Cycle:
         torch.manual_seed(0)
         self.critic = Critic(denoiser)
         rng = torch.Generator().manual_seed(0)
-        self.lanes = []
+        self.microbatches = []
         for _ in range(CRITIC_STEPS):
             noise, images, real = torch.randn(3, rows, *shape, generator=rng)
             labels = torch.randint(CLASSES, (2, rows), generator=rng)
             pairs = PairBatch(torch.arange(rows), labels[0], noise, images)
-            self.lanes.append(self.method.draw(rows, rng, pairs, (real, labels[1])))
+            self.microbatches.append(self.method.draw(rows, rng, pairs, (real, labels[1])))
 
     def shared(self) -> None:
         """As training does it."""
         loss = self.method.student_loss(
-            self.plan, self.student, self.teacher, self.critic, self.lanes[0]
+            self.plan, self.student, self.teacher, self.critic, self.microbatches[0]
         )
         loss.total.backward()
-        for number, microbatch in enumerate(self.lanes):
+        for number, microbatch in enumerate(self.microbatches):
             samples = self.method.samples(self.student, microbatch) if number else loss.samples
             assert samples is not None
             self.method.critic_loss(self.critic, samples, microbatch).total.backward()
 
     def separate(self) -> None:
         """Every loss with passes of its own."""
-        first, plan = self.lanes[0], self.plan
-        x0 = self._images(first.noise, first.labels)
+        first, plan = self.microbatches[0], self.plan
+        x0 = self._images(first.noise, first.condition)
         x_t, t = first.matching.add_noise(x0, self.method.schedule), first.matching.t
         with torch.no_grad():
-            real = self.teacher(x_t, t, first.labels)
-            fake = self.critic(x_t, t, first.labels)
+            real = self.teacher(x_t, t, first.condition)
+            fake = self.critic(x_t, t, first.condition)
         self.critic.requires_grad_(False)
-        fooled = softplus(-self.critic(x_t, t, first.labels, judge="only")).mean()
+        fooled = softplus(-self.critic.logits(Inputs(x_t, t, first.condition))).mean()
         (plan.matching * dmd(x0, real, fake).mean() + plan.gan * fooled).backward()
         self.critic.requires_grad_(True)
-        assert first.pairs is not None
-        made = self._images(first.pairs.noise, first.pairs.labels)
+        assert first.pairs is not None and first.pairs_condition is not None
+        made = self._images(first.pairs.noise, first.pairs_condition)
         (plan.regression * regression_loss(made, first.pairs.images)).backward()
-        for number, microbatch in enumerate(self.lanes):
+        for number, microbatch in enumerate(self.microbatches):
             samples = self.method.samples(self.student, microbatch) if number else x0.detach()
             self._tell(samples, microbatch)
 
-    def _images(self, noise: Tensor, labels: Tensor | None) -> Tensor:
-        return self.method.sampler.images(self.student, noise, labels)
+    def _images(self, noise: Tensor, condition: Condition) -> Tensor:
+        return self.method.sampler.images(self.student, noise, condition)
 
     def _tell(self, samples: Tensor, microbatch: Microbatch) -> None:
         schedule, draw, real = self.method.schedule, microbatch.critic, microbatch.real
         assert real is not None
         x_t = draw.add_noise(samples, schedule)
-        x0 = self.critic(x_t, draw.t, microbatch.labels)
-        denoising_loss(x0, samples, schedule.weight(draw.t)).backward()
-        fake = self.critic(x_t, draw.t, microbatch.labels, judge="only")
-        true = real.draw.add_noise(real.images, schedule)
-        conditioned = self.critic(true, real.draw.t, real.labels, judge="only")
-        (1e-2 * (softplus(fake).mean() + softplus(-conditioned).mean())).backward()
+        inputs = Inputs(x_t, draw.t, microbatch.condition)
+        denoising_loss(self.critic(*inputs), samples, schedule.weight(draw.t)).backward()
+        fake = self.critic.logits(inputs)
+        x_t, t = real.noise_sample.add_noise(real.images, schedule), real.noise_sample.t
+        true = self.critic.logits(Inputs(x_t, t, real.condition))
+        (1e-2 * (softplus(fake).mean() + softplus(-true).mean())).backward()
 
     def gradients(self, sampler: Callable[[], None]) -> Tensor:
         """Of all weights after one cycle, (weights,)."""

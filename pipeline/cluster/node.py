@@ -84,13 +84,12 @@ def _measured(settings: dict[str, Any]) -> Speed:
     student = new_student(teacher, config.network, config.seed).to(device)
     rows = min(config.distill.batch_size // config.distill.lanes, 64)
     noise = torch.randn(rows, *teacher.shape, device=device)
-    labels = None
-    if teacher.classes is not None:
-        labels = torch.zeros(rows, dtype=torch.int64, device=device)
+    labels = None if teacher.classes is None else torch.zeros(rows, dtype=torch.int64)
+    condition = teacher.conditioner(labels, rows, device)
 
     def seconds(network: Any) -> float:
         with torch.no_grad():
-            return _seconds(lambda: teacher.steps.images(network, noise, labels)) / rows
+            return _seconds(lambda: teacher.sampler.images(network, noise, condition)) / rows
 
     if device.type == "cuda":
         name, memory = (

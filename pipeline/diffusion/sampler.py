@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pipeline.diffusion import seeds
+from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Schedule, diffuse, expand
 
-Denoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""A network as samplers and losses call it: (x_t, t, labels) -> x0."""
+Denoise = Callable[[Tensor, Tensor, Condition], Tensor]
+"""A network as samplers and losses call it: (x_t, t, condition) -> x0."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class FewStepSampler:
 
     Args:
         schedule: Of the student.
-        times: Descending, in the schedule's own unit; one for a one-step student.
+        timesteps: Descending, in the schedule's own unit; one for a one-step student.
         renoise: Whether x0 is diffused to the next time with fresh noise; else with the noise
             that the student saw in its input, as a step of DDIM.
 
@@ -27,24 +28,26 @@ class FewStepSampler:
     """
 
     schedule: Schedule
-    times: tuple[float, ...]
+    timesteps: tuple[float, ...]
     renoise: bool = True
 
-    def images(self, student: Denoise, noise: Tensor, labels: Tensor | None) -> Tensor:
+    def images(self, student: Denoise, noise: Tensor, condition: Condition) -> Tensor:
         """What the student makes of unit-variance noise.
 
         Args:
             student: A denoiser, wrapped or bare; gradients flow if enabled.
             noise: (B, C, H, W), on its device.
-            labels: Conditions, (B,) int64, or None.
+            condition: Of every sample.
 
         Returns:
             x0 at the last time, same shape as the noise, in about [-1, 1].
         """
-        last = len(self.times) - 1
-        return student(self.input(student, noise, labels, last), self.time(last, noise), labels)
+        last = len(self.timesteps) - 1
+        return student(
+            self.input(student, noise, condition, last), self.time(last, noise), condition
+        )
 
-    def input(self, student: Denoise, noise: Tensor, labels: Tensor | None, step: int) -> Tensor:
+    def input(self, student: Denoise, noise: Tensor, condition: Condition, step: int) -> Tensor:
         """x_t at the times' position `step`, made by the student itself; other arguments as above.
 
         The fresh noise of later steps follows from each sample's first noise, so that its image
@@ -53,7 +56,7 @@ class FewStepSampler:
         t = self.time(0, noise)
         x_t = self.schedule.init_noise_sigma(t[0]) * noise
         for number in range(step):
-            x0, after = student(x_t, t, labels), self.time(number + 1, noise)
+            x0, after = student(x_t, t, condition), self.time(number + 1, noise)
             if self.renoise:
                 eps = seeds.renewed(noise, number)
             else:
@@ -64,4 +67,4 @@ class FewStepSampler:
 
     def time(self, step: int, like: Tensor) -> Tensor:
         """The time at a position for every row, (B,)."""
-        return like.new_full((len(like),), self.times[step])
+        return like.new_full((len(like),), self.timesteps[step])

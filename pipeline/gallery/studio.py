@@ -15,8 +15,8 @@ from pipeline.data.fetch import fetch_inputs
 from pipeline.diffusion import seeds
 from pipeline.diffusion.noise import slerp
 from pipeline.diffusion.solver import evaluations
+from pipeline.models.condition import Prompts
 from pipeline.models.denoiser import Denoiser
-from pipeline.models.latent_network import LatentNetwork
 from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.models.students import load_student
@@ -162,8 +162,8 @@ class Studio:
 
     def _labels(self, network: Denoiser, wish: Wish) -> Tensor | None:
         label = wish.label
-        if wish.prompt is not None and isinstance(network, LatentNetwork):
-            label = network.text.label(wish.prompt)
+        if wish.prompt is not None and isinstance(network.conditioner, Prompts):
+            label = network.conditioner.label(wish.prompt)
         return None if label is None else torch.full((wish.count,), label, device=self.device)
 
 

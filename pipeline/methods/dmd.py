@@ -1,8 +1,6 @@
 """The method: which losses, on which draws, at whose turn."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.data.schema import PairBatch
 from pipeline.diffusion.adversarial import fool_loss
+from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.losses import denoising_loss
 from pipeline.diffusion.matching import MATCHING, Matching
 from pipeline.diffusion.noise import Schedule
@@ -17,7 +16,8 @@ from pipeline.diffusion.sampler import Denoise, FewStepSampler
 from pipeline.methods.microbatch import Loss, Microbatch, NoiseSample, Real, RealImages, StepPlan
 from pipeline.methods.terms.gan import GAN
 from pipeline.methods.terms.regression import Distance, l2
-from pipeline.models.critic import Rows, joined
+from pipeline.models.condition import Conditioner
+from pipeline.models.denoiser import Inputs
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class DMD:
     Args:
         schedule: Of all three networks.
         shape: One image, (C, H, W).
-        classes: Number of class labels, or None.
+        conditioner: Of all three networks.
         regression_steps, burn_in_steps: Lengths of the first two phases.
         regression_weight, matching_weight: Weights of the student's losses in the third.
         matching_range, critic_range: Ends of the diffusion times, as fractions of
@@ -51,7 +51,7 @@ class DMD:
 
     schedule: Schedule
     shape: tuple[int, int, int]
-    classes: int | None
+    conditioner: Conditioner
     regression_steps: int
     burn_in_steps: int
     regression_weight: float
@@ -82,7 +82,7 @@ class DMD:
 
     def step_index(self, rng: torch.Generator) -> int:
         """Which of its times the student learns at in one step, the same for all its lanes."""
-        return int(torch.randint(len(self.sampler.times), (), generator=rng))
+        return int(torch.randint(len(self.sampler.timesteps), (), generator=rng))
 
     def draw(
         self,
@@ -91,26 +91,38 @@ class DMD:
         pairs: PairBatch | None = None,
         real: RealImages | None = None,
         step_index: int = 0,
+        device: torch.device | str = "cpu",
     ) -> Microbatch:
-        """A lane of `count` fresh samples, a function of the generator whatever the turn."""
+        """`count` fresh samples on a device, a function of the generator whatever the step."""
         noise, matching_eps, critic_eps = torch.randn(3, count, *self.shape, generator=rng)
         fractions = torch.rand(2, count, generator=rng)
         labels = None
-        if self.classes is not None:
-            labels = torch.randint(self.classes, (count,), generator=rng)
+        if self.conditioner.classes is not None:
+            labels = torch.randint(self.conditioner.classes, (count,), generator=rng)
         if self.shared and pairs is not None:
             noise = torch.cat([pairs.noise, noise[len(pairs.noise) :]])
             if labels is not None and pairs.labels is not None:
                 labels = torch.cat([pairs.labels, labels[len(pairs.labels) :]])
         matching = NoiseSample(self._times(fractions[0], self.matching_range), matching_eps)
         critic = NoiseSample(self._times(fractions[1], self.critic_range), critic_eps)
-        microbatch = Microbatch(noise, labels, matching, critic, step_index, pairs=pairs)
-        if self.gan is None or real is None:
-            return microbatch
-        return self._with_gan(microbatch, rng, self.gan, real)
+        condition = self.conditioner(labels, count, device)
+        microbatch = Microbatch(noise, condition, matching, critic, step_index)
+        if pairs is not None:
+            of_pairs = self.conditioner(pairs.labels, len(pairs.noise), device)
+            microbatch = replace(microbatch, pairs=pairs, pairs_condition=of_pairs)
+        if self.gan is not None and real is not None:
+            images, labels = real
+            of_real = self.conditioner(labels, len(images), device)
+            microbatch = self._with_gan(microbatch, rng, self.gan, images, of_real)
+        return microbatch.to(torch.device(device))
 
     def _with_gan(
-        self, microbatch: Microbatch, rng: torch.Generator, gan: GAN, real: RealImages
+        self,
+        microbatch: Microbatch,
+        rng: torch.Generator,
+        gan: GAN,
+        images: Tensor,
+        condition: Condition,
     ) -> Microbatch:
         count = len(microbatch.noise)
         eps, shift, fooling_eps, telling_eps = torch.randn(4, count, *self.shape, generator=rng)
@@ -121,12 +133,12 @@ class DMD:
                 NoiseSample(self._times(fraction, gan.range), noise)
                 for fraction, noise in zip(fractions, (fooling_eps, telling_eps), strict=True)
             )
-        draw = NoiseSample((discriminator_noise or microbatch.critic).t, eps)
+        noise_sample = NoiseSample((discriminator_noise or microbatch.critic).t, eps)
         return replace(
             microbatch,
             generator_noise=generator_noise,
             discriminator_noise=discriminator_noise,
-            real=Real(*real, draw, shift),
+            real=Real(images, condition, noise_sample, shift),
         )
 
     def _times(self, fraction: Tensor, ends: tuple[float, float]) -> Tensor:
@@ -138,7 +150,7 @@ class DMD:
         plan: StepPlan,
         student: nn.Module,
         teacher: Denoise,
-        critic: nn.Module,
+        critic: Any,
         microbatch: Microbatch,
     ) -> Loss:
         """Losses on fresh noise and regression loss on pairs, in one student pass with gradients.
@@ -149,17 +161,17 @@ class DMD:
             teacher, critic: Their weights get no gradients; the teacher is under its guidance.
             lane: Its draws; with pairs if turn.regression > 0, with real images if turn.gan > 0.
         """
-        sampler, rows = self.sampler, list[Rows]()
+        sampler, inputs = self.sampler, list[Inputs]()
         if plan.fresh:
             t = sampler.time(microbatch.step_index, microbatch.noise)
-            rows.append(Rows(self._input(student, microbatch), t, microbatch.labels))
+            inputs.append(Inputs(self._input(student, microbatch), t, microbatch.condition))
         apart = plan.regression and not (self.shared and plan.fresh)
         if apart:
-            assert microbatch.pairs is not None
-            noise = microbatch.pairs.noise
-            x_t = sampler.input(student, noise, microbatch.pairs.labels, 0)
-            rows.append(Rows(x_t, sampler.time(0, noise), microbatch.pairs.labels))
-        images = student(*joined(rows))
+            assert microbatch.pairs is not None and microbatch.pairs_condition is not None
+            noise, condition = microbatch.pairs.noise, microbatch.pairs_condition
+            x_t = sampler.input(student, noise, condition, 0)
+            inputs.append(Inputs(x_t, sampler.time(0, noise), condition))
+        images = student(*Inputs.cat(inputs))
         total, samples = images.new_zeros(()), None
         parts: dict[str, Tensor] = {}
         if plan.fresh:
@@ -180,29 +192,26 @@ class DMD:
     def samples(self, student: nn.Module, microbatch: Microbatch) -> Tensor:
         """The student's images at the lane's exit, (B, C, H, W), without gradients."""
         t = self.sampler.time(microbatch.step_index, microbatch.noise)
-        images: Tensor = student(self._input(student, microbatch), t, microbatch.labels)
+        images: Tensor = student(self._input(student, microbatch), t, microbatch.condition)
         return images
 
     @torch.no_grad()
     def _input(self, student: nn.Module, microbatch: Microbatch) -> Tensor:
-        """What the student is given at the lane's exit, as it is given it when it samples."""
+        """What the student is given at the microbatch's step, as it is given it when it samples."""
         return self.sampler.input(
-            student, microbatch.noise, microbatch.labels, microbatch.step_index
+            student, microbatch.noise, microbatch.condition, microbatch.step_index
         )
 
-    def _step_conditioned(self, critic: nn.Module, microbatch: Microbatch) -> Callable[..., Any]:
-        """The critic for what the student makes at the lane's exit, where it has several."""
-        return (
-            partial(critic, step_index=microbatch.step_index)
-            if len(self.sampler.times) > 1
-            else critic
-        )
+    def _step_conditioned(self, microbatch: Microbatch) -> dict[str, int]:
+        """Tells a critic which step made the images, where the student has several."""
+        several = len(self.sampler.timesteps) > 1
+        return {"step_index": microbatch.step_index} if several else {}
 
     def _sample_gradient(
         self,
         plan: StepPlan,
         teacher: Denoise,
-        critic: nn.Module,
+        critic: Any,
         samples: Tensor,
         microbatch: Microbatch,
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -210,20 +219,22 @@ class DMD:
 
         They are taken with respect to the samples alone: no weight gets a gradient.
         """
-        x0, t = samples.detach().requires_grad_(), microbatch.matching.t
-        conditioned = self._step_conditioned(critic, microbatch)
+        x0 = samples.detach().requires_grad_()
+        t, condition = microbatch.matching.t, microbatch.condition
+        step = self._step_conditioned(microbatch)
         total, logits = torch.zeros_like(x0), None
         parts: dict[str, Tensor] = {}
         if plan.matching:
             through = self.matching.through_scores
             x_t = microbatch.matching.add_noise(x0, self.schedule)
             with torch.set_grad_enabled(through):
-                real = teacher(x_t, t, microbatch.labels)
+                real = teacher(x_t, t, condition)
             if self.gan and microbatch.generator_noise is None and (plan.gan or self.gan.weighs):
-                fake, logits = conditioned(x_t, t, microbatch.labels, judge="too", through=through)
+                fake, logits = critic.denoise_and_logits(Inputs(x_t, t, condition), **step)
+                fake = fake if through else fake.detach()
             else:
                 with torch.set_grad_enabled(through):
-                    fake = conditioned(x_t, t, microbatch.labels)
+                    fake = critic(x_t, t, condition, **step)
             losses = self.matching.loss(x0, real, fake)
             if self.gan and logits is not None:
                 losses = self.gan.weigh(losses, logits)
@@ -232,30 +243,31 @@ class DMD:
             total += plan.matching * gradient
         if plan.gan:
             if logits is None:
-                draw = microbatch.generator_noise or microbatch.matching
-                x_t = draw.add_noise(x0, self.schedule)
-                logits = conditioned(x_t, draw.t, microbatch.labels, judge="only")
+                noise_sample = microbatch.generator_noise or microbatch.matching
+                x_t = noise_sample.add_noise(x0, self.schedule)
+                logits = critic.logits(Inputs(x_t, noise_sample.t, condition), **step)
             loss = fool_loss(logits)
             (gradient,) = torch.autograd.grad(loss, x0)
             parts |= {"gan_student": loss.detach(), "gan_gradient": _size(gradient)}
             total += plan.gan * gradient
         return total, parts
 
-    def critic_loss(self, critic: nn.Module, samples: Tensor, microbatch: Microbatch) -> Loss:
+    def critic_loss(self, critic: Any, samples: Tensor, microbatch: Microbatch) -> Loss:
         """Of the critic, on the student's samples, (B, C, H, W), detached.
 
         Denoising; with a GAN, which of samples and real images are which, in the same pass.
         """
-        conditioned, draw = self._step_conditioned(critic, microbatch), microbatch.critic
-        x_t, weight = draw.add_noise(samples, self.schedule), self.schedule.weight(draw.t)
+        step, noise_sample = self._step_conditioned(microbatch), microbatch.critic
+        x_t, t = noise_sample.add_noise(samples, self.schedule), noise_sample.t
+        inputs, weight = Inputs(x_t, t, microbatch.condition), self.schedule.weight(t)
         if self.gan is None:
-            loss = denoising_loss(conditioned(x_t, draw.t, microbatch.labels), samples, weight)
+            loss = denoising_loss(critic(*inputs, **step), samples, weight)
             return Loss(loss, {"critic": loss.detach()})
-        more = self.gan.rows(microbatch, samples, self.schedule)
-        x0, logits = conditioned(x_t, draw.t, microbatch.labels, judge="too", more=more)
+        judged = self.gan.inputs(microbatch, samples, self.schedule)
+        x0, logits = critic(*inputs, **step, judged=judged)
         loss = denoising_loss(x0, samples, weight)
-        discriminator_noise, parts = self.gan.loss(microbatch, logits)
-        return Loss(loss + discriminator_noise, {"critic": loss.detach(), **parts})
+        discriminator, parts = self.gan.loss(microbatch, logits)
+        return Loss(loss + discriminator, {"critic": loss.detach(), **parts})
 
 
 def _size(gradient: Tensor) -> Tensor:

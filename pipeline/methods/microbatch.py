@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.schema import PairBatch
+from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Schedule, diffuse
 
 RealImages = tuple[Tensor, Tensor | None]
@@ -55,21 +56,25 @@ class NoiseSample:
 
 @dataclass(frozen=True)
 class Real:
-    """Real images (B, C, H, W), their conditions (B,) or None, and where they are diffused to.
+    """Real images (B, C, H, W), their condition, and where they are diffused to.
 
     Attributes:
         shift: Unit-variance noise (B, C, H, W) that their neighbours are made with.
     """
 
     images: Tensor
-    labels: Tensor | None
-    draw: NoiseSample
+    condition: Condition
+    noise_sample: NoiseSample
     shift: Tensor
 
     def to(self, device: torch.device) -> "Real":
         """The same on a device."""
-        labels = None if self.labels is None else self.labels.to(device)
-        return Real(self.images.to(device), labels, self.draw.to(device), self.shift.to(device))
+        return Real(
+            self.images.to(device),
+            self.condition.to(device),
+            self.noise_sample.to(device),
+            self.shift.to(device),
+        )
 
 
 @dataclass(frozen=True)
@@ -78,19 +83,20 @@ class Microbatch:
 
     Attributes:
         noise: Unit-variance input of the student, (B, C, H, W).
-        labels: Conditions, (B,) int64, or None.
+        condition: Of every sample.
         matching: Of the matching loss.
         critic: Of the critic's denoising loss.
         exit: Which of the student's times it learns at; the same for all lanes of a step.
         fooling, telling: Of the GAN's losses of student and critic; None where those share the
             draws above.
         real: Real images, where there is a GAN.
-        pairs: Teacher pairs of the regression loss, where the turn has one.
+        pairs: Teacher pairs of the regression loss, where the step has one.
+        pairs_condition: Theirs.
         weight: 0 for a lane that only fills up: sharded networks need every worker's call.
     """
 
     noise: Tensor
-    labels: Tensor | None
+    condition: Condition
     matching: NoiseSample
     critic: NoiseSample
     step_index: int = 0
@@ -98,6 +104,7 @@ class Microbatch:
     discriminator_noise: NoiseSample | None = None
     real: Real | None = None
     pairs: PairBatch | None = None
+    pairs_condition: Condition | None = None
     weight: float = 1.0
 
     def to(self, device: torch.device) -> "Microbatch":

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion import seeds
+from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import EDM, Schedule, expand
+from pipeline.models.condition import ClassLabels
 from pipeline.models.denoiser import Denoiser
 
 
@@ -33,7 +35,6 @@ class GaussianMixture(Denoiser):
     means: Tensor
     variances: Tensor
     basis: Tensor | None
-    unconditional = True
 
     def __init__(
         self,
@@ -47,30 +48,29 @@ class GaussianMixture(Denoiser):
         super().__init__()
         self.schedule = schedule or EDM()
         self.shape = shape
-        self.classes = len(means)
+        self.conditioner = ClassLabels(len(means), null_label=-1)
         self.delay = delay
         self.register_buffer("means", means)
         self.register_buffer("variances", variances)
         self.register_buffer("basis", basis)
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """See `Denoiser.forward`; without a condition the whole mixture is meant."""
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """See `Denoiser.forward`; without labels, or with the label -1, the whole mixture."""
         time.sleep(self.delay)
         flat, t = x_t.flatten(1), t.expand(len(x_t))[:, None]
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        known = None
-        if condition is not None:
-            known = self._component(flat, alpha, sigma, condition.clamp(min=0))[0].view_as(x_t)
-            if (condition >= 0).all():
-                return known
+        labels = condition.get("labels")
+        if labels is None:
+            labels = torch.full((len(flat),), -1, device=x_t.device)
+        known = self._component(flat, alpha, sigma, labels.clamp(min=0))[0].view_as(x_t)
+        if (labels >= 0).all():
+            return known
         every = torch.arange(len(self.means), device=x_t.device)
         parts = [self._component(flat, alpha, sigma, k.expand(len(flat))) for k in every]
         weights = torch.stack([evidence for _, evidence in parts]).softmax(0)
         means = torch.stack([x0 for x0, _ in parts])
         mixture = (weights[..., None] * means).sum(0).view_as(x_t)
-        if known is None or condition is None:
-            return mixture
-        return torch.where(expand(condition < 0, x_t), mixture, known)
+        return torch.where(expand(labels < 0, x_t), mixture, known)
 
     def _component(
         self, x_t: Tensor, alpha: Tensor, sigma: Tensor, label: Tensor

@@ -1,48 +1,21 @@
 """The critic: the fake score, and a discriminator on its features."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers.models.embeddings import TimestepEmbedding
 from torch import Tensor, nn
 
-from pipeline.models.denoiser import Denoiser
+from pipeline.diffusion.condition import Condition
+from pipeline.models.denoiser import Inputs, blank
 from pipeline.models.network import Network
+from pipeline.models.views import Shifted, Tap, view
 from pipeline.utils.errors import UserError
 
 _SIDE = 4
 _PACE = 10
 """How much faster than other weights the vectors of the steps learn, which begin at nothing."""
-
-
-class Rows(NamedTuple):
-    """What a denoiser is given: x_t (B, C, H, W), t (B,), and conditions (B,) or None."""
-
-    x_t: Tensor
-    t: Tensor
-    labels: Tensor | None
-
-
-def joined(parts: Sequence[Rows]) -> Rows:
-    """All rows one after another; if any part has labels, all have."""
-    labels = [part.labels for part in parts if part.labels is not None]
-    return Rows(
-        torch.cat([part.x_t for part in parts]),
-        torch.cat([part.t for part in parts]),
-        torch.cat(labels) if labels else None,
-    )
-
-
-def blank(network: Denoiser, count: int) -> Rows:
-    """Inputs of zeros, x_t (count, C, H, W) at the schedule's first time, where the network is."""
-    weight = next(network.parameters())
-    labels = None
-    if network.classes is not None:
-        labels = torch.zeros(count, dtype=torch.int64, device=weight.device)
-    x_t = weight.new_zeros((count, *network.shape))
-    return Rows(x_t, weight.new_full((count,), network.schedule.start), labels)
 
 
 class Head(nn.Sequential):
@@ -72,8 +45,6 @@ class Head(nn.Sequential):
 class Critic(nn.Module):
     """A network that denoises the student's samples, and tells them from real images.
 
-    Every call goes through `forward`, so that wrappers for several workers see it.
-
     A student of several steps gives other images at each. A score of all of them together is
     content when they are right on average, with first ones too soft and last ones too hard. So
     the critic is told the step: a learnt vector, zero at first, is added to its embedding of time.
@@ -85,26 +56,17 @@ class Critic(nn.Module):
         blocks: Numbers of its `stages` whose features are judged; None: the middle one; empty: it
             only denoises.
         exits: Number of the student's steps.
-        whole: Whether every call runs the network to its end, as sharded ones need.
 
     Raises:
         UserError: If there is no such block, or its features are no square maps.
     """
 
     def __init__(
-        self,
-        denoiser: Network,
-        blocks: Sequence[int] | None = None,
-        exits: int = 1,
-        whole: bool = False,
+        self, denoiser: Network, blocks: Sequence[int] | None = None, exits: int = 1
     ) -> None:
         super().__init__()
-        self.denoiser, self.whole = denoiser, whole
+        self.denoiser = denoiser
         self.exits = _exit_embedding(denoiser, exits) if exits > 1 else None
-        if self.exits is not None:
-            for embedding in _time_embeddings(denoiser):
-                embedding.register_forward_hook(self._add_exit)
-        self._exit = exits - 1
         stages = denoiser.stages()
         numbers = [len(stages) // 2] if blocks is None else sorted(set(blocks))
         if numbers and numbers[-1] >= len(stages):
@@ -112,7 +74,7 @@ class Critic(nn.Module):
                 f"distill.gan.blocks: {numbers[-1]} is no block of the critic; it has 0 to "
                 f"{len(stages) - 1}"
             )
-        self._taps = [stages[number] for number in numbers]
+        self.stages = [stages[number] for number in numbers]
         shapes = self._feature_shapes()
         for _, _, height, width in shapes:
             if height != width:
@@ -126,107 +88,97 @@ class Critic(nn.Module):
         self,
         x_t: Tensor,
         t: Tensor,
-        labels: Tensor | None = None,
-        judge: Literal["no", "too", "only"] = "no",
-        through: bool = True,
-        more: Rows | None = None,
+        condition: Condition,
         step_index: int | None = None,
+        judged: Inputs | None = None,
     ) -> Any:
-        """Predict x0; see `Denoiser.forward`.
+        """`denoise`, or `denoise_and_logits` with further images that are judged alone.
+
+        The critic in training is called here, where wrappers for several workers see it.
+        """
+        inputs = Inputs(x_t, t, condition)
+        if judged is None:
+            return self.denoise(inputs, step_index)
+        return self.denoise_and_logits(inputs, step_index, judged)
+
+    def denoise(self, inputs: Inputs, step_index: int | None = None) -> Tensor:
+        """Predict x0, (B, C, H, W).
 
         Args:
-            x_t, t, labels: Diffused images.
-            judge: Whether logits of them are wanted too, or alone.
-            through: Whether x0 has a graph; without, it ends at the judged features.
-            more: Further diffused images, judged alone.
-            exit: Which of the student's steps gave the images; None: its last.
+            inputs: Diffused images.
+            step_index: Which of the student's steps gave them; None: its last.
+        """
+        x0: Tensor = self._at_step(step_index)(*inputs)
+        return x0
+
+    def logits(self, inputs: Inputs, step_index: int | None = None) -> Tensor:
+        """How real diffused images look, (B, heads), in float32 at least; arguments as above."""
+        return self._judge(self._features(inputs, step_index))
+
+    def denoise_and_logits(
+        self, inputs: Inputs, step_index: int | None = None, more: Inputs | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Both in one pass; the logits of further images follow those of the inputs.
 
         Returns:
-            x0, (B, C, H, W); with judge "too" (x0, logits) and with "only" the logits alone,
-            (B + rows of more, heads), in float32 at least.
+            x0, (B, C, H, W), and logits, (B + rows of more, heads).
         """
-        if self.exits is not None:
-            self._exit = self.exits.num_embeddings - 1 if step_index is None else step_index
-        if judge == "no":
-            return self.denoiser(x_t, t, labels)
-        found: list[list[Tensor]] = []
-        x0 = None
-        if judge == "only":
-            found.append(self._features(Rows(x_t, t, labels)))
-        else:
-            after = None if through else _without_graph
-            with torch.set_grad_enabled(torch.is_grad_enabled()), self._tapped(after) as features:
-                x0 = self.denoiser(x_t, t, labels)
-            found.append(features)
+        found: list[Any] = []
+        network = self._at_step(step_index)
+        x0 = view(network, self._taps(network, found))(*inputs)
+        maps = [_map(each) for each in found]
         if more is not None:
-            found.append(self._features(more))
-        maps = [torch.cat(parts) for parts in zip(*found, strict=True)]
+            rest = self._features(more, step_index)
+            maps = [torch.cat(pair) for pair in zip(maps, rest, strict=True)]
+        return x0, self._judge(maps)
+
+    def _at_step(self, step_index: int | None) -> Network:
+        """The network as it is for images of a step."""
+        if self.exits is None:
+            return self.denoiser
+        index = self.exits.num_embeddings - 1 if step_index is None else step_index
+        vector = _PACE * self.exits.weight[index]
+        embeddings = _time_embeddings(self.denoiser)
+        return view(
+            self.denoiser, {name: Shifted(each, vector) for name, each in embeddings.items()}
+        )
+
+    def _features(self, inputs: Inputs, step_index: int | None = None) -> list[Tensor]:
+        """The judged stages' maps alone: the network ends at the last of them."""
+        found: list[Any] = []
+        network = self._at_step(step_index)
+        network = view(network, network.up_to(self.stages[-1]))
+        view(network, self._taps(network, found)).predict(*inputs)
+        return [_map(each) for each in found]
+
+    def _taps(self, network: Network, found: list[Any]) -> dict[str, nn.Module]:
+        return {name: Tap(network.get_submodule(name), found) for name in self.stages}
+
+    def _judge(self, maps: Sequence[Tensor]) -> Tensor:
         logits = torch.stack([head(each) for head, each in zip(self.heads, maps, strict=True)], 1)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return logits if judge == "only" else (x0, logits)
-
-    def _add_exit(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        assert self.exits is not None
-        return output + _PACE * self.exits.weight[self._exit].to(output.dtype)
-
-    def _features(self, rows: Rows) -> list[Tensor]:
-        with (
-            torch.set_grad_enabled(torch.is_grad_enabled()),
-            self._tapped(_without_graph if self.whole else _stop) as features,
-        ):
-            try:
-                self.denoiser(*rows)
-            except _EnoughError:
-                pass
-        return features
-
-    @contextmanager
-    def _tapped(self, after: Callable[[], None] | None) -> Iterator[list[Tensor]]:
-        """Collects the taps' features, as maps; `after` is called once all are there."""
-        features: list[Tensor] = []
-
-        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-            features.append(_map(output))
-            if after is not None and len(features) == len(self._taps):
-                after()
-
-        handles = [tap.register_forward_hook(keep) for tap in self._taps]
-        try:
-            yield features
-        finally:
-            for handle in handles:
-                handle.remove()
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     @torch.no_grad()
     def _feature_shapes(self) -> list[torch.Size]:
+        if not self.stages:
+            return []
         return [each.shape for each in self._features(blank(self.denoiser, 1))]
 
 
-def _time_embeddings(denoiser: Network) -> list[TimestepEmbedding]:
-    """What embeds the time, and nothing else that is embedded alike (sizes, guidance)."""
-    return [
-        module
+def _time_embeddings(denoiser: Network) -> dict[str, TimestepEmbedding]:
+    """What embeds the time, and nothing else that is embedded alike (sizes, guidance), by name."""
+    return {
+        name: module
         for name, module in denoiser.named_modules()
         if isinstance(module, TimestepEmbedding) and name.rpartition(".")[2].startswith("time")
-    ]
+    }
 
 
 def _exit_embedding(denoiser: Network, exits: int) -> nn.Embedding:
-    weight = _time_embeddings(denoiser)[0].linear_2.weight
+    embedding = next(iter(_time_embeddings(denoiser).values()))
+    weight = embedding.linear_2.weight
     zeros = torch.zeros(exits, len(weight), device=weight.device)
     return nn.Embedding.from_pretrained(zeros, freeze=False)
-
-
-class _EnoughError(Exception):
-    """All features are there."""
-
-
-def _stop() -> None:
-    raise _EnoughError
-
-
-def _without_graph() -> None:
-    torch.set_grad_enabled(False)
 
 
 def _map(output: Any) -> Tensor:

@@ -1,12 +1,33 @@
 """What a network is in this house: (x_t, t, condition) -> x0."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Schedule
 from pipeline.diffusion.sampler import FewStepSampler
+from pipeline.models.condition import Conditioner
 from pipeline.models.vae import VAE
+
+
+class Inputs(NamedTuple):
+    """What a denoiser is called with: x_t (B, C, H, W), t (B,), and the condition of every row."""
+
+    x_t: Tensor
+    t: Tensor
+    condition: Condition
+
+    @staticmethod
+    def cat(parts: Sequence["Inputs"]) -> "Inputs":
+        """All rows, one part after another."""
+        return Inputs(
+            torch.cat([part.x_t for part in parts]),
+            torch.cat([part.t for part in parts]),
+            Condition.cat([part.condition for part in parts]),
+        )
 
 
 class Denoiser(nn.Module):
@@ -15,24 +36,29 @@ class Denoiser(nn.Module):
     Attributes:
         schedule: The noise process it was trained on.
         shape: One image, (C, H, W).
-        classes: Number of class labels, or None for an unconditional network; of a
-            text-conditional one the number of its prompts.
-        prompts: What the labels stand for, or None.
+        conditioner: Makes its conditions from labels.
         latents: Where x0 is latents, what decodes them; else None.
-        unconditional: Whether it knows no condition too: the label -1, or no labels at all.
-        few: How it goes from noise to images as a student of a few steps, or None.
+        own_sampler: How it goes from noise to images as a student of a few steps, or None.
     """
 
     schedule: Schedule
     shape: tuple[int, int, int]
-    classes: int | None
-    prompts: Sequence[str] | None = None
+    conditioner: Conditioner
     latents: VAE | None = None
-    unconditional: bool = False
     own_sampler: FewStepSampler | None = None
 
     @property
-    def steps(self) -> FewStepSampler:
+    def classes(self) -> int | None:
+        """Number of class labels or prompts; None for a network that has none."""
+        return self.conditioner.classes
+
+    @property
+    def prompts(self) -> Sequence[str] | None:
+        """What the labels stand for, where that is text."""
+        return self.conditioner.prompts
+
+    @property
+    def sampler(self) -> FewStepSampler:
         """How it goes from noise to images as a student: in one step from the noisiest time."""
         return self.own_sampler or FewStepSampler(self.schedule, (self.schedule.start,))
 
@@ -43,14 +69,13 @@ class Denoiser(nn.Module):
             return self.shape
         return 3, self.shape[1] * self.latents.factor, self.shape[2] * self.latents.factor
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predict x0.
 
         Args:
             x_t: Noisy images, (B, C, H, W), float32 or float64.
             t: Times in the schedule's own unit, (B,) or (), same dtype.
-            condition: Class labels, (B,) int64 in [0, classes), or None for no condition; -1 for
-                none in one row, if `unconditional`.
+            condition: Of every sample, from its `conditioner`.
 
         Returns:
             x0, (B, C, H, W), in data units of about [-1, 1].
@@ -60,3 +85,14 @@ class Denoiser(nn.Module):
     def decode(self, x0: Tensor) -> Tensor:
         """Images to look at, (B, C, H, W) in about [-1, 1], of what `forward` predicts."""
         return x0
+
+
+def blank(network: Denoiser, count: int) -> Inputs:
+    """Inputs of zeros, x_t (count, C, H, W) at the schedule's first time, where the network is."""
+    weight = next(network.parameters())
+    labels = None
+    if network.classes is not None:
+        labels = torch.zeros(count, dtype=torch.int64)
+    condition = network.conditioner(labels, count, weight.device)
+    x_t = weight.new_zeros((count, *network.shape))
+    return Inputs(x_t, weight.new_full((count,), network.schedule.start), condition)

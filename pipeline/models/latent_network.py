@@ -9,12 +9,16 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
+from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow, Schedule
+from pipeline.models.condition import Prompts
 from pipeline.models.network import Network
-from pipeline.models.prompts import Embedding, PromptEncoder
 from pipeline.models.schedulers import student_scheduler
 from pipeline.models.vae import VAE
 from pipeline.utils.errors import UserError
+
+_BLOCKS = ("transformer_blocks", "single_transformer_blocks")
+"""Lists of a transformer's blocks, in their order."""
 
 
 class FrozenPipeline:
@@ -53,7 +57,6 @@ class LatentNetwork(Network):
     """
 
     latents: VAE
-    unconditional = True
     part = "transformer"
     embedded_guidance: float | None = None
     spacing: ClassVar[str | None] = None
@@ -78,13 +81,19 @@ class LatentNetwork(Network):
         side = size // latents.factor
         super().__init__(backbone, schedule, prediction, (self.channels(backbone), side, side))
         self.latents, self.frozen, self.size = latents, FrozenPipeline(pipe, flags), size
-        self.text = PromptEncoder(prompts, negative, partial(self._encode, pipe))
-        self.prompts, self.classes = prompts, len(prompts) or None
+        self.conditioner = Prompts(
+            prompts, negative, partial(self._encode, pipe), self.guidable(backbone)
+        )
 
     @staticmethod
     def channels(backbone: Any) -> int:
         """Of a latent."""
         return int(backbone.config.in_channels)
+
+    @staticmethod
+    def guidable(backbone: Any) -> bool:
+        """Whether the backbone knows no condition, so that it can be guided."""
+        return True
 
     @classmethod
     def own_side(cls, backbone: Any) -> int:
@@ -102,24 +111,20 @@ class LatentNetwork(Network):
         return cls.patch * int(getattr(backbone.config, "patch_size", None) or 1)
 
     @staticmethod
-    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Embedding:
+    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
         """What the pipeline makes of prompts; `negative` says that they are the negative one."""
         raise NotImplementedError
 
     @classmethod
     def _encode(
         cls, pipe: Any, texts: list[str], negative: bool, device: torch.device
-    ) -> Embedding:
+    ) -> Condition:
         for name, part in pipe.components.items():
             if name.startswith("text_encoder") and part is not None:
                 part.to(device)
         return cls.encode(pipe, texts, negative, device)
 
-    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        """What the backbone gives, (B, C, H, W); arguments as `Denoiser.forward`."""
-        raise NotImplementedError
-
-    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predict x0; see `Denoiser.forward`."""
         output = self.predict(x_t, t.expand(len(x_t)), condition)
         return self.read(output[:, : x_t.shape[1]], x_t, t)  # some predict a variance too
@@ -137,7 +142,7 @@ class LatentNetwork(Network):
     def pipeline(self) -> DiffusionPipeline:
         """Its own, with a scheduler that takes the student's steps, the last one to x0 itself."""
         pipe = self.frozen.pipe
-        scheduler = student_scheduler(pipe.scheduler.config, self.steps)
+        scheduler = student_scheduler(pipe.scheduler.config, self.sampler)
         parts = {**pipe.components, self.part: self.backbone, "scheduler": scheduler}
         made = type(pipe)(**parts, **self.frozen.flags)
         made.register_to_config(**self.frozen.flags)
@@ -148,20 +153,33 @@ class LatentNetwork(Network):
         """Arguments of the pipeline that are no components, from its `model_index.json`."""
         return {}
 
-    def stages(self) -> list[nn.Module]:
+    def stages(self) -> list[str]:
         if self.part == "unet":
             return super().stages()
-        blocks = [*self.backbone.transformer_blocks]
-        return blocks + [*getattr(self.backbone, "single_transformer_blocks", ())]
+        blocks = {name: getattr(self.backbone, name, ()) for name in _BLOCKS}
+        return [
+            f"{self.part}.{name}.{i}" for name, each in blocks.items() for i in range(len(each))
+        ]
+
+    def up_to(self, stage: str) -> dict[str, nn.Module]:
+        if self.part == "unet":
+            return super().up_to(stage)
+        _, last, number = stage.split(".")
+        parts: dict[str, nn.Module] = {}
+        for name in _BLOCKS[_BLOCKS.index(last) :]:
+            if blocks := getattr(self.backbone, name, None):
+                kept = blocks[: int(number) + 1] if name == last else []
+                parts[f"{self.part}.{name}"] = nn.ModuleList(kept)
+        return parts
 
     @property
     def settings(self) -> dict[str, Any] | None:
         """As `Network.settings`; with the images' size, where it is not the model's own."""
-        times, taken = self.steps.times, inspect.signature(type(self.frozen.pipe).__call__)
+        times, taken = self.sampler.timesteps, inspect.signature(type(self.frozen.pipe).__call__)
         steps = super().settings
         if steps is None and isinstance(self.schedule, Flow):
             steps = {"sigmas": list(times)}
-        elif steps is None and self.steps.renoise and "timesteps" in taken.parameters:
+        elif steps is None and self.sampler.renoise and "timesteps" in taken.parameters:
             steps = {"timesteps": [int(time) for time in times]}
         if steps is None:
             return None

@@ -16,11 +16,11 @@ from pipeline.config import NetworkConfig, TeacherConfig
 from pipeline.diffusion import seeds
 from pipeline.diffusion.noise import EDM, Flow, Schedule
 from pipeline.models.analytic import gaussian_teacher
+from pipeline.models.condition import read_prompts
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.folder import load_network, load_parts, need_transformers, place, read_json
 from pipeline.models.latent_network import LatentNetwork, image_size
 from pipeline.models.network import Network, UNet2D
-from pipeline.models.prompts import read_prompts
 from pipeline.models.schedulers import read_scheduler
 from pipeline.models.song_unet import SongUNet
 from pipeline.models.stable_diffusion import StableDiffusion, StableDiffusionXL

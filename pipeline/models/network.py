@@ -6,12 +6,13 @@ from typing import Any
 from diffusers import ConsistencyModelPipeline, DiffusionPipeline, UNet2DModel
 from torch import Tensor, nn
 
+from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import EDM, Schedule, expand
 from pipeline.diffusion.prediction import consistency_to_x0, edm_inputs, edm_to_x0, to_x0
+from pipeline.models.condition import ClassLabels
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.schedulers import spaced_timesteps, student_scheduler
 from pipeline.models.song_unet import SongUNet
-from pipeline.utils.errors import UserError
 
 
 class Network(Denoiser):
@@ -54,16 +55,31 @@ class Network(Denoiser):
     @property
     def settings(self) -> dict[str, Any] | None:
         """How the pipeline is called for the student's steps; None if it cannot take them."""
-        times = self.steps.times
-        if len(times) == 1 or times == spaced_timesteps(self.steps):
+        times = self.sampler.timesteps
+        if len(times) == 1 or times == spaced_timesteps(self.sampler):
             return {"num_inference_steps": len(times)}
         return None
 
-    def stages(self) -> list[nn.Module]:
-        """Blocks whose output tells what an image holds: of a UNet its narrowest one alone."""
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """What the backbone gives, (B, C, H, W); arguments as `Denoiser.forward`."""
+        raise NotImplementedError
+
+    def stages(self) -> list[str]:
+        """Names of blocks whose output tells what an image holds: of a UNet its narrowest alone."""
+        song = isinstance(self.backbone, SongUNet)
+        return [f"{self.part}.{'decoder.1' if song else 'mid_block'}"]
+
+    def up_to(self, stage: str) -> dict[str, nn.Module]:
+        """What ends the network after one of its `stages`: names of modules -> what to put there.
+
+        What it predicts then means nothing.
+        """
+        parts: dict[str, nn.Module] = {"conv_norm_out": nn.Identity(), "conv_out": nn.Identity()}
         if isinstance(self.backbone, SongUNet):
-            return [self.backbone.decoder[1]]
-        return [self.backbone.mid_block]
+            parts["decoder"] = nn.ModuleList(self.backbone.decoder[:2])
+        else:
+            parts["up_blocks"] = nn.ModuleList()
+        return {f"{self.part}.{name}": each for name, each in parts.items()}
 
     def read(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """x0, from what the network gives at x_t (B, C, H, W) and t."""
@@ -92,30 +108,25 @@ class UNet2D(Network):
         height, width = (size, size) if isinstance(size, int) else size
         super().__init__(unet, schedule, prediction, (unet.config.in_channels, height, width))
         self.scheduler = scheduler or {}
-        self.classes = unet.config.num_class_embeds
+        self.conditioner = ClassLabels(unet.config.num_class_embeds)
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Predict x0; see `Denoiser.forward`.
-
-        Raises:
-            UserError: If a class-conditional network is called without a condition.
-        """
-        if self.classes is not None and condition is None:
-            raise UserError(
-                "this teacher has no unconditional branch (its UNet knows class labels alone): "
-                "set pairs.guidance to 1"
-            )
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Predict x0; see `Denoiser.forward`."""
+        output = self.predict(x_t, t, condition)
         if not isinstance(self.schedule, EDM):
-            return self.read(self.backbone(x_t, t, class_labels=condition).sample, x_t, t)
+            return self.read(output, x_t, t)
         sigma, sigma_data = expand(t, x_t), self.schedule.sigma_data
-        scaled, c_noise = edm_inputs(x_t, sigma, sigma_data)
-        consistent = self.prediction == "consistency"
-        time = c_noise.flatten() * (1000 if consistent else 1)
-        output = self.backbone(scaled, time, class_labels=condition).sample
-        if consistent:
+        if self.prediction == "consistency":
             return consistency_to_x0(output, x_t, sigma, sigma_data, self.schedule.sigma_min)
         return edm_to_x0(output, x_t, sigma, sigma_data)
 
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        if isinstance(self.schedule, EDM):
+            x_t, c_noise = edm_inputs(x_t, expand(t, x_t), self.schedule.sigma_data)
+            t = c_noise.flatten() * (1000 if self.prediction == "consistency" else 1)
+        output: Tensor = self.backbone(x_t, t, class_labels=condition.get("labels")).sample
+        return output
+
     def pipeline(self) -> ConsistencyModelPipeline:
         """The one pipeline of diffusers that takes classes, as in `Network.pipeline`."""
-        return ConsistencyModelPipeline(self.unet, student_scheduler(self.scheduler, self.steps))
+        return ConsistencyModelPipeline(self.unet, student_scheduler(self.scheduler, self.sampler))

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.sampler import Denoise
 from pipeline.diffusion.solver import SOLVERS
@@ -13,22 +14,16 @@ from pipeline.utils.errors import UserError
 def guide(teacher: Denoiser, scale: float) -> Denoise:
     """The teacher under classifier-free guidance, in one call of twice the rows.
 
-    At scale 1 it is called with labels alone.
+    At scale 1 it is called with the condition alone.
 
     Raises:
-        UserError: In a call without labels at another scale.
+        UserError: In a call at another scale, if the teacher knows no unconditional branch.
     """
     if scale == 1.0:
         return teacher
 
-    def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-        if labels is None:
-            raise UserError(
-                f"pairs.guidance: {scale} needs labels, and the teacher has none; use 1"
-            )
-        if not teacher.unconditional:
-            return guided(teacher(x_t, t, None), teacher(x_t, t, labels), scale)
-        both = torch.cat([torch.full_like(labels, -1), labels])
+    def denoise(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        both = Condition.cat([teacher.conditioner.null(len(x_t), x_t.device), condition])
         times = t.expand(len(x_t)).repeat(2)
         uncond, cond = teacher(x_t.repeat(2, 1, 1, 1), times, both).chunk(2)
         return guided(uncond, cond, scale)
@@ -59,15 +54,20 @@ def sample_teacher(
         Images, same shape and dtype as the noise, in about [-1, 1].
 
     Raises:
-        UserError: If guidance is asked for without labels.
+        UserError: If guidance is asked for without labels, or of a teacher without an
+            unconditional branch.
     """
+    if labels is None and guidance != 1.0:
+        raise UserError(f"pairs.guidance: {guidance} needs labels, and the teacher has none; use 1")
     denoise, schedule = guide(teacher, guidance), teacher.schedule
+    condition = teacher.conditioner(labels, len(noise), noise.device)
     return SOLVERS[solver](
-        lambda x_t, t: denoise(x_t, t, labels), noise, schedule, schedule.times(steps)
+        lambda x_t, t: denoise(x_t, t, condition), noise, schedule, schedule.times(steps)
     )
 
 
 @torch.no_grad()
 def sample_student(student: Denoiser, noise: Tensor, labels: Tensor | None) -> Tensor:
     """The student's images, as `FewStepSampler.images`, for a student in eval mode."""
-    return student.steps.images(student, noise, labels)
+    condition = student.conditioner(labels, len(noise), noise.device)
+    return student.sampler.images(student, noise, condition)

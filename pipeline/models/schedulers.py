@@ -89,16 +89,16 @@ def read_scheduler(config: Mapping[str, Any], tokens: int | None = None) -> tupl
     )
 
 
-def student_scheduler(config: Mapping[str, Any], steps: FewStepSampler) -> Any:
+def student_scheduler(config: Mapping[str, Any], sampler: FewStepSampler) -> Any:
     """A scheduler of diffusers that takes a student's steps, the last one to x0 itself.
 
     For EDM it takes the one step from the noisiest time, whatever the student's are.
 
     Args:
         config: The `scheduler_config.json` of its teacher; of EDM it may be empty.
-        steps: The student's.
+        sampler: The student's.
     """
-    schedule = steps.schedule
+    schedule = sampler.schedule
     match schedule:
         case EDM(sigma_min, sigma_max, sigma_data, rho):
             settings = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho}
@@ -108,28 +108,28 @@ def student_scheduler(config: Mapping[str, Any], steps: FewStepSampler) -> Any:
                 )
             return EDMDPMSolverMultistepScheduler(**settings, sigma_data=sigma_data)
         case Flow(shift, table):
-            if len(steps.times) > 1:
-                return FlowMatchEulerDiscreteScheduler(table, stochastic_sampling=steps.renoise)
+            if len(sampler.timesteps) > 1:
+                return FlowMatchEulerDiscreteScheduler(table, stochastic_sampling=sampler.renoise)
             if config.get("_class_name") == FlowMatchEulerDiscreteScheduler.__name__:
                 return FlowMatchEulerDiscreteScheduler.from_config(config)
             return FlowMatchEulerDiscreteScheduler(table, shift=shift)
     assert isinstance(schedule, VP)
-    return _vp_student(config, schedule, steps)
+    return _vp_student(config, schedule, sampler)
 
 
-def spaced_timesteps(steps: FewStepSampler) -> tuple[float, ...] | None:
+def spaced_timesteps(sampler: FewStepSampler) -> tuple[float, ...] | None:
     """As many times as a student's, where `student_scheduler` of VP puts them by itself."""
-    schedule, count = steps.schedule, len(steps.times)
+    schedule, count = sampler.schedule, len(sampler.timesteps)
     if not isinstance(schedule, VP):
         return None
-    if not steps.renoise:
+    if not sampler.renoise:
         return tuple(schedule.times(count, "trailing")[:-1].tolist())
     apart = len(schedule.alphas_cumprod) // count
     return tuple(float(apart * (count - place) - 1) for place in range(count))
 
 
-def _vp_student(config: Mapping[str, Any], schedule: VP, steps: FewStepSampler) -> Any:
-    table, times = schedule.alphas_cumprod, steps.times
+def _vp_student(config: Mapping[str, Any], schedule: VP, sampler: FewStepSampler) -> Any:
+    table, times = schedule.alphas_cumprod, sampler.timesteps
     count = int(times[0]) + 1 if len(times) == 1 else len(table)
     more: dict[str, Any] = {}
     raised = config.get("rescale_betas_zero_snr") and table[-1] > 0
@@ -139,7 +139,7 @@ def _vp_student(config: Mapping[str, Any], schedule: VP, steps: FewStepSampler) 
             betas[-1] = 1 - table[-1] / table[-2]
         more = {"trained_betas": betas[:count].tolist(), "rescale_betas_zero_snr": False}
     more |= {"num_train_timesteps": count, "clip_sample": False, "thresholding": False}
-    if len(times) > 1 and steps.renoise:
+    if len(times) > 1 and sampler.renoise:
         return LCMScheduler.from_config(config, **more, original_inference_steps=len(times))
     more |= {"timestep_spacing": "trailing", "steps_offset": 1, "set_alpha_to_one": True}
     return DDIMScheduler.from_config(config, **more)

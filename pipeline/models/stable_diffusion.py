@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.diffusion.condition import Condition
 from pipeline.models.latent_network import LatentNetwork
-from pipeline.models.prompts import Embedding
 
 
 class StableDiffusion(LatentNetwork):
@@ -16,12 +16,12 @@ class StableDiffusion(LatentNetwork):
     part = "unet"
 
     @staticmethod
-    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Embedding:
+    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
         tokens, _ = pipe.encode_prompt(texts, device, 1, False)
-        return Embedding(tokens)
+        return Condition({"tokens": tokens})
 
-    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        tokens = self.text.embed(condition, x_t).tokens.to(x_t.dtype)
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        tokens = condition["tokens"].to(x_t.dtype)
         output: Tensor = self.backbone(x_t, t, encoder_hidden_states=tokens).sample
         return output
 
@@ -36,18 +36,17 @@ class StableDiffusionXL(LatentNetwork):
     part = "unet"
 
     @staticmethod
-    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Embedding:
+    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
         if negative and texts == [""]:  # the model's habit decides: an empty prompt or zeros
             _, tokens, _, pooled = pipe.encode_prompt(texts, device=device)
         else:
             tokens, _, pooled, _ = pipe.encode_prompt(
                 texts, device=device, do_classifier_free_guidance=False
             )
-        return Embedding(tokens, pooled)
+        return Condition({"tokens": tokens, "pooled": pooled})
 
-    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        tokens, pooled, _ = self.text.embed(condition, x_t)
-        assert pooled is not None
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        tokens, pooled = condition["tokens"], condition["pooled"]
         # size before cropping, the corner cropped to, size after: of an image not cropped
         sizes = pooled.new_tensor([self.size, self.size, 0, 0, self.size, self.size])
         added = {"text_embeds": pooled, "time_ids": sizes.expand(len(x_t), -1)}

@@ -96,8 +96,7 @@ def new_critic(
     blocks = () if distill.gan.real is None else distill.gan.blocks
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.generator("heads", seed).initial_seed())
-        # What is sharded or made again in the backward pass must not be left half-way.
-        return Critic(denoiser, blocks, exits, whole=distill.sharded or distill.recompute)
+        return Critic(denoiser, blocks, exits)
 
 
 def few_step_sampler(schedule: Schedule, student: StudentConfig) -> FewStepSampler | None:

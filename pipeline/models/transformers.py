@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Schedule
+from pipeline.models.condition import ClassLabels
 from pipeline.models.latent_network import LatentNetwork
-from pipeline.models.prompts import Embedding
-from pipeline.utils.errors import UserError
 
 
 class DiT(LatentNetwork):
@@ -22,12 +22,11 @@ class DiT(LatentNetwork):
 
     def __init__(self, backbone: Any, *rest: Any) -> None:
         super().__init__(backbone, *rest)
-        self.prompts, self.classes = None, int(backbone.config.num_embeds_ada_norm)
+        classes = int(backbone.config.num_embeds_ada_norm)
+        self.conditioner = ClassLabels(classes, null_label=classes)
 
-    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        none = torch.full((len(x_t),), self.classes or 0, device=x_t.device)
-        labels = none if condition is None else torch.where(condition < 0, none, condition)
-        output: Tensor = self.backbone(x_t, timestep=t, class_labels=labels).sample
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        output: Tensor = self.backbone(x_t, timestep=t, class_labels=condition["labels"]).sample
         return output
 
     @staticmethod
@@ -44,15 +43,15 @@ class PixArt(LatentNetwork):
     call_defaults: ClassVar[dict[str, Any]] = {"clean_caption": False}
 
     @staticmethod
-    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Embedding:
+    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
         habit = inspect.signature(type(pipe).__call__).parameters["max_sequence_length"]
         tokens, mask, _, _ = pipe.encode_prompt(
             texts, False, device=device, max_sequence_length=habit.default
         )
-        return Embedding(tokens, mask=mask)
+        return Condition({"tokens": tokens, "mask": mask})
 
-    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        tokens, _, mask = self.text.embed(condition, x_t)
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        tokens, mask = condition["tokens"], condition["mask"]
         added: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
         if self.backbone.use_additional_conditions:
             added["resolution"] = x_t.new_tensor([[self.size, self.size]]).expand(len(x_t), 2)
@@ -79,15 +78,14 @@ class SD3(LatentNetwork):
         vars(pipe)["transformer"] = SimpleNamespace(config=backbone.config)
 
     @staticmethod
-    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Embedding:
+    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
         tokens, _, pooled, _ = pipe.encode_prompt(
             texts, None, None, device=device, do_classifier_free_guidance=False
         )
-        return Embedding(tokens, pooled)
+        return Condition({"tokens": tokens, "pooled": pooled})
 
-    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        tokens, pooled, _ = self.text.embed(condition, x_t)
-        assert pooled is not None
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        tokens, pooled = condition["tokens"], condition["pooled"]
         output: Tensor = self.backbone(
             hidden_states=x_t,
             timestep=self.position(t),
@@ -103,9 +101,9 @@ class Flux(LatentNetwork):
     spacing = "trailing"
     patch = 2
 
-    def __init__(self, backbone: Any, *rest: Any) -> None:
-        super().__init__(backbone, *rest)
-        self.unconditional = not backbone.config.guidance_embeds
+    @staticmethod
+    def guidable(backbone: Any) -> bool:
+        return not backbone.config.guidance_embeds
 
     @staticmethod
     def channels(backbone: Any) -> int:
@@ -116,21 +114,15 @@ class Flux(LatentNetwork):
         return 128
 
     @staticmethod
-    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Embedding:
+    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
         tokens, pooled, _ = pipe.encode_prompt(texts, device=device)
-        return Embedding(tokens, pooled)
+        return Condition({"tokens": tokens, "pooled": pooled})
 
-    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         guidance = None
         if self.backbone.config.guidance_embeds:
-            if condition is None:
-                raise UserError(
-                    "this teacher has no unconditional branch (guidance is an input of it, see "
-                    "teacher.embedded_guidance): set pairs.guidance to 1"
-                )
             guidance = x_t.new_tensor(self.embedded_guidance).expand(len(x_t))
-        tokens, pooled, _ = self.text.embed(condition, x_t)
-        assert pooled is not None
+        tokens, pooled = condition["tokens"], condition["pooled"]
         rows, channels, height, width = x_t.shape
         pipe = self.frozen.pipe
         output = self.backbone(
@@ -156,7 +148,7 @@ class Sana(LatentNetwork):
     """
 
     @staticmethod
-    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Embedding:
+    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
         habit = inspect.signature(type(pipe).__call__).parameters["complex_human_instruction"]
         tokens, mask, _, _ = pipe.encode_prompt(
             texts,
@@ -164,10 +156,10 @@ class Sana(LatentNetwork):
             device=device,
             complex_human_instruction=None if negative else habit.default,
         )
-        return Embedding(tokens, mask=mask)
+        return Condition({"tokens": tokens, "mask": mask})
 
-    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        tokens, _, mask = self.text.embed(condition, x_t)
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        tokens, mask = condition["tokens"], condition["mask"]
         output: Tensor = self.backbone(
             x_t,
             encoder_hidden_states=tokens.to(x_t.dtype),

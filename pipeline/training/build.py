@@ -78,7 +78,7 @@ def prepare(config: Config) -> TrainingRun:
     method = DMD(
         schedule=teacher.schedule,
         shape=teacher.shape,
-        classes=teacher.classes,
+        conditioner=teacher.conditioner,
         regression_steps=distill.regression_steps,
         burn_in_steps=distill.burn_in_steps,
         regression_weight=distill.regression.weight,
@@ -244,8 +244,9 @@ def _lanes(
         if source is not None and plan.critic:
             real = source(index)
         step_index = method.step_index(seeds.generator("exit", config.seed, step))
-        drawn = method.draw(distill.batch_size // distill.lanes, rng, pairs, real, step_index)
-        return drawn.to(accelerator.device)
+        return method.draw(
+            distill.batch_size // distill.lanes, rng, pairs, real, step_index, accelerator.device
+        )
 
     def lanes(step: int) -> dict[int, Microbatch]:
         mine = {number: microbatch(step, number) for number in range(rank, distill.lanes, workers)}

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from pipeline.config import Config
 from pipeline.methods.terms.regression import Perceptual, new_distance
-from pipeline.models.critic import Critic, blank
-from pipeline.models.denoiser import Denoiser
+from pipeline.models.critic import Critic
+from pipeline.models.denoiser import Denoiser, blank
 from pipeline.models.frozen import frozen
 from pipeline.models.network import Network
 from pipeline.models.students import new_critic, new_student
@@ -91,10 +91,10 @@ def _activations(student: Network, critic: Network | Critic, fresh: int, pairs: 
     taught = saved_bytes(student, fresh + pairs)
     if not isinstance(critic, Critic) or not critic.heads:
         return taught
-    rows = blank(critic.denoiser, fresh)
-    fooled = rows._replace(x_t=rows.x_t.clone().requires_grad_())
-    taught += kept_bytes(lambda: critic(*fooled, judge="only"), critic)
-    return max(taught, kept_bytes(lambda: critic(*rows, judge="too", more=rows), critic))
+    inputs = blank(critic.denoiser, fresh)
+    judged = inputs._replace(x_t=inputs.x_t.clone().requires_grad_())
+    taught += kept_bytes(lambda: critic.logits(judged), critic)
+    return max(taught, kept_bytes(lambda: critic(*inputs, judged=inputs), critic))
 
 
 def saved_bytes(student: Denoiser, rows: int) -> int:

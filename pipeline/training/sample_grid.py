@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.diffusion import seeds
+from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import diffuse
 from pipeline.diffusion.sampler import Denoise
 from pipeline.methods.dmd import DMD
@@ -41,24 +42,29 @@ class SampleGrid:
         self.method, self.teacher, self.denoise, self.solver = method, teacher, denoise, solver
         ids = torch.arange(COLUMNS)
         self.noise = seeds.noise(seed, ids, method.shape, stream=seeds.EVALUATION).to(device)
-        self.labels = (ids % method.classes).to(device) if method.classes else None
+        self.labels = (ids % teacher.classes).to(device) if teacher.classes else None
 
     @cached_property
     def target(self) -> Tensor:
         """The teacher's images, solved once."""
         return sample_teacher(self.teacher, self.noise, self.labels, *self.solver)
 
+    @cached_property
+    def condition(self) -> Condition:
+        """Of every column."""
+        return self.teacher.conditioner(self.labels, COLUMNS, self.noise.device)
+
     @torch.no_grad()
     def rows(self, student: nn.Module, critic: nn.Module) -> dict[str, Tensor]:
         """Captioned rows of images, each (COLUMNS, C, H, W), on the CPU."""
         schedule = self.method.schedule
-        images = self.method.sampler.images(student, self.noise, self.labels)
+        images = self.method.sampler.images(student, self.noise, self.condition)
         t = schedule.time_from_fraction(self.noise.new_full((COLUMNS,), LEVEL))
         x_t = diffuse(images, self.noise.flip(0), t, schedule)
         rows = {
             "teacher": self.target,
             "student": images,
-            "real x0": self.denoise(x_t, t, self.labels),
-            "fake x0": critic(x_t, t, self.labels),
+            "real x0": self.denoise(x_t, t, self.condition),
+            "fake x0": critic(x_t, t, self.condition),
         }
         return {caption: self.teacher.decode(row.float()).cpu() for caption, row in rows.items()}

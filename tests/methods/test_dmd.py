@@ -8,17 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.schema import PairBatch
+from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.matching import MATCHING, dmd, matching_gradient
 from pipeline.diffusion.noise import EDM
 from pipeline.methods.dmd import DMD
 from pipeline.methods.microbatch import StepPlan
 from pipeline.models.analytic import GaussianMixture
+from pipeline.models.condition import ClassLabels
 from tests.fixtures.double import double
 
 METHOD = DMD(
     schedule=EDM(),
     shape=(4, 1, 1),
-    classes=None,
+    conditioner=ClassLabels(None),
     regression_steps=3,
     burn_in_steps=2,
     regression_weight=0.25,
@@ -43,7 +45,7 @@ class LinearStudent(nn.Module):
         self.matrix = nn.Parameter(torch.eye(size, dtype=torch.float64))
         self.shift = nn.Parameter(torch.zeros(size, dtype=torch.float64))
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         z = x_t.flatten(1) / t[:, None]
         return (z @ self.matrix.T + self.shift).view_as(x_t)
 
@@ -94,7 +96,7 @@ class MetricsLog(nn.Module):
         self.weight = nn.Parameter(torch.tensor(weight))
         self.calls: list[tuple[tuple[int, ...], bool]] = []
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         self.calls.append((tuple(x_t.shape), torch.is_grad_enabled()))
         return self.weight * x_t / (1 + t[:, None, None, None])
 

@@ -10,13 +10,16 @@ from torch import Tensor, nn
 
 from pipeline.config import Config, NetworkConfig
 from pipeline.data.schema import PairBatch
+from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.matching import MATCHING
 from pipeline.diffusion.noise import EDM
 from pipeline.diffusion.sampler import FewStepSampler
 from pipeline.methods.dmd import DMD
 from pipeline.methods.microbatch import Microbatch, StepPlan
 from pipeline.methods.terms.gan import GAN
+from pipeline.models.condition import ClassLabels
 from pipeline.models.critic import Critic
+from pipeline.models.denoiser import Inputs
 from pipeline.models.loading import load_teacher, new_unet
 from pipeline.models.network import UNet2D
 from pipeline.utils.errors import UserError
@@ -32,7 +35,7 @@ def method(**changes) -> DMD:
     dmd = DMD(
         EDM(),
         SHAPE,
-        3,
+        ClassLabels(3),
         0,
         0,
         0.25,
@@ -50,10 +53,10 @@ def unet(seed: int) -> UNet2D:
     return new_unet(network, SHAPE, 3, seed).double()
 
 
-def networks(whole: bool = False) -> tuple[UNet2D, UNet2D, Critic]:
+def networks() -> tuple[UNet2D, UNet2D, Critic]:
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        critic = Critic(unet(3), whole=whole).double()
+        critic = Critic(unet(3)).double()
     return unet(1), unet(2).requires_grad_(False), critic
 
 
@@ -97,24 +100,17 @@ def test_separate_passes_give_the_gradients_of_shared_ones_at_the_same_draws():
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-9, atol=1e-12)
     assert torch.equal(shared.noise[:PAIRS], shared.pairs.noise)
-    assert shared.labels[:PAIRS].tolist() == [0, 2]
+    assert shared.condition["labels"][:PAIRS].tolist() == [0, 2]
     own = microbatch(method(shared=False))
     assert torch.equal(own.noise[PAIRS:], shared.noise[PAIRS:])
     assert not torch.isin(own.noise[:PAIRS], shared.noise).any()
     assert not torch.equal(own.generator_noise.t, own.matching.t)
-    assert torch.equal(own.real.draw.t, own.discriminator_noise.t)
+    assert torch.equal(own.real.noise_sample.t, own.discriminator_noise.t)
     student, _, _ = parts = networks()
     with runs_of(student) as rows:
         gradients(dmd, shared, parts)
         gradients(replace(dmd, shared=False), own, (student, *networks()[1:]))
     assert rows == [ROWS, ROWS + PAIRS]
-
-
-def test_a_whole_critic_judges_like_one_that_stops_early():
-    dmd = method()
-    ours, theirs = (gradients(dmd, microbatch(dmd), networks(whole)) for whole in (False, True))
-    for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-9, atol=1e-12)
 
 
 def test_the_students_gradient_is_that_of_its_three_losses():
@@ -124,13 +120,13 @@ def test_the_students_gradient_is_that_of_its_three_losses():
     found = gradients(dmd, one, networks())
     critic.requires_grad_(False)
     start = torch.full((ROWS,), 80.0, dtype=torch.float64)
-    x0 = student(80.0 * one.noise, start, one.labels)
+    x0 = student(80.0 * one.noise, start, one.condition)
     x_t, t = one.matching.add_noise(x0, dmd.schedule), one.matching.t
-    real, fake = (each(x_t.detach(), t, one.labels) for each in (teacher, critic.denoiser))
+    real, fake = (each(x_t.detach(), t, one.condition) for each in (teacher, critic.denoiser))
     size = (x0 - real).abs().mean((1, 2, 3), keepdim=True)
     pull = ((fake - real) / size).detach() / x0.numel()
-    fooled = nn.functional.softplus(-critic(x_t, t, one.labels, judge="only")).mean()
-    pairs = student(80.0 * one.pairs.noise, start[:PAIRS], one.pairs.labels)
+    fooled = nn.functional.softplus(-critic.logits(Inputs(x_t, t, one.condition))).mean()
+    pairs = student(80.0 * one.pairs.noise, start[:PAIRS], one.pairs_condition)
     regression = (pairs - one.pairs.images).square().mean()
     ((x0 * pull).sum() + 0.5 * fooled + 0.25 * regression).backward()
     for name, p in student.named_parameters():
@@ -174,7 +170,7 @@ def test_a_divergence_weighs_every_samples_pull_by_its_logit(divergence, gan_wei
         for weight in critic.heads.parameters():
             weight.mul_(30)
         x_t = one.matching.add_noise(x0, plain.schedule)
-        ratio = critic(x_t, one.matching.t, one.labels, judge="only").mean(1).exp()
+        ratio = critic.logits(Inputs(x_t, one.matching.t, one.condition)).mean(1).exp()
     expected = {"kl": ratio, "js": ratio / (1 + ratio)}[divergence].clamp(0.1, 20)
     assert expected.max() > 1.2 * expected.min()
     alone, _ = plain._sample_gradient(StepPlan(matching=1.0), teacher, critic, x0, one)
@@ -208,16 +204,16 @@ def test_a_transformer_is_judged_on_each_of_the_blocks_that_are_named(tmp_path):
         torch.manual_seed(0)
         critic = Critic(teacher, [number - 1, 0])
     x_t, t = torch.randn(3, *teacher.shape), torch.full((3,), 500.0)
-    labels = torch.tensor([0, 1, 0])
-    logits = critic(x_t, t, labels, judge="only")
+    inputs = Inputs(x_t, t, teacher.conditioner(torch.tensor([0, 1, 0]), 3))
+    logits = critic.logits(inputs)
     assert logits.shape == (3, 2)
-    x0, again = critic(x_t, t, labels, judge="too")
+    x0, again = critic.denoise_and_logits(inputs)
     torch.testing.assert_close(again, logits)
-    torch.testing.assert_close(x0, teacher(x_t, t, labels))
+    torch.testing.assert_close(x0, teacher(*inputs))
     for head, at in ((0, 0), (1, number - 1)):
         gradients = torch.autograd.grad(
-            critic(x_t, t, labels, judge="only")[:, head].sum(),
-            list(teacher.stages()[number - 1].parameters()),
+            critic.logits(inputs)[:, head].sum(),
+            list(teacher.get_submodule(teacher.stages()[number - 1]).parameters()),
         )
         assert any(each.any() for each in gradients) == (at == number - 1)
 
@@ -228,12 +224,12 @@ def test_training_gives_a_later_step_what_sampling_gives_it(renoise):
     dmd, (student, teacher, critic) = method(steps=steps, shared=False), networks()
     given: list[tuple[Tensor, ...]] = []
 
-    def spy(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    def spy(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         given.append((x_t, t))
-        return student(x_t, t, labels)
+        return student(x_t, t, condition)
 
     one = microbatch(dmd, step_index=2)
-    images = steps.images(spy, one.noise, one.labels)
+    images = steps.images(spy, one.noise, one.condition)
     sampled, given[:] = [*given], []
     assert torch.equal(dmd.samples(spy, one), images)
     trained, given[:] = [*given], []
@@ -253,15 +249,15 @@ def test_training_gives_a_later_step_what_sampling_gives_it(renoise):
 def test_a_step_adds_fresh_noise_or_the_noise_that_was_seen():
     noise = torch.randn(2000, *SHAPE, generator=torch.Generator().manual_seed(0))
 
-    def half(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    def half(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return torch.full_like(x_t, 0.5)
 
-    seen = FewStepSampler(EDM(), (80.0, 2.0), False).input(half, noise, None, 1)
+    seen = FewStepSampler(EDM(), (80.0, 2.0), False).input(half, noise, Condition(), 1)
     torch.testing.assert_close(seen, 0.5 + 2.0 * (80 * noise - 0.5) / 80)
-    fresh = (FewStepSampler(EDM(), (80.0, 2.0)).input(half, noise, None, 1) - 0.5) / 2
+    fresh = (FewStepSampler(EDM(), (80.0, 2.0)).input(half, noise, Condition(), 1) - 0.5) / 2
     assert abs(fresh.mean()) < 0.01 and abs(fresh.std() - 1) < 0.01
     assert abs((fresh * noise).mean()) < 0.01
-    alone = FewStepSampler(EDM(), (80.0, 2.0)).input(half, noise[7:8], None, 1)
+    alone = FewStepSampler(EDM(), (80.0, 2.0)).input(half, noise[7:8], Condition(), 1)
     torch.testing.assert_close((alone - 0.5) / 2, fresh[7:8])
 
 
@@ -273,7 +269,7 @@ def test_a_matching_loss_sees_through_both_scores_if_it_says_so():
 
     def loss(x0: Tensor) -> Tensor:
         x_t = one.matching.add_noise(x0, dmd.schedule)
-        real, fake = (each(x_t, one.matching.t, one.labels) for each in (teacher, critic))
+        real, fake = (each(x_t, one.matching.t, one.condition) for each in (teacher, critic))
         each = ((real - fake) * (real - x0 - 1.2 * (real - fake))).mean((1, 2, 3))
         return (each / (x0 - real).abs().mean((1, 2, 3)).detach()).mean()
 

@@ -5,10 +5,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from pipeline.data.schema import PairBatch
+from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import EDM, expand
 from pipeline.diffusion.prediction import edm_inputs, edm_to_x0
 from pipeline.methods.dmd import DMD
 from pipeline.models.analytic import GaussianMixture
+from pipeline.models.condition import ClassLabels
 from pipeline.models.ema import ema_of
 from pipeline.models.sampling import sample_teacher
 from pipeline.training.step import Trained, TrainStep
@@ -26,7 +28,7 @@ class Planar(nn.Module):
             *(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 2)),
         )
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         sigma = expand(t, x_t)
         scaled, c_noise = edm_inputs(x_t, sigma, 0.5)
         output = self.net(torch.cat([scaled.flatten(1), c_noise.flatten(1)], 1))
@@ -49,7 +51,7 @@ def test_one_step_covers_every_mode_and_matching_clears_the_space_between():
     pairs = PairBatch(
         torch.arange(4096), None, noise, sample_teacher(teacher, noise, None, "heun", 18, 1.0)
     )
-    method = DMD(EDM(), SHAPE, None, 300, 200, 1.0, 1.0, (0.1, 0.75), (0.1, 0.8))
+    method = DMD(EDM(), SHAPE, ClassLabels(None), 300, 200, 1.0, 1.0, (0.1, 0.75), (0.1, 0.8))
     student, critic = Planar(), Planar()
 
     def trained(network: nn.Module, rate) -> Trained:
@@ -72,7 +74,7 @@ def test_one_step_covers_every_mode_and_matching_clears_the_space_between():
         step(number, {0: method.draw(256, rng, pairs.rows(rows))})
         if number + 1 in (300, 1300):
             with torch.no_grad():
-                points = method.sampler.images(step.ema.module, fresh, None)
+                points = method.sampler.images(step.ema.module, fresh, Condition())
             each, outside[number + 1] = shares(points, means)
     assert each.min() > 0.15, each
     assert outside[1300] < 0.8 * outside[300], outside  # measured: 0.70, one seed

@@ -10,6 +10,7 @@ from torch.distributions import MultivariateNormal
 from pipeline.diffusion.noise import EDM, Flow, Schedule
 from pipeline.models.analytic import GaussianMixture, gaussian_teacher
 from pipeline.models.sampling import sample_teacher
+from tests.fixtures.denoise import denoise
 
 SCHEDULES = [EDM(), Flow()]
 
@@ -42,7 +43,7 @@ def test_one_pixel_is_the_integral_of_the_posterior(schedule: Schedule, label: i
         posterior = prior * torch.exp(-((x_t[:, None] - alpha * grid) ** 2) / (2 * sigma**2))
         expected = (posterior * grid).sum(1) / posterior.sum(1)
         labels = None if label is None else torch.full((3,), label)
-        x0 = mixture(x_t.view(3, 1, 1, 1), t, labels).flatten()
+        x0 = denoise(mixture, x_t.view(3, 1, 1, 1), t, labels).flatten()
         torch.testing.assert_close(x0, expected, atol=1e-7, rtol=0)
 
 
@@ -55,7 +56,7 @@ def test_a_class_is_the_linear_gaussian_model(schedule: Schedule) -> None:
     own, mean = covariances(mixture)[labels], mixture.means[labels][..., None]
     total = alpha**2 * own + sigma**2 * torch.eye(4, dtype=torch.float64)
     expected = mean + alpha * own @ torch.linalg.solve(total, x_t.view(5, 4, 1) - alpha * mean)
-    x0 = mixture(x_t, t, labels)
+    x0 = denoise(mixture, x_t, t, labels)
     assert x0.shape == x_t.shape
     torch.testing.assert_close(x0.view(5, 4, 1), expected, atol=1e-10, rtol=0)
 
@@ -73,7 +74,7 @@ def test_without_a_class_it_is_tweedie_of_the_whole_mixture(schedule: Schedule) 
         evidence = density.log_prob(x_t[:, None]).logsumexp(1).sum()
         (score,) = torch.autograd.grad(evidence, x_t)
         expected = (x_t + sigma**2 * score) / alpha
-        x0 = mixture(x_t.view(6, 1, 2, 2), t).view(6, 4)
+        x0 = denoise(mixture, x_t.view(6, 1, 2, 2), t).view(6, 4)
         torch.testing.assert_close(x0, expected, atol=1e-9, rtol=0)
 
 
@@ -96,8 +97,9 @@ def test_the_teacher_of_the_configs_is_always_the_same() -> None:
     assert torch.equal(first.means, second.means) and first.classes == 10
     assert first.means.square().mean().sqrt() == pytest.approx(0.5, abs=0.03)
     x_t, t = torch.randn(4, 1, 8, 8), torch.tensor([0.1, 1.0, 10.0, 80.0])
-    assert torch.equal(first(x_t, t), second(x_t, t))
-    assert torch.equal(first(x_t, t, torch.arange(4)), second(x_t, t, torch.arange(4)))
+    assert torch.equal(denoise(first, x_t, t), denoise(second, x_t, t))
+    of_classes = [denoise(each, x_t, t, torch.arange(4)) for each in (first, second)]
+    assert torch.equal(*of_classes)
 
 
 def test_the_first_classes_do_not_depend_on_their_number() -> None:
@@ -110,5 +112,5 @@ def test_every_call_takes_the_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
     teacher = gaussian_teacher((1, 2, 2), 2, delay=0.25)
-    teacher(torch.zeros(1, 1, 2, 2), torch.ones(1))
+    denoise(teacher, torch.zeros(1, 1, 2, 2), torch.ones(1))
     assert slept == [0.25]

@@ -5,9 +5,11 @@ import torch
 
 from pipeline.config import Config, NetworkConfig
 from pipeline.data.fetch import fetch_inputs
+from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import EDM
 from pipeline.diffusion.sampler import FewStepSampler
 from pipeline.methods.dmd import DMD
+from pipeline.models.condition import ClassLabels
 from pipeline.models.critic import Critic
 from pipeline.models.loading import load_teacher, new_unet
 from pipeline.models.network import UNet2D
@@ -26,12 +28,12 @@ def test_exits_are_alike_at_first_and_apart_later():
     critic = Critic(unet(), (), exits=3)
     x_t, t = torch.randn(2, *SHAPE), torch.tensor([80.0, 0.5])
     for each in (0, 1, 2, None):
-        assert torch.equal(critic(x_t, t, step_index=each), bare(x_t, t))
+        assert torch.equal(critic(x_t, t, Condition(), step_index=each), bare(x_t, t, Condition()))
     with torch.no_grad():
         critic.exits.weight[2] = 1.0
-    assert torch.equal(critic(x_t, t, step_index=1), bare(x_t, t))
-    assert not torch.equal(critic(x_t, t, step_index=2), bare(x_t, t))
-    assert torch.equal(critic(x_t, t), critic(x_t, t, step_index=2))
+    assert torch.equal(critic(x_t, t, Condition(), step_index=1), bare(x_t, t, Condition()))
+    assert not torch.equal(critic(x_t, t, Condition(), step_index=2), bare(x_t, t, Condition()))
+    assert torch.equal(critic(x_t, t, Condition()), critic(x_t, t, Condition(), step_index=2))
 
 
 @pytest.mark.parametrize("version", FAMILIES)
@@ -43,11 +45,12 @@ def test_every_family_can_be_told(version, tmp_path, monkeypatch):
     config = Config.model_validate({"teacher": {"output": str(model), **known}})
     teacher = load_teacher(fetch_inputs(config, "teacher").teacher)
     critic = Critic(teacher, (), exits=2)
-    x_t, labels = torch.randn(1, *teacher.shape), torch.zeros(1, dtype=torch.int64)
+    x_t = torch.randn(1, *teacher.shape)
+    condition = teacher.conditioner(torch.zeros(1, dtype=torch.int64), 1)
     t = x_t.new_full((1,), teacher.schedule.start)
     with torch.no_grad():
         critic.exits.weight[1] = 1.0
-        first, second = (critic(x_t, t, labels, step_index=each) for each in (0, 1))
+        first, second = (critic(x_t, t, condition, step_index=each) for each in (0, 1))
     assert first.isfinite().all()
     assert not torch.allclose(first, second, atol=1e-4)
 
@@ -56,7 +59,7 @@ def test_each_exit_gets_a_score_of_its_own():
     """Where one step gives dark images and the next bright ones, the critic knows both."""
     ends = (0.3, 0.9)
     steps = FewStepSampler(EDM(), (80.0, 5.0))
-    dmd = DMD(EDM(), SHAPE, None, 0, 0, 0.0, 1.0, ends, ends, steps=steps)
+    dmd = DMD(EDM(), SHAPE, ClassLabels(None), 0, 0, 0.0, 1.0, ends, ends, steps=steps)
     critic = Critic(unet(), (), exits=2)
     optimizer = torch.optim.Adam(critic.parameters(), lr=1e-2)
     rng = torch.Generator().manual_seed(0)
@@ -68,5 +71,7 @@ def test_each_exit_gets_a_score_of_its_own():
         optimizer.step()
     noise = 80.0 * torch.randn(64, *SHAPE, generator=rng)
     with torch.no_grad():
-        dark, bright = (critic(noise, torch.full((64,), 80.0), step_index=each) for each in (0, 1))
+        dark, bright = (
+            critic(noise, torch.full((64,), 80.0), Condition(), step_index=each) for each in (0, 1)
+        )
     assert dark.mean() < -0.5 and bright.mean() > 0.5

@@ -20,6 +20,7 @@ from pipeline.models.network import Network
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.models.students import load_student, new_student
 from pipeline.utils.errors import UserError
+from tests.fixtures.denoise import denoise
 from tests.fixtures.tiny_unets import CLASSES, UNETS, save_unet
 
 LABELS = torch.tensor([2, 0])
@@ -101,7 +102,7 @@ def test_x0_is_that_of_the_pipelines_own_calls(folder):
     assert len(calls) == 5
     for step, call in enumerate(calls):
         time, theirs = x0_of(pipe.scheduler, call, step)
-        ours = teacher(call.x_t, torch.full((2,), float(time)), labels(teacher))
+        ours = denoise(teacher, call.x_t, torch.full((2,), float(time)), labels(teacher))
         close(ours, theirs, 1e-5)
 
 
@@ -168,7 +169,7 @@ def test_a_stranger_gets_the_students_images(tmp_path):
         students[name] = student
         own_sampler = {"times": times, "renoise": settings.renoise} if times else {}
         save_denoiser(student, tmp_path / name / "student", {"distill": {"student": own_sampler}})
-        start = student.schedule.init_noise_sigma(torch.tensor(student.steps.times[0]))
+        start = student.schedule.init_noise_sigma(torch.tensor(student.sampler.timesteps[0]))
         fresh = [seeds.renewed(noise(), number) for number in range(4)]
         inputs[name] = start * noise(), labels(student), student.settings, fresh
     torch.save(inputs, tmp_path / "inputs.pt")
@@ -187,7 +188,8 @@ def test_adapters_learn_on_images_and_are_merged(tmp_path, kind):
     teacher = load_teacher(TeacherConfig(output=str(save_unet(tmp_path / "model", kind))))
     settings = StudentConfig(lora={"rank": 4, "alpha": 6.0})
     student = new_student(teacher, NetworkConfig(), 0, settings)
-    student.steps.images(student, noise(), labels(student)).square().mean().backward()
+    condition = student.conditioner(labels(student), 2)
+    student.sampler.images(student, noise(), condition).square().mean().backward()
     with torch.no_grad():
         for name, weight in student.named_parameters():
             assert weight.requires_grad == (".lora_" in name)

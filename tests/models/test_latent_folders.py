@@ -15,6 +15,7 @@ from pipeline.models.loading import load_teacher, teacher_fingerprint
 from pipeline.models.sampling import sample_teacher
 from pipeline.models.students import new_student
 from pipeline.utils.errors import UserError
+from tests.fixtures.denoise import denoise
 from tests.fixtures.tiny_models import FAMILIES, save_tiny
 from tests.models.test_latent_models import (
     OTHER_SIZE,
@@ -51,11 +52,11 @@ def test_guidance_as_an_input_is_each_networks_own(tmp_path):
     student = new_student(teacher, None, 0, StudentConfig(embedded_guidance=1.0))
     critic = new_student(teacher, None, 0, CriticConfig())
     x_t, t = noise("flux-dev"), torch.tensor([0.9, 0.5])
-    x0 = [each(x_t, t, labels("flux-dev")) for each in (teacher, other, student, critic)]
+    x0 = [denoise(each, x_t, t, labels("flux-dev")) for each in (teacher, other, student, critic)]
     assert torch.equal(x0[1], x0[2]) and torch.equal(x0[0], x0[3])
     assert (x0[0] - x0[1]).abs().max() > 1e-4
     with pytest.raises(UserError, match=r"no unconditional branch .*teacher\.embedded_guidance"):
-        teacher(x_t, t, None)
+        denoise(teacher, x_t, t, None)
 
 
 def test_stable_diffusion_3_may_come_without_its_largest_encoder(tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.models.students import load_student, new_student
 from pipeline.models.vae import VAE
+from tests.fixtures.denoise import denoise
 from tests.fixtures.tiny_models import FAMILIES, save_tiny
 from tests.fixtures.tiny_parts import dc, vae
 
@@ -144,7 +145,7 @@ def test_x0_is_that_of_the_pipelines_own_calls(folder, version, config):
         if step and times[step] == times[step - 1]:
             continue  # PLMS asks twice
         time, theirs = x0_of(pipe, teacher.schedule, x_t, out, step)
-        ours = teacher(x_t, torch.full((2,), float(time)), labels(version))
+        ours = denoise(teacher, x_t, torch.full((2,), float(time)), labels(version))
         torch.testing.assert_close(ours, theirs, atol=1e-5 * theirs.std().item(), rtol=1e-5)
     assert len(calls) >= 5
 
@@ -205,7 +206,7 @@ def test_large_images_go_through_the_vae_in_tiles(make, monkeypatch):
 def test_copies_share_text_and_latents_and_train_the_unet_alone(config):
     teacher = load_teacher(config)
     student = new_student(teacher, None, 0)
-    assert student.text is teacher.text and student.latents is teacher.latents
+    assert student.conditioner is teacher.conditioner and student.latents is teacher.latents
     part = f"{student.part}."
     assert all(name.startswith(part) for name, _ in student.named_parameters())
     assert all(name.startswith(part) for name in student.state_dict())
@@ -220,19 +221,18 @@ def test_copies_share_text_and_latents_and_train_the_unet_alone(config):
 def test_prompts_are_encoded_once_and_the_oldest_leave(config, version, monkeypatch):
     if version == "dit":
         return
-    from pipeline.models import prompts
+    from pipeline.models import condition
 
-    monkeypatch.setattr(prompts, "_KEPT", 2)
-    side, encoded = load_teacher(config).text, []
+    monkeypatch.setattr(condition, "_KEPT", 2)
+    side, encoded = load_teacher(config).conditioner, []
     real = side.encode
     monkeypatch.setattr(side, "encode", lambda t, *rest: (encoded.append(t), real(t, *rest))[1])
-    rows = torch.zeros(3, 1)
-    first = side.embed(torch.tensor([0, 1, 0]), rows).tokens
+    first = side(torch.tensor([0, 1, 0]), 3)["tokens"]
     assert torch.equal(first[0], first[2]) and not torch.equal(first[0], first[1])
-    again = side.embed(torch.tensor([1, 0, 1]), rows).tokens
+    again = side(torch.tensor([1, 0, 1]), 3)["tokens"]
     assert torch.equal(again, first[[1, 0, 1]])
-    side.embed(torch.tensor([2]), rows[:1])
-    side.embed(torch.tensor([0]), rows[:1])
+    side(torch.tensor([2]), 1)
+    side(torch.tensor([0]), 1)
     assert encoded == [PROMPTS[:2], PROMPTS[2:], PROMPTS[:1]]
 
 
@@ -299,7 +299,7 @@ def test_a_stranger_gets_the_students_images(tmp_path):
     for name, (version, config, student) in students.items():
         made, times = torch.load(tmp_path / name / "images.pt")
         unit = 1000 if isinstance(student.schedule, Flow) else 1
-        assert times.tolist() == pytest.approx([unit * time for time in student.steps.times])
+        assert times.tolist() == pytest.approx([unit * time for time in student.sampler.timesteps])
         given = noise(version), labels(version)
         images = shown(student.decode(sample_student(student, *given)))
         torch.testing.assert_close(made, images, atol=1e-5, rtol=0, msg=lambda m, n=name: n + m)

@@ -16,6 +16,7 @@ from pipeline.diffusion.noise import EDM, VP
 from pipeline.models.network import UNet2D
 from pipeline.models.schedulers import read_scheduler
 from pipeline.utils.errors import UserError
+from tests.fixtures.denoise import denoise
 from tests.fixtures.tiny_unets import unet
 from tests.models.test_schedulers import saved
 
@@ -43,7 +44,7 @@ def test_edm_is_the_preconditioning_of_diffusers(sigma_data: float) -> None:
         class_labels=labels,
     ).sample
     expected = scheduler.precondition_outputs(x_t, output, level)
-    x0 = UNet2D(unet, schedule, prediction)(x_t, sigma, labels)
+    x0 = denoise(UNet2D(unet, schedule, prediction), x_t, sigma, labels)
     torch.testing.assert_close(x0, expected, atol=1e-6, rtol=0)
 
 
@@ -60,9 +61,9 @@ def test_vp_is_the_original_sample_of_diffusers(kind: Any, prediction_type: str)
     scheduler.set_timesteps(1000)
     for t in (0, 123, 999):
         expected = scheduler.step(unet(x_t, t).sample, t, x_t).pred_original_sample
-        x0 = denoiser(x_t, torch.full((2,), t, dtype=torch.float64))
+        x0 = denoise(denoiser, x_t, torch.full((2,), t, dtype=torch.float64))
         torch.testing.assert_close(x0, expected, atol=1e-5, rtol=1e-5)
-        assert torch.equal(denoiser(x_t, torch.tensor(t, dtype=torch.float64)), x0)
+        assert torch.equal(denoise(denoiser, x_t, torch.tensor(t, dtype=torch.float64)), x0)
 
 
 @pytest.mark.parametrize("schedule", [EDM(), VP(DDPMScheduler().alphas_cumprod)])
@@ -70,4 +71,4 @@ def test_a_network_of_classes_needs_labels(schedule: Any) -> None:
     prediction = "edm" if isinstance(schedule, EDM) else "epsilon"
     denoiser = UNet2D(raw_unet(classes=3), schedule, prediction)
     with pytest.raises(UserError, match=r"no unconditional branch.*pairs\.guidance"):
-        denoiser(images(2), torch.ones(2, dtype=torch.float64))
+        denoise(denoiser, images(2), torch.ones(2, dtype=torch.float64))

@@ -12,6 +12,7 @@ from pipeline.models.analytic import GaussianMixture, gaussian_teacher
 from pipeline.models.network import UNet2D
 from pipeline.models.sampling import guide, sample_student, sample_teacher
 from pipeline.utils.errors import UserError
+from tests.fixtures.denoise import denoise
 
 LABELS = torch.tensor([0, 1, 2, 1])
 
@@ -23,9 +24,9 @@ def teacher() -> GaussianMixture:
 
 def test_one_step_is_x0_at_the_noisiest_time(tiny: Callable[..., UNet2D]) -> None:
     student, noise = tiny(), torch.randn(4, 1, 8, 8)
-    expected = student(80.0 * noise, torch.full((4,), 80.0), LABELS)
+    expected = denoise(student, 80.0 * noise, torch.full((4,), 80.0), LABELS)
     assert expected.requires_grad
-    images = student.steps.images(student, noise, LABELS)
+    images = student.sampler.images(student, noise, student.conditioner(LABELS, 4))
     assert torch.equal(images, expected) and images.requires_grad
     alone = sample_student(student, noise, LABELS)
     assert torch.equal(alone, expected) and not alone.requires_grad
@@ -37,7 +38,7 @@ def test_without_guidance_the_teacher_is_solved_as_it_is(
     teacher: GaussianMixture, solver: str, labels: Tensor | None
 ) -> None:
     noise, times = torch.randn(4, 1, 4, 4), EDM().times(6)
-    expected = SOLVERS[solver](lambda x, t: teacher(x, t, labels), noise, EDM(), times)
+    expected = SOLVERS[solver](lambda x, t: denoise(teacher, x, t, labels), noise, EDM(), times)
     assert torch.equal(sample_teacher(teacher, noise, labels, solver, 6, 1.0), expected)
 
 
@@ -46,7 +47,7 @@ def test_guidance_is_combined_in_every_evaluation(teacher: GaussianMixture, scal
     noise = torch.randn(4, 1, 4, 4, dtype=torch.float64)
 
     def by_hand(x_t: Tensor, t: Tensor) -> Tensor:
-        return (1 - scale) * teacher(x_t, t) + scale * teacher(x_t, t, LABELS)
+        return (1 - scale) * denoise(teacher, x_t, t) + scale * denoise(teacher, x_t, t, LABELS)
 
     expected = SOLVERS["heun"](by_hand, noise, EDM(), EDM().times(8))
     images = sample_teacher(teacher, noise, LABELS, "heun", 8, scale)
@@ -58,7 +59,8 @@ def test_guidance_is_combined_in_every_evaluation(teacher: GaussianMixture, scal
 def test_guidance_is_one_call_of_twice_the_rows(teacher: GaussianMixture) -> None:
     rows = list[int]()
     teacher.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
-    guide(teacher, 3.0)(torch.randn(4, 1, 4, 4), torch.full((4,), 5.0), LABELS)
+    x_t, condition = torch.randn(4, 1, 4, 4), teacher.conditioner(LABELS, 4)
+    guide(teacher, 3.0)(x_t, torch.full((4,), 5.0), condition)
     assert rows == [8]
 
 

@@ -17,6 +17,7 @@ from pipeline.stages import teacher
 from pipeline.stages.teacher import make_teacher
 from pipeline.utils.errors import UserError
 from tests.fixtures import edm_file
+from tests.fixtures.denoise import denoise
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -64,7 +65,7 @@ def loss_of(network: UNet2D) -> float:
     sigma = (-1.2 + 1.2 * torch.randn(256, generator=rng)).exp()
     x_t = diffuse(images, torch.randn(images.shape, generator=rng), sigma, network.schedule)
     weight = network.schedule.weight(sigma)
-    return float(denoising_loss(network.eval()(x_t, sigma, labels), images, weight))
+    return float(denoising_loss(denoise(network.eval(), x_t, sigma, labels), images, weight))
 
 
 def test_thirty_steps_take_a_quarter_off_the_loss(trained: Config) -> None:

@@ -78,7 +78,7 @@ def test_a_step_stays_on_one_device(kind, own_sampler, settings, teacher_of):
     dmd = DMD(
         teacher.schedule,
         teacher.shape,
-        teacher.classes,
+        teacher.conditioner,
         0,
         0,
         0.5,
@@ -94,9 +94,7 @@ def test_a_step_stays_on_one_device(kind, own_sampler, settings, teacher_of):
     noise, images = torch.randn(2, ROWS, *teacher.shape, generator=rng)
     labels = torch.tensor([0, 1])
     pairs = PairBatch(torch.arange(ROWS), labels, noise, images)
-    microbatch = dmd.draw(ROWS, rng, pairs, (images, labels), step_index=int(own_sampler)).to(
-        torch.device("meta")
-    )
+    microbatch = dmd.draw(ROWS, rng, pairs, (images, labels), int(own_sampler), "meta")
     plan = StepPlan(regression=0.0 if own_sampler else 0.5, matching=1.0, gan=0.1, critic=True)
 
     guided = guide(teacher, 1.0 if kind == "pixels" else 3.0)

@@ -119,7 +119,7 @@ def test_sdxl_in_four_steps_with_adapters(tmp_path, capsys):
     config = small([*flags, *SHORT, "--distill.precision", "bf16"])
     run_it(config, *GAN)
     folder = Path(config.distill.output) / "student"
-    assert load_student(folder, config.teacher).steps.times == (999, 749, 499, 249)
+    assert load_student(folder, config.teacher).sampler.timesteps == (999, 749, 499, 249)
     assert (folder / FILE).is_file()
 
 
@@ -129,7 +129,7 @@ def test_sdxl_in_four_steps(tmp_path, capsys):
     config = small([*flags, *SHORT])
     run_it(config, *GAN)
     student = load_student(Path(config.distill.output) / "student", config.teacher)
-    assert student.steps.times == (999, 749, 499, 249)
+    assert student.sampler.timesteps == (999, 749, 499, 249)
     (tmp_path / "prompts.txt").write_text("a cow")
     elsewhere = ["--distill.output", str(tmp_path / "other")]
     other = small([*flags, *elsewhere, "--teacher.prompts", str(tmp_path / "prompts.txt")])

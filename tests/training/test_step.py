@@ -8,9 +8,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from pipeline.data.schema import PairBatch
+from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import EDM
 from pipeline.methods.dmd import DMD
 from pipeline.methods.microbatch import Microbatch, NoiseSample
+from pipeline.models.condition import ClassLabels
 from pipeline.models.ema import ema_of
 from pipeline.training.step import Trained, TrainStep
 from tests.fixtures.double import double
@@ -40,7 +42,7 @@ def new_step(lanes: int, clip: float = 1e9, **method) -> TrainStep:
         "matching_range": (0.2, 0.8),
         "critic_range": (0.2, 0.8),
     }
-    dmd = DMD(EDM(), SHAPE, None, **(settings | method))
+    dmd = DMD(EDM(), SHAPE, ClassLabels(None), **(settings | method))
     student, critic = Small(1), Small(2)
 
     def trained(network: nn.Module, rate: float) -> Trained:
@@ -71,7 +73,7 @@ def join(lanes: list[Microbatch]) -> Microbatch:
         )
 
     noise = torch.cat([each.noise for each in lanes])
-    return Microbatch(noise, labels=None, matching=draw("matching"), critic=draw("critic"))
+    return Microbatch(noise, Condition(), matching=draw("matching"), critic=draw("critic"))
 
 
 def weights(network: nn.Module) -> Tensor:
@@ -95,7 +97,11 @@ def test_critic_learns_the_samples_from_before_the_students_update(monkeypatch, 
     weight = {"matching_weight": matching_weight, "regression_weight": 1.0 - matching_weight}
     step = new_step(1, burn_in_steps=0, **weight)
     noise, images = torch.randn(2, 3, *SHAPE, generator=torch.Generator().manual_seed(9)).double()
-    one = replace(microbatch(0), pairs=PairBatch(torch.arange(3), None, noise, images))
+    one = replace(
+        microbatch(0),
+        pairs=PairBatch(torch.arange(3), None, noise, images),
+        pairs_condition=Condition(),
+    )
     before = step.method.samples(step.student.network, one)
     seen = []
     critic_loss = DMD.critic_loss

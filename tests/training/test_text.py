@@ -166,7 +166,7 @@ def test_each_family_learns_from_pairs_and_from_its_teacher(version, config, tmp
     figures = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert {"regression", "matching_gradient", "gan_student", "critic"} <= figures[-1].keys()
     student, teacher = load_student(output / "student", local.teacher), load_teacher(local.teacher)
-    assert student.steps.times == times
+    assert student.sampler.timesteps == times
     changed = [
         not torch.equal(ours, theirs)
         for ours, theirs in zip(student.parameters(), teacher.parameters(), strict=True)

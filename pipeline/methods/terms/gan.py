@@ -12,7 +12,7 @@ from pipeline.diffusion.adversarial import (
 )
 from pipeline.diffusion.noise import Schedule
 from pipeline.methods.microbatch import Microbatch
-from pipeline.models.critic import Rows, joined
+from pipeline.models.denoiser import Inputs
 
 NEARBY = 0.01
 """Distance of the neighbours that the discriminator shall judge alike (arXiv 2501.08316)."""
@@ -45,27 +45,22 @@ class GAN:
         weights = ratio_weights(logits, self.divergence)
         return losses if weights is None else weights * losses
 
-    def rows(self, microbatch: Microbatch, samples: Tensor, schedule: Schedule) -> Rows:
+    def inputs(self, microbatch: Microbatch, samples: Tensor, schedule: Schedule) -> Inputs:
         """What the discriminator sees beside the samples that the critic denoises.
 
         The samples diffused once more if the draws are separate, then the real images, then their
         neighbours if there is a smoothness.
         """
         assert microbatch.real is not None
-        real, parts = microbatch.real, []
-        if microbatch.discriminator_noise is not None:
-            parts.append(
-                Rows(
-                    microbatch.discriminator_noise.add_noise(samples, schedule),
-                    microbatch.discriminator_noise.t,
-                    microbatch.labels,
-                )
-            )
-        x_t = real.draw.add_noise(real.images, schedule)
-        parts.append(Rows(x_t, real.draw.t, real.labels))
+        real, parts = microbatch.real, list[Inputs]()
+        if (noise_sample := microbatch.discriminator_noise) is not None:
+            x_t = noise_sample.add_noise(samples, schedule)
+            parts.append(Inputs(x_t, noise_sample.t, microbatch.condition))
+        x_t, t = real.noise_sample.add_noise(real.images, schedule), real.noise_sample.t
+        parts.append(Inputs(x_t, t, real.condition))
         if self.smoothness:
-            parts.append(Rows(x_t + NEARBY * real.shift, real.draw.t, real.labels))
-        return joined(parts)
+            parts.append(Inputs(x_t + NEARBY * real.shift, t, real.condition))
+        return Inputs.cat(parts)
 
     def loss(self, microbatch: Microbatch, logits: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The critic's, of the logits of its samples and of `rows`; and what to log.

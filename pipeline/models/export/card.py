@@ -94,7 +94,7 @@ def model_card(
         picture: Whether there is a grid of samples beside it.
         more: Further ways to use it, in Markdown.
     """
-    steps = len(network.steps.times)
+    steps = len(network.sampler.timesteps)
     count = "one" if steps == 1 else f"{steps}"
     data = ModelCardData(
         library_name="diffusers",

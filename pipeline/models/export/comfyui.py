@@ -40,7 +40,7 @@ def check_comfyui(network: Network) -> None:
     scheduler = network.pipeline().scheduler.config
     if family not in _KNOWN:
         problem = f"the student is a {family}"
-    elif (steps := len(network.steps.times)) > 1:
+    elif (steps := len(network.sampler.timesteps)) > 1:
         problem = f"the student takes {steps} steps"
     elif scheduler.num_train_timesteps != _TIMES:
         problem = f"the student starts at {scheduler.num_train_timesteps - 1}, not at {_TIMES - 1}"

@@ -1,0 +1,170 @@
+"""From labels to conditions: what a label stands for, and what no condition is.
+
+A label is a class or the number of a prompt. It ends here: networks get a `Condition`, tensors
+alone.
+"""
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.diffusion.condition import Condition
+from pipeline.utils.errors import UserError
+
+_KEPT = 1024
+"""Prompts whose embeddings stay in memory."""
+
+
+class Conditioner:
+    """Makes conditions; all copies of a network share one.
+
+    Attributes:
+        classes: Number of labels; None where there are none.
+        prompts: What the labels stand for, where that is text.
+    """
+
+    classes: int | None = None
+    prompts: Sequence[str] | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Conditioner":
+        return self
+
+    def __call__(
+        self, labels: Tensor | None, count: int, device: torch.device | str = "cpu"
+    ) -> Condition:
+        """Of `count` samples on a device.
+
+        Args:
+            labels: (count,) int64 in [0, classes), or None for no condition.
+            count: Number of samples.
+            device: Where the condition shall be.
+
+        Raises:
+            UserError: If labels is None and the network knows classes alone.
+        """
+        raise NotImplementedError
+
+    def null(self, count: int, device: torch.device | str = "cpu") -> Condition:
+        """No condition, or the negative prompt, for guidance.
+
+        Raises:
+            UserError: If the network knows none.
+        """
+        raise NotImplementedError
+
+
+class ClassLabels(Conditioner):
+    """The labels themselves, as `labels`.
+
+    Args:
+        classes: Number of classes; None for a network without conditions.
+        null_label: What stands for no condition; None if the network knows none.
+    """
+
+    def __init__(self, classes: int | None, null_label: int | None = None) -> None:
+        self.classes, self.null_label = classes, null_label
+
+    def __call__(
+        self, labels: Tensor | None, count: int, device: torch.device | str = "cpu"
+    ) -> Condition:
+        if self.classes is None:
+            return Condition()
+        if labels is None:
+            return self.null(count, device)
+        return Condition({"labels": labels.to(device)})
+
+    def null(self, count: int, device: torch.device | str = "cpu") -> Condition:
+        if self.classes is None:
+            raise UserError("pairs.guidance: the teacher has no labels, which it needs; use 1")
+        if self.null_label is None:
+            raise UserError(
+                "this teacher has no unconditional branch (its UNet knows class labels alone): "
+                "set pairs.guidance to 1"
+            )
+        return Condition({"labels": torch.full((count,), self.null_label, device=device)})
+
+
+Encode = Callable[[list[str], bool, torch.device], Condition]
+"""(prompts, whether they are the negative one, device) -> their embeddings on that device."""
+
+
+class Prompts(Conditioner):
+    """Embeddings of prompts, encoded where they are used and kept for the next time.
+
+    Args:
+        prompts: A label is a position in this list.
+        negative: Stands for no condition: "" for no text at all.
+        encode: The model's own way from prompts to embeddings.
+        guidable: Whether the network knows no condition; else guidance is an input of it.
+    """
+
+    prompts: Sequence[str]
+
+    def __init__(
+        self, prompts: Sequence[str], negative: str, encode: Encode, guidable: bool = True
+    ) -> None:
+        self.prompts, self.negative, self.encode = prompts, negative, encode
+        self.classes, self.guidable = len(prompts) or None, guidable
+        self._more: list[str] = []
+        self._known: OrderedDict[int, Condition] = OrderedDict()
+
+    def label(self, prompt: str) -> int:
+        """A number for any prompt, beside those of the list."""
+        if prompt not in self._more:
+            self._more.append(prompt)
+        return len(self.prompts) + self._more.index(prompt)
+
+    def __call__(
+        self, labels: Tensor | None, count: int, device: torch.device | str = "cpu"
+    ) -> Condition:
+        if labels is None:
+            return self.null(count, device)
+        meta = torch.device(device).type == "meta"  # nothing is computed there: shapes alone
+        return self._embed([-1] * count if meta else labels.tolist(), torch.device(device))
+
+    def null(self, count: int, device: torch.device | str = "cpu") -> Condition:
+        if not self.guidable:
+            raise UserError(
+                "this teacher has no unconditional branch (guidance is an input of it, see "
+                "teacher.embedded_guidance): set pairs.guidance to 1"
+            )
+        return self._embed([-1] * count, torch.device(device))
+
+    def _embed(self, numbers: list[int], device: torch.device) -> Condition:
+        if device.type == "meta":
+            return self._embed(numbers, torch.device("cpu")).to(device)
+        for negative in (False, True):
+            unknown = {n for n in numbers if n not in self._known and (n < 0) == negative}
+            if unknown:
+                self._encode(sorted(unknown), negative, device)
+        rows = []
+        for number in numbers:
+            self._known.move_to_end(number)
+            rows.append(self._known[number].to(device))
+        while len(self._known) > _KEPT:
+            self._known.popitem(last=False)
+        return Condition.cat(rows)
+
+    @torch.no_grad()
+    def _encode(self, numbers: list[int], negative: bool, device: torch.device) -> None:
+        texts = [self.negative] if negative else [self._prompt(number) for number in numbers]
+        with torch.autocast(device.type, enabled=False):
+            encoded = self.encode(texts, negative, device)
+        for row, number in enumerate(numbers):
+            self._known[number] = encoded.rows(slice(row, row + 1))
+
+    def _prompt(self, number: int) -> str:
+        known = len(self.prompts)
+        return self.prompts[number] if number < known else self._more[number - known]
+
+
+def read_prompts(file: str | None) -> list[str]:
+    """The prompts in a file of one JSON string a line; none without a file."""
+    if file is None:
+        return []
+    return [json.loads(line) for line in Path(file).read_text().splitlines()]
