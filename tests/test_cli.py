@@ -104,7 +104,7 @@ def test_text_settings_take_any_text() -> None:
         ("--distill.clip .inf", "distill.clip: Infinity is not accepted: must be a finite number"),
         (
             "--pairs.solver hein",
-            "pairs.solver: \"hein\" is not accepted: must be 'euler', 'heun', 'dpmpp_2m' or 'plms'",
+            'pairs.solver: "hein" is not accepted: must be one of euler, heun, dpmpp_2m, plms',
         ),
         (
             "--distill.matching.range [0.2,1.5]",

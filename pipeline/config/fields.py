@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from pipeline.diffusion.adversarial import DIVERGENCES
 from pipeline.diffusion.matching import MATCHING
+from pipeline.diffusion.solver import SOLVERS
 
 
 def _rising(span: tuple[float, float]) -> tuple[float, float]:
@@ -32,6 +33,13 @@ def known_divergence(name: str) -> str:
     """The name of a divergence; raises ValueError of another."""
     if name not in DIVERGENCES:
         raise ValueError(f"must be one of {', '.join(DIVERGENCES)}")
+    return name
+
+
+def known_solver(name: str) -> str:
+    """The name of a solver; raises ValueError of another."""
+    if name not in SOLVERS:
+        raise ValueError(f"must be one of {', '.join(SOLVERS)}")
     return name
 
 

@@ -1,14 +1,15 @@
 """Sets of pairs and of real images, and the actors that make them."""
 
-from typing import Literal
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pipeline.config.fields import (
     Branch,
     Folder,
     Positive,
     Weight,
+    known_solver,
 )
 
 
@@ -33,8 +34,8 @@ class PairsConfig(Branch):
     count: Positive = Field(default=5000, description="Pairs in the set, a multiple of shard_size.")
     shard_size: Positive = Field(default=500, description="Pairs per shard (one file, one task).")
     output: Folder = Field(default="", description="Folder of the set; null: <run>/pairs.")
-    solver: Literal["euler", "heun", "dpmpp_2m", "plms"] = Field(
-        default="heun", description="ODE solver of the teacher."
+    solver: Annotated[str, AfterValidator(known_solver)] = Field(
+        default="heun", description="ODE solver of the teacher: euler, heun, dpmpp_2m or plms."
     )
     steps: int = Field(default=18, ge=2, le=1000, description="Solver steps.")
     guidance: float = Field(

@@ -18,11 +18,30 @@ from torch import Tensor
 
 from pipeline.diffusion.noise import Schedule
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
+PredictX0 = Callable[[Tensor, Tensor], Tensor]
 """(x_t (B, ...), t ()) -> x0 (B, ...); the time has the dtype and device of x_t."""
 
-Solver = Callable[[Denoise, Tensor, Schedule, Tensor], Tensor]
+Solve = Callable[[PredictX0, Tensor, Schedule, Tensor], Tensor]
 """(denoise, noise, schedule, times) -> x0, as `euler`."""
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A deterministic sampler and what it costs.
+
+    Args:
+        solve: From noise to images.
+        evaluations: Network evaluations of so many steps, for times that end at sigma 0.
+    """
+
+    solve: Solve
+    evaluations: Callable[[int], int]
+
+    def __call__(
+        self, denoise: PredictX0, noise: Tensor, schedule: Schedule, times: Tensor
+    ) -> Tensor:
+        """See `euler`."""
+        return self.solve(denoise, noise, schedule, times)
 
 
 @dataclass(frozen=True)
@@ -76,7 +95,7 @@ def _solve(guess: _Guess, noise: Tensor, schedule: Schedule, times: Tensor) -> T
     return x_t
 
 
-def euler(denoise: Denoise, noise: Tensor, schedule: Schedule, times: Tensor) -> Tensor:
+def euler(denoise: PredictX0, noise: Tensor, schedule: Schedule, times: Tensor) -> Tensor:
     """Euler's method, which is DDIM: one evaluation a step, first order.
 
     Args:
@@ -103,7 +122,7 @@ def euler(denoise: Denoise, noise: Tensor, schedule: Schedule, times: Tensor) ->
     return _solve(guess, noise, schedule, times)
 
 
-def _trapezium(denoise: Denoise, x_t: Tensor, x0: Tensor, here: _Level, there: _Level) -> Tensor:
+def _trapezium(denoise: PredictX0, x_t: Tensor, x0: Tensor, here: _Level, there: _Level) -> Tensor:
     """The x0 of the mean slope at both ends of a step; x0 itself for a step to sigma 0."""
     if there.sigma == 0:
         return x0
@@ -112,7 +131,7 @@ def _trapezium(denoise: Denoise, x_t: Tensor, x0: Tensor, here: _Level, there: _
     return _x0(x_t, (_slope(x_t, x0, here) + slope_next) / 2, here)
 
 
-def heun(denoise: Denoise, noise: Tensor, schedule: Schedule, times: Tensor) -> Tensor:
+def heun(denoise: PredictX0, noise: Tensor, schedule: Schedule, times: Tensor) -> Tensor:
     """Heun's method: two evaluations a step, one in a last step to sigma 0; second order.
 
     Arguments, result and errors as in `euler`.
@@ -126,7 +145,7 @@ def heun(denoise: Denoise, noise: Tensor, schedule: Schedule, times: Tensor) -> 
     return _solve(guess, noise, schedule, times)
 
 
-def dpmpp_2m(denoise: Denoise, noise: Tensor, schedule: Schedule, times: Tensor) -> Tensor:
+def dpmpp_2m(denoise: PredictX0, noise: Tensor, schedule: Schedule, times: Tensor) -> Tensor:
     """DPM-Solver++(2M): one evaluation a step, second order.
 
     x0 is extrapolated in lambda = log(alpha / sigma) to the middle of the step; the first step and
@@ -157,7 +176,7 @@ _ADAMS_BASHFORTH = (
 """Weights of the newest and the older slopes, by their number."""
 
 
-def plms(denoise: Denoise, noise: Tensor, schedule: Schedule, times: Tensor) -> Tensor:
+def plms(denoise: PredictX0, noise: Tensor, schedule: Schedule, times: Tensor) -> Tensor:
     """PLMS: Adams-Bashforth of up to four slopes, one evaluation a step and one more.
 
     The first step is Heun's, so the second time is evaluated twice, as in diffusers'
@@ -181,20 +200,10 @@ def plms(denoise: Denoise, noise: Tensor, schedule: Schedule, times: Tensor) -> 
     return _solve(guess, noise, schedule, times)
 
 
-SOLVERS: dict[str, Solver] = {
-    "euler": euler,
-    "heun": heun,
-    "dpmpp_2m": dpmpp_2m,
-    "plms": plms,
+SOLVERS = {
+    "euler": Solver(euler, lambda steps: steps),
+    "heun": Solver(heun, lambda steps: 2 * steps - 1),
+    "dpmpp_2m": Solver(dpmpp_2m, lambda steps: steps),
+    "plms": Solver(plms, lambda steps: steps + (steps > 1)),
 }
-
-
-def evaluations(name: str, steps: int) -> int:
-    """Network evaluations of a solver for times that end at sigma 0.
-
-    Raises:
-        ValueError: If there is no such solver.
-    """
-    if name not in SOLVERS:
-        raise ValueError(f"unknown solver {name!r}; known are {', '.join(SOLVERS)}")
-    return {"heun": 2 * steps - 1, "plms": steps + (steps > 1)}.get(name, steps)
+"""By the names of `pairs.solver`; a further one is a function and an entry here."""

@@ -14,7 +14,7 @@ from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.diffusion import seeds
 from pipeline.diffusion.noise import slerp
-from pipeline.diffusion.solver import evaluations
+from pipeline.diffusion.solver import SOLVERS
 from pipeline.models.condition import Prompts
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.loading import load_teacher
@@ -92,7 +92,7 @@ class Studio:
     def calls(self) -> int:
         """Network evaluations of one image of the teacher."""
         guided = 1 if self.pairs.guidance == 1 else 2
-        return evaluations(self.pairs.solver, self.pairs.steps) * guided
+        return SOLVERS[self.pairs.solver].evaluations(self.pairs.steps) * guided
 
     @property
     def prompts(self) -> list[str] | None:

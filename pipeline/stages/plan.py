@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.config import Config
-from pipeline.diffusion.solver import evaluations
+from pipeline.diffusion.solver import SOLVERS
 
 
 def teacher_calls(config: Config) -> int:
     """Network evaluations of one pair; guidance takes two at every step."""
     pairs = config.pairs
-    return evaluations(pairs.solver, pairs.steps) * (1 if pairs.guidance == 1 else 2)
+    return SOLVERS[pairs.solver].evaluations(pairs.steps) * (1 if pairs.guidance == 1 else 2)
 
 
 def pair_bytes(config: Config, shape: tuple[int, int, int]) -> int:

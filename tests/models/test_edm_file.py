@@ -94,7 +94,7 @@ def test_its_folder_is_a_teacher_with_the_same_bits(imported: UNet2D, saved: Pat
     config = TeacherConfig(output=str(saved))
     teacher, x = load_teacher(config), torch.randn(4, 3, 8, 8)
     assert isinstance(teacher, UNet2D)
-    assert torch.equal(teacher(x, SIGMA, LABELS), imported(x, SIGMA, LABELS))
+    assert torch.equal(denoise(teacher, x, SIGMA, LABELS), denoise(imported, x, SIGMA, LABELS))
     assert (teacher.schedule, teacher.prediction) == (EDM(0.002, 80.0, 0.5, 7.0), "edm")
     assert (teacher.shape, teacher.classes) == ((3, 8, 8), 10)
     before = teacher_fingerprint(config)
@@ -123,7 +123,7 @@ def test_a_student_learns_from_it_with_and_without_recomputing(imported: UNet2D)
         calls: list[nn.Module] = []
         block = next(part for part in student.modules() if isinstance(part, ResnetBlock2D))
         block.register_forward_pre_hook(lambda module, _, calls=calls: calls.append(module))
-        student(x, SIGMA[1:3], LABELS[1:3]).square().mean().backward()
+        denoise(student, x, SIGMA[1:3], LABELS[1:3]).square().mean().backward()
         assert len(calls) == runs
         gradients.append([weight.grad for weight in student.parameters()])
     assert all(a is not None and torch.equal(a, b) for a, b in zip(*gradients, strict=True))

@@ -16,6 +16,7 @@ from pipeline.models.loading import load_denoiser, load_teacher, new_unet, teach
 from pipeline.models.network import UNet2D
 from pipeline.models.students import load_student, new_student
 from pipeline.utils.errors import UserError
+from tests.fixtures.denoise import denoise
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -40,7 +41,7 @@ def test_a_saved_network_comes_back_bit_for_bit(tiny: Callable[..., UNet2D], fol
     assert (loaded.shape, loaded.classes) == ((1, 8, 8), 3)
     x_t, t = torch.randn(4, 1, 8, 8), torch.tensor([0.01, 1.0, 10.0, 80.0])
     with torch.no_grad():
-        assert torch.equal(saved(x_t, t, CLASSES), loaded(x_t, t, CLASSES))
+        assert torch.equal(denoise(saved, x_t, t, CLASSES), denoise(loaded, x_t, t, CLASSES))
 
 
 def test_teacher_and_saved_student_are_frozen(folder: Path) -> None:
@@ -71,7 +72,7 @@ def test_a_new_network_is_a_function_of_the_seed_alone() -> None:
 def test_a_new_network_hears_image_time_and_class(shape: tuple[int, int, int]) -> None:
     network = new_unet(NETWORK, shape, 3, seed=0).eval()
     x, t, label = torch.randn(1, *shape), torch.ones(1), torch.zeros(1, dtype=torch.int64)
-    output = network(x, t, label)
+    output = denoise(network, x, t, label)
     assert output.shape == x.shape and network.shape == shape
     inputs = network.unet(x, t, label).sample
     for other in (

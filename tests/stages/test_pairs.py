@@ -13,7 +13,9 @@ from pipeline.data.plans import PairPlan
 from pipeline.data.reader import PairReader
 from pipeline.data.store import LocalStore
 from pipeline.diffusion import seeds
+from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import EDM
+from pipeline.models.condition import ClassLabels
 from pipeline.models.denoiser import Denoiser
 from pipeline.stages import pairs
 from pipeline.stages.pairs import PairMaker, pair_plan
@@ -36,12 +38,13 @@ class Shrink(Denoiser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.schedule, self.shape, self.classes = EDM(), (1, 4, 4), 4
+        self.schedule, self.shape = EDM(), (1, 4, 4)
+        self.conditioner = ClassLabels(4, null_label=0)
         self.sizes: list[int] = []
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         self.sizes.append(len(x_t))
-        mean = torch.zeros(len(x_t)) if condition is None else condition / 4
+        mean = condition["labels"] / 4
         return mean[:, None, None, None] + (x_t - mean[:, None, None, None]) / (1 + 4 * t**2)
 
 
@@ -139,7 +142,7 @@ def test_guidance_calls_the_teacher_with_and_without_labels(teachers, tmp_path):
         for maker in (plain, guided)
     ]
     # steps 6: Heun evaluates 11 times, twice as often with guidance
-    assert [len(teacher.sizes) for teacher in teachers] == [11, 22]
+    assert [sum(teacher.sizes) for teacher in teachers] == [11 * 20, 22 * 20]
     high = (torch.arange(20) % 4) == 3
     assert images[1][high].mean() > images[0][high].mean() + 0.5
 
@@ -152,7 +155,7 @@ def test_guidance_without_labels_is_refused(teachers, tmp_path):
 def test_without_a_batch_size_it_is_halved_until_memory_holds_it(teachers, tmp_path, monkeypatch):
     plain, sizes = Shrink.forward, []
 
-    def small(self, x_t, t, condition=None):
+    def small(self, x_t, t, condition):
         sizes.append(len(x_t))
         if len(x_t) > 6:
             raise torch.OutOfMemoryError
@@ -177,7 +180,7 @@ def test_weights_are_one_per_class():
 
 
 def test_values_that_are_not_finite_are_not_stored(teachers, tmp_path, monkeypatch):
-    monkeypatch.setattr(Shrink, "forward", lambda self, x_t, t, condition=None: x_t / 0)
+    monkeypatch.setattr(Shrink, "forward", lambda self, x_t, t, condition: x_t / 0)
     with pytest.raises(FloatingPointError, match="not finite for ids 20 to 39.*pairs.guidance"):
         _maker(tmp_path).make(1)
     assert LocalStore(tmp_path).list("pairs-") == {}
