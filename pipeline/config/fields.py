@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from pipeline.diffusion.adversarial import DIVERGENCES
 from pipeline.diffusion.matching import MATCHING
+from pipeline.utils.uris import absolute
 
 
 def _rising(span: tuple[float, float]) -> tuple[float, float]:
@@ -33,11 +34,6 @@ def known_divergence(name: str) -> str:
     if name not in DIVERGENCES:
         raise ValueError(f"must be one of {', '.join(DIVERGENCES)}")
     return name
-
-
-def absolute(path: str) -> str:
-    """A local path from the root, for workers that start in folders of their own."""
-    return path if "://" in path else os.path.abspath(path)
 
 
 def _found(name: str) -> str:

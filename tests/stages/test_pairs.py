@@ -9,9 +9,9 @@ from torch import Tensor
 
 from pipeline.config import Config, TeacherConfig
 from pipeline.data import schema, shards
+from pipeline.data.local import LocalStore
 from pipeline.data.plans import PairPlan
 from pipeline.data.reader import PairReader
-from pipeline.data.store import LocalStore
 from pipeline.diffusion import seeds
 from pipeline.diffusion.noise import EDM
 from pipeline.models.denoiser import Denoiser

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from pipeline.config import Config, NetworkConfig
+from pipeline.data.local import LocalStore
 from pipeline.data.schema import PairBatch
-from pipeline.data.store import LocalStore
 from pipeline.diffusion.matching import MATCHING
 from pipeline.diffusion.solver import SOLVERS
 from pipeline.methods.dmd import DMD

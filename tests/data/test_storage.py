@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import S3Config
-from pipeline.data.store import LocalStore, open_store, probe
+from pipeline.data.local import LocalStore
+from pipeline.data.storage import Storage, probe
 from pipeline.utils.errors import UserError
 
 
 def test_put_makes_the_object_and_never_overwrites(tmp_path):
-    store = open_store(str(tmp_path / "a" / "b"), S3Config())
+    store = Storage(str(tmp_path / "a" / "b"), S3Config(), "pairs.output")
     assert store.put("x.parquet", b"one") is True
     assert store.put("x.parquet", b"two") is False
     assert store.get("x.parquet") == b"one"
@@ -65,7 +66,7 @@ def test_files_of_a_tree_go_in_whole_and_come_out_again(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.data.store import LocalStore
+from pipeline.data.local import LocalStore
 os.link = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 LocalStore(Path(sys.argv[1])).put("x.parquet", b"1" * 1000)
 """
@@ -99,7 +100,7 @@ def test_a_store_that_cannot_write_says_so_and_leaves_nothing(tmp_path, monkeypa
 FULL = """
 import resource, sys
 from pathlib import Path
-from pipeline.data.store import LocalStore
+from pipeline.data.local import LocalStore
 from pipeline.utils.errors import UserError
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 try:
@@ -130,7 +131,7 @@ def test_unusable_places_are_user_errors(tmp_path):
         ):
             read("gone")
     with pytest.raises(UserError, match="pairs.output 'ftp://bucket/x'.*s3://bucket/prefix"):
-        open_store("ftp://bucket/x", S3Config())
+        Storage("ftp://bucket/x", S3Config(), "pairs.output")
 
 
 def test_a_probe_leaves_nothing_and_finds_a_store_that_overwrites(tmp_path, monkeypatch):
