@@ -54,13 +54,14 @@ class LocalStore:
     def list(self, prefix: str = "") -> dict[str, int]:
         try:
             with os.scandir(self.folder) as entries:
-                found = [e for e in entries if e.name.startswith(prefix) and e.name[0] != "."]
+                shown = [e for e in entries if e.name.startswith(prefix) and e.name[0] != "."]
+                files = [entry for entry in shown if entry.is_file()]
         except FileNotFoundError:
             return {}
         except OSError as error:
             raise UserError(f"cannot list {self.folder}: {error.strerror}") from error
         sizes = {}
-        for entry in sorted(found, key=lambda entry: entry.name):
+        for entry in sorted(files, key=lambda entry: entry.name):
             with suppress(FileNotFoundError):  # deleted meanwhile
                 sizes[entry.name] = entry.stat().st_size
         return sizes
