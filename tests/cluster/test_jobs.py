@@ -70,13 +70,13 @@ def test_checkpoints_are_scored_on_other_resources_and_the_best_is_saved(
     make_pairs(config)
     distill(config)
     printed = [line for line in capfd.readouterr().out.splitlines() if line.startswith("score ")]
-    history = Run(config).checkpoints
-    scores = history.scores(history.commits())
-    best = history.best(history.commits())
-    assert history.commits()[0].name in scores, "the last one waits for its score"
+    checkpoints = Run(config).checkpoints
+    scores = checkpoints.scores(checkpoints.commits())
+    best = checkpoints.best(checkpoints.commits())
+    assert checkpoints.commits()[0].name in scores, "the last one waits for its score"
     # an early one may be gone before its score comes
     assert len(printed) >= len(scores) and any("the best so far" in line for line in printed)
-    with history.newest(only=best.name) as found:
+    with checkpoints.newest(only=best.name) as found:
         average = read_part(found[1], "ema")
     for name, value in load_student(config.evaluate.student).state_dict().items():
         assert torch.equal(value, average[f"module.{name}"])

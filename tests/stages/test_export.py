@@ -24,9 +24,9 @@ def asked(config: Config, **settings) -> Config:
 
 
 def stored(config: Config, step: int, weights: str = "ema") -> dict[str, Tensor]:
-    history = Run(config).checkpoints
-    name = next(each.name for each in history.commits() if each.step == step)
-    with history.newest(only=name) as found:
+    checkpoints = Run(config).checkpoints
+    name = next(each.name for each in checkpoints.commits() if each.step == step)
+    with checkpoints.newest(only=name) as found:
         return read_student(found[1], weights)
 
 

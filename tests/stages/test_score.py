@@ -26,9 +26,9 @@ def names(config) -> list[str]:
 
 
 def note(config, step: int, fd: float) -> None:
-    history = Run(config).checkpoints
-    commit = next(each for each in history.commits() if each.step == step)
-    history.note(commit, Score(fd, 32))
+    checkpoints = Run(config).checkpoints
+    commit = next(each for each in checkpoints.commits() if each.step == step)
+    checkpoints.note(commit, Score(fd, 32))
 
 
 def test_it_is_the_distance_of_new_samples_to_the_images_of_the_pairs(tiny_run):
