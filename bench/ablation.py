@@ -35,7 +35,8 @@ from pipeline.evaluation.metrics import frechet_distance, support
 from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.models.students import load_student
-from pipeline.runs import identity
+from pipeline.runs.identity import needs_pairs
+from pipeline.runs.run import Run
 from pipeline.stages.teacher import make_teacher
 from pipeline.training import loop
 
@@ -108,11 +109,11 @@ def configure(variant: Variant, seed: int, name: str) -> Config:
 
 def train(config: Config) -> None:
     """Train and export, unless it is done."""
-    if identity.finished(config):
+    if Run(config).is_finished():
         return
-    identity.claim(config)
+    Run(config).claim()
     loop.train(config)
-    identity.finish(config)
+    Run(config).finish()
 
 
 @contextmanager
@@ -200,7 +201,7 @@ def main() -> int:
         for name, variant in chosen.items():
             config = configure(variant, seed, name)
             make_teacher(config)
-            if identity.needs_pairs(config):
+            if needs_pairs(config):
                 make_pairs(config)
             if variant.normaliser:
                 train(config)

@@ -29,8 +29,8 @@ import torch
 
 from pipeline.config import Config
 from pipeline.data import schema, shards
+from pipeline.data.local import LocalStore
 from pipeline.data.schema import PairBatch
-from pipeline.data.store import LocalStore
 from pipeline.diffusion import seeds
 from pipeline.models.sampling import sample_teacher
 from pipeline.stages.pairs import PairMaker, pair_plan

@@ -34,10 +34,10 @@ from pipeline.cli import load  # noqa: E402
 from pipeline.config import Config  # noqa: E402
 from pipeline.data import shards  # noqa: E402
 from pipeline.data.reader import PairReader  # noqa: E402
-from pipeline.data.store import open_store  # noqa: E402
+from pipeline.data.storage import Storage  # noqa: E402
 from pipeline.models.ema import ema_of  # noqa: E402
-from pipeline.runs import identity  # noqa: E402
 from pipeline.runs.async_saver import AsyncSaver  # noqa: E402
+from pipeline.runs.run import Run  # noqa: E402
 from pipeline.stages.pairs import PairMaker, pair_plan  # noqa: E402
 from pipeline.training import build, loop  # noqa: E402
 
@@ -117,7 +117,7 @@ def with_ray_train(config: Config) -> float:
         from pipeline.cluster import distill as job
 
         own = Config.model_validate(settings)
-        result.write_text(str(cpu_per_step(own, job.leaving(own), job.gauges())))
+        result.write_text(str(cpu_per_step(own, job.leaving(Run(own).storage), job.gauges())))
 
     with tempfile.TemporaryDirectory() as folder:
         TorchTrainer(
@@ -171,7 +171,7 @@ def checkpoints(config: Config, repeats: int) -> dict[str, list[float]]:
     for _ in range(10):
         step()
     device = training.step.accelerator.device
-    with AsyncSaver(identity.history(config), "bench", training.fingerprint, device) as saver:
+    with AsyncSaver(Run(config).checkpoints, "bench", training.fingerprint, device) as saver:
         for number in range(repeats):
             alone = statistics.median(seconds(step) for _ in range(15))
             stall = seconds(partial(saver.save, 2 * number, training.state))
@@ -201,7 +201,7 @@ def loader(config: Config, repeats: int) -> list[float]:
         for step in steps:
             training.step(*step)
         used = time.perf_counter() - begin
-        reader = PairReader(open_store(config.pairs.output, config.s3), number, batch)
+        reader = PairReader(Storage(config.pairs.output, config.s3, "pairs.output"), number, batch)
         begin = time.perf_counter()
         for n in range(15):
             reader.batch(n)
@@ -237,7 +237,7 @@ def update(config: Config, repeats: int) -> list[float]:
 
 def make_pairs(config: Config) -> None:
     """The pair set that all parts read."""
-    plan, store = pair_plan(config), open_store(config.pairs.output, config.s3)
+    plan, store = pair_plan(config), Storage(config.pairs.output, config.s3, "pairs.output")
     shards.open_plan(store, plan)
     maker = PairMaker(config.teacher, plan, store, config.pairs.batch_size)
     for index in shards.missing(store, plan, config.pairs.count):

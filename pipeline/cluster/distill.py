@@ -20,8 +20,8 @@ from pipeline.cluster.scoring import Scoring
 from pipeline.cluster.session import connect, user_errors
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
-from pipeline.runs import identity
-from pipeline.runs.run_folder import RunFolder
+from pipeline.data.storage import Storage
+from pipeline.runs.run import Run
 from pipeline.training import loop
 from pipeline.utils.errors import StoppedError, UserError
 
@@ -44,30 +44,27 @@ def distill(config: Config) -> None:
         UserError: If teacher, pairs and output do not belong together or cannot be used.
         StoppedError: If the job was stopped before its last step.
     """
-    local = fetch_inputs(config, "teacher")
-    if identity.finished(local):
+    run = Run(config)
+    if run.is_finished():
         print(f"distill  {config.distill.output} is finished already")
         return
-    identity.claim(local)
-    identity.keep_settings(config)
+    run.claim()
+    run.keep_settings()
     connect()
-    scoring = Scoring(config)
-    with _stoppable(config) as stopped:
-        _until_finished(config, stopped, scoring.look)
+    scoring = Scoring(run)
+    with _stoppable(run.storage) as stopped:
+        _until_finished(run, stopped, scoring.look)
     scoring.finish()
-    identity.finish(local, config.teacher.output)
+    run.finish()
     print(f"distill  saved {config.distill.output}/student")
 
 
-def _until_finished(
-    config: Config, stopped: threading.Event, meanwhile: Callable[[], None]
-) -> None:
+def _until_finished(run: Run, stopped: threading.Event, meanwhile: Callable[[], None]) -> None:
     """Fit again after a failure or a leave, as long as new checkpoints come."""
-    history, failures = identity.history(config), 0
-    done = history.step()
-    while done < config.distill.steps:
-        before, failure = done, _fit(config, meanwhile)
-        done = history.step()
+    done, failures = run.checkpoints.step(), 0
+    while done < run.config.distill.steps:
+        before, failure = done, _fit(run.config, meanwhile)
+        done = run.checkpoints.step()
         if isinstance(failure, UserError):
             raise failure
         if stopped.is_set():
@@ -80,7 +77,7 @@ def _until_finished(
         if failures > RESTARTS:
             raise failure
         log.warning("the workers failed (%s): starting again at step %d", _line(failure), done)
-        identity.log_restart(config, done, _line(failure))
+        run.log_restart(done, _line(failure))
 
 
 def _fit(config: Config, meanwhile: Callable[[], None]) -> BaseException | None:
@@ -112,13 +109,13 @@ def _fit(config: Config, meanwhile: Callable[[], None]) -> BaseException | None:
 
 
 @contextmanager
-def _stoppable(config: Config) -> Iterator[threading.Event]:
+def _stoppable(storage: Storage) -> Iterator[threading.Event]:
     """While the block runs, the first SIGTERM or Ctrl-C has the workers save and leave.
 
     The event is set then; a later one ends the driver at once. (`timeout` sends each twice.)
     """
-    store, stopped, first = RunFolder(config).store, threading.Event(), 0.0
-    store.delete(_STOP)
+    stopped, first = threading.Event(), 0.0
+    storage.delete(_STOP)
 
     def stop(number: int, frame: object) -> None:
         nonlocal first
@@ -130,7 +127,7 @@ def _stoppable(config: Config) -> Iterator[threading.Event]:
         first = time.monotonic()
         print("distill  stopping: the workers save a checkpoint; again to end at once", flush=True)
         try:
-            store.put(_STOP, b"")
+            storage.put(_STOP, b"")
         except UserError as error:
             print(f"distill  cannot tell the workers: {error}", flush=True)
 
@@ -143,7 +140,7 @@ def _stoppable(config: Config) -> Iterator[threading.Event]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
-        store.delete(_STOP)
+        storage.delete(_STOP)
 
 
 # Else every worker warns that DDP looks for unused parameters, which it does on purpose. (Other
@@ -171,22 +168,23 @@ def _worker(settings: dict[str, Any]) -> None:
     """What runs on every worker."""
     config = fetch_inputs(Config.model_validate(settings), "teacher")
     torch.set_num_threads(max(1, int(config.distill.workers.cpus)))
-    if not identity.claimed(config):
+    run = Run(config)
+    if not run.is_claimed():
         node = ray.util.get_node_ip_address()
         raise UserError(
             f"distill.output: node {node} does not see {config.distill.output}; give a folder that "
             "all nodes share, or s3://bucket/prefix"
         )
-    loop.train(config, leaving(config), gauges())
+    loop.train(config, leaving(run.storage), gauges())
 
 
-def leaving(config: Config) -> Callable[[], bool]:
+def leaving(storage: Storage) -> Callable[[], bool]:
     """Asks whether the driver was stopped, or a node of the group is about to be taken away."""
-    store, first = RunFolder(config).store, ray.train.get_context().get_world_rank() == 0
+    first = ray.train.get_context().get_world_rank() == 0
 
     def told() -> bool:
         try:
-            return first and bool(store.list(_STOP))
+            return first and bool(storage.list(_STOP))
         except UserError as error:
             log.warning("%s: asked again later", error)
             return False

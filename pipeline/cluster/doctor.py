@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -13,8 +14,9 @@ from pipeline.cluster.session import connect, user_errors
 from pipeline.config import Config
 from pipeline.data import shards
 from pipeline.data.fetch import fetch_inputs
+from pipeline.data.local import LocalStore
 from pipeline.data.sources.source import Source
-from pipeline.data.store import open_store, probe
+from pipeline.data.storage import Storage, probe
 from pipeline.evaluation.reference import SETTING
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.loading import load_teacher, teacher_fingerprint
@@ -22,6 +24,7 @@ from pipeline.stages.pairs import pair_plan
 from pipeline.stages.plan import pair_bytes, plan, step_calls, teacher_calls
 from pipeline.training.memory import footprint
 from pipeline.utils.errors import UserError
+from pipeline.utils.uris import is_remote
 
 GIB = 2**30
 CONTEXT = GIB
@@ -120,9 +123,9 @@ class Examination:
         self.check_cluster()
         token = f".doctor-{uuid.uuid4().hex}"
         outputs = [self.config.pairs.output, self.config.distill.output]
-        outputs = [each for each in outputs if "://" not in each]
+        outputs = [each for each in outputs if not is_remote(each)]
         for each in outputs:
-            open_store(each, self.config.s3).put(token, b"")
+            LocalStore(Path(each)).put(token, b"")
         try:
             tasks = [
                 look_at_node.options(
@@ -136,7 +139,7 @@ class Examination:
             raise UserError(f"a node does not answer: {error}; look at `ray status`") from error
         finally:
             for each in outputs:
-                open_store(each, self.config.s3).delete(token)
+                LocalStore(Path(each)).delete(token)
 
     @cached_property
     def speeds(self) -> dict[str, Speed]:
@@ -170,12 +173,12 @@ class Examination:
     def check_store(self, branch: str) -> str:
         """Objects can be written there, and never twice."""
         where = getattr(self.config, branch).output
-        probe(open_store(where, self.config.s3, f"{branch}.output"))
+        probe(Storage(where, self.config.s3, f"{branch}.output"))
         return f"{where} takes objects, each once"
 
     def check_pairs(self) -> str:
         """What is there already is of this teacher and these settings."""
-        store = open_store(self.config.pairs.output, self.config.s3)
+        store = Storage(self.config.pairs.output, self.config.s3, "pairs.output")
         if shards.PLAN not in store.list(shards.PLAN):
             return "none yet"
         wanted = pair_plan(self.local)

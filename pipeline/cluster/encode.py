@@ -8,7 +8,7 @@ from pipeline.config import Config
 from pipeline.data import real
 from pipeline.data.fetch import fetch_inputs
 from pipeline.data.plans import RealPlan
-from pipeline.data.store import Store, open_store, probe
+from pipeline.data.storage import Storage, Store, probe
 from pipeline.stages.encode import RealMaker, real_plan
 
 
@@ -38,7 +38,7 @@ def encode_images(config: Config) -> None:
 
 
 def _store(config: Config) -> Store:
-    return open_store(config.encode.output, config.s3, "encode.output")
+    return Storage(config.encode.output, config.s3, "encode.output")
 
 
 def _maker(plan: RealPlan, config: Config) -> RealMaker:

@@ -8,7 +8,7 @@ from pipeline.config import Config
 from pipeline.data import shards
 from pipeline.data.fetch import fetch_inputs
 from pipeline.data.plans import PairPlan
-from pipeline.data.store import Store, open_store, probe
+from pipeline.data.storage import Storage, Store, probe
 from pipeline.stages.pairs import PairMaker, pair_plan
 
 
@@ -28,7 +28,7 @@ def make_pairs(config: Config) -> None:
 
 
 def _store(config: Config) -> Store:
-    return open_store(config.pairs.output, config.s3)
+    return Storage(config.pairs.output, config.s3, "pairs.output")
 
 
 def _maker(plan: PairPlan, config: Config) -> PairMaker:

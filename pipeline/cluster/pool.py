@@ -17,7 +17,7 @@ from pipeline.data import shards
 from pipeline.data.plans import Plan
 from pipeline.data.s3 import REQUESTS
 from pipeline.data.shards import Manifest
-from pipeline.data.store import Store
+from pipeline.data.storage import Store
 from pipeline.utils.errors import UserError
 from pipeline.utils.progress import progress
 

@@ -12,9 +12,10 @@ from ray.util.metrics import Gauge
 from pipeline.cluster.session import user_errors
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
-from pipeline.runs import identity
 from pipeline.runs.checkpoint_store import Commit, Score
 from pipeline.runs.metrics_log import board_score
+from pipeline.runs.run import Run
+from pipeline.runs.run_folder import RunFolder
 from pipeline.stages.score import score
 from pipeline.utils.errors import UserError
 
@@ -30,11 +31,11 @@ class Scoring:
     A task that fails costs its checkpoint the score and nothing else.
 
     Args:
-        config: Of the run; without `distill.scoring.count` nothing is done.
+        run: What is scored; without `distill.scoring.count` nothing is done.
     """
 
-    def __init__(self, config: Config):
-        self._config, self._history = config, identity.history(config)
+    def __init__(self, run: Run):
+        self._run, self._scoring = run, run.config.distill.scoring
         self._left: set[str] = set()
         self._task: tuple[Commit, ray.ObjectRef] | None = None
         self._looked = 0.0
@@ -42,7 +43,7 @@ class Scoring:
 
     def look(self) -> None:
         """Take the result that is there, or begin with the next checkpoint; never fails."""
-        if self._config.distill.scoring.count and time.monotonic() > self._looked + LOOK_SECONDS:
+        if self._scoring.count and time.monotonic() > self._looked + LOOK_SECONDS:
             self._looked = time.monotonic()
             try:
                 if self._task is None:
@@ -58,20 +59,20 @@ class Scoring:
         Raises:
             UserError: If the store refuses.
         """
-        while self._config.distill.scoring.count and (self._task is not None or self._begin()):
+        while self._scoring.count and (self._task is not None or self._begin()):
             self._take()
 
     def _begin(self) -> bool:
-        commits = self._history.commits()
-        scores = self._history.scores(commits)
+        commits = self._run.checkpoints.commits()
+        scores = self._run.checkpoints.scores(commits)
         known = self._left | scores.keys()
         commit = next((each for each in commits if each.name not in known), None)
         if commit is None:
             return False
-        scoring = self._config.distill.scoring
-        task = _score.options(num_cpus=scoring.cpus, num_gpus=scoring.gpus)
-        floor = next((each.floor for each in scores.values() if each.n == scoring.count), None)
-        self._task = commit, task.remote(self._config.model_dump(mode="json"), commit.name, floor)
+        task = _score.options(num_cpus=self._scoring.cpus, num_gpus=self._scoring.gpus)
+        known_floors = (each.floor for each in scores.values() if each.n == self._scoring.count)
+        settings, floor = self._run.config.model_dump(mode="json"), next(known_floors, None)
+        self._task = commit, task.remote(settings, commit.name, floor)
         return True
 
     def _take(self) -> None:
@@ -84,10 +85,11 @@ class Scoring:
             self._left.add(commit.name)
             log.warning("step %d has no score: %s", commit.step, error)
             return
-        self._history.note(commit, found)
+        checkpoints = self._run.checkpoints
+        checkpoints.note(commit, found)
         self._gauge.set(found.fd_teacher)
-        board_score(self._config, commit.step, found)
-        best = self._history.best(self._history.commits())
+        board_score(RunFolder(self._run.storage), commit.step, found)
+        best = checkpoints.best(checkpoints.commits())
         mark = "  the best so far" if best == commit else ""
         print(
             f"score    step {commit.step}  Fréchet distance to the teacher "

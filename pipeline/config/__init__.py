@@ -19,7 +19,7 @@ from pipeline.config.distill import (
     StudentConfig,
     WorkersConfig,
 )
-from pipeline.config.fields import Branch, absolute
+from pipeline.config.fields import Branch
 from pipeline.config.networks import (
     DataConfig,
     GaussianConfig,
@@ -37,6 +37,7 @@ from pipeline.config.results import (
 )
 from pipeline.config.rules import problems
 from pipeline.config.sets import ActorsConfig, EncodeConfig, EvaluateActorsConfig, PairsConfig
+from pipeline.utils.uris import absolute
 
 __all__ = [
     "ActorsConfig",

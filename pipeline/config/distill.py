@@ -2,21 +2,21 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from pipeline.config.fields import (
     Branch,
     Decay,
+    DivergenceName,
     Folder,
     Guidance,
     Input,
+    MatchingName,
     Positive,
     Rate,
     Span,
     Times,
     Weight,
-    known_divergence,
-    known_matching,
 )
 
 _EMBEDDED = "As teacher.embedded_guidance; null: the same value."
@@ -88,7 +88,7 @@ class RegressionConfig(Branch):
 class MatchingConfig(Branch):
     """The loss that pulls the student's distribution to the teacher's."""
 
-    loss: Annotated[str, AfterValidator(known_matching)] = Field(
+    loss: MatchingName = Field(
         default="dmd", description="dmd, or sid: gradients through both scores."
     )
     weight: Weight = Field(default=1.0, description="Weight of the loss; 0 turns it off.")
@@ -123,7 +123,7 @@ class GANConfig(Branch):
         min_length=1,
         description="Transformer blocks whose features are judged; null: the middle one.",
     )
-    divergence: Annotated[str, AfterValidator(known_divergence)] = Field(
+    divergence: DivergenceName = Field(
         default="reverse-kl",
         description="What the matching loss lessens: reverse-kl, DMD's own, or kl or js, as "
         "f-distill weighs it.",

@@ -1,6 +1,7 @@
 """Kinds of values that settings have, and what all branches of the tree share."""
 
 import os
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -8,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pipeline.diffusion.adversarial import DIVERGENCES
 from pipeline.diffusion.matching import MATCHING
 from pipeline.diffusion.solver import SOLVERS
+from pipeline.utils.uris import absolute
 
 
 def _rising(span: tuple[float, float]) -> tuple[float, float]:
@@ -22,30 +24,15 @@ def _falling(times: tuple[float, ...]) -> tuple[float, ...]:
     return times
 
 
-def known_matching(name: str) -> str:
-    """The name of a matching loss; raises ValueError of another."""
-    if name not in MATCHING:
-        raise ValueError(f"must be one of {', '.join(MATCHING)}")
-    return name
+def _one_of(choices: Mapping[str, object]) -> AfterValidator:
+    """Accepts the names in a table, those that a plugin adds included."""
 
+    def check(name: str) -> str:
+        if name not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return name
 
-def known_divergence(name: str) -> str:
-    """The name of a divergence; raises ValueError of another."""
-    if name not in DIVERGENCES:
-        raise ValueError(f"must be one of {', '.join(DIVERGENCES)}")
-    return name
-
-
-def known_solver(name: str) -> str:
-    """The name of a solver; raises ValueError of another."""
-    if name not in SOLVERS:
-        raise ValueError(f"must be one of {', '.join(SOLVERS)}")
-    return name
-
-
-def absolute(path: str) -> str:
-    """A local path from the root, for workers that start in folders of their own."""
-    return path if "://" in path else os.path.abspath(path)
+    return AfterValidator(check)
 
 
 def _found(name: str) -> str:
@@ -65,6 +52,9 @@ Part = Annotated[float, Field(ge=0, le=1)]
 Guidance = Annotated[float | None, Field(ge=0)]
 Span = Annotated[tuple[Part, Part], Field(strict=False), AfterValidator(_rising)]
 Times = Annotated[tuple[float, ...], AfterValidator(_falling)]
+MatchingName = Annotated[str, _one_of(MATCHING)]
+DivergenceName = Annotated[str, _one_of(DIVERGENCES)]
+SolverName = Annotated[str, _one_of(SOLVERS)]
 Input = Annotated[str, Field(min_length=1), AfterValidator(absolute)]
 Model = Annotated[str, Field(min_length=1), AfterValidator(_found)]
 Folder = Annotated[str, BeforeValidator(_blank)]

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pipeline.utils.uris import is_remote
+
 if TYPE_CHECKING:
     from pipeline.config import Config
 
@@ -175,7 +177,7 @@ def _folder_problems(config: Config) -> Iterator[str]:
     if (push := config.export.push) and not re.fullmatch(r"[\w.-]+/[\w.-]+", push):
         yield f"export.push: {push!r} is no repository of the Hub; give owner/name"
     for name in ("evaluate", "sample", "report"):
-        if "://" in (folder := getattr(config, name).output or ""):
+        if is_remote(folder := getattr(config, name).output or ""):
             yield (
                 f"{name}.output: {folder!r} is no local folder; only those of pairs, "
                 "encode, distill and export may be in a bucket"

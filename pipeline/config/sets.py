@@ -1,15 +1,13 @@
 """Sets of pairs and of real images, and the actors that make them."""
 
-from typing import Annotated
-
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from pipeline.config.fields import (
     Branch,
     Folder,
     Positive,
+    SolverName,
     Weight,
-    known_solver,
 )
 
 
@@ -34,7 +32,7 @@ class PairsConfig(Branch):
     count: Positive = Field(default=5000, description="Pairs in the set, a multiple of shard_size.")
     shard_size: Positive = Field(default=500, description="Pairs per shard (one file, one task).")
     output: Folder = Field(default="", description="Folder of the set; null: <run>/pairs.")
-    solver: Annotated[str, AfterValidator(known_solver)] = Field(
+    solver: SolverName = Field(
         default="heun", description="ODE solver of the teacher: euler, heun, dpmpp_2m or plms."
     )
     steps: int = Field(default=18, ge=2, le=1000, description="Solver steps.")

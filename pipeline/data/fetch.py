@@ -10,9 +10,10 @@ from filelock import FileLock
 from pipeline.config import Config, S3Config
 from pipeline.data import hub
 from pipeline.data.prompts import local_prompts
-from pipeline.data.store import open_remote
+from pipeline.data.storage import Storage
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import cache_folder
+from pipeline.utils.uris import is_remote
 
 INPUTS = {"teacher": "output", "data": "folder", "evaluate": "student"}
 """Group of settings -> its field that names an input folder."""
@@ -33,34 +34,36 @@ def fetch_inputs(config: Config, *branches: str) -> Config:
     """
     for branch in branches:
         group, field = getattr(config, branch), INPUTS[branch]
-        if "://" in (url := getattr(group, field) or ""):
+        if is_remote(url := getattr(group, field) or ""):
             local = str(fetch(url, config.s3, f"{branch}.{field}"))
             config = config.model_copy(update={branch: group.model_copy(update={field: local})})
     return local_prompts(config)
 
 
-def fetch(url: str, s3: S3Config, setting: str) -> Path:
-    """The local copy of a folder in a bucket, or of a model on the Hub.
+def fetch(url: str, credentials: S3Config, setting: str) -> Path:
+    """The local copy of a folder in a bucket, or of a model on the Hub; a local folder as it is.
 
     Args:
-        url: s3://bucket/prefix, gs://bucket/prefix or hf://owner/name@commit.
-        s3: Where S3 is.
+        url: A local folder, hf://owner/name@commit, or as a `Storage` takes it.
+        credentials: What reaches the bucket.
         setting: Name of the setting, for messages.
 
     Raises:
         UserError: As `fetch_inputs` and `fetch_model`, or if an object's name would leave the
             copy.
     """
-    if url.startswith(hub.SCHEME):
+    if hub.is_model(url):
         return hub.fetch_model(url, setting)
-    store = open_remote(url, s3, setting)
-    objects, where = store.tree(), store.where("")
+    store = Storage(url, credentials, setting)
+    if store.folder:
+        return store.folder
+    objects, where = store.tree(), store.uri()
     if not objects:
         raise UserError(f"{setting}: there is nothing in {where}")
     for name in objects:
         if not {"", ".", ".."}.isdisjoint(name.split("/")):
             raise UserError(f"{setting}: {where}{name} is no name of a file; remove it")
-    content = json.dumps([where, s3.endpoint, objects], sort_keys=True).encode()
+    content = json.dumps([where, credentials.endpoint, objects], sort_keys=True).encode()
     copy = cache_folder() / hashlib.sha256(content).hexdigest()[:32]
     partial = copy.with_suffix(".tmp")
     try:

@@ -91,7 +91,7 @@ class GSStore:
         with self._errors("delete", name), suppress(NotFound):
             self._blob(name).delete(retry=DEFAULT_RETRY)
 
-    def where(self, name: str) -> str:
+    def uri(self, name: str) -> str:
         return f"gs://{self.bucket}/{self.prefix}{name}"
 
     def _found(self, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -112,7 +112,7 @@ class GSStore:
     @contextmanager
     def _errors(self, verb: str, name: str) -> Iterator[None]:
         """What the library raises, as one line that names object, reason and way out."""
-        where = f"cannot {verb} {self.where(name)}"
+        where = f"cannot {verb} {self.uri(name)}"
         try:
             yield
         except DefaultCredentialsError as error:

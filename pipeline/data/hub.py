@@ -19,8 +19,8 @@ from huggingface_hub.errors import (
 )
 
 from pipeline.utils.errors import UserError
+from pipeline.utils.uris import split
 
-SCHEME = "hf://"
 _ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([^@]+))?/?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NETWORKS = ("unet", "transformer")
@@ -49,6 +49,11 @@ _FILES = (
     ),
 )
 """What is fetched: the parts in use, weights in full precision; nothing here is a pickle."""
+
+
+def is_model(uri: str) -> bool:
+    """Whether it is a model on the Hub: hf://owner/name@commit."""
+    return split(uri)[0] == "hf"
 
 
 class Address(NamedTuple):
@@ -95,7 +100,7 @@ def fetch_model(url: str, setting: str) -> Path:
             now = HfApi().model_info(repo, revision=revision).sha
         raise UserError(
             f"{setting}: {url} is not pinned, and may be another model tomorrow; now it is "
-            f"{SCHEME}{repo}@{now}: write that"
+            f"hf://{repo}@{now}: write that"
         )
     with _told(setting, repo, revision):
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(_FILES)))
@@ -145,7 +150,7 @@ def push_model(folder: Path, repo: str, message: str, setting: str) -> str:
         commit = HfApi().upload_folder(
             repo_id=repo, folder_path=folder, commit_message=message, delete_patterns="*"
         )
-    return f"{SCHEME}{repo}@{commit.oid}"
+    return f"hf://{repo}@{commit.oid}"
 
 
 @contextmanager

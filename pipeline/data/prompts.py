@@ -9,7 +9,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from pipeline.config import Config
-from pipeline.data.store import Store, open_store
+from pipeline.data.storage import Storage, Store
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import cache_folder, write_file
 
@@ -40,11 +40,11 @@ def read_prompts(config: Config) -> list[str]:
     path = str(config.teacher.prompts).rstrip("/")
     if path.endswith(_FILES):
         folder, _, name = path.rpartition("/")
-        store, names = open_store(folder, config.s3, "teacher.prompts"), [name]
+        store, names = Storage(folder, config.s3, "teacher.prompts"), [name]
         if name not in store.list(name):
             raise UserError(f"teacher.prompts: there is no {path}")
     else:
-        store = open_store(path, config.s3, "teacher.prompts")
+        store = Storage(path, config.s3, "teacher.prompts")
         names = [name for name in store.tree() if name.endswith((".parquet", ".arrow"))]
     try:
         prompts = [line for name in names for line in _read(store, name)]
@@ -71,7 +71,7 @@ def _read(store: Store, name: str) -> Iterator[str]:
                 table = pq.read_table(file)
             else:
                 table = pa.ipc.open_stream(file).read_all()
-            lines = table[_column(table, store.where(name))].to_pylist()
+            lines = table[_column(table, store.uri(name))].to_pylist()
     yield from (line for each in lines if (line := str(each or "").strip()))
 
 

@@ -15,7 +15,7 @@ from pipeline.data.plans import RealPlan
 from pipeline.data.real import RealBatch
 from pipeline.data.schema import PairBatch
 from pipeline.data.shards import Manifest, Shard, read_manifest
-from pipeline.data.store import Store
+from pipeline.data.storage import Store
 from pipeline.diffusion.seeds import generator
 from pipeline.utils.errors import UserError
 
@@ -108,7 +108,7 @@ class _Reader(Generic[_Batch]):
         return window, torch.randperm(len(window.ids), generator=rng)
 
     def _read(self, shard: Shard, group: int, rows: int) -> _Batch:
-        plan, where = self._plan, self._store.where(shard.name)
+        plan, where = self._plan, self._store.uri(shard.name)
         with self._store.open(shard.name) as file:
             batch = self._decode(file, group, plan.shape, self._fingerprint, where)
         again = f"delete it and run {plan.kind.job} again"

@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.data import crop, schema, shards
 from pipeline.data.plans import RealPlan
 from pipeline.data.shards import Manifest
-from pipeline.data.store import Store
+from pipeline.data.storage import Store
 from pipeline.utils.errors import UserError
 
 PREPARATION = f"{crop.PREPARATION}; the VAE's mode"
@@ -103,7 +103,7 @@ def write(
         note = (json.dumps([asdict(each) for each in damaged], indent=1) + "\n").encode()
         if not store.put(name, note) and store.get(name) != note:
             raise UserError(
-                f"{store.where(name)} lists other images than this node cannot read; install the "
+                f"{store.uri(name)} lists other images than this node cannot read; install the "
                 "same constraints.txt on all nodes, delete it and run jobs/encode.py again"
             )
     return shards.put(store, plan, ids, encode(batch, plan.footer(preparation=PREPARATION)))
@@ -129,7 +129,7 @@ def _damaged(store: Store, name: str) -> list[Damaged]:
     try:
         return [Damaged(**each) for each in json.loads(store.get(name))]
     except (TypeError, ValueError) as error:
-        raise UserError(f"{store.where(name)} is damaged ({error}); delete it") from error
+        raise UserError(f"{store.uri(name)} is damaged ({error}); delete it") from error
 
 
 def encode(batch: RealBatch, metadata: Mapping[str, str]) -> bytes:

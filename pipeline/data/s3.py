@@ -76,7 +76,7 @@ class S3Store:
                 time.sleep(min(0.1 * 2**attempt, 5))  # two writers at once: one will be first
             except _TakenError:
                 return False
-        raise UserError(f"cannot write {self.where(name)}: other writers keep it busy; run again")
+        raise UserError(f"cannot write {self.uri(name)}: other writers keep it busy; run again")
 
     def get(self, name: str) -> bytes:
         return self._patient(name, lambda client, key: _body(client.get_object(**key)))
@@ -114,7 +114,7 @@ class S3Store:
         with self._errors("delete", name):
             self._client.delete_object(Bucket=self.bucket, Key=self.prefix + name)
 
-    def where(self, name: str) -> str:
+    def uri(self, name: str) -> str:
         return f"s3://{self.bucket}/{self.prefix}{name}"
 
     def _found(self, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -132,7 +132,7 @@ class S3Store:
             return _connect(self.endpoint, self.region, self.profile)
         except (BotoCoreError, ValueError) as error:
             raise UserError(
-                f"{self.where('')}: {error}; check s3.endpoint, s3.region and s3.profile"
+                f"{self.uri('')}: {error}; check s3.endpoint, s3.region and s3.profile"
             ) from error
 
     def _patient(self, name: str, read: Callable[[Any, dict[str, str]], _Result]) -> _Result:
@@ -145,12 +145,12 @@ class S3Store:
             except _BrokenError as error:
                 cause = error
                 time.sleep(min(0.1 * 2**attempt, 5))
-        raise UserError(f"cannot read {self.where(name)}: {cause}; run the same command again")
+        raise UserError(f"cannot read {self.uri(name)}: {cause}; run the same command again")
 
     @contextmanager
     def _errors(self, verb: str, name: str) -> Iterator[None]:
         """What the library raises, as one line that names object, reason and way out."""
-        where = f"cannot {verb} {self.where(name)}"
+        where = f"cannot {verb} {self.uri(name)}"
         try:
             yield
         except ClientError as error:

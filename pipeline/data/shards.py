@@ -23,7 +23,7 @@ from torch import Tensor
 from pipeline.data import schema
 from pipeline.data.plans import PairPlan, Plan
 from pipeline.data.schema import Kind, PairBatch
-from pipeline.data.store import Store, record
+from pipeline.data.storage import Store, ensure_json
 from pipeline.utils.errors import UserError
 
 PLAN = "plan.json"
@@ -70,7 +70,7 @@ def open_plan(store: Store, plan: Plan) -> None:
     Raises:
         UserError: If the store holds a set of another plan; names every difference.
     """
-    record(store, PLAN, json.loads(_dump(plan)), plan.kind.setting)
+    ensure_json(store, PLAN, json.loads(_dump(plan)), plan.kind.setting)
 
 
 def check_shared(store: Store, plan: Plan) -> None:
@@ -81,7 +81,7 @@ def check_shared(store: Store, plan: Plan) -> None:
     """
     if PLAN not in store.list(PLAN) or store.get(PLAN) != _dump(plan):
         raise UserError(
-            f"{plan.kind.setting}: node {socket.gethostname()} does not see {store.where(PLAN)}, "
+            f"{plan.kind.setting}: node {socket.gethostname()} does not see {store.uri(PLAN)}, "
             "which the job has put there; give a folder that all nodes share, or "
             "s3://bucket/prefix"
         )
@@ -169,14 +169,14 @@ def close(
     stored, shards = _stored(store, plan.kind), []
     for ids in plan.spans(count):
         if (name := _name(plan, ids)) not in stored:
-            raise UserError(f"{store.where(name)} is missing: run {plan.kind.job} again")
+            raise UserError(f"{store.uri(name)} is missing: run {plan.kind.job} again")
         rows = len(ids) - lacking.get(ids.start, 0)
         shards.append(Shard(name, ids.start, rows, stored[name]))
     manifest = Manifest(plan, sum(shard.rows for shard in shards), tuple(shards))
     name = f"manifest-{count}.json"
     if not store.put(name, _dump(manifest)) and _load_manifest(store, name, type(plan)) != manifest:
         raise UserError(
-            f"{store.where(name)} lists other shards than those stored; "
+            f"{store.uri(name)} lists other shards than those stored; "
             f"delete this manifest and run {plan.kind.job} again"
         )
     return manifest
@@ -196,10 +196,10 @@ def read_manifest(store: Store, plan: type[Plan] = PairPlan) -> Manifest[Any]:
     counts = [name[len("manifest-") : -len(".json")] for name in store.list("manifest-")]
     largest = max((int(count) for count in counts if count.isdigit()), default=None)
     if largest is None:
-        raise UserError(f"no complete {title} set in {store.where('')}: run {job} first")
+        raise UserError(f"no complete {title} set in {store.uri('')}: run {job} first")
     manifest = _load_manifest(store, f"manifest-{largest}.json", plan)
     if manifest.count < 1:
-        raise UserError(f"the {title} set in {store.where('')} is empty: run {job} first")
+        raise UserError(f"the {title} set in {store.uri('')} is empty: run {job} first")
     return manifest
 
 
@@ -213,10 +213,10 @@ def check_stored(store: Store, manifest: Manifest[_Plan]) -> None:
     stored = _stored(store, kind)
     for shard in manifest.shards:
         if shard.name not in stored:
-            raise UserError(f"{store.where(shard.name)} is missing: run {kind.job} again")
+            raise UserError(f"{store.uri(shard.name)} is missing: run {kind.job} again")
         if stored[shard.name] != shard.bytes:
             raise UserError(
-                f"{store.where(shard.name)} is not the shard its manifest lists; "
+                f"{store.uri(shard.name)} is not the shard its manifest lists; "
                 f"delete it and run {kind.job} again"
             )
 
@@ -237,7 +237,7 @@ def _load(store: Store, name: str) -> dict[str, Any]:
     try:
         return dict(json.loads(store.get(name)))
     except (ValueError, TypeError) as error:
-        raise UserError(f"{store.where(name)} is damaged ({error}); delete it") from error
+        raise UserError(f"{store.uri(name)} is damaged ({error}); delete it") from error
 
 
 def _load_plan(values: dict[str, Any], where: str, plan: Any) -> Any:
@@ -250,7 +250,7 @@ def _load_plan(values: dict[str, Any], where: str, plan: Any) -> Any:
 
 
 def _load_manifest(store: Store, name: str, plan: type[_Plan]) -> Manifest[_Plan]:
-    values, where = _load(store, name), store.where(name)
+    values, where = _load(store, name), store.uri(name)
     try:
         shards = tuple(Shard(**each) for each in values["shards"])
         return Manifest(_load_plan(values["plan"], where, plan), values["count"], shards)

@@ -28,6 +28,7 @@ from pipeline.report.words import (
 )
 from pipeline.utils.files import check_writable, write_file
 from pipeline.utils.progress import duration
+from pipeline.utils.uris import is_remote
 
 FILE = "report.html"
 _PICTURES = {
@@ -109,7 +110,7 @@ def _beside(named: tuple[str, ...], config: Config) -> Path:
     """In the folder of the run; of several runs, or one elsewhere, in this folder."""
     if not named:
         return Path(config.evaluate.output) / FILE
-    return Path(FILE) if len(named) > 1 or "://" in named[0] else Path(named[0]) / FILE
+    return Path(FILE) if len(named) > 1 or is_remote(named[0]) else Path(named[0]) / FILE
 
 
 def render(runs: list[Run], now: float | None = None) -> str:

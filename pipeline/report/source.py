@@ -10,11 +10,12 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from pipeline.config import Config, S3Config, settings_yaml
-from pipeline.data.store import Store, open_store
+from pipeline.data.storage import Storage, Store
 from pipeline.report.comparisons import comparisons
 from pipeline.runs.checkpoint_store import CheckpointStore, Score
 from pipeline.runs.events import FILE, Event, read_events
 from pipeline.utils.errors import UserError
+from pipeline.utils.uris import is_remote, split
 
 PICTURES = ("evaluation.png", "neighbours.png", "failures.png")
 FRAMES = 24
@@ -82,11 +83,11 @@ def find(path: str, s3: S3Config) -> Place:
     Raises:
         UserError: If there is none, or the store refuses.
     """
-    path = path.rstrip("/") if "://" in path else str(Path(path).resolve())
+    path = path.rstrip("/") if is_remote(path) else str(Path(path).resolve())
     for distill, evaluation in ((f"{path}/distill", path), (path, path.removesuffix("/distill"))):
-        if _MARKS & open_store(distill, s3, _SETTING).list().keys():
+        if _MARKS & Storage(distill, s3, _SETTING).list().keys():
             return Place(_name(evaluation), distill, evaluation)
-    if "evaluation.json" in open_store(path, s3, _SETTING).list():
+    if "evaluation.json" in Storage(path, s3, _SETTING).list():
         return Place(_name(path), f"{path}/distill", path)
     raise UserError(
         f"{_SETTING}: there is no run in {path}: neither distill/metrics.jsonl nor "
@@ -96,9 +97,7 @@ def find(path: str, s3: S3Config) -> Place:
 
 def _name(path: str) -> str:
     """The last two parts of a path: runs/digits/seed-0 is digits/seed-0."""
-    parts = [part for part in path.partition("://")[2].split("/") or [] if part]
-    parts = parts or [part for part in path.split("/") if part]
-    return "/".join(parts[-2:])
+    return "/".join([part for part in split(path)[1].split("/") if part][-2:])
 
 
 def read_run(place: Place, s3: S3Config) -> Run:
@@ -108,10 +107,10 @@ def read_run(place: Place, s3: S3Config) -> Run:
         UserError: If nothing of a run is there, or a store refuses.
     """
     run = Run(place)
-    store = open_store(place.distill, s3, "distill.output")
+    store = Storage(place.distill, s3, "distill.output")
     names = store.list()
-    _read_training(run, store, names.keys(), s3)
-    beside = open_store(place.evaluation, s3, "evaluate.output")
+    _read_training(run, store, names.keys())
+    beside = Storage(place.evaluation, s3, "evaluate.output")
     there = beside.list()
     if "evaluation.json" in there:
         run.evaluation = _take(run, beside, "evaluation.json", _evaluation) or {}
@@ -126,7 +125,7 @@ def read_run(place: Place, s3: S3Config) -> Run:
     return run
 
 
-def _read_training(run: Run, store: Store, names: Any, s3: S3Config) -> None:
+def _read_training(run: Run, store: Storage, names: Any) -> None:
     if "config.yaml" in names:
         run.settings = _take(run, store, "config.yaml", _settings)
     if "run.json" in names:
@@ -140,11 +139,11 @@ def _read_training(run: Run, store: Store, names: Any, s3: S3Config) -> None:
     if "state.json" in names:
         state = _take(run, store, "state.json", _object) or {}
         run.steps = state["step"] if isinstance(state.get("step"), int) else None
-    history = CheckpointStore(open_store(store.where("checkpoints"), s3, "distill.output"), keep=1)
-    for step, name in sorted(history.scored().items()):
-        if score := _take(run, history.store, name, TypeAdapter(Score).validate_json):
+    checkpoints = CheckpointStore(store / "checkpoints", keep=1)
+    for step, name in sorted(checkpoints.scored().items()):
+        if score := _take(run, checkpoints.store, name, TypeAdapter(Score).validate_json):
             run.scores[step] = score
-    samples = open_store(store.where("samples"), s3, "distill.output")
+    samples = store / "samples"
     steps = {name: _step(name) for name in samples.list("step-")}
     known = sorted((step, name) for name, step in steps.items() if step is not None)
     for step, name in evenly(known, FRAMES):

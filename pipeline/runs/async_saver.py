@@ -28,16 +28,16 @@ class AsyncSaver:
     error, what was begun is stored.
 
     Args:
-        history: Where the checkpoints go.
+        checkpoints: Where the checkpoints go.
         attempt: Name of this attempt, the same on every worker.
         fingerprint: Of all that defines the optimisation.
         device: The worker's.
     """
 
     def __init__(
-        self, history: CheckpointStore, attempt: str, fingerprint: str, device: torch.device
+        self, checkpoints: CheckpointStore, attempt: str, fingerprint: str, device: torch.device
     ):
-        self.history, self.attempt, self.fingerprint = history, attempt, fingerprint
+        self.checkpoints, self.attempt, self.fingerprint = checkpoints, attempt, fingerprint
         many = dist.is_initialized() and dist.get_world_size() > 1
         self._group = dist.new_group(backend="gloo") if many else None
         self._rank = dist.get_rank() if many else 0
@@ -87,7 +87,7 @@ class AsyncSaver:
         with TemporaryDirectory() as folder:
             checkpoint.write(Path(folder), tensors, self._group)
             try:
-                result: dict[str, str] | str = self.history.add(Path(folder), commit.name)
+                result: dict[str, str] | str = self.checkpoints.add(Path(folder), commit.name)
             except (UserError, OSError) as error:
                 result = str(error)
         files: dict[str, str] = {}
@@ -96,7 +96,7 @@ class AsyncSaver:
                 raise UserError(each)
             files |= each
         if self._rank == 0:
-            self.history.commit(replace(commit, files=files))
+            self.checkpoints.commit(replace(commit, files=files))
 
     def _gather(self, result: dict[str, str] | str) -> list[dict[str, str] | str]:
         """Every worker's result, so that all know whether all have stored theirs."""

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline.data.store import LocalStore, Store
+from pipeline.data.storage import Storage
 from pipeline.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class CheckpointStore:
         keep: How many of the newest stay; the best by score stays beside them.
     """
 
-    store: Store
+    store: Storage
     keep: int
 
     def add(self, folder: Path, name: str) -> dict[str, str]:
@@ -101,7 +101,7 @@ class CheckpointStore:
                 try:
                     found.append(Commit(**json.loads(self.store.get(name))))
                 except (ValueError, TypeError):
-                    damaged.append(self.store.where(name))
+                    damaged.append(self.store.uri(name))
                     log.warning("%s is damaged and is not used", damaged[-1])
                 except UserError:
                     if name in self.store.list():  # else it was removed meanwhile
@@ -166,19 +166,19 @@ class CheckpointStore:
                     lost = [n for n in names if sums[Path(n).name] != commit.files[Path(n).name]]
                 log.warning(
                     "%s is torn or missing: the checkpoint of step %d is passed over",
-                    self.store.where(lost[0]),
+                    self.store.uri(lost[0]),
                     commit.step,
                 )
         if commits and only is None:
             raise UserError(
-                f"{self.store.where('')}: not one checkpoint is whole; delete it to start again"
+                f"{self.store.uri('')}: not one checkpoint is whole; delete it to start again"
             )
         yield None
 
     def _local(self, commit: Commit, copy: Path) -> Path:
         """Where a checkpoint's files are: in their own folder, or copied to the given one."""
-        if isinstance(self.store, LocalStore):
-            return Path(self.store.where(commit.name))
+        if self.store.folder:
+            return self.store.folder / commit.name
         for name in commit.files:
             self.store.download(f"{commit.name}/{name}", copy / name)
         return copy

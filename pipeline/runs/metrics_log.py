@@ -12,7 +12,7 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 from torch import Tensor
 
-from pipeline.config import Config, settings_yaml
+from pipeline.config import DistillConfig, settings_yaml
 from pipeline.runs import events
 from pipeline.runs.checkpoint_store import Score
 from pipeline.runs.run_folder import RunFolder
@@ -28,7 +28,8 @@ class MetricsLog:
     """Shows and writes the metrics and pictures of one run; made on the first worker alone.
 
     Args:
-        config: Of the run.
+        distill: Of the run.
+        settings: All of them, to be shown.
         output: The folder to write to.
         start: Steps done so far: later lines of an earlier attempt are dropped.
         workers: Of the group.
@@ -40,13 +41,14 @@ class MetricsLog:
 
     def __init__(
         self,
-        config: Config,
+        distill: DistillConfig,
+        settings: dict[str, Any],
         output: Path,
         start: int,
         workers: int,
         device: torch.device,
     ):
-        self.output, self.steps = output, config.distill.steps
+        self.output, self.steps = output, distill.steps
         self.metrics = output / "metrics.jsonl"
         try:
             (output / "samples").mkdir(parents=True, exist_ok=True)
@@ -59,11 +61,12 @@ class MetricsLog:
         event = events.Event("start", began, start, workers, reached, reached_at, machine=machine)
         events.note(output, event)
         self.board = SummaryWriter(str(output / "tensorboard"), purge_step=start + 1)
-        settings = settings_yaml.dump(config.model_dump(mode="json"))
-        self.board.add_text("config", f"```yaml\n{settings}```", start)
-        self.wandb = _WeightsAndBiases(config, output) if config.distill.wandb else None
+        self.board.add_text("config", f"```yaml\n{settings_yaml.dump(settings)}```", start)
+        self.wandb = None
+        if distill.wandb:
+            self.wandb = _WeightsAndBiases(distill.wandb, distill.output, settings, output)
         self.done = start
-        self.bar = progress(config.distill.steps, "distill", "steps", start)
+        self.bar = progress(distill.steps, "distill", "steps", start)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line of metrics.jsonl, and one point on each curve."""
@@ -118,9 +121,8 @@ class MetricsLog:
         return last
 
 
-def board_score(config: Config, step: int, score: Score) -> None:
+def board_score(output: RunFolder, step: int, score: Score) -> None:
     """Put the score of a checkpoint on TensorBoard's curves; what a store refuses, later."""
-    output = RunFolder(config)
     folder = str(output.folder / "tensorboard")
     with SummaryWriter(folder, filename_suffix=f".score-{step}") as board:
         board.add_scalar("fd_teacher", score.fd_teacher, step)
@@ -135,7 +137,7 @@ class _WeightsAndBiases:
     The attempts of a run are a group there.
     """
 
-    def __init__(self, config: Config, folder: Path):
+    def __init__(self, project: str, group: str, settings: dict[str, Any], folder: Path):
         try:
             import wandb
         except ImportError as error:
@@ -146,10 +148,10 @@ class _WeightsAndBiases:
         self._image = wandb.Image
         os.environ.setdefault("WANDB_MODE", "offline")
         self._run = wandb.init(
-            project=config.distill.wandb,
-            group=config.distill.output,
+            project=project,
+            group=group,
             dir=folder,
-            config=config.model_dump(mode="json"),
+            config=settings,
             settings=wandb.Settings(silent=True),
         )
 

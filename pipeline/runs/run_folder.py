@@ -1,4 +1,4 @@
-"""The folder of a run: a local one, or one on S3 with files on their way there."""
+"""The folder of a run: a local one, or one in a bucket with files on their way there."""
 
 import json
 import logging
@@ -6,41 +6,42 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipeline.config import Config, S3Config
-from pipeline.data.store import open_store
+from pipeline.data.storage import Storage
 from pipeline.models.export.save import PROVENANCE, AddFiles, save_denoiser
 from pipeline.models.network import Network
 from pipeline.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
-Made = dict[str, Any]
-"""Provenance of a student: all that defines its run, and which of the run's students it is."""
+RUN, SETTINGS, STATE = "run.json", "config.yaml", "state.json"
+"""What defines the run; all its settings; the SHA-256 of its state, once it has ended."""
+
+Provenance = dict[str, Any]
+"""What made a student: all that defines its run, and which of the run's students it is."""
 
 
 class RunFolder:
     """What a run leaves beside its checkpoints: figures and pictures.
 
     Args:
-        config: Of the run.
+        storage: Where it is kept.
 
     Attributes:
-        store: Where it is kept.
-        folder: Where this process writes; for S3 a temporary one, which `upload` copies there.
+        folder: Where this process writes: of a bucket a temporary one, which `upload` copies
+            there.
     """
 
-    def __init__(self, config: Config) -> None:
-        where = config.distill.output
-        self.store = open_store(where, config.s3, "distill.output")
-        self._scratch = TemporaryDirectory() if "://" in where else None
-        self.folder = Path(self._scratch.name if self._scratch else where)
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self._scratch = TemporaryDirectory() if storage.folder is None else None
+        self.folder = storage.folder or Path(self._scratch.name if self._scratch else "")
         self._uploaded: dict[str, int] = {}
 
     def download(self, *names: str) -> None:
-        """Bring files that an earlier attempt left on S3, those that are there."""
+        """Bring files that an earlier attempt left in a bucket, those that are there."""
         for name in names if self._scratch else ():
-            if name in self.store.list():
-                self.store.download(name, self.folder / name)
+            if name in self.storage.list():
+                self.storage.download(name, self.folder / name)
 
     def upload(self) -> None:
         """Store the files that are new or changed since the last call.
@@ -53,11 +54,11 @@ class RunFolder:
         found = {path.relative_to(self.folder).as_posix(): path for path in self.folder.rglob("*")}
         for name, path in sorted(found.items()):
             if path.is_file() and self._uploaded.get(name) != (when := path.stat().st_mtime_ns):
-                self.store.upload(path, name)
+                self.storage.upload(path, name)
                 self._uploaded[name] = when
 
     def try_upload(self) -> None:
-        """As `upload`; what cannot be stored now is told and stored with the next call."""
+        """As `upload`; what cannot be stored now is logged and stored with the next call."""
         try:
             self.upload()
         except UserError as error:
@@ -66,54 +67,50 @@ class RunFolder:
 
 def save_student(
     student: Network,
-    where: str,
-    s3: S3Config,
-    setting: str,
-    made: Made,
+    storage: Storage,
+    provenance: Provenance,
     add_files: AddFiles = lambda folder: None,
 ) -> None:
-    """Save a student as a folder that diffusers opens, local or on S3; an older one is replaced.
+    """Save a student as a folder that diffusers opens, local or in a bucket; replaces an older one.
 
     Args:
         student: The network.
-        where: Its folder, local or in a bucket.
-        s3: How to reach S3.
-        setting: The setting that names the folder, for errors.
-        made: What made it, stored last.
-        dress: Adds files, as in `save_denoiser`.
+        storage: Its folder.
+        provenance: What made it, stored last.
+        add_files: Adds files, as in `save_denoiser`.
 
     Raises:
         UserError: If it cannot be written.
     """
-    if "://" not in where:
-        save_denoiser(student, where, made, add_files)
+    if storage.folder:
+        save_denoiser(student, storage.folder, provenance, add_files)
         return
-    store = open_store(where, s3, setting)
-    store.delete(PROVENANCE)  # an older student's, while the new one's files come
+    storage.delete(PROVENANCE)  # an older student's, while the new one's files come
     with TemporaryDirectory() as scratch:
         folder = Path(scratch) / "student"
-        save_denoiser(student, folder, made, add_files)
+        save_denoiser(student, folder, provenance, add_files)
         files = [path for path in folder.rglob("*") if path.is_file()]
         for path in sorted(files, key=lambda path: (path.name == PROVENANCE, path)):
-            store.upload(path, path.relative_to(folder).as_posix())
+            storage.upload(path, path.relative_to(folder).as_posix())
 
 
-def provenance(where: str, s3: S3Config, setting: str) -> Made | None:
+def stored_provenance(storage: Storage) -> Provenance | None:
     """What made the student that is there; None if there is none.
 
     Raises:
         UserError: If the folder holds something else.
     """
-    store = open_store(where, s3, setting)
-    names = store.tree()
+    names = storage.tree()
     if not names:
         return None
     content = None
     if PROVENANCE in names:
         try:
-            content = json.loads(store.get(PROVENANCE))
+            content = json.loads(storage.get(PROVENANCE))
         except ValueError:
             pass
     if not isinstance(content, dict):
-        raise UserError(f"{setting}: {where} is in use by something else: choose another folder")
+        raise UserError(
+            f"{storage.setting}: {storage.uri()} is in use by something else: choose another folder"
+        )
     return content

@@ -15,7 +15,7 @@ from pipeline.data.real import Damaged, RealBatch
 from pipeline.data.sources.listing import Listing, open_listing
 from pipeline.data.sources.sample import Sample, Wanted
 from pipeline.data.sources.source import Reader, scaled
-from pipeline.data.store import Store
+from pipeline.data.storage import Store
 from pipeline.models.loading import load_teacher, load_vae, vae_fingerprint
 from pipeline.models.vae import VAE
 from pipeline.utils.errors import UserError

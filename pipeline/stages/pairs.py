@@ -12,7 +12,7 @@ from pipeline.config import Config, TeacherConfig
 from pipeline.data import schema, shards
 from pipeline.data.plans import PairPlan
 from pipeline.data.schema import PairBatch
-from pipeline.data.store import Store
+from pipeline.data.storage import Store
 from pipeline.diffusion import seeds
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.loading import load_teacher, teacher_fingerprint

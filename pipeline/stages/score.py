@@ -6,7 +6,7 @@ from torch import Tensor
 from pipeline.config import Config
 from pipeline.data.reader import PairReader
 from pipeline.data.shards import read_manifest
-from pipeline.data.store import open_store
+from pipeline.data.storage import Storage
 from pipeline.diffusion import seeds
 from pipeline.evaluation.classifier import read
 from pipeline.evaluation.comparison import generate, generators
@@ -14,8 +14,9 @@ from pipeline.evaluation.metrics import frechet_distance
 from pipeline.evaluation.real import open_learnt
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.loading import load_teacher
-from pipeline.runs import identity
 from pipeline.runs.checkpoint_store import Score
+from pipeline.runs.identity import needs_pairs
+from pipeline.runs.run import Run
 from pipeline.utils.errors import UserError
 
 
@@ -35,14 +36,14 @@ def score(config: Config, name: str, floor: float | None = None) -> Score:
     Raises:
         UserError: If the checkpoint is gone, or teacher, pairs or real images cannot be read.
     """
-    scoring, teacher = config.distill.scoring, load_teacher(config.teacher)
-    with identity.history(config).newest(only=name) as found:
+    scoring, teacher, run = config.distill.scoring, load_teacher(config.teacher), Run(config)
+    with run.checkpoints.newest(only=name) as found:
         if found is None:
             raise UserError(f"the checkpoint {name} is gone")
-        student = identity.stored_student(config, teacher, found[1])
+        student = run.stored_student(teacher, found[1])
     by_student, by_teacher = generators(config, student, teacher)
-    if identity.needs_pairs(config):
-        store = open_store(config.pairs.output, config.s3)
+    if needs_pairs(config):
+        store = Storage(config.pairs.output, config.s3, "pairs.output")
         count = min(scoring.count, read_manifest(store).count)
         pairs = PairReader(store, config.seed, count).batch(0)
         labels, target = pairs.labels, pairs.images

@@ -21,6 +21,7 @@ from pipeline.models.network import UNet2D
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import check_writable
 from pipeline.utils.progress import progress
+from pipeline.utils.uris import is_remote
 
 
 def make_teacher(config: Config) -> None:
@@ -39,7 +40,7 @@ def make_teacher(config: Config) -> None:
             "data.name: null leaves the teacher without images to learn from; name a set, or set "
             "teacher.output to a model that is trained already"
         )
-    if "://" in teacher.output:
+    if is_remote(teacher.output):
         raise UserError(
             f"teacher.output: {teacher.output} is there to be read; write into a local folder"
         )
@@ -69,7 +70,7 @@ def _recipe(config: Config) -> dict[str, object]:
 
 
 def _file(path: str) -> dict[str, object]:
-    if "://" in path:
+    if is_remote(path):
         raise UserError(f"teacher.file: {path} is no local file; download it first")
     try:
         with open(path, "rb") as file:

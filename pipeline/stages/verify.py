@@ -16,7 +16,7 @@ from pipeline.data.plans import PairPlan, Plan, RealPlan
 from pipeline.data.reader import PairReader
 from pipeline.data.shards import Manifest, Shard
 from pipeline.data.sources.listing import Listing
-from pipeline.data.store import Store, open_store
+from pipeline.data.storage import Storage, Store
 from pipeline.diffusion import seeds
 from pipeline.models.loading import load_teacher, teacher_fingerprint
 from pipeline.models.sampling import sample_teacher
@@ -35,10 +35,10 @@ def inspect(config: Config) -> None:
     Raises:
         UserError: If there is no complete set, or a shard or the picture's folder is unusable.
     """
-    store = open_store(config.pairs.output, config.s3)
+    store = Storage(config.pairs.output, config.s3, "pairs.output")
     manifest = shards.read_manifest(store)
     plan, size = manifest.plan, sum(shard.bytes for shard in manifest.shards)
-    print(f"set      {store.where('')}")
+    print(f"set      {store.uri('')}")
     print(f"pairs    {manifest.count} in {len(manifest.shards)} shards, {size:,} bytes")
     print(f"images   {'x'.join(map(str, plan.shape))}, classes {plan.classes}, float16")
     print(f"solver   {plan.solver}, {plan.steps} steps, guidance {plan.guidance:g}")
@@ -59,17 +59,17 @@ def inspect_real(config: Config) -> None:
     Raises:
         UserError: As `inspect`.
     """
-    store = open_store(config.encode.output, config.s3, "encode.output")
+    store = Storage(config.encode.output, config.s3, "encode.output")
     manifest = shards.read_manifest(store, RealPlan)
     plan, size = manifest.plan, sum(shard.bytes for shard in manifest.shards)
-    print(f"set      {store.where('')}")
+    print(f"set      {store.uri('')}")
     print(f"images   {manifest.count} in {len(manifest.shards)} shards, {size:,} bytes")
     print(f"rows     {'x'.join(map(str, plan.shape))}, classes {plan.classes}, float16")
     print(f"from     {'x'.join(map(str, plan.size))} pixels\ncodec    {plan.codec}")
     for each in islice(real.damaged(store), _COLUMNS):
         print(f"left out {each.id} {each.image}: {each.reason}")
     with store.open(manifest.shards[0].name) as file:
-        where = store.where(manifest.shards[0].name)
+        where = store.uri(manifest.shards[0].name)
         batch = real.decode(file, 0, plan.shape, plan.fingerprint(), where).float()
     for number, caption in zip(batch.ids.tolist(), (batch.captions or ())[:_COLUMNS], strict=False):
         print(f"{number:8} {caption}")
@@ -92,7 +92,7 @@ def verify(config: Config) -> None:
     Raises:
         UserError: If there is no complete set, or anything is wrong with it; names the shards.
     """
-    store = open_store(config.pairs.output, config.s3)
+    store = Storage(config.pairs.output, config.s3, "pairs.output")
     manifest = shards.read_manifest(store)
     plan, stored = manifest.plan, store.list("pairs-")
     if config.pairs.resolve:
@@ -114,7 +114,7 @@ def verify_real(config: Config) -> None:
     Raises:
         UserError: If there is no complete set, or anything is wrong with it; names the shards.
     """
-    store = open_store(config.encode.output, config.s3, "encode.output")
+    store = Storage(config.encode.output, config.s3, "encode.output")
     manifest = shards.read_manifest(store, RealPlan)
     plan, stored, listing = manifest.plan, store.list("real-"), Listing(store)
     spans = {span.start: span for span in plan.spans(plan.count)}
@@ -176,7 +176,7 @@ def _sound_real(
     """As `_sound_images`; expected are the ids, and the label or caption of each."""
     _check_size(shard, size)
     with store.open(shard.name) as file:
-        content = real.decode_all(file, plan.shape, store.where(shard.name))
+        content = real.decode_all(file, plan.shape, store.uri(shard.name))
     batch = content.batch
     _check_footer(content.metadata, content.sha256, plan)
     if batch.ids.tolist() != list(expected):
@@ -197,7 +197,7 @@ def _sound_images(store: Store, plan: PairPlan, shard: Shard, size: int | None) 
     """A shard's images, (B, C, H, W) float16; raises DamagedError if anything is wrong with it."""
     _check_size(shard, size)
     with store.open(shard.name) as file:
-        content = schema.decode_all(file, plan.shape, store.where(shard.name))
+        content = schema.decode_all(file, plan.shape, store.uri(shard.name))
     pairs, ids = content.pairs, shards.ids(plan, shard.first // plan.shard_size)
     labels = shards.labels(plan, ids)
     _check_footer(content.metadata, content.sha256, plan)
@@ -242,7 +242,7 @@ def _resolve(config: Config, store: Store, manifest: Manifest) -> None:
     pairs = PairReader(store, config.seed, min(config.pairs.resolve, manifest.count)).batch(0)
     noise = schema.storable(seeds.noise(plan.seed, pairs.ids, plan.shape, stream=seeds.PAIRS))
     if not torch.equal(noise, pairs.noise):
-        raise UserError(f"{store.where('')} holds other noise than its seed {plan.seed} gives")
+        raise UserError(f"{store.uri('')} holds other noise than its seed {plan.seed} gives")
     difference = 0.0
     for first in range(0, len(noise), rows):
         part = pairs.rows(slice(first, first + rows)).to(device)
@@ -271,7 +271,7 @@ def _prompts(store: Store, manifest: Manifest) -> list[str]:
     """Of the first pairs."""
     shard = manifest.shards[0].name
     with store.open(shard) as file:
-        content = schema.decode_all(file, manifest.plan.shape, store.where(shard))
+        content = schema.decode_all(file, manifest.plan.shape, store.uri(shard))
     return (content.prompts or [])[:_COLUMNS]
 
 
@@ -279,7 +279,7 @@ def _draw(store: Store, manifest: Manifest, picture: Path) -> None:
     """The first pairs, noise over image; of more than three channels the first three."""
     plan, shard = manifest.plan, manifest.shards[0]
     with store.open(shard.name) as file:
-        where = store.where(shard.name)
+        where = store.uri(shard.name)
         batch = schema.decode(file, 0, plan.shape, plan.fingerprint(), where).float()
     colours = slice(0, 3 if plan.shape[0] >= 3 else 1)
     rows = {"noise": batch.noise / 3, "image": batch.images}

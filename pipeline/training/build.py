@@ -16,7 +16,7 @@ from torch.optim import AdamW, Optimizer
 
 from pipeline.config import Config, DistillConfig
 from pipeline.data.reader import PairReader
-from pipeline.data.store import open_store
+from pipeline.data.storage import Storage
 from pipeline.diffusion import seeds
 from pipeline.diffusion.matching import MATCHING
 from pipeline.methods.dmd import DMD
@@ -28,9 +28,10 @@ from pipeline.models.ema import ema_of
 from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import guide
 from pipeline.models.students import few_step_sampler, new_critic, new_student
-from pipeline.runs import init_from
 from pipeline.runs.checkpoint import State
-from pipeline.runs.identity import fingerprint, needs_pairs
+from pipeline.runs.identity import needs_pairs
+from pipeline.runs.init_from import InitFrom
+from pipeline.runs.run import Run
 from pipeline.training.gan_images import new_source
 from pipeline.training.sample_grid import SampleGrid
 from pipeline.training.step import Trained, TrainStep
@@ -97,7 +98,8 @@ def prepare(config: Config) -> TrainingRun:
         teacher, config.network, config.seed, distill.student, distill.recompute
     )
     if distill.start_from:
-        init_from.load(config, student_network, critic_network)
+        earlier = InitFrom(distill, config.teacher, config.s3)
+        earlier.load(student_network, critic_network)
     bare: dict[str, nn.Module] = {
         "student": student_network.to(device),
         "critic": critic_network.to(device),
@@ -136,7 +138,7 @@ def prepare(config: Config) -> TrainingRun:
         lanes=_lanes(config, method, teacher, accelerator),
         grid=SampleGrid(method, teacher, guided, solver, config.seed, device),
         state=State(networks, {"student": student.optimizer, "critic": critic.optimizer}),
-        fingerprint=fingerprint(config),
+        fingerprint=Run(config).fingerprint,
     )
 
 
@@ -233,7 +235,9 @@ def _lanes(
     distill, reader, source = config.distill, None, new_source(config, teacher)
     if needs_pairs(config):
         size = distill.regression.batch_size // distill.lanes
-        reader = PairReader(open_store(config.pairs.output, config.s3), config.seed, size)
+        reader = PairReader(
+            Storage(config.pairs.output, config.s3, "pairs.output"), config.seed, size
+        )
     rank, workers = accelerator.process_index, accelerator.num_processes
 
     def microbatch(step: int, number: int) -> Microbatch:

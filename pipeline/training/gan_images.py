@@ -9,7 +9,7 @@ from torch import Tensor
 from pipeline.config import Config
 from pipeline.data.images import load_images
 from pipeline.data.reader import PairReader, RealReader
-from pipeline.data.store import open_store
+from pipeline.data.storage import Storage
 from pipeline.diffusion import seeds
 from pipeline.methods.microbatch import RealImages
 from pipeline.models.denoiser import Denoiser
@@ -31,7 +31,9 @@ def new_source(config: Config, teacher: Denoiser) -> Callable[[int], RealImages]
         case "encoded":
             source, shape = _encoded(config, teacher, size)
         case "pairs":
-            reader = PairReader(open_store(config.pairs.output, config.s3), _seed(config), size)
+            reader = PairReader(
+                Storage(config.pairs.output, config.s3, "pairs.output"), _seed(config), size
+            )
             shape = reader.manifest.plan.shape
 
             def source(index: int) -> RealImages:
@@ -77,7 +79,9 @@ def _data(
 def _encoded(
     config: Config, teacher: Denoiser, size: int
 ) -> tuple[Callable[[int], RealImages], tuple[int, ...]]:
-    reader = RealReader(open_store(config.encode.output, config.s3), _seed(config), size)
+    reader = RealReader(
+        Storage(config.encode.output, config.s3, "encode.output"), _seed(config), size
+    )
     numbers = {prompt: number for number, prompt in enumerate(teacher.prompts or ())}
 
     def source(index: int) -> RealImages:

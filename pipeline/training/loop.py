@@ -13,9 +13,10 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from pipeline.config import Config
-from pipeline.runs import checkpoint, events, identity
+from pipeline.runs import checkpoint, events
 from pipeline.runs.async_saver import AsyncSaver
 from pipeline.runs.metrics_log import MetricsLog
+from pipeline.runs.run import Run
 from pipeline.runs.run_folder import RunFolder
 from pipeline.training.build import TrainingRun, prepare
 from pipeline.training.clock import Clock
@@ -43,22 +44,24 @@ def train(
         UserError: If teacher, pairs, checkpoint or output folder cannot be used together, or
             the gradients stay without finite values.
     """
-    distill, training = config.distill, prepare(config)
-    accelerator, clock, output = training.step.accelerator, training.step.clock, RunFolder(config)
-    done = start = _resume(config, training)
+    distill, training, run = config.distill, prepare(config), Run(config)
+    accelerator, clock = training.step.accelerator, training.step.clock
+    output, done = RunFolder(run.storage), _resume(run, training)
+    start = done
     logged: list[dict[str, Tensor]] = []
     with ExitStack() as stack:
         recorder = None
         if accelerator.is_main_process:
             output.download("metrics.jsonl", "skipped.jsonl", events.FILE)
             stack.callback(output.try_upload)
+            settings = config.model_dump(mode="json")
             workers, device = accelerator.num_processes, accelerator.device
-            recorder = MetricsLog(config, output.folder, start, workers, device)
+            recorder = MetricsLog(distill, settings, output.folder, start, workers, device)
             stack.enter_context(recorder)
             output.try_upload()
         watchdog = Watchdog(distill.bad_steps, output.folder, accelerator)
-        history, device = identity.history(config), accelerator.device
-        saver = AsyncSaver(history, _attempt(), training.fingerprint, device)
+        device = accelerator.device
+        saver = AsyncSaver(run.checkpoints, _attempt(), training.fingerprint, device)
         stack.enter_context(saver)
         clock.split(1)
         for done in range(start + 1, distill.steps + 1):
@@ -95,14 +98,16 @@ def train(
     return done
 
 
-def _resume(config: Config, training: TrainingRun) -> int:
+def _resume(run: Run, training: TrainingRun) -> int:
     """Restore the newest whole checkpoint; returns its number of steps, 0 without one.
 
     The first worker chooses; the others may see its files a little later.
     """
-    history, accelerator = identity.history(config), training.step.accelerator
+    accelerator = training.step.accelerator
     with ExitStack() as stack:
-        found = stack.enter_context(history.newest()) if accelerator.is_main_process else None
+        found = (
+            stack.enter_context(run.checkpoints.newest()) if accelerator.is_main_process else None
+        )
         chosen: list[str | None] = [found[0].name if found else None]
         broadcast_object_list(chosen)
         if chosen[0] is None:
@@ -110,13 +115,13 @@ def _resume(config: Config, training: TrainingRun) -> int:
         for seconds in (0, 1, 5, 25):
             if found is None:
                 time.sleep(seconds)
-                found = stack.enter_context(history.newest(only=chosen[0]))
+                found = stack.enter_context(run.checkpoints.newest(only=chosen[0]))
         if found is None:
             raise RuntimeError(f"this worker does not see the checkpoint {chosen[0]}")
         commit, folder = found
         if commit.fingerprint != training.fingerprint:
             raise UserError(
-                f"distill.output: {config.distill.output} holds a run with other settings; "
+                f"distill.output: {run.storage.uri()} holds a run with other settings; "
                 "choose another folder, or remove it"
             )
         checkpoint.read(folder, training.state)

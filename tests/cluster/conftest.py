@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.store import LocalStore
+from pipeline.data.local import LocalStore
 from tests.cluster.job import Job
 
 PAIRS = [

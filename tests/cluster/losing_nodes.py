@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 from pipeline.cli import load
 from pipeline.cluster import distill as job
 from pipeline.cluster.pairs import make_pairs
-from pipeline.runs import identity
+from pipeline.runs.run import Run
 
 job.RESIZE_SECONDS = 4.0
 NOTICE = 20
@@ -50,7 +50,7 @@ def main() -> None:
             time.sleep(0.1)
 
     def step() -> int:
-        return max((commit.step for commit in identity.history(config).commits()), default=0)
+        return max((commit.step for commit in Run(config).checkpoints.commits()), default=0)
 
     wait_for(lambda: step() >= config.distill.steps // 4)
     drain(cluster.address, second.node_id)

@@ -6,8 +6,8 @@ import pytest
 
 from pipeline.cli import load
 from pipeline.data.shards import read_manifest
-from pipeline.data.store import open_store
-from pipeline.runs import identity
+from pipeline.data.storage import Storage
+from pipeline.runs.run import Run
 from tests.cluster.autoscaled import autoscaled
 from tests.cluster.test_training import settings
 
@@ -19,7 +19,7 @@ def test_the_cluster_grows_for_pairs_and_training_and_shrinks_after(tmp_path: Pa
     more |= {"pairs__actors__min": 1, "pairs__actors__max": 2, "distill__steps": 150}
     flags = settings(tmp_path / "run", 2, **more, distill__workers__min=1)
     config, _ = load("distill", flags)
-    store = open_store(config.pairs.output, config.s3)
+    store = Storage(config.pairs.output, config.s3, "pairs.output")
 
     def shards() -> int:
         return sum(name.endswith(".parquet") for name in store.list())
@@ -40,12 +40,12 @@ def test_the_cluster_grows_for_pairs_and_training_and_shrinks_after(tmp_path: Pa
         cluster.give(1)
         flags += ["--teacher.delay", "0"]
         job = start("-m", "tests.cluster.resizing_distill", *flags, RAY_ADDRESS=cluster.address)
-        job.wait_for(lambda: len(identity.history(config).commits()) > 0)
+        job.wait_for(lambda: len(Run(config).checkpoints.commits()) > 0)
         assert cluster.nodes() == 1, "starts with the least it may"
         cluster.give(2)
         cluster.wait_for(2)
         job.finish()
-        sizes = [len(commit.files) for commit in identity.history(config).commits()]
+        sizes = [len(commit.files) for commit in Run(config).checkpoints.commits()]
         assert sizes[0] == 2, "grown while it trained"
         cluster.wait_for(0)
     assert [count for _, count in cluster.counts if count == 2], cluster.counts

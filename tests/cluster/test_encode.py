@@ -9,8 +9,8 @@ import torch
 from pipeline.cluster import encode, pool
 from pipeline.cluster.encode import encode_images
 from pipeline.config import Config
+from pipeline.data.local import LocalStore
 from pipeline.data.reader import RealReader
-from pipeline.data.store import LocalStore
 from pipeline.stages.encode import RealMaker
 from pipeline.utils.errors import UserError
 from tests.fixtures.image_sets import items, save_files, save_parquet, save_tars

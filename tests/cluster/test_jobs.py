@@ -12,10 +12,10 @@ from pipeline.cluster.scoring import Scoring
 from pipeline.config import Config
 from pipeline.data import shards
 from pipeline.data.reader import PairReader
-from pipeline.data.store import open_store
+from pipeline.data.storage import Storage
 from pipeline.models.students import load_student
-from pipeline.runs import identity
 from pipeline.runs.checkpoint import read_part
+from pipeline.runs.run import Run
 from pipeline.utils.errors import UserError
 
 
@@ -45,7 +45,7 @@ def config_at(run: Path, **branches: dict) -> Config:
 def test_pairs_then_a_student_and_a_second_run_does_nothing(ray_cluster, tmp_path, capfd):
     config = config_at(tmp_path / "run")
     make_pairs(config)
-    store = open_store(config.pairs.output, config.s3)
+    store = Storage(config.pairs.output, config.s3, "pairs.output")
     manifest = shards.read_manifest(store)
     assert [shard.first for shard in manifest.shards] == list(range(0, 96, 16))
     reader = PairReader(store, seed=0, batch_size=96)
@@ -70,13 +70,13 @@ def test_checkpoints_are_scored_on_other_resources_and_the_best_is_saved(
     make_pairs(config)
     distill(config)
     printed = [line for line in capfd.readouterr().out.splitlines() if line.startswith("score ")]
-    history = identity.history(config)
-    scores = history.scores(history.commits())
-    best = history.best(history.commits())
-    assert history.commits()[0].name in scores, "the last one waits for its score"
+    checkpoints = Run(config).checkpoints
+    scores = checkpoints.scores(checkpoints.commits())
+    best = checkpoints.best(checkpoints.commits())
+    assert checkpoints.commits()[0].name in scores, "the last one waits for its score"
     # an early one may be gone before its score comes
     assert len(printed) >= len(scores) and any("the best so far" in line for line in printed)
-    with history.newest(only=best.name) as found:
+    with checkpoints.newest(only=best.name) as found:
         average = read_part(found[1], "ema")
     for name, value in load_student(config.evaluate.student).state_dict().items():
         assert torch.equal(value, average[f"module.{name}"])
@@ -110,7 +110,7 @@ def test_a_bad_shard_is_the_users_error_not_a_ray_traceback(ray_cluster, tmp_pat
 def test_a_node_that_does_not_see_the_run_refuses(ray_cluster, tmp_path, monkeypatch):
     config = config_at(tmp_path / "run")
     make_pairs(config)
-    monkeypatch.setattr(identity, "claim", lambda *_: None)  # as on a disk of the driver alone
+    monkeypatch.setattr(Run, "claim", lambda _: None)  # as on a disk of the driver alone
     with pytest.raises(UserError, match="distill.output: node .* does not see .*share"):
         distill(config)
 

@@ -5,7 +5,7 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.data.store import LocalStore
+from pipeline.data.local import LocalStore
 from tests.cluster.conftest import PAIRS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -25,7 +25,7 @@ def test_a_killed_pairs_job_goes_on_and_every_id_is_there_once(start, clean, tmp
     assert not store.list("manifest-")
     start(*crashing, "--run", str(tmp_path)).finish()
     assert len(list((tmp_path / "marks").iterdir())) == 4, "every crash has been"
-    files = [store.where(name) for name in store.list("pairs-")]
+    files = [store.uri(name) for name in store.list("pairs-")]
     ids = [number for file in files for number in pq.read_table(file)["sample_id"].to_pylist()]
     assert ids == list(range(240))
     assert {name: store.get(name) for name in store.list()} == clean

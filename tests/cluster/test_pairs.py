@@ -10,7 +10,7 @@ import torch
 from pipeline.cluster import pool
 from pipeline.cluster.pairs import make_pairs
 from pipeline.config import Config
-from pipeline.data.store import LocalStore
+from pipeline.data.local import LocalStore
 from pipeline.stages.pairs import PairMaker
 from pipeline.utils.errors import UserError
 

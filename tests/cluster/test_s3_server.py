@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.config import Config, DistillConfig, S3Config
-from pipeline.data.s3 import S3Store, _connect
-from pipeline.data.store import open_store
-from pipeline.runs import identity
+from pipeline.data.s3 import _connect
+from pipeline.data.storage import Storage
+from pipeline.runs.run import Run
 from pipeline.training import loop
 from tests.cluster.conftest import PAIRS
 from tests.cluster.faulty_proxy import faulty_proxy
@@ -27,15 +27,17 @@ def server(tmp_path_factory) -> Iterator[str]:
         yield url
 
 
-def open_set(url: str, prefix: str) -> S3Store:
-    return open_store(f"s3://bucket/{prefix}", S3Config(endpoint=url, region="us-east-1"))
+def open_set(url: str, prefix: str) -> Storage:
+    return Storage(
+        f"s3://bucket/{prefix}", S3Config(endpoint=url, region="us-east-1"), "pairs.output"
+    )
 
 
 def test_crashing_actors_and_a_killed_driver_leave_every_pair_once(server, clean, start, tmp_path):
     store = open_set(server, "crashes")
     (tmp_path / "marks").mkdir()
     command = ["tests/cluster/crashing_pairs.py", str(tmp_path / "marks"), *PAIRS]
-    command += ["--run", str(tmp_path), "--pairs.output", store.where("")]
+    command += ["--run", str(tmp_path), "--pairs.output", store.uri("")]
     command += ["--s3.endpoint", server]
     for least in (2, 5):
         job = start(*command, "--teacher.delay", "0.1")
@@ -91,7 +93,7 @@ def test_a_run_on_s3_passes_over_its_torn_newest_checkpoint(server, tmp_path, mo
         settings["distill"]["output"] = f"s3://bucket/{name}"
         config = Config.model_validate(settings)
         store = open_set(server, name)
-        identity.claim(config)
+        Run(config).claim()
         loop.train(config.model_copy(update={"distill": shorter(config)}))
         if torn:
             newest = max(each for each in store.tree() if each.endswith(".safetensors"))
@@ -99,7 +101,7 @@ def test_a_run_on_s3_passes_over_its_torn_newest_checkpoint(server, tmp_path, mo
             (tmp_path / "file").write_bytes((tmp_path / "file").read_bytes()[:-500])
             store.upload(tmp_path / "file", newest)
         assert loop.train(config) == 8
-        identity.finish(config)
+        Run(config).finish()
         states.append(store.get("state.json"))
     assert states[0] == states[1]
 

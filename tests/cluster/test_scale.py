@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.data.local import LocalStore
 from pipeline.data.s3 import _connect
-from pipeline.data.store import LocalStore, Store
+from pipeline.data.storage import Store
 from tests.cluster.job import Job
 from tests.cluster.test_s3_server import open_set, server  # noqa: F401
 
@@ -43,7 +44,7 @@ def test_any_call_may_die(kind, server, start, tmp_path):  # noqa: F811
     marks = tmp_path / "marks"
     marks.mkdir()
     command = ["tests/cluster/crashing_pairs.py", str(marks), *counts, "--run", str(tmp_path)]
-    command += ["--pairs.output", store.where(""), "--s3.endpoint", server]
+    command += ["--pairs.output", store.uri(""), "--s3.endpoint", server]
     for _ in range(2):
         before = len(store.list("pairs-"))
         least = before + random.randint(10, 40)

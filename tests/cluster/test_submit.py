@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import load
-from pipeline.data.store import open_store
-from pipeline.runs import identity
+from pipeline.data.storage import Storage
+from pipeline.runs.run import Run
 from tests.cluster.head import Head, head
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -52,13 +52,13 @@ def test_both_jobs_outlive_their_head(tmp_path: Path) -> None:
     flags = ["--config", "configs/gaussian.yaml", "--run", str(tmp_path / "run")]
     flags += [text for name, value in SETTINGS.items() for text in (f"--{name}", str(value))]
     config, _ = load("distill", flags)
-    store = open_store(config.pairs.output, config.s3)
+    store = Storage(config.pairs.output, config.s3, "pairs.output")
 
     def shards() -> int:
         return sum(name.endswith(".parquet") for name in store.list())
 
     def step() -> int:
-        return max((commit.step for commit in identity.history(config).commits()), default=0)
+        return max((commit.step for commit in Run(config).checkpoints.commits()), default=0)
 
     with head(Head(tmp_path, "--num-cpus", "3")) as cluster:
         die_in_the_middle(cluster, ("python", "jobs/pairs.py", *flags), lambda: shards() >= 5)

@@ -14,7 +14,7 @@ import ray
 from pipeline.cli import load
 from pipeline.cluster.distill import RESTARTS
 from pipeline.cluster.pairs import make_pairs
-from pipeline.runs import identity
+from pipeline.runs.run import Run
 from pipeline.stages.score import score
 from pipeline.stages.teacher import make_teacher
 
@@ -48,7 +48,7 @@ def settings(folder: Path, workers: int, **more: object) -> list[str]:
     return ["--config", "configs/gaussian.yaml", *flags]
 
 
-class Run:
+class Distillation:
     """A distillation in a process of its own, on the session's cluster."""
 
     def __init__(self, start, flags: list[str]):
@@ -59,7 +59,7 @@ class Run:
         return self.start("jobs/distill.py", *self.settings, RAY_ADDRESS=address())
 
     def step(self) -> int:
-        return max((commit.step for commit in identity.history(self.config).commits()), default=0)
+        return max((commit.step for commit in Run(self.config).checkpoints.commits()), default=0)
 
     def state(self) -> dict:
         return json.loads((Path(self.config.distill.output) / "state.json").read_text())
@@ -76,7 +76,7 @@ def workers() -> list[psutil.Process]:
     return [each for each in found if "RayTrainWorker" in " ".join(each.cmdline())]
 
 
-def break_and_compare(whole: Run, broken: Run, rng: random.Random) -> None:
+def break_and_compare(whole: Distillation, broken: Distillation, rng: random.Random) -> None:
     """Kill a worker and later the driver of one run; both end with the same bits."""
     whole.job().finish(seconds=900)
     steps = broken.config.distill.steps
@@ -97,7 +97,9 @@ def break_and_compare(whole: Run, broken: Run, rng: random.Random) -> None:
 
 def test_killed_workers_and_a_killed_driver_change_no_bit(ray_cluster, start, tmp_path):
     """Of three workers; one, two and three in `make prove`."""
-    whole, broken = (Run(start, settings(tmp_path / name, 3)) for name in ("whole", "broken"))
+    whole, broken = (
+        Distillation(start, settings(tmp_path / name, 3)) for name in ("whole", "broken")
+    )
     make_pairs(whole.config)
     break_and_compare(whole, broken, random.Random(3))
 
@@ -121,7 +123,8 @@ def digits(tmp_path_factory) -> list[str]:
 def test_the_digits_recipe_killed_changes_no_bit(ray_cluster, digits, start, tmp_path, count):
     size = ["--distill.workers.min", str(count), "--distill.workers.max", str(count)]
     whole, broken = (
-        Run(start, [*digits, *size, "--run", str(tmp_path / name)]) for name in ("whole", "broken")
+        Distillation(start, [*digits, *size, "--run", str(tmp_path / name)])
+        for name in ("whole", "broken")
     )
     make_pairs(whole.config)
     break_and_compare(whole, broken, random.Random(10 + count))
@@ -135,7 +138,7 @@ def test_a_node_lost_and_got_costs_less_than_another_seed(ray_cluster, digits, s
     def distance(name: str, *own: str) -> float:
         flags = [*digits, *own, "--run", str(tmp_path / name), "--distill.scoring.count", "1000"]
         config, _ = load("distill", flags)
-        newest = identity.history(config).commits()[0]
+        newest = Run(config).checkpoints.commits()[0]
         assert newest.step == config.distill.steps
         return score(config, newest.name).fd_teacher
 
@@ -148,14 +151,16 @@ def test_a_node_lost_and_got_costs_less_than_another_seed(ray_cluster, digits, s
     seeds = []
     for seed in ("0", "1", "2"):  # of the training; the pairs are the same
         own = ["--seed", seed, "--distill.workers.max", "1"]
-        Run(start, [*digits, *own, "--run", str(tmp_path / seed)]).job().finish(seconds=900)
+        Distillation(start, [*digits, *own, "--run", str(tmp_path / seed)]).job().finish(
+            seconds=900
+        )
         seeds.append(distance(seed, *own))
     print(f"elastic {distance('elastic'):.4g}, seeds {seeds}")
     assert abs(distance("elastic") - seeds[0]) <= stdev(seeds)
 
 
 def test_a_stopped_job_saves_and_says_where_it_stands(ray_cluster, start, tmp_path):
-    one = Run(start, settings(tmp_path / "run", 2))
+    one = Distillation(start, settings(tmp_path / "run", 2))
     make_pairs(one.config)
     job = one.job()
     job.wait_for(lambda: one.step() >= 10)
@@ -169,7 +174,7 @@ def test_a_stopped_job_saves_and_says_where_it_stands(ray_cluster, start, tmp_pa
 
 
 def test_a_failure_at_the_same_step_ends_the_job_after_its_bound(ray_cluster, start, tmp_path):
-    one = Run(start, settings(tmp_path / "run", 1))
+    one = Distillation(start, settings(tmp_path / "run", 1))
     make_pairs(one.config)
     job = start("tests/cluster/crashing_distill.py", *one.settings, RAY_ADDRESS=address())
     printed = "\n".join(job.finish(1))
@@ -195,9 +200,9 @@ def test_a_node_lost_and_a_node_got_change_neither_steps_nor_samples(ray_cluster
     assert [name for name, _ in events] == ["lost", "got", "done"]
     config, _ = load("distill", elastic)
     assert int(events[-1][1]) == 100
-    sizes = [len(commit.files) for commit in reversed(identity.history(config).commits())]
+    sizes = [len(commit.files) for commit in reversed(Run(config).checkpoints.commits())]
     assert sizes[0] == 2 and 1 in sizes and sizes[-1] == 2, "shrunk and grown"
-    one = Run(start, settings(tmp_path / "alone", 1, **more))
+    one = Distillation(start, settings(tmp_path / "alone", 1, **more))
     one.job().finish()
     # The same ids and noise at every step: else the losses would not agree to rounding.
     for ours, theirs in zip(lines(config), lines(one.config), strict=True):

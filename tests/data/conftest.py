@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.data import shards
+from pipeline.data.local import LocalStore
 from pipeline.data.plans import PairPlan
 from pipeline.data.schema import PairBatch, storable
-from pipeline.data.store import LocalStore
 
 
 class Tiny:

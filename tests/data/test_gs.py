@@ -16,7 +16,7 @@ from pipeline.data import gs, shards
 from pipeline.data.fetch import fetch
 from pipeline.data.gs import GSStore
 from pipeline.data.reader import PairReader
-from pipeline.data.store import open_store, probe
+from pipeline.data.storage import Storage, probe
 from pipeline.utils.errors import UserError
 
 
@@ -51,8 +51,7 @@ def address():
 def store(address, monkeypatch):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
     gs._connect.cache_clear()
-    found = open_store("gs://bucket/some/set/", S3Config())
-    assert isinstance(found, GSStore)
+    found = Storage("gs://bucket/some/set/", S3Config(), "pairs.output")
     yield found
     for name in found.tree():
         found.delete(name)
@@ -63,7 +62,7 @@ def test_put_makes_the_object_and_never_overwrites(store):
     assert store.put("x.parquet", b"one") is True
     assert store.put("x.parquet", b"two") is False
     assert store.get("x.parquet") == b"one"
-    assert store.where("x.parquet") == "gs://bucket/some/set/x.parquet"
+    assert store.uri("x.parquet") == "gs://bucket/some/set/x.parquet"
     assert store.list() == {"x.parquet": 3}
 
 
@@ -139,4 +138,4 @@ def test_without_credentials_or_library_the_way_out_is_said(store, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     monkeypatch.delitem(sys.modules, "pipeline.data.gs")
     with pytest.raises(UserError, match="pairs.output: gs:// needs google-cloud-storage"):
-        open_store("gs://bucket/x", S3Config())
+        Storage("gs://bucket/x", S3Config(), "pairs.output")

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pipeline.data import schema, shards
+from pipeline.data.local import LocalStore
 from pipeline.data.reader import PairReader
-from pipeline.data.store import LocalStore
 from pipeline.utils.errors import UserError
 
 BATCH = 70
@@ -82,7 +82,7 @@ def test_an_unconditional_set_has_no_labels(tiny, tmp_path):
 
 def _replace(store: LocalStore, plan, batch) -> str:
     name = next(iter(store.list("pairs-")))
-    Path(store.where(name)).unlink()
+    Path(store.uri(name)).unlink()
     shards.write(store, plan, 0, batch)
     return name
 
@@ -95,7 +95,7 @@ def test_labels_out_of_range_are_named(pairs, tiny):
 
 
 def test_a_shard_that_is_gone_truncated_or_another_is_named(pairs, tiny):
-    path = Path(pairs.where(next(iter(pairs.list("pairs-")))))
+    path = Path(pairs.uri(next(iter(pairs.list("pairs-")))))
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError, match=f"{path.name} is no readable.*delete it and run"):

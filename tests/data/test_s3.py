@@ -1,6 +1,7 @@
 """Laws of the S3 store, on moto's S3 in this process."""
 
 import pickle
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import boto3
@@ -14,12 +15,12 @@ from pipeline.config import S3Config
 from pipeline.data import s3, shards
 from pipeline.data.reader import PairReader
 from pipeline.data.s3 import S3Store
-from pipeline.data.store import open_store, probe
+from pipeline.data.storage import Storage, probe
 from pipeline.utils.errors import UserError
 
 
 @pytest.fixture
-def store(monkeypatch) -> S3Store:
+def store(monkeypatch) -> Iterator[Storage]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "some-key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-nobody-may-see")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
@@ -27,8 +28,7 @@ def store(monkeypatch) -> S3Store:
     with mock_aws():
         s3._connect.cache_clear()
         boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="bucket")
-        found = open_store("s3://bucket/some/set/", S3Config(region="us-east-1"))
-        assert isinstance(found, S3Store)
+        found = Storage("s3://bucket/some/set/", S3Config(region="us-east-1"), "pairs.output")
         yield found
     s3._connect.cache_clear()
 
@@ -57,7 +57,7 @@ def test_put_makes_the_object_and_never_overwrites(store):
     assert store.put("x.parquet", b"one") is True
     assert store.put("x.parquet", b"two") is False
     assert store.get("x.parquet") == b"one"
-    assert store.where("x.parquet") == "s3://bucket/some/set/x.parquet"
+    assert store.uri("x.parquet") == "s3://bucket/some/set/x.parquet"
     assert list(store.list()) == ["x.parquet"]
 
 
@@ -164,11 +164,11 @@ def test_refusals_name_object_reason_and_way_out(
 
 def test_missing_bucket_credentials_and_profile_are_named(store, monkeypatch):
     with pytest.raises(UserError, match="NoSuchBucket"):
-        probe(open_store("s3://elsewhere", S3Config(region="us-east-1")))
+        probe(Storage("s3://elsewhere", S3Config(region="us-east-1"), "pairs.output"))
     with pytest.raises(UserError, match="nobody.*s3.profile"):
-        probe(open_store("s3://bucket", S3Config(profile="nobody")))
+        probe(Storage("s3://bucket", S3Config(profile="nobody"), "pairs.output"))
     with pytest.raises(UserError, match="s3.endpoint"):
-        probe(open_store("s3://bucket", S3Config(endpoint="no-url")))
+        probe(Storage("s3://bucket", S3Config(endpoint="no-url"), "pairs.output"))
 
 
 def test_without_credentials_the_ways_to_give_some_are_named(monkeypatch, tmp_path):
@@ -179,7 +179,7 @@ def test_without_credentials_the_ways_to_give_some_are_named(monkeypatch, tmp_pa
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     s3._connect.cache_clear()
     with pytest.raises(UserError, match="AWS_ACCESS_KEY_ID.*s3.profile.*role"):
-        probe(open_store("s3://bucket", S3Config(region="us-east-1")))
+        probe(Storage("s3://bucket", S3Config(region="us-east-1"), "pairs.output"))
 
 
 def test_a_store_travels_and_shows_no_secret(store):

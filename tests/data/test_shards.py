@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pipeline.data import shards
+from pipeline.data.local import LocalStore
 from pipeline.data.shards import Shard
-from pipeline.data.store import LocalStore
 from pipeline.utils.errors import UserError
 
 
@@ -33,7 +33,7 @@ def test_the_manifest_describes_the_stored_shards(pairs, tiny):
     assert manifest.plan == tiny.plan() and manifest.count == 1800
     assert [shard.first for shard in manifest.shards] == [0, 600, 1200]
     for shard in manifest.shards:
-        path = pairs.where(shard.name)
+        path = pairs.uri(shard.name)
         assert shard.bytes == Path(path).stat().st_size
         assert shard.rows == pq.read_metadata(path).num_rows == 600
 
@@ -60,7 +60,7 @@ def test_the_same_pairs_make_the_same_files(pairs, tiny, tmp_path):
 
 
 def test_the_footer_says_what_made_the_pairs(pairs, tiny):
-    metadata = pq.read_metadata(pairs.where(list(pairs.list("pairs-"))[1])).metadata
+    metadata = pq.read_metadata(pairs.uri(list(pairs.list("pairs-"))[1])).metadata
     expected = {
         "version": "3",
         "teacher": "abc",
@@ -86,7 +86,7 @@ def test_the_footers_order_stays_for_sets_begun_earlier(tiny):
 def test_missing_is_planned_minus_stored_and_a_set_grows(pairs, tiny):
     plan = tiny.plan()
     assert shards.missing(pairs, plan, 1800) == []
-    Path(pairs.where(list(pairs.list("pairs-"))[1])).unlink()
+    Path(pairs.uri(list(pairs.list("pairs-"))[1])).unlink()
     assert shards.missing(pairs, plan, 3000) == [1, 3, 4]
     before = pairs.get(first(pairs))
     tiny.fill(pairs.folder, plan, 3000)
@@ -160,7 +160,7 @@ def test_a_set_with_a_missing_shard_is_not_closed(tiny, tmp_path):
 
 
 def test_a_shard_gone_or_changed_since_is_seen_before_training(pairs):
-    manifest, path = shards.read_manifest(pairs), Path(pairs.where(first(pairs)))
+    manifest, path = shards.read_manifest(pairs), Path(pairs.uri(first(pairs)))
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="000000000600.parquet is not the shard its manifest lists"):
         shards.check_stored(pairs, manifest)
@@ -171,7 +171,7 @@ def test_a_shard_gone_or_changed_since_is_seen_before_training(pairs):
 
 def test_a_manifest_is_never_rewritten(pairs, tiny):
     before = pairs.get("manifest-1800.json")
-    plan, path = tiny.plan(), Path(pairs.where(first(pairs)))
+    plan, path = tiny.plan(), Path(pairs.uri(first(pairs)))
     assert shards.close(pairs, plan, 1800) == shards.read_manifest(pairs)
     path.write_bytes(path.read_bytes() + b"1")
     with pytest.raises(UserError, match="manifest-1800.json lists other shards.*delete this"):
@@ -182,7 +182,7 @@ def test_a_manifest_is_never_rewritten(pairs, tiny):
 def test_an_open_empty_or_damaged_set_cannot_be_read(pairs, tmp_path):
     with pytest.raises(UserError, match="no complete pair set in .*run jobs/pairs.py first"):
         shards.read_manifest(LocalStore(tmp_path / "none"))
-    path = Path(pairs.where("manifest-1800.json"))
+    path = Path(pairs.uri("manifest-1800.json"))
     empty = json.loads(path.read_text()) | {"count": 0, "shards": []}
     for text, message in (
         (json.dumps(empty), "is empty: run jobs/pairs.py"),

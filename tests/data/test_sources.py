@@ -13,10 +13,11 @@ from moto import mock_aws
 
 from pipeline.config import S3Config
 from pipeline.data import s3
+from pipeline.data.local import LocalStore
 from pipeline.data.sources import listing, tars
 from pipeline.data.sources.listing import Listing, open_listing
 from pipeline.data.sources.sample import THREADS
-from pipeline.data.store import LocalStore, open_store
+from pipeline.data.storage import Storage
 from pipeline.utils.errors import UserError
 from tests.fixtures.image_sets import LAYOUTS, add, content, items, picture, save_files, save_tars
 
@@ -207,7 +208,7 @@ def test_a_bucket_is_listed_and_read_where_it_is(layout, tmp_path, monkeypatch):
         client.create_bucket(Bucket="bucket")
         for path in folder.iterdir():
             client.put_object(Bucket="bucket", Key=f"in/{path.name}", Body=path.read_bytes())
-        store = open_store("s3://bucket/set", region)
+        store = Storage("s3://bucket/set", region, "pairs.output")
         found = open_listing(store, "s3://bucket/in/", region, "captions", None)
         reader, samples = found.reader("s3://bucket/in/", region), found.samples(range(7))
         assert [each.said for each in samples] == [caption for _, _, caption in some]

@@ -19,7 +19,8 @@ from pipeline.models.perceptual.decoder import load_decoder
 from pipeline.models.perceptual.lpips import LPIPS
 from pipeline.models.perceptual.lpips_weights import read_weights
 from pipeline.models.vae import VAE
-from pipeline.runs import identity
+from pipeline.runs.identity import definition
+from pipeline.runs.run import Run
 from pipeline.training import loop
 from pipeline.training.build import prepare
 from pipeline.training.memory import footprint, kept_bytes
@@ -147,14 +148,14 @@ def test_a_run_learns_by_it_and_a_broken_one_goes_on_with_the_same_bits(
 
     for steps in (6, 8):
         broken = config("broken", steps)
-        identity.claim(broken)
+        Run(broken).claim()
         assert loop.train(broken) == steps
     whole = config("whole", 8)
-    identity.claim(whole)
+    Run(whole).claim()
     loop.train(whole)
     states = []
     for each in (broken, whole):
-        identity.finish(each)
+        Run(each).finish()
         states.append((Path(each.distill.output) / "state.json").read_text())
     assert states[0] == states[1]
     lines = (Path(whole.distill.output) / "metrics.jsonl").read_text().splitlines()
@@ -163,21 +164,21 @@ def test_a_run_learns_by_it_and_a_broken_one_goes_on_with_the_same_bits(
 
 
 def test_the_distance_and_its_weights_define_a_run_but_not_where_they_lie(tiny_run, tmp_path):
-    plain = identity.definition(tiny_run())
+    plain = definition(tiny_run())
     assert not {"distance", "lpips", "decoder"} & (
         plain.keys() | plain["distill"]["regression"].keys()
     )
     here, there = tmp_path / "here", tmp_path / "there"
     for folder in (here, there):
         folder.mkdir()
-    first = identity.definition(tiny_run(regression=lpips_of(here, cache=1.0)))
-    assert first == identity.definition(tiny_run(regression=lpips_of(there)))
-    assert first != identity.definition(tiny_run(regression=lpips_of(there, seed=1)))
-    huber = identity.definition(tiny_run(regression={"distance": "huber", "batch_size": 8}))
+    first = definition(tiny_run(regression=lpips_of(here, cache=1.0)))
+    assert first == definition(tiny_run(regression=lpips_of(there)))
+    assert first != definition(tiny_run(regression=lpips_of(there, seed=1)))
+    huber = definition(tiny_run(regression={"distance": "huber", "batch_size": 8}))
     assert huber["distance"] == "huber" and huber != first != plain
-    identity.claim(tiny_run(regression=lpips_of(here)))
+    Run(tiny_run(regression=lpips_of(here))).claim()
     with pytest.raises(UserError, match="it has lpips '"):
-        identity.claim(tiny_run(regression=lpips_of(there, seed=1)))
+        Run(tiny_run(regression=lpips_of(there, seed=1))).claim()
 
 
 def test_a_run_without_pairs_reads_no_weights(tiny_run):
@@ -185,13 +186,13 @@ def test_a_run_without_pairs_reads_no_weights(tiny_run):
         regression_steps=0, regression={"distance": "lpips", "lpips": "/nowhere", "weight": 0.0}
     )
     assert prepare(config).step.method.distance is l2
-    assert "lpips" not in identity.definition(config)
+    assert "lpips" not in definition(config)
 
 
 def test_missing_weights_are_named_before_the_run_begins(tiny_run):
     config = tiny_run(regression={"distance": "lpips", "lpips": "/nowhere.pth", "batch_size": 8})
     with pytest.raises(UserError, match="distill.regression.lpips: cannot read /nowhere.pth"):
-        identity.claim(config)
+        Run(config).claim()
 
 
 def with_latents(config: Config):

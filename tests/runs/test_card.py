@@ -19,7 +19,8 @@ from pipeline.data.fetch import fetch_inputs
 from pipeline.models.loading import load_teacher, teacher_fingerprint
 from pipeline.models.students import load_student, new_student
 from pipeline.models.weights import weights_digest
-from pipeline.runs import identity, init_from
+from pipeline.runs.init_from import InitFrom
+from pipeline.runs.run import Run
 from pipeline.stages.export import export
 from pipeline.training import loop
 from pipeline.utils.errors import UserError
@@ -78,9 +79,9 @@ def finished(tmp_path_factory) -> Config:
             },
         }
     )
-    identity.claim(config)
+    Run(config).claim()
     loop.train(config)
-    identity.finish(config)
+    Run(config).finish()
     return config
 
 
@@ -89,7 +90,7 @@ def test_a_finished_run_has_a_card_whose_code_runs(finished):
     card = ModelCard.load(student / "README.md")
     assert card.data.library_name == "diffusers"
     assert "an exact Gaussian score" in card.text and "## Figures" not in card.text
-    assert identity.finished(finished), "the card is no part of what is compared"
+    assert Run(finished).is_finished(), "the card is no part of what is compared"
     pictures = sorted((Path(finished.distill.output) / "samples").iterdir())
     assert (student / "samples.png").read_bytes() == pictures[-1].read_bytes()
     (code,) = snippets(student / "README.md")
@@ -174,9 +175,9 @@ def text(hub, tmp_path) -> Config:
     assert teacher_fingerprint(local.teacher) == teacher_fingerprint(
         local.teacher.model_copy(update={"output": str(folder)})
     ), "a teacher from the Hub is the same teacher as its folder"
-    identity.claim(local)
+    Run(local).claim()
     assert loop.train(local) == 2
-    identity.finish(local, config.teacher.output)
+    Run(config).finish()
     return config
 
 
@@ -243,10 +244,11 @@ def test_a_run_starts_from_a_student_on_the_hub_and_from_one_in_several_files(hu
         config = changed(config, distill={"start_from": place})
         new = new_student(load_teacher(config.teacher), config.network, 0)
         assert not torch.equal(new.unet.conv_in.weight, weights.conv_in.weight)
-        init_from.load(config, new, new)
+        earlier = InitFrom(config.distill, config.teacher, config.s3)
+        earlier.load(new, new)
         assert torch.equal(new.unet.conv_in.weight, weights.conv_in.weight), place
-        marks.append(init_from.mark(config))
+        marks.append(earlier.fingerprint())
     assert marks[0] == marks[1] != marks[2]
     part = max((sharded / "unet").glob("*-of-*.safetensors"))
     part.write_bytes(part.read_bytes() + b" ")
-    assert init_from.mark(config) != marks[2], "all of its files tell it from another"
+    assert earlier.fingerprint() != marks[2], "all of its files tell it from another"

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event as Record
 
-from pipeline.runs import identity
 from pipeline.runs.checkpoint_store import Score
 from pipeline.runs.events import FILE, read_events
 from pipeline.runs.metrics_log import board_score
+from pipeline.runs.run import Run
+from pipeline.runs.run_folder import RunFolder
 from pipeline.training import loop
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,7 @@ def test_starts_ends_and_losses_are_noted(tiny_run, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
         patch.setattr(loop.Watchdog, "look", die)
         loop.train(config)
-    identity.log_restart(config, 6, "a worker died")
+    Run(config).log_restart(6, "a worker died")
     # As after a SIGKILL: steps were logged of which no checkpoint is left.
     lines = Path(config.distill.output) / "metrics.jsonl"
     with lines.open("a") as file:
@@ -61,7 +62,7 @@ def test_a_damaged_event_is_left_out():
 def test_every_key_of_metrics_is_documented_and_tensorboard_has_all(tiny_run):
     config = tiny_run(gan={"real": "pairs", "smoothness": 0.1})
     loop.train(config)
-    board_score(config, 8, Score(0.5, 10, 0.25))
+    board_score(RunFolder(Run(config).storage), 8, Score(0.5, 10, 0.25))
     output = Path(config.distill.output)
     lines = (output / "metrics.jsonl").read_text().splitlines()
     written = {key for line in lines for key in json.loads(line)}

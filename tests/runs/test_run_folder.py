@@ -8,7 +8,7 @@ from pipeline.data.fetch import fetch_inputs
 from pipeline.models.students import load_student
 from pipeline.report.page import render
 from pipeline.report.source import find, read_run
-from pipeline.runs import identity
+from pipeline.runs.run import Run
 from pipeline.training import loop
 
 
@@ -33,10 +33,10 @@ def test_a_run_on_s3_goes_on_on_another_machine_and_ends_like_a_local_one(
 ):
     local, here = tiny_run("local"), remote(tiny_run("any"))
     loop.train(local)
-    identity.finish(local)
+    Run(local).finish()
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one-machine"))
-    identity.claim(here)
+    Run(here).claim()
     answers = iter([False, False, True])
     assert loop.train(here, lambda: next(answers)) == 6
     newest = max(name for name in names(bucket) if name.endswith(".safetensors"))
@@ -46,10 +46,10 @@ def test_a_run_on_s3_goes_on_on_another_machine_and_ends_like_a_local_one(
     bucket.put_object(Bucket="bucket", Key=key, Body=whole[:-1000])
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another-machine"))
-    assert not identity.finished(here)
+    assert not Run(here).is_finished()
     assert loop.train(here) == 10
-    identity.finish(here)
-    assert identity.finished(here)
+    Run(here).finish()
+    assert Run(here).is_finished()
 
     output = Path(local.distill.output)
     assert text(bucket, "state.json") == (output / "state.json").read_text()
@@ -59,7 +59,7 @@ def test_a_run_on_s3_goes_on_on_another_machine_and_ends_like_a_local_one(
     assert {"samples/step-0000005.png", "samples/step-0000010.png"} <= set(names(bucket))
     assert load_student(fetch_inputs(here, "evaluate").evaluate.student).shape == (1, 4, 4)
 
-    identity.log_restart(here, 10, "a worker died")
+    Run(here).log_restart(10, "a worker died")
     seen = read_run(find(here.distill.output, here.s3), here.s3)
     assert [each.kind for each in seen.events] == ["start", "left", "start", "end", "restart"]
     assert list(seen.grids) == [5, 10] and seen.steps == 10 and not seen.troubles

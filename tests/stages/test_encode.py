@@ -12,10 +12,10 @@ from diffusers.image_processor import VaeImageProcessor
 from pipeline.config import Config
 from pipeline.data import real, shards
 from pipeline.data.crop import read_image
+from pipeline.data.local import LocalStore
 from pipeline.data.plans import RealPlan
 from pipeline.data.reader import RealReader
 from pipeline.data.real import RealBatch
-from pipeline.data.store import LocalStore
 from pipeline.stages import encode
 from pipeline.stages.encode import RealMaker, real_plan
 from pipeline.stages.verify import inspect_real, verify_real
@@ -300,8 +300,8 @@ def rewrite(config: Config, **changes: object) -> None:
         content = real.decode_all(file, (3, 8, 8), "it")
     kept = {k: v for k, v in content.metadata.items() if k not in ("shape", "dtype", "sha256")}
     data = real.encode(replace(content.batch, **changes), kept)
-    Path(store.where(name)).write_bytes(data)
-    path = Path(store.where("manifest-9.json"))
+    Path(store.uri(name)).write_bytes(data)
+    path = Path(store.uri("manifest-9.json"))
     manifest = json.loads(path.read_text())
     manifest["shards"][0]["bytes"] = len(data)
     path.write_text(json.dumps(manifest))

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import Config
-from pipeline.data.store import open_store
+from pipeline.data.storage import Storage
 from pipeline.models.students import load_student
-from pipeline.runs import identity
 from pipeline.runs.checkpoint import read_student
 from pipeline.runs.checkpoint_store import Score
+from pipeline.runs.run import Run
 from pipeline.stages.export import export
 from pipeline.training import loop
 from pipeline.utils.errors import UserError
@@ -24,9 +24,9 @@ def asked(config: Config, **settings) -> Config:
 
 
 def stored(config: Config, step: int, weights: str = "ema") -> dict[str, Tensor]:
-    history = identity.history(config)
-    name = next(each.name for each in history.commits() if each.step == step)
-    with history.newest(only=name) as found:
+    checkpoints = Run(config).checkpoints
+    name = next(each.name for each in checkpoints.commits() if each.step == step)
+    with checkpoints.newest(only=name) as found:
         return read_student(found[1], weights)
 
 
@@ -45,7 +45,7 @@ def going(tiny_run) -> Config:
 
 def test_the_newest_student_of_a_run_that_has_not_ended(going):
     export(going)
-    assert not identity.finished(going)
+    assert not Run(going).is_finished()
     assert same(load_student(going.export.output), stored(going, 8))
 
 
@@ -61,8 +61,8 @@ def test_a_step_and_its_weights_are_chosen(going):
 def test_the_best_one_is_picked(tiny_run):
     config = tiny_run(keep=3, scoring={"count": 10}, pick="best")
     loop.train(config)
-    for commit in identity.history(config).commits():
-        identity.history(config).note(commit, Score(abs(commit.step - 8), 10))
+    for commit in Run(config).checkpoints.commits():
+        Run(config).checkpoints.note(commit, Score(abs(commit.step - 8), 10))
     export(config)
     assert same(load_student(config.export.output), stored(config, 8))
 
@@ -71,7 +71,7 @@ def test_to_a_bucket(going, bucket):
     config = asked(going, output="s3://bucket/one/export")
     export(config)
     export(config)
-    there = open_store(config.export.output, config.s3)
+    there = Storage(config.export.output, config.s3, "export.output")
     assert {"model_index.json", "provenance.json", "unet/config.json"} <= there.tree().keys()
 
 

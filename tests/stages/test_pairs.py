@@ -9,9 +9,9 @@ from torch import Tensor
 
 from pipeline.config import Config, TeacherConfig
 from pipeline.data import schema, shards
+from pipeline.data.local import LocalStore
 from pipeline.data.plans import PairPlan
 from pipeline.data.reader import PairReader
-from pipeline.data.store import LocalStore
 from pipeline.diffusion import seeds
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import EDM, expand
@@ -45,7 +45,9 @@ class Shrink(Denoiser):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         self.sizes.append(len(x_t))
         mean = condition["labels"] / 4
-        return mean[:, None, None, None] + (x_t - mean[:, None, None, None]) / (1 + 4 * expand(t, x_t) ** 2)
+        return mean[:, None, None, None] + (x_t - mean[:, None, None, None]) / (
+            1 + 4 * expand(t, x_t) ** 2
+        )
 
 
 def configure(**values: object) -> Config:

@@ -7,38 +7,40 @@ import pytest
 import torch
 
 from pipeline.data.reader import PairReader
-from pipeline.data.store import open_store
+from pipeline.data.storage import Storage
 from pipeline.diffusion import seeds
 from pipeline.evaluation.metrics import frechet_distance
 from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.models.students import load_student
-from pipeline.runs import identity
 from pipeline.runs.checkpoint import read_part
 from pipeline.runs.checkpoint_store import Score
+from pipeline.runs.run import Run
 from pipeline.stages.score import score
 from pipeline.training import loop
 from pipeline.utils.errors import UserError
 
 
 def names(config) -> list[str]:
-    return [commit.name for commit in identity.history(config).commits()]
+    return [commit.name for commit in Run(config).checkpoints.commits()]
 
 
 def note(config, step: int, fd: float) -> None:
-    history = identity.history(config)
-    commit = next(each for each in history.commits() if each.step == step)
-    history.note(commit, Score(fd, 32))
+    checkpoints = Run(config).checkpoints
+    commit = next(each for each in checkpoints.commits() if each.step == step)
+    checkpoints.note(commit, Score(fd, 32))
 
 
 def test_it_is_the_distance_of_new_samples_to_the_images_of_the_pairs(tiny_run):
     config = tiny_run(scoring={"count": 1000, "batch_size": 7})
     loop.train(config)
-    identity.finish(config)
+    Run(config).finish()
     found = score(config, names(config)[0])
     assert found.n == 32, "all pairs there are"
 
-    pairs = PairReader(open_store(config.pairs.output, config.s3), config.seed, 32).batch(0)
+    pairs = PairReader(
+        Storage(config.pairs.output, config.s3, "pairs.output"), config.seed, 32
+    ).batch(0)
     noise = seeds.noise(config.seed, torch.arange(32), (1, 4, 4), seeds.SCORE)
     images = sample_student(load_student(config.evaluate.student), noise, pairs.labels)
     expected = frechet_distance(pairs.images.flatten(1), images.flatten(1))
@@ -60,7 +62,7 @@ def test_without_pairs_the_teacher_makes_its_images(tiny_run):
     teacher, labels = load_teacher(config.teacher), torch.arange(64) % 3
     noise = seeds.noise(config.seed, torch.arange(64, 128), (1, 4, 4), seeds.SCORE)
     target = sample_teacher(teacher, noise, labels, "heun", 3, 1.0)
-    identity.finish(config)
+    Run(config).finish()
     noise = seeds.noise(config.seed, torch.arange(64), (1, 4, 4), seeds.SCORE)
     images = sample_student(load_student(config.evaluate.student), noise, labels)
     expected = frechet_distance(target.flatten(1), images.flatten(1))
@@ -82,24 +84,24 @@ def test_the_best_checkpoint_stays_and_its_student_can_be_picked(tiny_run):
     loop.train(config)
     assert [int(name[:7]) for name in names(config)] == [10, 8, 4]
     note(config, 10, 0.3)
-    identity.finish(config)
-    with identity.history(config).newest(only=names(config)[-1]) as found:
+    Run(config).finish()
+    with Run(config).checkpoints.newest(only=names(config)[-1]) as found:
         assert found[0].step == 4
         average = read_part(found[1], "ema")
     for name, value in load_student(config.evaluate.student).state_dict().items():
         assert torch.equal(value, average[f"module.{name}"])
-    assert identity.finished(config)
-    assert not identity.finished(tiny_run()), "the last one is another student"
+    assert Run(config).is_finished()
+    assert not Run(tiny_run()).is_finished(), "the last one is another student"
 
 
 def test_a_torn_best_and_a_missing_score_are_told(tiny_run, caplog):
     config = tiny_run(scoring={"count": 10}, pick="best")
     loop.train(config)
     with pytest.raises(UserError, match="distill.pick: no checkpoint has a score; set it to last"):
-        identity.finish(config)
+        Run(config).finish()
     note(config, 8, 0.1)
     torn = next(Path(config.distill.output).glob("checkpoints/0000008-*/*.safetensors"))
     torn.write_bytes(torn.read_bytes()[:-10])
     with caplog.at_level(logging.WARNING), pytest.raises(UserError, match="of step 8, is torn"):
-        identity.finish(config)
+        Run(config).finish()
     assert not Path(config.evaluate.student).exists()

@@ -11,8 +11,8 @@ from PIL import Image
 from pipeline.cli import main
 from pipeline.config import Config
 from pipeline.data import schema, shards
+from pipeline.data.local import LocalStore
 from pipeline.data.schema import PairBatch
-from pipeline.data.store import LocalStore
 from pipeline.stages.pairs import PairMaker, pair_plan
 from pipeline.stages.verify import inspect, verify
 from pipeline.utils.errors import UserError

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from pipeline.config import Config, NetworkConfig
+from pipeline.config import Config, NetworkConfig, S3Config
 from pipeline.data.schema import PairBatch
-from pipeline.data.store import LocalStore
+from pipeline.data.storage import Storage
 from pipeline.diffusion.matching import MATCHING
 from pipeline.diffusion.solver import SOLVERS
 from pipeline.methods.dmd import DMD
@@ -119,7 +119,7 @@ def test_checkpoints_of_a_process_that_names_no_gpu(tmp_path):
     """Accelerate calls the GPU of a lone process `cuda`, and no thread can be set to that."""
     network = torch.nn.Linear(2, 2)
     state = State({"student": network}, {"student": torch.optim.AdamW(network.parameters())})
-    history = CheckpointStore(LocalStore(tmp_path), keep=1)
-    with AsyncSaver(history, "attempt", "fingerprint", torch.device("cuda")) as saver:
+    checkpoints = CheckpointStore(Storage(str(tmp_path), S3Config(), "distill.output"), keep=1)
+    with AsyncSaver(checkpoints, "attempt", "fingerprint", torch.device("cuda")) as saver:
         saver.save(5, state)
-    assert history.step() == 5
+    assert checkpoints.step() == 5

@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 from pipeline.config import Config
 from pipeline.models.loading import load_teacher
 from pipeline.models.students import load_student
-from pipeline.runs import identity
+from pipeline.runs.run import Run
 from pipeline.training import loop
 from tests.fixtures.in_process import make_pairs
 from tests.fixtures.tiny_unets import UNETS, save_unet
@@ -31,9 +31,9 @@ def test_a_student_learns_and_opens_in_diffusers(tmp_path, kind):
         }
     )
     make_pairs(config)
-    identity.claim(config)
+    Run(config).claim()
     assert loop.train(config) == 4
-    identity.finish(config)
+    Run(config).finish()
     output = Path(config.distill.output)
     figures = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert {"regression", "matching_gradient", "gan_student", "critic"} <= figures[-1].keys()

@@ -13,9 +13,9 @@ from PIL import Image
 
 from pipeline.methods.dmd import DMD
 from pipeline.models.students import load_student
-from pipeline.runs import identity
 from pipeline.runs.checkpoint import read_part
 from pipeline.runs.checkpoint_store import CheckpointStore
+from pipeline.runs.run import Run
 from pipeline.training import build, loop
 from pipeline.training.watchdog import Watchdog
 from pipeline.utils.errors import UserError
@@ -38,11 +38,11 @@ def die_after(monkeypatch, step: int) -> None:
 
 
 def kept(config) -> list[int]:
-    return [commit.step for commit in identity.history(config).commits()]
+    return [commit.step for commit in Run(config).checkpoints.commits()]
 
 
 def digests(config) -> dict:
-    identity.finish(config)
+    Run(config).finish()
     return json.loads((Path(config.distill.output) / "state.json").read_text())
 
 
@@ -119,7 +119,7 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before(tiny_run, caplog, h
         data = bytearray(newest[0].read_bytes())
         data[-1] ^= 1
         newest[0].write_bytes(data if harm == "flipped" else data[:-100])
-    with identity.history(config).newest() as found:
+    with Run(config).checkpoints.newest() as found:
         assert found[0].step == 8
     assert "torn or missing: the checkpoint of step 10 is passed over" in caplog.text
     loop.train(config)
@@ -180,7 +180,7 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(tiny_run, monke
     spoil(monkeypatch, range(1, 3))
     loop.train(config)
     assert [line["skipped"] for line in lines(config)] == [1, 2, 2, 2, 2]
-    with identity.history(config).newest() as found:
+    with Run(config).checkpoints.newest() as found:
         weights = read_part(found[1], "student")
     assert all(value.isfinite().all() for value in weights.values())
 
@@ -198,10 +198,10 @@ def test_too_many_in_a_row_end_the_run_and_name_loss_lane_and_pairs(tiny_run, mo
 
 def test_an_output_folder_belongs_to_one_run(tiny_run):
     config = tiny_run()
-    identity.claim(config)
-    identity.claim(config)
+    Run(config).claim()
+    Run(config).claim()
     with pytest.raises(UserError, match=r"distill.output: .*distill.clip 10.0, not 1.0"):
-        identity.claim(tiny_run(clip=1.0))
+        Run(tiny_run(clip=1.0)).claim()
 
 
 def test_without_regression_no_pairs_are_needed(tiny_run):
@@ -216,19 +216,19 @@ def test_missing_pairs_and_pairs_of_another_teacher_are_refused(tiny_run):
         update={"gaussian": config.teacher.gaussian.model_copy(update={"classes": 4})}
     )
     with pytest.raises(UserError, match="pairs are of another teacher"):
-        identity.claim(config.model_copy(update={"teacher": other}))
+        Run(config.model_copy(update={"teacher": other})).claim()
     shutil.rmtree(config.pairs.output)
     with pytest.raises(UserError, match="run jobs/pairs.py"):
-        identity.claim(config)
+        Run(config).claim()
 
 
 def test_export_is_the_averaged_student(tiny_run):
     config = tiny_run()
     loop.train(config)
-    assert not identity.finished(config)
-    identity.finish(config)
-    assert identity.finished(config)
-    with identity.history(config).newest() as found:
+    assert not Run(config).is_finished()
+    Run(config).finish()
+    assert Run(config).is_finished()
+    with Run(config).checkpoints.newest() as found:
         average = read_part(found[1], "ema")
     student = load_student(config.evaluate.student)
     for name, value in student.state_dict().items():
@@ -252,7 +252,7 @@ def test_moments_of_8_bits_come_back_bit_for_bit_after_a_break(tiny_run, monkeyp
         loop.train(broken)
     loop.train(broken)
     assert digests(whole) == digests(broken)
-    with identity.history(whole).newest() as found:
+    with Run(whole).checkpoints.newest() as found:
         moments = read_part(found[1], "student_optimizer")
     small = {k: v for k, v in moments.items() if v.dtype == torch.uint8}
     assert any(v.numel() >= 4096 for v in small.values())
@@ -294,7 +294,7 @@ def start_settings(config, origin: str, weights: str) -> dict:
     output = Path(config.distill.output)
     places = {
         "run": output,
-        "checkpoint": output / "checkpoints" / identity.history(config).commits()[1].name,
+        "checkpoint": output / "checkpoints" / Run(config).checkpoints.commits()[1].name,
         "student": output / "student",
     }
     return {"start_from": str(places[origin]), "start_weights": weights, "regression_steps": 0}
@@ -316,12 +316,12 @@ def test_all_lanes_of_a_step_share_the_exit_and_nothing_else(tiny_run):
 def test_a_new_run_starts_from_earlier_weights_with_fresh_optimisers(tiny_run, origin, weights):
     first = tiny_run("first")
     loop.train(first)
-    identity.finish(first)
+    Run(first).finish()
     second = tiny_run("second", **start_settings(first, origin, weights))
     made = build.prepare(second)
     student = made.state.networks["student"].state_dict()
-    only = None if origin != "checkpoint" else identity.history(first).commits()[1].name
-    with identity.history(first).newest(only) as found:
+    only = None if origin != "checkpoint" else Run(first).checkpoints.commits()[1].name
+    with Run(first).checkpoints.newest(only) as found:
         expected = read_part(found[1], "ema" if weights == "ema" else "student")
         critic = read_part(found[1], "critic")
     for name, value in student.items():
@@ -333,9 +333,9 @@ def test_a_new_run_starts_from_earlier_weights_with_fresh_optimisers(tiny_run, o
     moments = made.state.tensors()
     assert not any(v.any() for k, v in moments.items() if "_optimizer." in k)
     loop.train(second)
-    identity.claim(second)
+    Run(second).claim()
     with pytest.raises(UserError, match="it has .*start"):
-        identity.claim(tiny_run("second", regression_steps=0))
+        Run(tiny_run("second", regression_steps=0)).claim()
 
 
 def test_start_from_something_else_is_one_clear_line(tiny_run, tmp_path):
@@ -343,7 +343,7 @@ def test_start_from_something_else_is_one_clear_line(tiny_run, tmp_path):
         build.prepare(tiny_run(start_from=str(tmp_path)))
     other = tiny_run("other", regression_steps=2)
     loop.train(other)
-    identity.finish(other)
+    Run(other).finish()
     config = tiny_run("wide", start_from=f"{other.distill.output}/student")
     config = config.model_copy(
         update={"network": config.network.model_copy(update={"channels": (16,)})}

@@ -17,8 +17,8 @@ from pipeline.models.loading import load_teacher
 from pipeline.models.lora import FILE
 from pipeline.models.sampling import sample_student
 from pipeline.models.students import load_student
-from pipeline.runs import identity
 from pipeline.runs.checkpoint import read_part
+from pipeline.runs.run import Run
 from pipeline.training import build, loop
 from pipeline.training.memory import footprint
 from pipeline.utils.errors import UserError
@@ -67,14 +67,14 @@ def make(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(make) -> Config:
     config = make("finished")
-    identity.claim(config)
+    Run(config).claim()
     assert loop.train(config) == 4
-    identity.finish(config)
+    Run(config).finish()
     return config
 
 
 def part(config: Config, name: str) -> dict[str, Tensor]:
-    with identity.history(config).newest() as found:
+    with Run(config).checkpoints.newest() as found:
         return read_part(found[1], name)
 
 
@@ -116,7 +116,7 @@ def test_a_broken_run_ends_like_an_unbroken_one_bit_for_bit(make, finished):
     broken, conditioned = make("broken"), iter([True])
     assert loop.train(broken, lambda: next(conditioned)) == 2
     assert loop.train(broken) == 4
-    identity.finish(broken)
+    Run(broken).finish()
     states = [Path(each.distill.output) / "state.json" for each in (broken, finished)]
     ours, theirs = (json.loads(file.read_text()) for file in states)
     assert ours == theirs
@@ -153,7 +153,7 @@ def test_the_student_opens_whole_and_the_card_makes_it_of_the_teacher(
 def test_adapters_go_on_in_a_new_run(make, finished, origin):
     where = finished.distill.output + origin
     if origin == "/checkpoints":
-        where += f"/{identity.history(finished).commits()[0].name}"
+        where += f"/{Run(finished).checkpoints.commits()[0].name}"
     networks = build.prepare(make("second", start_from=where)).state.networks
     average, critic = part(finished, "ema"), part(finished, "critic")
     found = {name: dict(networks[name].named_parameters()) for name in ("student", "critic")}

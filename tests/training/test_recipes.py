@@ -14,8 +14,8 @@ from pipeline.data.fetch import fetch_inputs
 from pipeline.models.lora import FILE
 from pipeline.models.sampling import sample_student
 from pipeline.models.students import load_student
-from pipeline.runs import identity
 from pipeline.runs.identity import needs_pairs
+from pipeline.runs.run import Run
 from pipeline.stages.teacher import make_teacher
 from pipeline.training import loop
 from pipeline.utils.errors import UserError
@@ -36,9 +36,9 @@ def run_it(config: Config, *losses: str) -> None:
     """Two steps of training and the student, in this process; pairs where they are needed."""
     if needs_pairs(config):
         make_pairs(config)
-    identity.claim(config)
+    Run(config).claim()
     assert loop.train(config) == 2
-    identity.finish(config)
+    Run(config).finish()
     lines = (Path(config.distill.output) / "metrics.jsonl").read_text().splitlines()
     assert {"matching_gradient", "critic", *losses} <= json.loads(lines[-1]).keys()
 

@@ -13,7 +13,7 @@ from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.models.loading import load_teacher
 from pipeline.models.students import load_student
-from pipeline.runs import identity
+from pipeline.runs.run import Run
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.sample import sample
 from pipeline.stages.verify import inspect, verify
@@ -114,9 +114,9 @@ def test_a_student_learns_and_opens_in_diffusers(config):
     local = fetch_inputs(config, "teacher")
     memory = footprint(local, load_teacher(local.teacher))
     assert memory.activations > 10 * 8 * 8 * 8 * 4, "text is counted without being encoded"
-    identity.claim(local)
+    Run(local).claim()
     assert loop.train(local) == 4
-    identity.finish(local)
+    Run(local).finish()
     output = Path(config.distill.output)
     figures = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert {"regression", "matching_gradient", "critic"} <= figures[-1].keys()
@@ -159,9 +159,9 @@ def test_each_family_learns_from_pairs_and_from_its_teacher(version, config, tmp
     config = Config.model_validate(tree)
     make_pairs(config)
     local = fetch_inputs(config, "teacher")
-    identity.claim(local)
+    Run(local).claim()
     assert loop.train(local) == 4
-    identity.finish(local)
+    Run(local).finish()
     output = Path(config.distill.output)
     figures = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert {"regression", "matching_gradient", "gan_student", "critic"} <= figures[-1].keys()

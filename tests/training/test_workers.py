@@ -9,8 +9,8 @@ import torch
 from pipeline.config import Config
 from pipeline.models.export.save import save_denoiser
 from pipeline.models.loading import new_unet
-from pipeline.runs import identity
 from pipeline.runs.checkpoint import read_part
+from pipeline.runs.run import Run
 from tests.fixtures.workers import train
 
 FOUR_LANES = {"lanes": 4, "checkpoint_every": 100}
@@ -21,14 +21,14 @@ DMD2 = {
 
 
 def weights(config) -> dict[str, torch.Tensor]:
-    with identity.history(config).newest() as found:
+    with Run(config).checkpoints.newest() as found:
         assert found[0].step == config.distill.steps
         parts = ("student", "critic", "ema")
         return {f"{part}.{k}": v for part in parts for k, v in read_part(found[1], part).items()}
 
 
 def digests(config) -> dict:
-    identity.finish(config)
+    Run(config).finish()
     return json.loads((Path(config.distill.output) / "state.json").read_text())
 
 

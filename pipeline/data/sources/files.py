@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline.data.sources.sample import THREADS, Sample, SourceError, Wanted, field, is_image, said
-from pipeline.data.store import Store
+from pipeline.data.storage import Store
 from pipeline.utils.threads import ahead
 
 _TABLES = ("metadata.jsonl", "metadata.csv")
@@ -65,7 +65,7 @@ def _tables(store: Store, names: Sequence[str], wanted: Wanted) -> dict[str, _Sa
     """Image -> what the tables say of it."""
     found: dict[str, _Said] = {}
     for name in names:
-        path, where = PurePosixPath(name), store.where(name)
+        path, where = PurePosixPath(name), store.uri(name)
         if path.name not in _TABLES:
             continue
         for row in _rows(_text(store, name), path.suffix, where):
@@ -106,7 +106,7 @@ def _text(store: Store, name: str) -> str:
     try:
         return store.get(name).decode()
     except UnicodeDecodeError as error:
-        raise SourceError(f"{store.where(name)} is not UTF-8 ({error})") from error
+        raise SourceError(f"{store.uri(name)} is not UTF-8 ({error})") from error
 
 
 def _folders(images: Sequence[str], classes: int | None) -> Callable[[str], _Said]:

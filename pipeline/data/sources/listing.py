@@ -9,7 +9,7 @@ from pipeline.config import S3Config
 from pipeline.data.schema import footer
 from pipeline.data.sources.sample import Sample, Wanted
 from pipeline.data.sources.source import Reader, Source, to_samples
-from pipeline.data.store import Store
+from pipeline.data.storage import Store
 from pipeline.utils.errors import UserError
 
 NAME = "listing.parquet"
@@ -55,7 +55,7 @@ class Listing:
 
     @cached_property
     def _file(self) -> pq.ParquetFile:
-        where = self._store.where(NAME)
+        where = self._store.uri(NAME)
         try:
             return pq.ParquetFile(self._store.open(NAME))
         except (pa.ArrowException, OSError) as error:
@@ -89,7 +89,7 @@ def open_listing(
     listing = Listing(store)
     if listing.source != fingerprint:
         raise UserError(
-            f"{SETTING}: {path} is not what {store.where(NAME)} lists, or has changed since; "
+            f"{SETTING}: {path} is not what {store.uri(NAME)} lists, or has changed since; "
             "choose another encode.output, or delete all of that one"
         )
     return listing

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.data.sources.sample import THREADS, Sample, SourceError, Wanted, field, said
-from pipeline.data.store import Store
+from pipeline.data.storage import Store
 from pipeline.utils.threads import ahead
 
 
@@ -41,7 +41,7 @@ def has_images(store: Store, name: str) -> bool:
 
 
 def _scan(store: Store, name: str, wanted: Wanted) -> list[Sample]:
-    where = store.where(name)
+    where = store.uri(name)
     try:
         file = _open(store, name)
         columns = file.schema_arrow.names
@@ -119,4 +119,4 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 def _unreadable(store: Store, name: str, error: Exception) -> SourceError:
     reason = str(error).partition("\n")[0]
-    return SourceError(f"cannot read {store.where(name)} ({reason}); fetch the file again")
+    return SourceError(f"cannot read {store.uri(name)} ({reason}); fetch the file again")

@@ -14,7 +14,7 @@ from pipeline.config import S3Config
 from pipeline.data.crop import UnreadableError, read_image
 from pipeline.data.sources import files, rows, tars
 from pipeline.data.sources.sample import Sample, SourceError, Wanted, is_image
-from pipeline.data.store import Store, open_store
+from pipeline.data.storage import Storage, Store
 from pipeline.utils.errors import UserError
 from pipeline.utils.progress import Progress, progress
 from pipeline.utils.threads import ahead
@@ -139,9 +139,9 @@ def _open(path: str, s3: S3Config, setting: str) -> tuple[Store, list[str] | Non
     """The source's store, and the one file in it that the path names, if it does."""
     path = path.rstrip("/")
     if not path.endswith(_SINGLE):
-        return open_store(path, s3, setting), None
+        return Storage(path, s3, setting), None
     folder, _, name = path.rpartition("/")
-    return open_store(folder, s3, setting), [name]
+    return Storage(folder, s3, setting), [name]
 
 
 def _hidden(name: str) -> bool:
@@ -157,7 +157,7 @@ def _kind(source: Store, names: Sequence[str]) -> str:
         return "Parquet"
     if not images:
         raise SourceError(
-            f"no images in {source.where('')}; give a folder of images, of Parquet files or of "
+            f"no images in {source.uri('')}; give a folder of images, of Parquet files or of "
             "WebDataset's .tar files"
         )
     return "image"
@@ -191,7 +191,7 @@ def _table(samples: Iterable[Sample], wanted: Wanted) -> pa.Table:
 def _check(table: pa.Table, wanted: Wanted, classes: int | None, source: Store) -> None:
     """Every image is there for something."""
     if not len(table):
-        raise SourceError(f"the files in {source.where('')} hold no images")
+        raise SourceError(f"the files in {source.uri('')} hold no images")
     if wanted == "nothing":
         return
     said = table[wanted.removesuffix("s")]
@@ -199,7 +199,7 @@ def _check(table: pa.Table, wanted: Wanted, classes: int | None, source: Store) 
         first = table["file"][said.is_null().to_pylist().index(True)]
         raise SourceError(
             f"{said.null_count} of {len(table)} images have no {wanted[:-1]}, the first in "
-            f"{source.where(str(first))}; the teacher needs one of each"
+            f"{source.uri(str(first))}; the teacher needs one of each"
         )
     if wanted == "labels" and classes is not None:
         highest = max(said.to_pylist())

@@ -13,7 +13,7 @@ from itertools import groupby
 
 from pipeline.data.sources.files import record
 from pipeline.data.sources.sample import IMAGES, THREADS, Sample, SourceError, Wanted, field, said
-from pipeline.data.store import Store
+from pipeline.data.storage import Store
 from pipeline.utils.threads import ahead
 
 BLOCK = 2**20
@@ -49,13 +49,13 @@ class Reader:
             file.seek(sample.at)
             data: bytes = file.read(sample.size)
         if len(data) != sample.size:
-            where = self._store.where(sample.file)
+            where = self._store.uri(sample.file)
             raise SourceError(f"{where} has become shorter since it was listed")
         return data
 
 
 def _scan(store: Store, name: str, wanted: Wanted) -> list[Sample]:
-    where, found = store.where(name), []
+    where, found = store.uri(name), []
     try:
         with (
             store.open(name) as file,

@@ -14,6 +14,7 @@ from pipeline.models.lora import FILE
 from pipeline.models.network import Network
 from pipeline.models.song_unet import SongUNet
 from pipeline.models.transformers import DiT
+from pipeline.utils.uris import is_remote
 
 README = "README.md"
 PICTURE = "samples.png"
@@ -60,7 +61,7 @@ def read_origin(folder: Path | None, repo: str | None = None, commit: str | None
         metadata = {"base_model": repo}
     if terms := _terms(folder):
         link = terms.get("license_link", "")
-        if repo and link and "://" not in link:
+        if repo and link and not is_remote(link):
             terms["license_link"] = f"{_HUB}/{repo}/blob/{commit}/{link.lstrip('/')}"
         name = terms.get("license_name") or terms["license"]
         return Origin(teacher, f"That of the teacher: `{name}`.", metadata | terms)

@@ -1,4 +1,4 @@
-"""Laws of the local store: a whole object or nothing, once."""
+"""Laws of storage, and of the local store: a whole object or nothing, once."""
 
 import errno
 import os
@@ -6,17 +6,26 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from pipeline.config import S3Config
-from pipeline.data.store import LocalStore, open_store, probe
+from pipeline.config import Config, S3Config
+from pipeline.data.fetch import fetch_inputs
+from pipeline.data.local import LocalStore
+from pipeline.data.storage import STORES, Storage, ensure_json, probe
+from pipeline.models.students import load_student
+from pipeline.runs.run import Run
+from pipeline.training import loop
 from pipeline.utils.errors import UserError
+from pipeline.utils.uris import is_remote
+from tests.fixtures.in_process import make_pairs
 
 
 def test_put_makes_the_object_and_never_overwrites(tmp_path):
-    store = open_store(str(tmp_path / "a" / "b"), S3Config())
+    store = Storage(str(tmp_path / "a" / "b"), S3Config(), "pairs.output")
     assert store.put("x.parquet", b"one") is True
     assert store.put("x.parquet", b"two") is False
     assert store.get("x.parquet") == b"one"
@@ -65,7 +74,7 @@ def test_files_of_a_tree_go_in_whole_and_come_out_again(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.data.store import LocalStore
+from pipeline.data.local import LocalStore
 os.link = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 LocalStore(Path(sys.argv[1])).put("x.parquet", b"1" * 1000)
 """
@@ -99,7 +108,7 @@ def test_a_store_that_cannot_write_says_so_and_leaves_nothing(tmp_path, monkeypa
 FULL = """
 import resource, sys
 from pathlib import Path
-from pipeline.data.store import LocalStore
+from pipeline.data.local import LocalStore
 from pipeline.utils.errors import UserError
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 try:
@@ -130,7 +139,7 @@ def test_unusable_places_are_user_errors(tmp_path):
         ):
             read("gone")
     with pytest.raises(UserError, match="pairs.output 'ftp://bucket/x'.*s3://bucket/prefix"):
-        open_store("ftp://bucket/x", S3Config())
+        Storage("ftp://bucket/x", S3Config(), "pairs.output")
 
 
 def test_a_probe_leaves_nothing_and_finds_a_store_that_overwrites(tmp_path, monkeypatch):
@@ -139,3 +148,96 @@ def test_a_probe_leaves_nothing_and_finds_a_store_that_overwrites(tmp_path, monk
     monkeypatch.setattr(LocalStore, "put", lambda *_: True)
     with pytest.raises(UserError, match="use another store"):
         probe(LocalStore(tmp_path))
+
+
+class MemoryStore:
+    """Objects in this process."""
+
+    def __init__(self, place: str, objects: dict[str, bytes]) -> None:
+        self.place, self.objects = place, objects
+
+    def put(self, name: str, data: bytes) -> bool:
+        return self.objects.setdefault(self.uri(name), data) is data
+
+    def get(self, name: str) -> bytes:
+        return self.objects[self.uri(name)]
+
+    def open(self, name: str) -> pa.NativeFile:
+        return pa.BufferReader(self.get(name))
+
+    def list(self, prefix: str = "") -> dict[str, int]:
+        names = [name for name in self.tree() if name.startswith(prefix) and "/" not in name]
+        return {name: len(self.get(name)) for name in names}
+
+    def upload(self, file: Path, name: str) -> None:
+        self.objects[self.uri(name)] = file.read_bytes()
+
+    def download(self, name: str, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self.get(name))
+
+    def tree(self) -> dict[str, str]:
+        here = [name for name in self.objects if name.startswith(self.place)]
+        return {
+            name.removeprefix(self.place): sha256(self.objects[name]).hexdigest()
+            for name in sorted(here)
+        }
+
+    def delete(self, name: str) -> None:
+        self.objects.pop(self.uri(name), None)
+
+    def uri(self, name: str) -> str:
+        return self.place + name
+
+
+@pytest.fixture
+def memory(monkeypatch) -> dict[str, bytes]:
+    """The objects of memory://, a store of another kind."""
+    objects: dict[str, bytes] = {}
+
+    def open_memory(bucket: str, prefix: str, credentials: S3Config) -> MemoryStore:
+        return MemoryStore(f"memory://{bucket}/{prefix}", objects)
+
+    monkeypatch.setitem(STORES, "memory", open_memory)
+    return objects
+
+
+@pytest.mark.parametrize("place", ["memory://bucket/some/set", "folder"])
+def test_storage_is_one_object_whatever_holds_it(memory, tmp_path, place):
+    uri = place if is_remote(place) else str(tmp_path / place)
+    storage, file = Storage(f"{uri}/", S3Config(), "pairs.output"), tmp_path / "file"
+    probe(storage)
+    assert storage.put("x", b"one") and not storage.put("x", b"two")
+    assert storage.get("x") == storage.open("x").read() == b"one"
+    file.write_bytes(b"four")
+    inner = storage / "inner"
+    inner.upload(file, "y")
+    assert (storage.list(), inner.list()) == ({"x": 3}, {"y": 4})
+    assert list(storage.tree()) == ["inner/y", "x"]
+    storage.download("inner/y", tmp_path / "copies" / "y")
+    assert (tmp_path / "copies" / "y").read_bytes() == b"four"
+    assert inner.uri("y") == storage.uri("inner/y") == f"{uri}/inner/y"
+    assert (storage.folder is None) == is_remote(uri)
+    ensure_json(storage, "set.json", {"seed": 1}, "pairs.output")
+    ensure_json(storage, "set.json", {"seed": 1}, "pairs.output")
+    with pytest.raises(UserError, match=r"pairs.output: .*seed 1, not 2"):
+        ensure_json(storage, "set.json", {"seed": 2}, "pairs.output")
+    storage.delete("x")
+    assert list(storage.list()) == ["set.json"]
+
+
+def test_a_run_lives_in_a_store_of_another_kind(memory, tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tree = tiny_run().model_dump(mode="json")
+    tree["pairs"] |= {"output": "memory://bucket/pairs"}
+    tree["distill"] |= {"output": "memory://bucket/run", "steps": 6}
+    tree["evaluate"] |= {"student": "memory://bucket/run/student"}
+    config = Config.model_validate(tree)
+    make_pairs(config)
+    run = Run(config)
+    run.claim()
+    loop.train(config)
+    run.finish()
+    assert run.is_finished() and run.checkpoints.step() == 6
+    assert load_student(fetch_inputs(config, "evaluate").evaluate.student).shape == (1, 4, 4)
+    assert {name.split("/")[3] for name in memory} == {"pairs", "run"}

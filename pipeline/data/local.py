@@ -1,0 +1,133 @@
+"""Objects in a local folder: each appears by a hard link to a finished file."""
+
+import os
+import shutil
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.utils.errors import UserError
+
+
+class LocalStore:
+    """Objects in a folder, which is made with the first of them.
+
+    A process killed in the middle leaves at most a hidden `.tmp` file, which nobody reads.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def put(self, name: str, data: bytes) -> bool:
+        temporary = self.folder / f".{name}.{uuid.uuid4().hex}.tmp"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                with open(temporary, "xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.link(temporary, self.folder / name)
+                return True
+            except FileExistsError:
+                return False
+            finally:
+                temporary.unlink(missing_ok=True)
+                _sync(self.folder)
+        except OSError as error:
+            raise self._unwritable(name, error) from error
+
+    def get(self, name: str) -> bytes:
+        try:
+            return (self.folder / name).read_bytes()
+        except OSError as error:
+            raise self._unreadable(name, error) from error
+
+    def open(self, name: str) -> pa.NativeFile:
+        try:
+            return pa.OSFile(self.uri(name))
+        except OSError as error:
+            raise self._unreadable(name, error) from error
+
+    def list(self, prefix: str = "") -> dict[str, int]:
+        try:
+            with os.scandir(self.folder) as entries:
+                shown = [e for e in entries if e.name.startswith(prefix) and e.name[0] != "."]
+                files = [entry for entry in shown if entry.is_file()]
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise UserError(f"cannot list {self.folder}: {error.strerror}") from error
+        sizes = {}
+        for entry in sorted(files, key=lambda entry: entry.name):
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                sizes[entry.name] = entry.stat().st_size
+        return sizes
+
+    def upload(self, file: Path, name: str) -> None:
+        target = self.folder / name
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with file.open("rb") as source, temporary.open("xb") as copy:
+                    shutil.copyfileobj(source, copy, 2**20)
+                    copy.flush()
+                    os.fsync(copy.fileno())
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
+                _sync(target.parent)
+        except OSError as error:
+            raise self._unwritable(name, error) from error
+
+    def download(self, name: str, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.folder / name, path)
+        except OSError as error:
+            raise self._unreadable(name, error) from error
+
+    def tree(self) -> dict[str, str]:
+        found = {}
+        for folder, _, files in os.walk(self.folder):
+            for path in (Path(folder, file) for file in files if file[0] != "."):
+                with suppress(FileNotFoundError):  # deleted meanwhile
+                    status = path.stat()
+                    name = path.relative_to(self.folder).as_posix()
+                    found[name] = f"{status.st_size}-{status.st_mtime_ns}"
+        return dict(sorted(found.items()))
+
+    def delete(self, name: str) -> None:
+        path = self.folder / name
+        try:
+            path.unlink(missing_ok=True)
+            if path.parent != self.folder:
+                with suppress(OSError):  # others are left in it
+                    path.parent.rmdir()
+        except OSError as error:
+            raise UserError(f"cannot delete {self.uri(name)}: {error.strerror}") from error
+
+    def uri(self, name: str) -> str:
+        return str(self.folder / name)
+
+    def _unwritable(self, name: str, error: OSError) -> UserError:
+        return UserError(
+            f"cannot write {self.uri(name)}: {error.strerror}; "
+            "free space or choose another folder, then run the same command again"
+        )
+
+    def _unreadable(self, name: str, error: OSError) -> UserError:
+        reason = error.strerror or "no such file"
+        return UserError(f"cannot read {self.uri(name)}: {reason}; run the job that makes it")
+
+
+def _sync(folder: Path) -> None:
+    """Make new names in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,201 @@
+"""A run on disk: what defines it, its checkpoints, and its student."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config, settings_yaml
+from pipeline.data.fetch import fetch_inputs
+from pipeline.data.shards import check_stored, read_manifest
+from pipeline.data.storage import Storage, ensure_json
+from pipeline.models.denoiser import Denoiser
+from pipeline.models.frozen import load_learnt
+from pipeline.models.loading import load_teacher
+from pipeline.models.lora import merged
+from pipeline.models.network import Network
+from pipeline.models.students import new_student
+from pipeline.runs import events, identity
+from pipeline.runs.card import CardWriter
+from pipeline.runs.checkpoint import Weights, digest, read_part, read_student
+from pipeline.runs.checkpoint_store import CheckpointStore, Commit
+from pipeline.runs.run_folder import (
+    RUN,
+    SETTINGS,
+    STATE,
+    Provenance,
+    RunFolder,
+    save_student,
+    stored_provenance,
+)
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import write_file
+
+PARTS = ("student", "critic", "ema", "student_optimizer", "critic_optimizer")
+"""Of the state, each with its SHA-256 in state.json."""
+
+
+class Run:
+    """The run of a config, begun or not; nothing is made or read yet.
+
+    Args:
+        config: Of the run.
+
+    Attributes:
+        storage: The folder of the run, `distill.output`.
+        checkpoints: What a restart goes on from.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.storage = Storage(config.distill.output, config.s3, "distill.output")
+        self.checkpoints = CheckpointStore(self.storage / "checkpoints", config.distill.keep)
+
+    @cached_property
+    def local(self) -> Config:
+        """The settings with a copy of the teacher on this machine; raises as `fetch_inputs`."""
+        return fetch_inputs(self.config, "teacher")
+
+    @cached_property
+    def definition(self) -> dict[str, Any]:
+        """As `identity.definition`."""
+        return identity.definition(self.local)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the definition; a checkpoint of another run is refused by it."""
+        return hashlib.sha256(json.dumps(self.definition, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def student_uri(self) -> str:
+        """Where a finished run has its student."""
+        return self._student.uri()
+
+    def claim(self) -> None:
+        """Mark the folder as this run's, or make sure that it is.
+
+        Raises:
+            UserError: If another run is there (names every difference), or a shard of the pairs is
+                missing or of another size; and as `identity.definition`.
+        """
+        if identity.needs_pairs(self.config):
+            pairs = Storage(self.config.pairs.output, self.config.s3, "pairs.output")
+            check_stored(pairs, read_manifest(pairs))
+        ensure_json(self.storage, RUN, self.definition, "distill.output")
+
+    def is_claimed(self) -> bool:
+        """Whether this process sees the mark of `claim`: else it would begin a run of its own."""
+        return RUN in self.storage.list()
+
+    def is_finished(self) -> bool:
+        """Whether the student of this run's last step is saved already."""
+        found = stored_provenance(self._student)
+        return found is not None and found == self._provenance(self.config.distill.steps)
+
+    def keep_settings(self) -> None:
+        """Leave all settings as `config.yaml`, those of the newest start.
+
+        Raises:
+            UserError: If the store refuses.
+        """
+        settings = settings_yaml.dump(self.config.model_dump(mode="json"))
+        self._leave(SETTINGS, settings)
+
+    def log_restart(self, step: int, error: str) -> None:
+        """Write down that the workers failed, and begin again with so many steps done.
+
+        Raises:
+            UserError: If the store refuses.
+        """
+        output = RunFolder(self.storage)
+        output.download(events.FILE)
+        events.note(output.folder, events.now("restart", step, error))
+        output.upload()
+
+    def finish(self) -> None:
+        """Leave `state.json` and the averaged student as a diffusers folder, with its card.
+
+        `state.json` has the step and the SHA-256 of every part of the state: two runs that end
+        alike, bit for bit, have the same. With `distill.pick: best` the student is not of the last
+        step but of the checkpoint with the best score.
+
+        Raises:
+            UserError: If a checkpoint cannot be read or is not of the last step, or the folder
+                cannot be written.
+        """
+        distill, teacher = self.config.distill, load_teacher(self.local.teacher)
+        with self.checkpoints.newest() as found:
+            assert found is not None, "a run ends with a checkpoint"
+            commit, folder = found
+            if commit.step != distill.steps:
+                raise UserError(
+                    f"distill.steps: {distill.output} has done {commit.step} steps, not "
+                    f"{distill.steps}; set that, or choose another folder"
+                )
+            digests = {part: digest(read_part(folder, part)) for part in PARTS}
+            student, step = self.stored_student(teacher, folder), commit.step
+        if distill.pick == "best":
+            with self.best_checkpoint() as (best, folder):
+                student, step = self.stored_student(teacher, folder), best.step
+        self._leave(STATE, json.dumps({"step": commit.step, **digests}, indent=2) + "\n")
+        provenance, name = self._provenance(commit.step), Path(self.student_uri).name
+
+        def add_card(folder: Path) -> None:
+            self.cards.write(folder, student, provenance, step, name)
+
+        save_student(student, self._student, provenance, add_card)
+
+    def stored_student(self, teacher: Denoiser, folder: Path, weights: Weights = "ema") -> Network:
+        """The student of a checkpoint's files, in eval mode, its adapters merged.
+
+        Raises:
+            UserError: If the files cannot be read.
+        """
+        config = self.config
+        student = new_student(teacher, config.network, config.seed, config.distill.student)
+        load_learnt(student, read_student(folder, weights))
+        return merged(student).eval()
+
+    @contextmanager
+    def best_checkpoint(self) -> Iterator[tuple[Commit, Path]]:
+        """The checkpoint with the best score, its files in a local folder while the block runs.
+
+        Raises:
+            UserError: If no checkpoint has a score, or the best one is torn.
+        """
+        best = self.checkpoints.best(self.checkpoints.commits())
+        if best is None:
+            raise UserError("distill.pick: no checkpoint has a score; set it to last")
+        with self.checkpoints.newest(only=best.name) as found:
+            if found is None:
+                raise UserError(
+                    f"distill.pick: the best checkpoint, of step {best.step}, is torn; set it to "
+                    "last"
+                )
+            yield found
+
+    @property
+    def cards(self) -> CardWriter:
+        """What writes the cards of its students."""
+        return CardWriter(
+            self.local.teacher,
+            self.config.teacher.output,
+            Path(self.config.evaluate.output),
+            self.storage,
+        )
+
+    @property
+    def _student(self) -> Storage:
+        return self.storage / "student"
+
+    def _provenance(self, steps: int) -> Provenance:
+        return {"steps": steps, "pick": self.config.distill.pick, **self.definition}
+
+    def _leave(self, name: str, text: str) -> None:
+        """Write a file of the run's folder anew."""
+        output = RunFolder(self.storage)
+        write_file(output.folder / name, text.encode())
+        output.upload()
