@@ -8,36 +8,36 @@ from pipeline.config.fields import Branch, Decay, Folder, Positive, Rate
 
 
 class DataConfig(Branch):
-    """The real images a small teacher learns from."""
+    """The real images that a small teacher is trained on."""
 
     name: Literal["digits", "mnist", "fashion-mnist"] | None = Field(
-        default="digits", description="Image set; null where nothing learns from real images."
+        default="digits", description="Image set; null: none."
     )
     size: int = Field(default=8, ge=4, le=1024, description="Height and width, in pixels.")
     folder: str | None = Field(
         default=None,
-        description="Folder of the IDX files of mnist or fashion-mnist, here or in a bucket.",
+        description="Folder of the IDX files of mnist or fashion-mnist, local or in a bucket.",
     )
 
 
 class NetworkConfig(Branch):
-    """A new UNet: the teacher's, or student and critic of an analytic teacher."""
+    """A new UNet: of a small teacher, or of student and critic of an analytic one."""
 
     channels: tuple[Positive, ...] = Field(
-        default=(32, 64), strict=False, min_length=1, description="Channels of each level."
+        default=(32, 64), strict=False, min_length=1, description="Channels per level."
     )
     layers: int = Field(default=1, ge=1, le=8, description="ResNet blocks per level.")
     attention: tuple[bool, ...] = Field(
         default=(False, True),
         strict=False,
         min_length=1,
-        description="Attention at each level, true or false.",
+        description="Attention per level, true or false.",
     )
     norm_groups: Positive = Field(default=8, description="Groups of each group norm.")
 
 
 class GaussianConfig(Branch):
-    """The analytic teacher: one Gaussian per class, its score exact."""
+    """The analytic teacher: one Gaussian per class, with an exact score."""
 
     shape: tuple[Positive, Positive, Positive] = Field(
         default=(1, 8, 8), strict=False, description="Channels, height, width, in pixels."
@@ -57,7 +57,7 @@ class TrainingConfig(Branch):
 
 
 class TeacherConfig(Branch):
-    """The teacher: many steps, frozen once trained."""
+    """The teacher: the frozen model that is distilled."""
 
     kind: Literal["diffusers", "gaussian"] = Field(
         default="diffusers", description="A diffusers folder, or an exact Gaussian score."
@@ -72,10 +72,12 @@ class TeacherConfig(Branch):
         description="Prompts of a text-to-image teacher: .txt, .csv, .parquet or a dataset folder.",
     )
     negative_prompt: str = Field(
-        default="", description="What guidance leads a text-to-image teacher away from."
+        default="", description="What guidance steers a text-to-image teacher away from."
     )
     embedded_guidance: float = Field(
-        default=3.5, ge=0, description="Guidance that is an input of the network (FLUX.1-dev)."
+        default=3.5,
+        ge=0,
+        description="Guidance of a network that takes it as an input (FLUX.1-dev).",
     )
     image_size: Positive | None = Field(
         default=None,
@@ -84,9 +86,11 @@ class TeacherConfig(Branch):
     file: str | None = Field(
         default=None,
         min_length=1,
-        description="NVIDIA's EDM file (.pkl) that jobs/teacher.py reads instead of training.",
+        description="EDM file of NVIDIA's (.pkl) that jobs/teacher.py imports instead of training.",
         json_schema_extra={"short": "import"},
     )
-    delay: float = Field(default=0.0, ge=0, le=60, description="Seconds added to a gaussian call.")
+    delay: float = Field(
+        default=0.0, ge=0, le=60, description="Seconds added to each gaussian call."
+    )
     gaussian: GaussianConfig = Field(default_factory=GaussianConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)

@@ -9,7 +9,7 @@ from pipeline.config.sets import EvaluateActorsConfig
 
 
 class ExportConfig(Branch):
-    """The student of any checkpoint, also of a run that still goes on."""
+    """Saving the student of any checkpoint, also while the run goes on."""
 
     output: Folder = Field(
         default="", description="Diffusers folder, local, s3:// or gs://; null: <run>/export."
@@ -18,22 +18,22 @@ class ExportConfig(Branch):
         default=None, description="Step of the checkpoint; null: as distill.pick says."
     )
     weights: Literal["ema", "raw"] = Field(
-        default="ema", description="Which weights: averaged or not."
+        default="ema", description="Which weights: averaged (ema) or not (raw)."
     )
     variant: Literal["fp16"] | None = Field(
-        default=None, description="Weights in half precision beside the full ones."
+        default=None, description="fp16: half-precision weights beside the full ones."
     )
     comfyui: bool = Field(
-        default=False, description="UNet and workflow for ComfyUI too (Stable Diffusion 1, XL)."
+        default=False, description="Add UNet and workflow for ComfyUI (Stable Diffusion 1, XL)."
     )
     push: str | None = Field(
         default=None,
         min_length=1,
-        description="Repository on the Hugging Face Hub, owner/name, it is pushed to as well.",
+        description="Repository on the Hugging Face Hub to push to, owner/name.",
         json_schema_extra={"short": "push-to-hub"},
     )
     private: bool = Field(
-        default=True, description="Whether a repository that the push makes is private."
+        default=True, description="Whether a repository that the push creates is private."
     )
 
 
@@ -50,8 +50,8 @@ class EvaluateConfig(Branch):
     batch_size: Positive = Field(default=500, description="Images made at once.")
     features: Literal["classifier", "inception", "efficientnet-lite0", "dinov2"] = Field(
         default="classifier",
-        description="What images are compared in: a classifier trained on data.name (values of the "
-        "images where there is none), or a public network.",
+        description="Features to compare images in: a classifier's, trained on data.name (raw "
+        "values without one), or a public network's.",
     )
     weights: Model | None = Field(
         default=None,
@@ -61,8 +61,8 @@ class EvaluateConfig(Branch):
     reference: str | None = Field(
         default=None,
         min_length=1,
-        description="Real images to compare with where there is no data.name: a folder of image, "
-        "Parquet or WebDataset .tar files, here or in a bucket.",
+        description="Real images to compare with, if there is no data.name: a folder of image, "
+        "Parquet or WebDataset .tar files, local or in a bucket.",
     )
     clip: Model | None = Field(
         default=None,
@@ -70,7 +70,10 @@ class EvaluateConfig(Branch):
         "owner/name@commit on the Hub; null: none.",
     )
     patience: float = Field(
-        default=1800.0, gt=0, le=604800, description="Seconds without a batch that end the job."
+        default=1800.0,
+        gt=0,
+        le=604800,
+        description="Seconds without a new batch after which the job ends.",
     )
     actors: EvaluateActorsConfig = Field(default_factory=EvaluateActorsConfig)
 
@@ -83,32 +86,33 @@ class SampleConfig(Branch):
     host: str = Field(
         default="127.0.0.1",
         min_length=1,
-        description="With --interactive: address it listens at; the default is for this machine "
-        "alone.",
+        description="With --interactive: address to listen on; the default answers this machine "
+        "only.",
     )
     port: int = Field(
-        default=8000, ge=0, le=65535, description="With --interactive: its port; 0: any free one."
+        default=8000, ge=0, le=65535, description="With --interactive: port; 0: any free one."
     )
 
 
 class ReportConfig(Branch):
-    """The page of a run: one HTML file with curves, pictures, figures, timeline and verdict."""
+    """The report of a run: one HTML file with curves, images, figures, timeline and verdict."""
 
     runs: tuple[str, ...] = Field(
         default=(),
         strict=False,
-        description="Folders of runs, local or in a bucket, several side by side; none: `run`.",
+        description="Folders of runs, local or in a bucket; several are shown side by side; none: "
+        "`run`.",
     )
     output: str | None = Field(
         default=None,
         min_length=1,
-        description="The HTML file; null: report.html in the run's folder, of several runs or one "
-        "in a bucket here.",
+        description="The HTML file; null: report.html in the run's folder; here for several runs "
+        "or one in a bucket.",
     )
 
 
 class S3Config(Branch):
-    """Where s3:// folders are; credentials come from environment, profile or machine role."""
+    """Where s3:// is; boto3 finds the credentials (environment, profile, machine role)."""
 
     endpoint: str | None = Field(
         default=None, description="URL of a server other than Amazon's (MinIO, Ceph, R2)."
@@ -123,7 +127,7 @@ class DoctorConfig(Branch):
     """The check before a run, and the prices of its estimate."""
 
     patience: float = Field(
-        default=300.0, gt=0, description="Seconds it waits for a worker, such as a new machine."
+        default=300.0, gt=0, description="Seconds to wait for a worker, such as a new machine."
     )
     gpu_hour: float = Field(default=1.0, ge=0, description="Price of a GPU for an hour.")
     cpu_hour: float = Field(default=0.05, ge=0, description="Price of a CPU core for an hour.")

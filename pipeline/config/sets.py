@@ -12,22 +12,24 @@ from pipeline.config.fields import (
 
 
 class ActorsConfig(Branch):
-    """The Ray actors that make shards, and what each one holds."""
+    """The Ray actors that make shards, and the resources of each."""
 
-    min: Positive = Field(default=1, description="Actors kept at least.")
+    min: Positive = Field(default=1, description="Actors at least.")
     max: Positive = Field(default=2, description="Actors at most.")
     cpus: float = Field(default=1.0, ge=0, description="CPU cores per actor.")
     gpus: float = Field(default=0.0, ge=0, description="GPUs per actor.")
 
 
 class EvaluateActorsConfig(ActorsConfig):
-    """The Ray actors that make images and read them, and what each one holds."""
+    """The Ray actors that make and read images, and the resources of each."""
 
-    max: int = Field(default=0, ge=0, description="Actors at most; 0: this process, without Ray.")
+    max: int = Field(
+        default=0, ge=0, description="Actors at most; 0: in this process, without Ray."
+    )
 
 
 class PairsConfig(Branch):
-    """The set of pairs: a noise and the image the teacher's ODE makes of it."""
+    """The pair set: noise, and the image that the teacher's ODE makes of it."""
 
     count: Positive = Field(default=5000, description="Pairs in the set, a multiple of shard_size.")
     shard_size: Positive = Field(default=500, description="Pairs per shard (one file, one task).")
@@ -37,31 +39,38 @@ class PairsConfig(Branch):
     )
     steps: int = Field(default=18, ge=2, le=1000, description="Solver steps.")
     guidance: float = Field(
-        default=1.0, ge=0, le=100, description="Classifier-free guidance scale; 1 is none."
+        default=1.0, ge=0, le=100, description="Classifier-free guidance scale; 1: none."
     )
     weights: tuple[Weight, ...] | None = Field(
-        default=None, strict=False, description="Relative frequency of each class; null: all alike."
+        default=None,
+        strict=False,
+        description="Relative frequency of each class; null: all the same.",
     )
     batch_size: Positive | None = Field(
         default=250,
-        description="Pairs solved at once by one actor; null: as many as its memory holds.",
+        description="Pairs that an actor solves at once; null: as many as its memory holds.",
     )
     resolve: int = Field(
-        default=0, ge=0, description="With --verify: pairs the teacher solves again to compare."
+        default=0,
+        ge=0,
+        description="With --verify: pairs that the teacher solves again to compare.",
     )
     patience: float = Field(
-        default=1800.0, gt=0, le=604800, description="Seconds without a new shard that end the job."
+        default=1800.0,
+        gt=0,
+        le=604800,
+        description="Seconds without a new shard after which the job ends.",
     )
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
 
 
 class EncodeConfig(Branch):
-    """The set of real images for the GAN loss: as latents, or as pixels if the teacher is."""
+    """The set of real images for the GAN: as latents, or as pixels for a pixel teacher."""
 
     source: str | None = Field(
         default=None,
         min_length=1,
-        description="Images: a folder of image, Parquet or WebDataset .tar files, here or in a "
+        description="Images: a folder of image, Parquet or WebDataset .tar files, local or in a "
         "bucket.",
     )
     output: Folder = Field(default="", description="Folder of the set; null: <run>/real.")
@@ -70,6 +79,9 @@ class EncodeConfig(Branch):
     )
     shard_size: Positive = Field(default=500, description="Images per shard (one file, one task).")
     patience: float = Field(
-        default=1800.0, gt=0, le=604800, description="Seconds without a new shard that end the job."
+        default=1800.0,
+        gt=0,
+        le=604800,
+        description="Seconds without a new shard after which the job ends.",
     )
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
