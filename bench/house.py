@@ -24,6 +24,7 @@ _FLUX = "pipeline/models/transformers.py", "the order in which Flux takes latent
 ALLOWED = {
     "_foreach_lerp_": ("pipeline/models/ema.py", "one kernel for all weights; no public name"),
     "_optional_components": ("pipeline/models/export/card.py", "the parts a pipeline may lack"),
+    "_modules": ("pipeline/models/views.py", "PyTorch has no public way to replace a copy's parts"),
     "_pack_latents": _FLUX,
     "_unpack_latents": _FLUX,
     "_prepare_latent_image_ids": _FLUX,

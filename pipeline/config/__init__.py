@@ -67,8 +67,6 @@ __all__ = [
     "WorkersConfig",
 ]
 
-_WITH_OUTPUT = ("teacher", "pairs", "encode", "distill", "export", "evaluate", "sample")
-
 
 class Config(Branch):
     """Every setting of a run."""
@@ -138,7 +136,8 @@ class Config(Branch):
 
     def _problems(self) -> rules.Problems:
         data, teacher, distill, evaluate = self.data, self.teacher, self.distill, self.evaluate
-        outputs = {branch: getattr(self, branch).output for branch in _WITH_OUTPUT}
+        branches = ("teacher", "pairs", "encode", "distill", "export", "evaluate", "sample")
+        outputs = {branch: getattr(self, branch).output for branch in branches}
         yield from rules.network_problems(self.network, teacher, self.shape)
         yield from rules.gaussian_problems(teacher, distill)
         yield from rules.pairs_problems(self.pairs)

@@ -166,7 +166,6 @@ def evaluate_problems(
         )
 
 
-_IN_BUCKETS = ("pairs", "encode", "distill", "export")
 _WORKING_DIR = "/runtime_resources/working_dir_files/"
 """In the path of the copy of the working directory that Ray makes for a submitted job."""
 
@@ -176,7 +175,7 @@ def lost_problems(run: str, outputs: Mapping[str, str]) -> Problems:
     folders = {"run": run, **{f"{branch}.output": place for branch, place in outputs.items()}}
     for setting, folder in folders.items():
         if _WORKING_DIR in folder:
-            bucket = setting.removesuffix(".output") in _IN_BUCKETS
+            bucket = setting.startswith(("pairs", "encode", "distill", "export"))
             yield (
                 f"{setting}: {folder} would be lost with this job's copy of the working directory; "
                 "give an absolute path that all nodes share"
