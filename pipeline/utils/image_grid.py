@@ -127,8 +127,9 @@ def read_grid(png: bytes) -> Sheet | None:
     with Image.open(io.BytesIO(png)) as page:
         try:
             said = json.loads(page.info[_LAYOUT])
-            layout = _Layout(*said["at"], *said["size"], said["scale"])
-            size, shown = (layout.width, layout.height), layout.shown
+            (left, top), (width, height) = said["at"], said["size"]
+            layout = _Layout(left, top, width, height, said["scale"])
+            size, shown = (width, height), layout.shown
             fits = all(0 < n <= m <= p for n, m, p in zip(size, shown, page.size, strict=True))
             rows, columns = dict(said["rows"]), [str(each) for each in said["columns"]]
         except (KeyError, ValueError, TypeError):
