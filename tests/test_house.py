@@ -1,10 +1,11 @@
-"""House rules that import-linter cannot express."""
+"""House rules that import-linter cannot express; `python bench/house.py` prints the numbers."""
 
 import ast
 import subprocess
 import sys
 from pathlib import Path
 
+import house
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -55,3 +56,57 @@ import pipeline.cluster.evaluate
 import pipeline.stages.sample, pipeline.stages.teacher
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def tree() -> house.Tree:
+    return house.work_tree()
+
+
+@pytest.mark.parametrize("law", house.LAWS)
+def test_law_of_the_house(tree: house.Tree, law: str) -> None:
+    bar, measure = house.LAWS[law]
+    found = measure(tree)
+    if isinstance(found, list):
+        assert len(found) <= bar, "\n".join(found)
+    else:
+        assert found <= bar
+
+
+def test_private_names_that_are_allowed_are_used_and_have_a_reason(tree: house.Tree) -> None:
+    for name, (file, reason) in house.ALLOWED.items():
+        assert name in tree.files[file] and reason, name
+
+
+def of(**modules: str) -> house.Tree:
+    """A tree of a few modules of the room `room`."""
+    return house.Tree({f"pipeline/room/{name}.py": text for name, text in modules.items()})
+
+
+def test_a_circle_is_found_through_functions_and_type_checks() -> None:
+    tree = of(
+        a="def f():\n    from pipeline.room import b",
+        b="import pipeline.room.c",
+        c="if TYPE_CHECKING:\n    from pipeline.room.a import f",
+        d="from pipeline.room.a import f",
+    )
+    assert house.import_circles(tree) == ["pipeline.room.a <-> pipeline.room.b <-> pipeline.room.c"]
+
+
+def test_private_names_of_others_are_found_and_ours_are_not() -> None:
+    theirs = "from lib._inner import x\npipe._pack()\ngetattr(pipe, '_parts')\nself._modules\n"
+    ours = "class A:\n    _a: int\n    def _b(self): self._c = other._a\nrow._replace(x=1)\n"
+    found = [place.split()[-1] for place in house.private_names(of(a=theirs + ours))]
+    assert sorted(found) == ["_inner", "_modules", "_pack", "_parts"]
+
+
+def test_config_is_found_in_any_parameter_or_field_but_not_in_a_branch() -> None:
+    text = "def f(a, /, b: Config | None, *, c: 'Config', d: S3Config) -> Config: ...\n"
+    tree = of(a=text + "class A:\n    config: Config\n")
+    assert len(house.config_parameters(tree)) == 3
+
+
+def test_self_is_no_parameter_and_stars_are() -> None:
+    tree = of(a="class A:\n    def f(self, a, /, b, *c, d, **e): ...\n")
+    (node,) = tree.functions.values()
+    assert sorted(each.arg for each in house.parameters(node)) == list("abcde")

@@ -7,8 +7,7 @@ from pipeline.cluster.pool import Work
 from pipeline.config import Config
 from pipeline.data import real
 from pipeline.data.fetch import fetch_inputs
-from pipeline.data.plans import RealPlan
-from pipeline.data.storage import Storage, Store, probe
+from pipeline.data.storage import Storage, probe
 from pipeline.stages.encode import RealMaker, real_plan
 
 
@@ -22,10 +21,16 @@ def encode_images(config: Config) -> None:
             the output holds another set, a store refuses, or no shard comes for `encode.patience`
             seconds; if shards failed, after all others are made.
     """
-    encode, store = config.encode, _store(config)
+    encode = config.encode
+    open_output = partial(Storage, encode.output, config.s3, "encode.output")
+    store = open_output()
     probe(store)
     plan = real_plan(fetch_inputs(config, "teacher"), store)
-    work = Work("encode", "images", encode, partial(_maker, plan, config))
+
+    def new_maker() -> RealMaker:  # on the actor's node, with a VAE of its own
+        return RealMaker(fetch_inputs(config, "teacher"), plan, open_output())
+
+    work = Work("encode", "images", encode, new_maker)
     pool.make_missing(store, plan, plan.count, work)
     manifest = real.close(store, plan)
     pool.report(manifest, work, encode.output)
@@ -35,12 +40,3 @@ def encode_images(config: Config) -> None:
             f"encode  {len(damaged)} of {plan.count} images cannot be read and are left out, the "
             f"first {first.image} (id {first.id}): {first.reason}; all: damaged-*.json"
         )
-
-
-def _store(config: Config) -> Store:
-    return Storage(config.encode.output, config.s3, "encode.output")
-
-
-def _maker(plan: RealPlan, config: Config) -> RealMaker:
-    """A maker on this node, with a VAE of its own."""
-    return RealMaker(fetch_inputs(config, "teacher"), plan, _store(config))

@@ -7,8 +7,7 @@ from pipeline.cluster.pool import Work
 from pipeline.config import Config
 from pipeline.data import shards
 from pipeline.data.fetch import fetch_inputs
-from pipeline.data.plans import PairPlan
-from pipeline.data.storage import Storage, Store, probe
+from pipeline.data.storage import Storage, probe
 from pipeline.stages.pairs import PairMaker, pair_plan
 
 
@@ -20,18 +19,15 @@ def make_pairs(config: Config) -> None:
             refuses, or no shard comes for `pairs.patience` seconds; if shards failed, after all
             others are made.
     """
-    pairs, plan, store = config.pairs, pair_plan(fetch_inputs(config, "teacher")), _store(config)
+    pairs, plan = config.pairs, pair_plan(fetch_inputs(config, "teacher"))
+    open_output = partial(Storage, pairs.output, config.s3, "pairs.output")
+    store = open_output()
     probe(store)
-    work = Work("pairs", "pairs", pairs, partial(_maker, plan, config))
+
+    def new_maker() -> PairMaker:  # on the actor's node, with a teacher of its own
+        teacher = fetch_inputs(config, "teacher").teacher
+        return PairMaker(teacher, plan, open_output(), pairs.batch_size)
+
+    work = Work("pairs", "pairs", pairs, new_maker)
     pool.make_missing(store, plan, pairs.count, work)
     pool.report(shards.close(store, plan, pairs.count), work, pairs.output)
-
-
-def _store(config: Config) -> Store:
-    return Storage(config.pairs.output, config.s3, "pairs.output")
-
-
-def _maker(plan: PairPlan, config: Config) -> PairMaker:
-    """A maker on this node, with a teacher of its own."""
-    teacher = fetch_inputs(config, "teacher").teacher
-    return PairMaker(teacher, plan, _store(config), config.pairs.batch_size)

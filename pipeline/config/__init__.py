@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from pipeline.config import rules
 from pipeline.config.distill import (
     CriticConfig,
     DistillConfig,
@@ -35,7 +36,6 @@ from pipeline.config.results import (
     S3Config,
     SampleConfig,
 )
-from pipeline.config.rules import problems
 from pipeline.config.sets import ActorsConfig, EncodeConfig, EvaluateActorsConfig, PairsConfig
 from pipeline.utils.uris import absolute
 
@@ -130,6 +130,28 @@ class Config(Branch):
 
     @model_validator(mode="after")
     def _agreement(self) -> Config:
-        for problem in problems(self):
+        for problem in self._problems():
             raise ValueError(problem)
         return self
+
+    def _problems(self) -> rules.Problems:
+        data, teacher, distill, evaluate = self.data, self.teacher, self.distill, self.evaluate
+        branches = ("teacher", "pairs", "encode", "distill", "export", "evaluate", "sample")
+        outputs = {branch: getattr(self, branch).output for branch in branches}
+        yield from rules.network_problems(self.network, teacher, self.shape)
+        yield from rules.gaussian_problems(teacher, distill)
+        yield from rules.pairs_problems(self.pairs)
+        yield from rules.range_problems(self.pairs, self.encode, distill, evaluate)
+        yield from rules.distill_problems(distill)
+        yield from rules.gan_problems(distill, data, teacher)
+        yield from rules.shared_problems(distill)
+        yield from rules.evaluate_problems(evaluate, data, teacher)
+        yield from rules.lost_problems(self.run, outputs)
+        yield from rules.overlap_problems("encode.source", self.encode.source, outputs["encode"])
+        yield from rules.overlap_problems(
+            "evaluate.reference", evaluate.reference, outputs["evaluate"]
+        )
+        yield from rules.push_problems(self.export.push)
+        yield from rules.bucket_problems(
+            {name: getattr(self, name).output for name in ("evaluate", "sample", "report")}
+        )

@@ -1,28 +1,23 @@
 """Settings that must agree with one another, checked before anything starts."""
 
-from __future__ import annotations
-
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
 
+from pipeline.config.distill import DistillConfig
+from pipeline.config.networks import DataConfig, NetworkConfig, TeacherConfig
+from pipeline.config.results import EvaluateConfig
+from pipeline.config.sets import EncodeConfig, PairsConfig
 from pipeline.utils.uris import is_remote
 
-if TYPE_CHECKING:
-    from pipeline.config import Config
+Problems = Iterator[str]
+"""Lines that begin with the setting and end with the way out."""
 
 
-def problems(config: Config) -> Iterator[str]:
-    """Every disagreement, as a line that begins with the setting and ends with the way out."""
-    yield from _network_problems(config)
-    yield from _count_problems(config)
-    yield from _distill_problems(config)
-    yield from _evaluate_problems(config)
-    yield from _folder_problems(config)
-
-
-def _network_problems(config: Config) -> Iterator[str]:
-    network, levels = config.network, len(config.network.channels)
+def network_problems(
+    network: NetworkConfig, teacher: TeacherConfig, shape: tuple[int, int, int]
+) -> Problems:
+    """Levels of the network, and images of `shape` that it must halve at each."""
+    levels = len(network.channels)
     if len(network.attention) != levels:
         yield (
             f"network.attention: {len(network.attention)} values for the {levels} levels of "
@@ -39,28 +34,31 @@ def _network_problems(config: Config) -> Iterator[str]:
                 f"network.norm_groups: {network.norm_groups} gives each of {channels} channels a "
                 "norm of its own, which takes time and class out of it; use fewer"
             )
-    place = "teacher.gaussian.shape" if config.teacher.kind == "gaussian" else "data.size"
-    for size in config.shape[1:]:
+    place = "teacher.gaussian.shape" if teacher.kind == "gaussian" else "data.size"
+    for size in shape[1:]:
         if size % 2 ** (levels - 1):
             yield (
                 f"{place}: {size} is not a multiple of {2 ** (levels - 1)}, "
                 f"as the {levels} levels of network.channels need"
             )
-    teacher = config.teacher
-    if teacher.kind == "gaussian" and teacher.file is not None:
+
+
+def gaussian_problems(teacher: TeacherConfig, distill: DistillConfig) -> Problems:
+    """What a teacher without files and weights cannot have."""
+    if teacher.kind != "gaussian":
+        return
+    if teacher.file is not None:
         yield f"teacher.file: {teacher.file} needs teacher.kind diffusers; a gaussian reads none"
-    for name in ("student", "critic"):
-        rank = getattr(config.distill, name).lora.rank
-        if teacher.kind == "gaussian" and rank is not None:
+    for name, network in (("student", distill.student), ("critic", distill.critic)):
+        if network.lora.rank is not None:
             yield (
-                f"distill.{name}.lora.rank: {rank} needs teacher.kind diffusers; a gaussian has no "
-                "weights to adapt"
+                f"distill.{name}.lora.rank: {network.lora.rank} needs teacher.kind diffusers; a "
+                "gaussian has no weights to adapt"
             )
 
 
-def _count_problems(config: Config) -> Iterator[str]:
-    pairs, encode, distill = config.pairs, config.encode, config.distill
-    actors = config.evaluate.actors
+def pairs_problems(pairs: PairsConfig) -> Problems:
+    """The set of pairs: whole shards, and a class to make."""
     if pairs.count % pairs.shard_size:
         below = pairs.count // pairs.shard_size * pairs.shard_size
         nearest = f"{below} or {below + pairs.shard_size}" if below else f"{pairs.shard_size}"
@@ -70,6 +68,13 @@ def _count_problems(config: Config) -> Iterator[str]:
         )
     if pairs.weights is not None and not any(pairs.weights):
         yield "pairs.weights: at least one class must have a weight above 0"
+
+
+def range_problems(
+    pairs: PairsConfig, encode: EncodeConfig, distill: DistillConfig, evaluate: EvaluateConfig
+) -> Problems:
+    """Numbers that must not be more than another."""
+    actors = evaluate.actors
     for name, low, limit, high in (
         ("pairs.actors.min", pairs.actors.min, "pairs.actors.max", pairs.actors.max),
         ("encode.actors.min", encode.actors.min, "encode.actors.max", encode.actors.max),
@@ -87,22 +92,8 @@ def _count_problems(config: Config) -> Iterator[str]:
             yield f"{name}: {low} is more than {limit} ({high})"
 
 
-def _evaluate_problems(config: Config) -> Iterator[str]:
-    evaluate = config.evaluate
-    if evaluate.weights is not None and evaluate.features == "classifier":
-        yield (
-            f"evaluate.weights: {evaluate.weights} is of no use to a classifier, which learns from "
-            "data.name; set evaluate.features"
-        )
-    if evaluate.reference and config.data.name and config.teacher.kind != "gaussian":
-        yield (
-            f"evaluate.reference: {evaluate.reference}, but data.name {config.data.name} names the "
-            "real images already; set data.name to null"
-        )
-
-
-def _distill_problems(config: Config) -> Iterator[str]:
-    distill = config.distill
+def distill_problems(distill: DistillConfig) -> Problems:
+    """Batches in lanes, scores, sharding, and the distance of the regression."""
     for name, size in (
         ("distill.batch_size", distill.batch_size),
         ("distill.regression.batch_size", distill.regression.batch_size),
@@ -120,8 +111,17 @@ def _distill_problems(config: Config) -> Iterator[str]:
                     f"distill.regression.{name}: {getattr(regression, name)} needs "
                     "distill.regression.distance lpips"
                 )
+    if distill.optimizer == "adamw8bit" and distill.sharded:
+        yield (
+            "distill.optimizer: adamw8bit cannot be split over workers; use adamw with "
+            "distill.sharded"
+        )
+
+
+def gan_problems(distill: DistillConfig, data: DataConfig, teacher: TeacherConfig) -> Problems:
+    """Real images of the GAN, and the draws that its logits need."""
     gan = distill.gan
-    if gan.real == "data" and (config.data.name is None or config.teacher.kind == "gaussian"):
+    if gan.real == "data" and (data.name is None or teacher.kind == "gaussian"):
         yield (
             "distill.gan.real: data needs data.name, and a teacher that learnt from it; use "
             "encoded (jobs/encode.py) or pairs"
@@ -131,22 +131,38 @@ def _distill_problems(config: Config) -> Iterator[str]:
             f"distill.gan.divergence: {gan.divergence} weighs the matching loss by the logits of "
             "the same draws; it needs distill.gan.real, and distill.draws shared"
         )
-    if distill.draws == "shared" and distill.regression.weight:
-        if distill.regression.batch_size > distill.batch_size:
-            yield (
-                f"distill.regression.batch_size: {distill.regression.batch_size} is more than "
-                f"distill.batch_size ({distill.batch_size}), of which it is a part with "
-                "distill.draws shared"
-            )
-        if len(distill.student.times or (0,)) > 1:
-            yield (
-                "distill.draws: shared needs a student of one step where there is a regression; "
-                "use separate, or set distill.regression.weight to 0"
-            )
-    if distill.optimizer == "adamw8bit" and distill.sharded:
+
+
+def shared_problems(distill: DistillConfig) -> Problems:
+    """A regression on a part of the draws of the other losses."""
+    if distill.draws != "shared" or not distill.regression.weight:
+        return
+    if distill.regression.batch_size > distill.batch_size:
         yield (
-            "distill.optimizer: adamw8bit cannot be split over workers; use adamw with "
-            "distill.sharded"
+            f"distill.regression.batch_size: {distill.regression.batch_size} is more than "
+            f"distill.batch_size ({distill.batch_size}), of which it is a part with "
+            "distill.draws shared"
+        )
+    if len(distill.student.times or (0,)) > 1:
+        yield (
+            "distill.draws: shared needs a student of one step where there is a regression; "
+            "use separate, or set distill.regression.weight to 0"
+        )
+
+
+def evaluate_problems(
+    evaluate: EvaluateConfig, data: DataConfig, teacher: TeacherConfig
+) -> Problems:
+    """Real images and features that fit each other."""
+    if evaluate.weights is not None and evaluate.features == "classifier":
+        yield (
+            f"evaluate.weights: {evaluate.weights} is of no use to a classifier, which learns from "
+            "data.name; set evaluate.features"
+        )
+    if evaluate.reference and data.name and teacher.kind != "gaussian":
+        yield (
+            f"evaluate.reference: {evaluate.reference}, but data.name {data.name} names the "
+            "real images already; set data.name to null"
         )
 
 
@@ -154,31 +170,37 @@ _WORKING_DIR = "/runtime_resources/working_dir_files/"
 """In the path of the copy of the working directory that Ray makes for a submitted job."""
 
 
-def _folder_problems(config: Config) -> Iterator[str]:
-    folders = {"run": config.run}
-    for branch in ("teacher", "pairs", "encode", "distill", "export", "evaluate", "sample"):
-        folders[f"{branch}.output"] = getattr(config, branch).output
+def lost_problems(run: str, outputs: Mapping[str, str]) -> Problems:
+    """Outputs, by branch, that would be lost with a job."""
+    folders = {"run": run, **{f"{branch}.output": place for branch, place in outputs.items()}}
     for setting, folder in folders.items():
         if _WORKING_DIR in folder:
+            bucket = setting.startswith(("pairs", "encode", "distill", "export"))
             yield (
                 f"{setting}: {folder} would be lost with this job's copy of the working directory; "
                 "give an absolute path that all nodes share"
-                + (
-                    ", or s3://bucket/prefix"
-                    if setting.split(".")[0] in ("pairs", "encode", "distill", "export")
-                    else ""
-                )
+                + (", or s3://bucket/prefix" if bucket else "")
             )
-    for branch, name in (("encode", "source"), ("evaluate", "reference")):
-        source, output = getattr(getattr(config, branch), name), folders[f"{branch}.output"]
-        if source and f"{output}/".startswith(f"{source.rstrip('/')}/"):
-            place = f"{branch}.{name} ({source})"
-            yield f"{branch}.output: {output} is in {place}; choose another folder"
-    if (push := config.export.push) and not re.fullmatch(r"[\w.-]+/[\w.-]+", push):
+
+
+def overlap_problems(setting: str, source: str | None, output: str) -> Problems:
+    """An output among the images that its branch reads from the folder of a setting."""
+    if source and f"{output}/".startswith(f"{source.rstrip('/')}/"):
+        branch = setting.partition(".")[0]
+        yield f"{branch}.output: {output} is in {setting} ({source}); choose another folder"
+
+
+def push_problems(push: str | None) -> Problems:
+    """The name of a repository of the Hub."""
+    if push and not re.fullmatch(r"[\w.-]+/[\w.-]+", push):
         yield f"export.push: {push!r} is no repository of the Hub; give owner/name"
-    for name in ("evaluate", "sample", "report"):
-        if is_remote(folder := getattr(config, name).output or ""):
+
+
+def bucket_problems(outputs: Mapping[str, str | None]) -> Problems:
+    """Outputs, by branch, of jobs that write local files alone."""
+    for branch, folder in outputs.items():
+        if is_remote(folder or ""):
             yield (
-                f"{name}.output: {folder!r} is no local folder; only those of pairs, "
+                f"{branch}.output: {folder!r} is no local folder; only those of pairs, "
                 "encode, distill and export may be in a bucket"
             )

@@ -14,7 +14,10 @@ from urllib.parse import parse_qsl, urlsplit
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.config import Config
+from pipeline.data.fetch import fetch_inputs
 from pipeline.gallery.studio import MOST, Studio
+from pipeline.models.loading import load_teacher
+from pipeline.models.students import load_student
 from pipeline.utils.errors import UserError
 
 
@@ -22,9 +25,13 @@ def gallery(config: Config) -> None:
     """Serve a page where one chooses class or prompt and walks through noise.
 
     Raises:
-        UserError: If a network cannot be loaded, or the address is not to be had.
+        UserError: If a network cannot be loaded, they do not fit each other, or the address is not
+            to be had.
     """
-    studio = Studio(config)
+    local = fetch_inputs(config, "teacher", "evaluate")
+    guidance = local.distill.student.embedded_guidance
+    student = load_student(local.evaluate.student, local.teacher, guidance)
+    studio = Studio(student, load_teacher(local.teacher), config.pairs, config.seed)
     server = new_server(studio, config.sample.host, config.sample.port)
     host, port = server.server_address[:2]
     shown = f"[{host!s}]" if ":" in str(host) else str(host)

@@ -10,16 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pipeline.config import Config
-from pipeline.data.fetch import fetch_inputs
+from pipeline.config import PairsConfig
 from pipeline.diffusion import seeds
 from pipeline.diffusion.noise import slerp
 from pipeline.diffusion.solver import SOLVERS
 from pipeline.models.condition import Prompts
 from pipeline.models.denoiser import Denoiser
-from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import sample_student, sample_teacher
-from pipeline.models.students import load_student
 from pipeline.utils.errors import UserError
 from pipeline.utils.image_grid import png_row
 
@@ -66,26 +63,23 @@ class Studio:
     """Both networks on one device, one call at a time.
 
     Args:
-        config: Of the run.
+        student, teacher: Networks for the same images and conditions.
+        pairs: How the teacher makes an image: solver, steps, guidance.
+        seed: Of the noises.
 
     Raises:
-        UserError: If a network cannot be loaded, or they do not fit each other.
+        UserError: If the networks do not fit each other.
     """
 
-    def __init__(self, config: Config) -> None:
-        local = fetch_inputs(config, "teacher", "evaluate")
-        guidance = local.distill.student.embedded_guidance
-        self.student = load_student(local.evaluate.student, local.teacher, guidance)
-        self.teacher = load_teacher(local.teacher)
-        if (self.student.shape, self.student.classes) != (self.teacher.shape, self.teacher.classes):
+    def __init__(self, student: Denoiser, teacher: Denoiser, pairs: PairsConfig, seed: int) -> None:
+        if (student.shape, student.classes) != (teacher.shape, teacher.classes):
             raise UserError(
-                f"evaluate.student: {config.evaluate.student} makes {self.student.shape} images, "
-                f"its teacher {self.teacher.shape}; name the student of this teacher"
+                f"evaluate.student: {student.shape} images of {student.classes} classes, where the "
+                f"teacher makes {teacher.shape} of {teacher.classes}; name its own student"
             )
-        self.pairs, self.seed = config.pairs, config.seed
+        self.pairs, self.seed = pairs, seed
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.student.to(self.device)
-        self.teacher.to(self.device)
+        self.student, self.teacher = student.to(self.device), teacher.to(self.device)
         self._lock = threading.Lock()
 
     @property

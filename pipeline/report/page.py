@@ -15,7 +15,7 @@ from pipeline.report.charts import Chart, short
 from pipeline.report.comparisons import Table, comparisons, features
 from pipeline.report.curves import Split, compared, curves, time_split
 from pipeline.report.frames import Figure, figure
-from pipeline.report.source import Run, find, of_config, read_run
+from pipeline.report.source import Place, Run, find, read_run, short_name
 from pipeline.report.words import (
     Entry,
     Status,
@@ -96,9 +96,11 @@ def report(config: Config) -> Path:
     Raises:
         UserError: If a run is not there or a store refuses, or the file cannot be written.
     """
-    named = config.report.runs
-    places = [find(path, config.s3) for path in named] or [of_config(config)]
-    file = Path(config.report.output or _beside(named, config))
+    named, evaluation = config.report.runs, config.evaluate.output
+    places = [find(path, config.s3) for path in named] or [
+        Place(short_name(config.run), config.distill.output, evaluation)
+    ]
+    file = Path(config.report.output or _beside(named, evaluation))
     check_writable(file.parent, "report.output")
     runs = [read_run(place, config.s3) for place in places]
     write_file(file, render(runs).encode())
@@ -106,10 +108,10 @@ def report(config: Config) -> Path:
     return file
 
 
-def _beside(named: tuple[str, ...], config: Config) -> Path:
+def _beside(named: tuple[str, ...], evaluation: str) -> Path:
     """In the folder of the run; of several runs, or one elsewhere, in this folder."""
     if not named:
-        return Path(config.evaluate.output) / FILE
+        return Path(evaluation) / FILE
     return Path(FILE) if len(named) > 1 or is_remote(named[0]) else Path(named[0]) / FILE
 
 

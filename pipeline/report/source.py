@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pipeline.config import Config, S3Config, settings_yaml
+from pipeline.config import S3Config, settings_yaml
 from pipeline.data.storage import Storage, Store
 from pipeline.report.comparisons import comparisons
 from pipeline.runs.checkpoint_store import CheckpointStore, Score
@@ -72,11 +72,6 @@ class Run:
     troubles: list[str] = field(default_factory=list)
 
 
-def of_config(config: Config) -> Place:
-    """Where the run of these settings is."""
-    return Place(_name(config.run), config.distill.output, config.evaluate.output)
-
-
 def find(path: str, s3: S3Config) -> Place:
     """The run in a folder: that of `run`, or that of `distill.output`.
 
@@ -86,16 +81,16 @@ def find(path: str, s3: S3Config) -> Place:
     path = path.rstrip("/") if is_remote(path) else str(Path(path).resolve())
     for distill, evaluation in ((f"{path}/distill", path), (path, path.removesuffix("/distill"))):
         if _MARKS & Storage(distill, s3, _SETTING).list().keys():
-            return Place(_name(evaluation), distill, evaluation)
+            return Place(short_name(evaluation), distill, evaluation)
     if "evaluation.json" in Storage(path, s3, _SETTING).list():
-        return Place(_name(path), f"{path}/distill", path)
+        return Place(short_name(path), f"{path}/distill", path)
     raise UserError(
         f"{_SETTING}: there is no run in {path}: neither distill/metrics.jsonl nor "
         "evaluation.json; give the folder that `run` or distill.output names"
     )
 
 
-def _name(path: str) -> str:
+def short_name(path: str) -> str:
     """The last two parts of a path: runs/digits/seed-0 is digits/seed-0."""
     return "/".join([part for part in split(path)[1].split("/") if part][-2:])
 

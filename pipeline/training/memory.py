@@ -125,23 +125,17 @@ def _distance_bytes(config: Config, teacher: Denoiser, rows: int) -> int:
 
 def kept_bytes(call: Callable[[], object], *networks: nn.Module) -> int:
     """Bytes that a call keeps for the backward pass, the networks' own aside."""
-    own = {_storage(v) for network in networks for v in (*network.parameters(), *network.buffers())}
-    saved: dict[int, int] = {}
+    values = [v for network in networks for v in (*network.parameters(), *network.buffers())]
+    own = {value.untyped_storage() for value in values}
+    saved: set[torch.UntypedStorage] = set()
 
     def keep(value: Tensor) -> Tensor:
-        if _storage(value) not in own:
-            saved[_storage(value)] = value.untyped_storage().nbytes()
-            kept.append(value)  # or its number could come again
+        saved.add(value.untyped_storage())  # one object for all tensors that share it
         return value
 
-    kept: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
         call()
-    return sum(saved.values())
-
-
-def _storage(value: Tensor) -> int:
-    return value.untyped_storage()._cdata
+    return sum(storage.nbytes() for storage in saved - own)
 
 
 def _bytes(network: nn.Module) -> int:

@@ -40,35 +40,69 @@ def save_grid(
         UserError: If the file cannot be written.
     """
     height, width = next(iter(rows.values())).shape[-2:]
-    scale = scale or max(1, round(56 / height))
-    tile_w, tile_h = width * scale + _GAP, height * scale + _GAP
     font = ImageFont.load_default(_FONT)
     left = _MARGIN + round(max(font.getlength(caption) for caption in rows)) + 12
     top = _MARGIN + (_FONT + 8 if columns else 0)
-    longest = max(len(images) for images in rows.values())
-    size = (left + longest * tile_w - _GAP + _MARGIN, top + len(rows) * tile_h - _GAP + _MARGIN)
-    page = Image.new("RGB", size, _PAPER)
-    draw = ImageDraw.Draw(page)
-    for column, heading in enumerate(columns):
-        middle = left + column * tile_w + (tile_w - _GAP) // 2
-        draw.text((middle, top - 8), _fitted(heading, tile_w, font), _INK, font, anchor="ms")
-    for row, (caption, images) in enumerate(rows.items()):
-        middle = top + row * tile_h + (tile_h - _GAP) // 2
-        draw.text((left - 12, middle), caption, _INK, font, anchor="rm")
+    layout = _Layout(left, top, width, height, scale or max(1, round(56 / height)))
+    end_x, end_y = layout.corner(len(rows), max(len(images) for images in rows.values()))
+    page = Image.new("RGB", (end_x - _GAP + _MARGIN, end_y - _GAP + _MARGIN), _PAPER)
+    _draw_text(page, layout, tuple(rows), columns)
+    for row, images in enumerate(rows.values()):
         for column, pixels in enumerate(images):
-            tile = _tile(pixels).resize((width * scale, height * scale), Image.Resampling.NEAREST)
-            page.paste(tile, (left + column * tile_w, top + row * tile_h))
-    layout = {
+            tile = _tile(pixels).resize(layout.shown, Image.Resampling.NEAREST)
+            page.paste(tile, layout.corner(row, column))
+    said = {
         "rows": {caption: len(images) for caption, images in rows.items()},
         "columns": list(columns),
         "size": [width, height],
-        "scale": scale,
+        "scale": layout.scale,
         "at": [left, top],
     }
     info, file = PngInfo(), io.BytesIO()
-    info.add_text(_LAYOUT, json.dumps(layout))
+    info.add_text(_LAYOUT, json.dumps(said))
     page.save(file, "PNG", pnginfo=info)
     write_file(Path(path), file.getvalue())
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the images of a page are, in pixels.
+
+    Attributes:
+        left, top: Corner of the first image.
+        width, height: Of every image, at its own size.
+        scale: Enlargement.
+    """
+
+    left: int
+    top: int
+    width: int
+    height: int
+    scale: int
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        """Width and height of an enlarged image."""
+        return self.width * self.scale, self.height * self.scale
+
+    def corner(self, row: int, column: int) -> tuple[int, int]:
+        """Left and top of an image."""
+        width, height = self.shown
+        return self.left + column * (width + _GAP), self.top + row * (height + _GAP)
+
+
+def _draw_text(
+    page: Image.Image, layout: _Layout, captions: Sequence[str], columns: Sequence[str]
+) -> None:
+    """Captions beside the rows, headings above the columns."""
+    draw, font, (width, height) = ImageDraw.Draw(page), ImageFont.load_default(_FONT), layout.shown
+    for column, heading in enumerate(columns):
+        x, y = layout.corner(0, column)
+        words = _fitted(heading, width + _GAP, font)
+        draw.text((x + width // 2, y - 8), words, _INK, font, anchor="ms")
+    for row, caption in enumerate(captions):
+        x, y = layout.corner(row, 0)
+        draw.text((x - 12, y + height // 2), caption, _INK, font, anchor="rm")
 
 
 @dataclass(frozen=True)
@@ -92,22 +126,22 @@ def read_grid(png: bytes) -> Sheet | None:
     """
     with Image.open(io.BytesIO(png)) as page:
         try:
-            layout = json.loads(page.info[_LAYOUT])
-            (width, height), scale, (left, top) = layout["size"], layout["scale"], layout["at"]
-            rows, columns = dict(layout["rows"]), [str(each) for each in layout["columns"]]
+            said = json.loads(page.info[_LAYOUT])
+            (left, top), (width, height) = said["at"], said["size"]
+            layout = _Layout(left, top, width, height, said["scale"])
+            size, shown = (width, height), layout.shown
+            fits = all(0 < n <= m <= p for n, m, p in zip(size, shown, page.size, strict=True))
+            rows, columns = dict(said["rows"]), [str(each) for each in said["columns"]]
         except (KeyError, ValueError, TypeError):
             return None
-        if not all(
-            0 < n <= n * scale <= most for n, most in zip((width, height), page.size, strict=True)
-        ):
+        if not fits:
             return None
         pixels = page.convert("RGB")
-    step_x, step_y = width * scale + _GAP, height * scale + _GAP
 
     def tile(row: int, column: int) -> Image.Image:
-        x, y = left + column * step_x, top + row * step_y
-        cut = pixels.crop((x, y, x + width * scale, y + height * scale))
-        return cut.resize((width, height), Image.Resampling.NEAREST)
+        x, y = layout.corner(row, column)
+        cut = pixels.crop((x, y, x + shown[0], y + shown[1]))
+        return cut.resize(size, Image.Resampling.NEAREST)
 
     return Sheet(
         {

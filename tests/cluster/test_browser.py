@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import Config, S3Config
-from pipeline.gallery import studio
+from pipeline.config import PairsConfig, S3Config
 from pipeline.gallery.server import new_server
 from pipeline.gallery.studio import Studio
 from pipeline.models.analytic import gaussian_teacher
@@ -160,12 +159,9 @@ def contrast(one: list[float], two: list[float]) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_the_gallery_answers_slider_and_class(
-    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(studio, "load_student", lambda *_: gaussian_teacher((1, 8, 8), 10))
-    tree = {"run": str(tmp_path), "data": {"name": None}, "teacher": {"kind": "gaussian"}}
-    server = new_server(Studio(Config.model_validate(tree)), "127.0.0.1", 0)
+def test_the_gallery_answers_slider_and_class(browser: Any) -> None:
+    student, teacher = (gaussian_teacher((1, 8, 8), 10) for _ in range(2))
+    server = new_server(Studio(student, teacher, PairsConfig(), seed=0), "127.0.0.1", 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         opened = Opened(browser, f"http://127.0.0.1:{server.server_address[1]}/", 390)

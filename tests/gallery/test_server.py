@@ -15,11 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.config import Config
-from pipeline.gallery import studio
+from pipeline.config import PairsConfig, TeacherConfig
 from pipeline.gallery.server import known_host, new_server
 from pipeline.gallery.studio import Studio
 from pipeline.models.analytic import gaussian_teacher
+from pipeline.models.loading import load_teacher
+from pipeline.models.students import load_student
 from pipeline.utils.errors import UserError
 from tests.fixtures.tiny_models import save_tiny
 
@@ -53,15 +54,10 @@ def served(made: Studio) -> Iterator[Get]:
 
 
 @pytest.fixture(scope="module")
-def get(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Get]:
+def get() -> Iterator[Get]:
     """Of an exact teacher of three classes; the student is the same network, in one call."""
-    gaussian = {"kind": "gaussian", "gaussian": {"shape": [1, 4, 4], "classes": 3}}
-    tree = {"run": str(tmp_path_factory.mktemp("run")), "data": {"name": None}, "teacher": gaussian}
-    tree["network"] = {"channels": [8], "attention": [False], "norm_groups": 4}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(studio, "load_student", lambda *_: gaussian_teacher((1, 4, 4), 3))
-        made = Studio(Config.model_validate(tree))
-    with served(made) as answers:
+    student, teacher = (gaussian_teacher((1, 4, 4), 3) for _ in range(2))
+    with served(Studio(student, teacher, PairsConfig(), seed=0)) as answers:
         yield answers
 
 
@@ -153,16 +149,10 @@ def test_the_page_runs_its_own_script_alone(get: Get) -> None:
 def test_any_prompt_can_be_asked_for(tmp_path: Path) -> None:
     folder, prompts = save_tiny(tmp_path / "teacher"), tmp_path / "prompts.txt"
     hostile = "a <b> & 'c\" </script>"
-    prompts.write_text(f"{hostile}\na cat\n")
-    teacher = {"output": str(folder), "prompts": str(prompts)}
-    tree = {
-        "run": str(tmp_path),
-        "data": {"name": None},
-        "teacher": teacher,
-        "pairs": {"solver": "euler", "steps": 2},
-        "evaluate": {"student": str(folder)},
-    }
-    with served(Studio(Config.model_validate(tree))) as get:
+    prompts.write_text(f"{json.dumps(hostile)}\n{json.dumps('a cat')}\n")
+    teacher = TeacherConfig(output=str(folder), prompts=str(prompts))
+    student, pairs = load_student(folder, teacher), PairsConfig(solver="euler", steps=2)
+    with served(Studio(student, load_teacher(teacher), pairs, seed=0)) as get:
         page = get("/")[2].decode()
         assert hostile not in page and f'value="{escape("a cat")}"' in page
         cat, new, again = (
@@ -179,3 +169,8 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
         new_server(None, "127.0.0.1", maker.server_address[1])  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"sample.host, .* no-such-host"):
         new_server(None, "no-such-host.invalid", 0)  # type: ignore[arg-type]
+
+
+def test_a_student_of_another_teacher_is_refused() -> None:
+    with pytest.raises(UserError, match="evaluate.student"):
+        Studio(gaussian_teacher((1, 4, 4), 3), gaussian_teacher((1, 8, 8), 3), PairsConfig(), 0)
