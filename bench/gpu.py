@@ -53,6 +53,7 @@ from pipeline.config import Config
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.loading import load_teacher
 from pipeline.training import build
+from pipeline.training.hooks import EMA
 from pipeline.training.memory import footprint
 
 Figures = dict[str, float]
@@ -211,12 +212,13 @@ def measure(config: Config, teacher: Denoiser) -> Figures:
     """Run a case."""
     torch.cuda.reset_peak_memory_stats()
     training, cycle = prepare(config, teacher), config.distill.student.every
-    training.step(0, training.lanes(0))
+    ema = EMA(training)
+    training.step(0, training.lanes(0), ema.after_student_update)
     torch.cuda.synchronize()
 
     def plan() -> None:
         for number in range(cycle, 2 * cycle):
-            training.step(number, training.lanes(number))
+            training.step(number, training.lanes(number), ema.after_student_update)
         torch.cuda.synchronize()
 
     spent = seconds(plan) / cycle

@@ -40,6 +40,7 @@ from pipeline.runs.async_saver import AsyncSaver  # noqa: E402
 from pipeline.runs.run import Run  # noqa: E402
 from pipeline.stages.pairs import PairMaker, pair_plan  # noqa: E402
 from pipeline.training import build, loop  # noqa: E402
+from pipeline.training.hooks import EMA  # noqa: E402
 
 STEPS = 48
 BARS: dict[str, Callable[[float], bool]] = {
@@ -159,14 +160,14 @@ def seconds(action: Callable[[], Any]) -> float:
 def checkpoints(config: Config, repeats: int) -> dict[str, list[float]]:
     """What a checkpoint costs the training thread; see the top."""
     training = build.prepare(config)
-    numbers = iter(range(10**9))
+    ema, numbers = EMA(training), iter(range(10**9))
     found: dict[str, list[float]] = {"stall": [], "saving": [], "memory": [], "slowed": []}
     earlier: dict[str, torch.Tensor] = {}
     training.state.copy(earlier)
 
     def step() -> None:
         number = next(numbers)
-        training.step(number, training.lanes(number))
+        training.step(number, training.lanes(number), ema.after_student_update)
 
     for _ in range(10):
         step()
@@ -194,12 +195,12 @@ def checkpoints(config: Config, repeats: int) -> dict[str, list[float]]:
 def loader(config: Config, repeats: int) -> list[float]:
     """Pairs read per second, over pairs that a step of regression consumes per second."""
     training, batch = build.prepare(config), config.distill.regression.batch_size
-    ratios = []
+    ema, ratios = EMA(training), []
     for number in range(repeats):
         steps = [(n, training.lanes(n)) for n in range(2 * number, 2 * number + 2)]
         begin = time.perf_counter()
         for step in steps:
-            training.step(*step)
+            training.step(*step, ema.after_student_update)
         used = time.perf_counter() - begin
         reader = PairReader(Storage(config.pairs.output, config.s3, "pairs.output"), number, batch)
         begin = time.perf_counter()

@@ -24,7 +24,7 @@ from pipeline.methods.microbatch import Microbatch
 from pipeline.methods.terms.gan import GAN
 from pipeline.methods.terms.regression import l2, new_distance
 from pipeline.models.denoiser import Denoiser
-from pipeline.models.ema import ema_of
+from pipeline.models.ema import Average, ema_of
 from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import guide
 from pipeline.models.students import few_step_sampler, new_critic, new_student
@@ -47,6 +47,7 @@ class TrainingRun:
         lanes: This worker's lanes at a step, by their numbers: the same draws and pairs
             whichever worker has them.
         grid: Pictures from fixed noise.
+        ema: Moving average of the student, which the hook `EMA` updates.
         state: What a checkpoint holds.
         fingerprint: SHA-256 of all that defines the optimisation.
     """
@@ -54,6 +55,7 @@ class TrainingRun:
     step: TrainStep
     lanes: Callable[[int], dict[int, Microbatch]]
     grid: SampleGrid
+    ema: Average
     state: State
     fingerprint: str
 
@@ -65,18 +67,57 @@ def prepare(config: Config) -> TrainingRun:
         UserError: If the teacher, the pairs, the weights to start from or those of the distance
             cannot be read, or do not belong together.
     """
-    distill = config.distill
+    distill, accelerator = config.distill, _accelerator(config.distill.precision)
+    device = accelerator.device
+    teacher = load_teacher(config.teacher).to(device)
+    method = _method(config, teacher, device)
+    student, critic = _new_networks(config, teacher, device)
+    if distill.precision == "bf16":
+        for weight in teacher.parameters():
+            weight.data = weight.data.bfloat16()
+    ema = ema_of(student, distill.ema)
+    networks = {"student": student, "critic": critic, "ema": ema}
+    if distill.sharded and dist.is_initialized():
+        for network in (*networks.values(), *([teacher] if distill.shard_teacher else [])):
+            _shard(network, device)
+    trained = {
+        name: _trained(networks[name], rate, accelerator, distill)
+        for name, rate in (("student", student_rate(distill)), ("critic", critic_rate(distill)))
+    }
+    guided = guide(teacher, config.pairs.guidance)
+    solver = (config.pairs.solver, config.pairs.steps, config.pairs.guidance)
+    return TrainingRun(
+        step=TrainStep(
+            method=method,
+            student=trained["student"],
+            critic=trained["critic"],
+            teacher=guided,
+            accelerator=accelerator,
+            microbatches=distill.lanes,
+            clip=distill.clip,
+        ),
+        lanes=_lanes(config, method, teacher, accelerator),
+        grid=SampleGrid(method, teacher, guided, solver, config.seed, device),
+        ema=ema,
+        state=State(networks, {name: each.optimizer for name, each in trained.items()}),
+        fingerprint=Run(config).fingerprint,
+    )
+
+
+def _accelerator(precision: str) -> Accelerator:
     # PyTorch's DDP rebuilds its buckets after the first step of a process, and three and more
     # workers then sum in another order after a restart: with this it does not.
     wrapper = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(
+    return Accelerator(
         cpu=not torch.cuda.is_available() or os.environ.get("ACCELERATE_TORCH_DEVICE") == "cpu",
-        mixed_precision="bf16" if distill.precision == "bf16" else "no",
+        mixed_precision="bf16" if precision == "bf16" else "no",
         kwargs_handlers=[wrapper],
     )
-    device = accelerator.device
-    teacher = load_teacher(config.teacher).to(device)
-    method = DMD(
+
+
+def _method(config: Config, teacher: Denoiser, device: torch.device) -> DMD:
+    distill = config.distill
+    return DMD(
         schedule=teacher.schedule,
         shape=teacher.shape,
         conditioner=teacher.conditioner,
@@ -93,53 +134,18 @@ def prepare(config: Config) -> TrainingRun:
         gan=_gan(distill),
         shared=distill.draws == "shared",
     )
-    critic_network = new_critic(teacher, config.network, config.seed, distill)
-    student_network = new_student(
-        teacher, config.network, config.seed, distill.student, distill.recompute
-    )
+
+
+def _new_networks(
+    config: Config, teacher: Denoiser, device: torch.device
+) -> tuple[nn.Module, nn.Module]:
+    """Student and critic as they begin."""
+    distill = config.distill
+    critic = new_critic(teacher, config.network, config.seed, distill)
+    student = new_student(teacher, config.network, config.seed, distill.student, distill.recompute)
     if distill.start_from:
-        earlier = InitFrom(distill, config.teacher, config.s3)
-        earlier.load(student_network, critic_network)
-    bare: dict[str, nn.Module] = {
-        "student": student_network.to(device),
-        "critic": critic_network.to(device),
-    }
-    if distill.precision == "bf16":
-        for weight in teacher.parameters():
-            weight.data = weight.data.bfloat16()
-    ema = ema_of(bare["student"], distill.ema)
-    networks = {**bare, "ema": ema}
-    if distill.sharded and dist.is_initialized():
-        for network in (*networks.values(), *([teacher] if distill.shard_teacher else [])):
-            _shard(network, device)
-    student, critic = (
-        _trained(
-            bare[name],
-            _optimizer(bare[name], distill.optimizer),
-            rate,
-            accelerator,
-            distill.sharded,
-        )
-        for name, rate in (("student", student_rate(distill)), ("critic", critic_rate(distill)))
-    )
-    guided = guide(teacher, config.pairs.guidance)
-    solver = (config.pairs.solver, config.pairs.steps, config.pairs.guidance)
-    return TrainingRun(
-        step=TrainStep(
-            method=method,
-            student=student,
-            critic=critic,
-            teacher=guided,
-            ema=ema,
-            accelerator=accelerator,
-            lanes=distill.lanes,
-            clip=distill.clip,
-        ),
-        lanes=_lanes(config, method, teacher, accelerator),
-        grid=SampleGrid(method, teacher, guided, solver, config.seed, device),
-        state=State(networks, {"student": student.optimizer, "critic": critic.optimizer}),
-        fingerprint=Run(config).fingerprint,
-    )
+        InitFrom(distill, config.teacher, config.s3).load(student, critic)
+    return student.to(device), critic.to(device)
 
 
 def student_rate(distill: DistillConfig) -> Callable[[int], float]:
@@ -205,12 +211,12 @@ def _optimizer(network: nn.Module, name: str) -> Optimizer:
 
 def _trained(
     network: nn.Module,
-    optimizer: Optimizer,
     rate: Callable[[int], float],
     accelerator: Accelerator,
-    sharded: bool,
+    distill: DistillConfig,
 ) -> Trained:
-    if sharded or accelerator.num_processes == 1:  # Accelerate would wrap it in DDP
+    optimizer = _optimizer(network, distill.optimizer)
+    if distill.sharded or accelerator.num_processes == 1:  # Accelerate would wrap it in DDP
         return Trained(network, optimizer, rate)
     prepared, prepared_optimizer = accelerator.prepare(network, optimizer)
     return Trained(prepared, prepared_optimizer, rate)

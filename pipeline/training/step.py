@@ -1,4 +1,4 @@
-"""The optimiser step: lanes in, one update of the student and one of the critic out."""
+"""The optimiser step: microbatches in, one update of the student and one of the critic out."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -8,7 +8,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.optim.swa_utils import AveragedModel
 
 from pipeline.diffusion.sampler import Denoise
 from pipeline.methods.dmd import DMD
@@ -37,10 +36,10 @@ class Skipped:
 
     Attributes:
         network: Whose: "student" or "critic".
-        lane: Number of a lane of this worker with a loss that is not finite; None if there is
-            none, which may be on another worker.
+        microbatch: Number of one of this worker's with a loss that is not finite; None if there
+            is none, since it is another worker's, or the losses are finite.
         loss: Name of that loss.
-        pairs: Ids of the pairs in that lane.
+        pairs: Ids of the pairs in that microbatch.
     """
 
     network: str
@@ -67,16 +66,15 @@ class StepResult:
 class TrainStep:
     """One step of the optimisation, the same on any number of workers.
 
-    The global batch is `lanes` micro-batches. A worker runs its share of them; gradients are
-    summed over its lanes, synchronised once, and divided by the number of all lanes.
+    The global batch is split into microbatches. A worker runs its share of them; gradients are
+    summed over its microbatches, synchronised once, and divided by the number of all.
 
     Args:
-        method: Losses and turns.
+        method: Losses, and who learns at a step.
         student, critic: The networks in training.
         teacher: Frozen, under its guidance.
-        ema: Moving average of the student.
         accelerator: Device, precision and gradient synchronisation.
-        lanes: Number of lanes in the global batch.
+        microbatches: Their number in the global batch.
         clip: Largest norm of a gradient.
         clock: Counts the student's and the critic's share of the time.
     """
@@ -85,18 +83,28 @@ class TrainStep:
     student: Trained
     critic: Trained
     teacher: Denoise
-    ema: AveragedModel
     accelerator: Accelerator
-    lanes: int
+    microbatches: int
     clip: float
     clock: Clock = field(default_factory=Clock)
 
-    def __call__(self, step: int, mine: dict[int, Microbatch]) -> StepResult:
-        """Run step `step`, counted from 0, on this worker's lanes, by their numbers.
+    def __call__(
+        self,
+        step: int,
+        mine: dict[int, Microbatch],
+        after_student_update: Callable[[int], None] = lambda steps_done: None,
+    ) -> StepResult:
+        """Run one step.
 
         The student learns first; the critic then learns the samples that the student gave
         before its update. In the student's turn the critic is called bare: its wrapper would
         leave gradients behind.
+
+        Args:
+            step: Counted from 0.
+            mine: This worker's microbatches, by their numbers in the global batch.
+            after_student_update: Called with the number of steps done, this one included,
+                between the student's update and the critic's; not if the student had none.
         """
         plan = self.method.plan(step)
         bare_student = self.accelerator.unwrap_model(self.student.network)
@@ -120,7 +128,7 @@ class TrainStep:
             with self.clock("student"):
                 losses = self._update("student", self.student, step, mine, student_loss, done)
                 if not done.skipped:
-                    self.ema.update_parameters(bare_student)
+                    after_student_update(step + 1)
             samples |= {n: x.samples for n, x in losses.items() if x.samples is not None}
         if plan.critic:
 
@@ -136,22 +144,22 @@ class TrainStep:
         name: str,
         trained: Trained,
         step: int,
-        lanes: dict[int, Microbatch],
+        mine: dict[int, Microbatch],
         loss_of: Callable[[int], Loss],
         done: StepResult,
     ) -> dict[int, Loss]:
-        """Backward through this worker's lanes, one synchronisation, one optimiser step.
+        """Backward through this worker's microbatches, one synchronisation, one optimiser step.
 
-        Returns the lanes' losses, and adds to what is `done` their mean parts and the norm of
+        Returns their losses, and adds to what is `done` their mean parts and the norm of
         the batch's gradient before clipping divided by the number of workers.
         """
-        share = self.accelerator.num_processes / self.lanes
-        losses, last = {}, max(lanes)
-        for number in lanes:
+        share = self.accelerator.num_processes / self.microbatches
+        losses, last = {}, max(mine)
+        for number in mine:
             with nullcontext() if number == last else self.accelerator.no_sync(trained.network):
                 with self.accelerator.autocast():
                     losses[number] = loss_of(number)
-                self.accelerator.backward(losses[number].total * (share * lanes[number].weight))
+                self.accelerator.backward(losses[number].total * (share * mine[number].weight))
         norm = self.accelerator.clip_grad_norm_(trained.network.parameters(), self.clip)
         if isinstance(norm, DTensor):
             norm = norm.full_tensor()
@@ -160,20 +168,20 @@ class TrainStep:
                 group["lr"] = trained.rate(step)
             trained.optimizer.step()
         else:
-            done.skipped.append(_reason(name, lanes, losses))
+            done.skipped.append(_reason(name, mine, losses))
         trained.optimizer.zero_grad()
         for number, loss in losses.items():
             for part, value in loss.parts.items():
-                mean = value * (lanes[number].weight / self.lanes)
+                mean = value * (mine[number].weight / self.microbatches)
                 done.figures[part] = done.figures.get(part, 0.0) + mean
         done.figures[f"{name}_norm"] = norm / self.accelerator.num_processes
         return losses
 
 
-def _reason(network: str, lanes: dict[int, Microbatch], losses: dict[int, Loss]) -> Skipped:
+def _reason(network: str, mine: dict[int, Microbatch], losses: dict[int, Loss]) -> Skipped:
     for number, loss in losses.items():
         for part, value in loss.parts.items():
             if not value.isfinite():
-                pairs = lanes[number].pairs
+                pairs = mine[number].pairs
                 return Skipped(network, number, part, pairs.ids.tolist() if pairs else [])
     return Skipped(network)

@@ -2,17 +2,17 @@
 
 import json
 import logging
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from pipeline.training.step import StepResult
+from pipeline.training.hooks import Hook
+from pipeline.training.step import Skipped, StepResult
 from pipeline.utils.errors import UserError
 
 log = logging.getLogger(__name__)
-
 
 _DRIFT = {
     "sample_std": (
@@ -31,77 +31,90 @@ _DRIFT = {
 """Figure -> the parts of its first value between which it is left alone, and what to do."""
 
 
-@dataclass
-class Watchdog:
+class Watchdog(Hook):
     """Counts the steps that a network skipped in a row and ends the run when they are too many.
 
     Args:
         limit: Steps in a row.
         folder: Of the run, for `skipped.jsonl`.
         accelerator: Of the run.
-
-    Attributes:
-        total: Steps that a network skipped in this attempt.
     """
 
-    limit: int
-    folder: Path
-    accelerator: Accelerator
-    total: int = 0
-    _in_a_row: dict[str, int] = field(default_factory=dict)
-    _first: dict[str, float] = field(default_factory=dict)
-    _step_conditioned: set[str] = field(default_factory=set)
+    def __init__(self, limit: int, folder: Path, accelerator: Accelerator) -> None:
+        self._limit, self._accelerator = limit, accelerator
+        self._file = folder / "skipped.jsonl"
+        self._in_a_row = {"student": 0, "critic": 0}
 
-    def look(self, step: int, done: StepResult) -> None:
-        """Take note of a step, counted from 1; every worker calls it with what it has seen.
+    def after_step(self, step: int, result: StepResult) -> None:
+        """Count, and write down what was skipped.
 
         Raises:
             UserError: If it is one too many; names the loss, the lane and the file with the
                 batch's ids.
         """
-        lost = {each.network for each in done.skipped}
-        for network in ("student", "critic"):
-            if f"{network}_norm" in done.figures:
-                row = self._in_a_row.get(network, 0)
-                self._in_a_row[network] = row + 1 if network in lost else 0
-        if not lost:
+        skipped = {each.network for each in result.skipped}
+        for network in self._in_a_row:
+            if network in skipped:
+                self._in_a_row[network] += 1
+            elif f"{network}_norm" in result.figures:
+                self._in_a_row[network] = 0
+        if not skipped:
             return
-        self.total += 1
-        rows = gather_object([{"step": step, **vars(each)} for each in done.skipped])
-        file = self.folder / "skipped.jsonl"
-        if self.accelerator.is_main_process:
-            with file.open("a") as lines:
+        rows: list[dict[str, Any]] = gather_object([_row(step, each) for each in result.skipped])
+        if self._accelerator.is_main_process:
+            with self._file.open("a") as lines:
                 lines.writelines(json.dumps(row) + "\n" for row in rows)
-        for network in sorted(lost):
-            if self._in_a_row[network] == self.limit:
-                rows = [row for row in rows if row["network"] == network]
-                found = [row for row in rows if row["loss"]] or rows
-                raise UserError(
-                    f"step {step}: {self.limit} steps in a row without a finite gradient, here "
-                    f"{_where(found[0])}; the batches are in {file.name} of distill.output, the "
-                    "last checkpoint is good; start another run with a lower learning rate or a "
-                    "smaller distill.clip"
-                )
+        for network in sorted(skipped):
+            if self._in_a_row[network] == self._limit:
+                raise self._too_many(step, [row for row in rows if row["network"] == network])
 
-    def drift(self, step: int, figures: dict[str, float]) -> None:
-        """Warn, once for each, where the samples or a gradient are no longer what they were.
+    def _too_many(self, step: int, rows: list[dict[str, Any]]) -> UserError:
+        first = next((row for row in rows if row["loss"]), rows[0])
+        return UserError(
+            f"step {step}: {self._limit} steps in a row without a finite gradient, here "
+            f"{_where(first)}; the batches are in {self._file.name} of distill.output, the "
+            "last checkpoint is good; start another run with a lower learning rate or a "
+            "smaller distill.clip"
+        )
+
+
+class DriftWarnings:
+    """Warns, once for each figure, when it is no longer near its first value."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, float] = {}
+        self._warned: set[str] = set()
+
+    def look(self, step: int, figures: dict[str, float]) -> None:
+        """Compare with the first values.
 
         Args:
             step: Steps done.
-            figures: The log's, over all lanes.
+            figures: The log's, over the whole batch.
         """
         for name, (low, high, hint) in _DRIFT.items():
-            if name not in figures:
+            if name not in figures or name in self._warned:
                 continue
             value, first = figures[name], self._first.setdefault(name, figures[name])
-            if not low * first <= value <= high * first and name not in self._step_conditioned:
-                self._step_conditioned.add(name)
+            if not low * first <= value <= high * first:
+                self._warned.add(name)
                 log.warning(
                     "step %d: %s went from %.3g to %.3g: %s", step, name, first, value, hint
                 )
 
 
-def _where(row: dict[str, object]) -> str:
+def _row(step: int, skipped: Skipped) -> dict[str, Any]:
+    """A line of `skipped.jsonl`."""
+    return {
+        "step": step,
+        "network": skipped.network,
+        "lane": skipped.microbatch,
+        "loss": skipped.loss,
+        "pairs": skipped.pairs,
+    }
+
+
+def _where(row: dict[str, Any]) -> str:
     if row["loss"] is None:
         return f"of the {row['network']} though its losses are finite"
     return f"of the {row['network']}: loss {row['loss']!r} in lane {row['lane']}"

@@ -62,19 +62,23 @@ def test_one_step_covers_every_mode_and_matching_clears_the_space_between():
         student=trained(student, lambda step: 2e-3 if step < 300 else 3e-4),
         critic=trained(critic, lambda step: 2e-3),
         teacher=teacher,
-        ema=ema_of(student, 0.99),
         accelerator=Accelerator(cpu=True),
-        lanes=1,
+        microbatches=1,
         clip=10.0,
     )
+    ema = ema_of(student, 0.99)
     fresh = torch.randn(2000, *SHAPE, generator=rng)
     outside = {}
     for number in range(1300):
         rows = torch.randint(4096, (256,), generator=rng)
-        step(number, {0: method.draw(256, rng, pairs.rows(rows))})
+        step(
+            number,
+            {0: method.draw(256, rng, pairs.rows(rows))},
+            lambda _: ema.update_parameters(student),
+        )
         if number + 1 in (300, 1300):
             with torch.no_grad():
-                points = method.sampler.images(step.ema.module, fresh, Condition())
+                points = method.sampler.images(ema.module, fresh, Condition())
             each, outside[number + 1] = shares(points, means)
     assert each.min() > 0.15, each
     assert outside[1300] < 0.8 * outside[300], outside  # measured: 0.70, one seed

@@ -24,7 +24,7 @@ def events(config) -> list:
 def test_starts_ends_and_losses_are_noted(tiny_run, monkeypatch):
     config, answers = tiny_run(), iter([False, True])
     loop.train(config, lambda: next(answers))
-    real = loop.Watchdog.look
+    real = loop.Watchdog.after_step
 
     def die(self, step, done):
         if step == 7:
@@ -32,7 +32,7 @@ def test_starts_ends_and_losses_are_noted(tiny_run, monkeypatch):
         real(self, step, done)
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-        patch.setattr(loop.Watchdog, "look", die)
+        patch.setattr(loop.Watchdog, "after_step", die)
         loop.train(config)
     Run(config).log_restart(6, "a worker died")
     # As after a SIGKILL: steps were logged of which no checkpoint is left.

@@ -17,7 +17,7 @@ from pipeline.runs.checkpoint import read_part
 from pipeline.runs.checkpoint_store import CheckpointStore
 from pipeline.runs.run import Run
 from pipeline.training import build, loop
-from pipeline.training.watchdog import Watchdog
+from pipeline.training.watchdog import DriftWarnings
 from pipeline.utils.errors import UserError
 
 
@@ -353,9 +353,9 @@ def test_start_from_something_else_is_one_clear_line(tiny_run, tmp_path):
 
 
 def test_drift_is_told_once_in_plain_words(caplog):
-    watchdog = Watchdog(5, Path(), None)
+    drift = DriftWarnings()
     for step, spread in enumerate((0.5, 0.45, 0.2, 0.1), 1):
-        watchdog.drift(step, {"sample_std": spread, "critic": 0.1})
+        drift.look(step, {"sample_std": spread, "critic": 0.1})
     assert len(caplog.messages) == 1
     assert (
         "step 3: sample_std went from 0.5 to 0.2: the student's samples become all alike"

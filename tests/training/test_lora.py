@@ -20,6 +20,7 @@ from pipeline.models.students import load_student
 from pipeline.runs.checkpoint import read_part
 from pipeline.runs.run import Run
 from pipeline.training import build, loop
+from pipeline.training.hooks import EMA
 from pipeline.training.memory import footprint
 from pipeline.utils.errors import UserError
 from tests.fixtures.tiny_models import save_tiny
@@ -96,8 +97,9 @@ def test_a_step_teaches_adapters_alone_over_one_base(make, recompute):
         assert not base & {v.data_ptr() for k, v in found.items() if ADAPTER.search(k)}
     before = {k: v.clone() for k, v in made.state.tensors().items()}
     taught = {k: v.clone() for k, v in teacher.state_dict().items()}
+    ema = EMA(made)
     for step in range(3):
-        made.step(step, made.lanes(step))
+        made.step(step, made.lanes(step), ema.after_student_update)
     assert all(torch.equal(value, taught[k]) for k, value in teacher.state_dict().items())
     after = made.state.tensors()
     weights = {k for k in after if k.startswith(("student.", "critic.", "ema.module."))}

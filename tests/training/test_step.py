@@ -13,7 +13,6 @@ from pipeline.diffusion.noise import EDM
 from pipeline.methods.dmd import DMD
 from pipeline.methods.microbatch import Microbatch, NoiseSample
 from pipeline.models.condition import ClassLabels
-from pipeline.models.ema import ema_of
 from pipeline.training.step import Trained, TrainStep
 from tests.fixtures.double import double
 
@@ -33,7 +32,7 @@ class Small(nn.Module):
         return self.net(torch.cat([scaled, t[:, None].log()], 1)).view_as(x_t)
 
 
-def new_step(lanes: int, clip: float = 1e9, **method) -> TrainStep:
+def new_step(count: int, clip: float = 1e9, **method) -> TrainStep:
     settings = {
         "regression_steps": 0,
         "burn_in_steps": 1,
@@ -53,9 +52,8 @@ def new_step(lanes: int, clip: float = 1e9, **method) -> TrainStep:
         student=trained(student, 0.1),
         critic=trained(critic, 0.01),
         teacher=Small(3).requires_grad_(False),
-        ema=ema_of(student, 0.9),
         accelerator=Accelerator(cpu=True),
-        lanes=lanes,
+        microbatches=count,
         clip=clip,
     )
 

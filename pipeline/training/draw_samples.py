@@ -1,0 +1,34 @@
+"""The hook that draws sample pictures."""
+
+from pipeline.config import DistillConfig
+from pipeline.runs.metrics_log import MetricsLog
+from pipeline.training.build import TrainingRun
+from pipeline.training.hooks import Hook, due
+from pipeline.training.step import StepResult
+
+
+class DrawSamples(Hook):
+    """Draws the run's `SampleGrid`.
+
+    All workers make the images, since sharded networks need them all; the first one writes them.
+
+    Args:
+        distill: `sample_every` and `steps` of it.
+        training: Of this worker.
+        log: The first worker's; None on others.
+    """
+
+    def __init__(
+        self, distill: DistillConfig, training: TrainingRun, log: MetricsLog | None
+    ) -> None:
+        self._distill, self._training, self._log = distill, training, log
+
+    def after_step(self, step: int, result: StepResult) -> None:
+        if not due(step, self._distill.sample_every, self._distill.steps):
+            return
+        training = self._training
+        with training.step.clock("picture"):
+            with training.step.accelerator.autocast():
+                rows = training.grid.rows(training.ema, training.state.networks["critic"])
+            if self._log is not None:
+                self._log.grid(step, rows)
