@@ -31,6 +31,9 @@ RESTARTS = 3
 DEBOUNCE_SECONDS = 1.0
 """Within which a second signal is the first one."""
 
+LOOK_SECONDS = 5.0
+"""How often the driver looks for a new checkpoint or a score."""
+
 RESIZE_SECONDS = 60.0
 """How often a smaller group than the largest looks for new room."""
 
@@ -53,10 +56,39 @@ def distill(config: Config) -> None:
     connect()
     scoring = Scoring(run)
     with _stoppable(run.storage) as stopped:
-        _until_finished(run, stopped, scoring.look)
+        _until_finished(run, stopped, CheckpointWatch(run, scoring).look)
     scoring.finish()
     run.finish()
     print(f"distill  saved {config.distill.output}/student")
+
+
+class CheckpointWatch:
+    """Tells the scoring of new checkpoints: the driver sees those that are stored.
+
+    Args:
+        run: Whose checkpoints; without `distill.scoring.count` nothing is looked at.
+        scoring: Its `at_checkpoint` is called for the newest one, and `poll` at every look.
+    """
+
+    def __init__(self, run: Run, scoring: Scoring) -> None:
+        self._checkpoints, self._scoring = run.checkpoints, scoring
+        self._wanted = run.config.distill.scoring.count > 0
+        self._seen, self._next = 0, 0.0
+
+    def look(self) -> None:
+        """Look, if it is time; never fails."""
+        if not self._wanted or time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + LOOK_SECONDS
+        try:
+            self._scoring.poll()
+            newest = max((commit.step for commit in self._checkpoints.commits()), default=0)
+            if newest > self._seen:
+                self._scoring.at_checkpoint(newest)
+                self._seen = newest
+        except UserError as error:
+            self._seen = 0  # told again
+            log.warning("%s: looked again later", error)
 
 
 def _until_finished(run: Run, stopped: threading.Event, meanwhile: Callable[[], None]) -> None:

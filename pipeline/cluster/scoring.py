@@ -1,7 +1,6 @@
 """Scores of a run's checkpoints, measured on the cluster while training goes on."""
 
 import logging
-import time
 from contextlib import redirect_stdout
 from io import StringIO
 from typing import Any
@@ -17,18 +16,17 @@ from pipeline.runs.metrics_log import board_score
 from pipeline.runs.run import Run
 from pipeline.runs.run_folder import RunFolder
 from pipeline.stages.score import score
+from pipeline.training.hooks import Hook
 from pipeline.utils.errors import UserError
-
-LOOK_SECONDS = 5.0
-"""How often it looks for a new checkpoint or a result."""
 
 log = logging.getLogger(__name__)
 
 
-class Scoring:
+class Scoring(Hook):
     """Has the newest checkpoint without a score measured, one at a time, by a Ray task.
 
-    A task that fails costs its checkpoint the score and nothing else.
+    A hook of the driver, which outlives the workers. A task that fails costs its checkpoint the
+    score and nothing else.
 
     Args:
         run: What is scored; without `distill.scoring.count` nothing is done.
@@ -38,20 +36,22 @@ class Scoring:
         self._run, self._scoring = run, run.config.distill.scoring
         self._left: set[str] = set()
         self._task: tuple[Commit, ray.ObjectRef] | None = None
-        self._looked = 0.0
         self._gauge = Gauge("dmd_fd_teacher", "Distillation: see docs/training.md.")
 
-    def look(self) -> None:
-        """Take the result that is there, or begin with the next checkpoint; never fails."""
-        if self._scoring.count and time.monotonic() > self._looked + LOOK_SECONDS:
-            self._looked = time.monotonic()
-            try:
-                if self._task is None:
-                    self._begin()
-                elif ray.wait([self._task[1]], timeout=0)[0]:
-                    self._take()
-            except UserError as error:
-                log.warning("%s: looked again later", error)
+    def at_checkpoint(self, step: int) -> None:
+        """Begin with it, unless another one is being measured.
+
+        Raises:
+            UserError: If the store refuses.
+        """
+        if self._task is None:
+            self._begin()
+
+    def poll(self) -> None:
+        """Take the result if it is there, and begin with the next checkpoint; raises the same."""
+        if self._task is not None and ray.wait([self._task[1]], timeout=0)[0]:
+            self._take()
+            self._begin()
 
     def finish(self) -> None:
         """Measure what is still without a score, and wait for it.
@@ -59,10 +59,12 @@ class Scoring:
         Raises:
             UserError: If the store refuses.
         """
-        while self._scoring.count and (self._task is not None or self._begin()):
+        while self._task is not None or self._begin():
             self._take()
 
     def _begin(self) -> bool:
+        if not self._scoring.count:
+            return False
         commits = self._run.checkpoints.commits()
         scores = self._run.checkpoints.scores(commits)
         known = self._left | scores.keys()

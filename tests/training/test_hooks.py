@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from pipeline.methods.dmd import DMD
-from pipeline.runs import identity
 from pipeline.runs.checkpoint import read_part
 from pipeline.runs.events import FILE, read_events
+from pipeline.runs.run import Run
 from pipeline.training import hooks, loop
 from pipeline.training.hooks import Hook, register_hook
 
@@ -129,7 +129,7 @@ def test_a_student_update_that_is_skipped_is_none(tiny_run, monkeypatch):
     loop.train(config)
     assert diaries[0].steps("student") == [1, 2, 4, 7, 8, 9, 10]
     assert diaries[0].steps("step") == list(range(1, 11))
-    with identity.history(config).newest() as found:
+    with Run(config).checkpoints.newest() as found:
         assert read_part(found[1], "ema")["n_averaged"].item() == 7
 
 
@@ -148,7 +148,7 @@ def test_what_a_hook_changes_is_in_the_checkpoint_of_that_step(tiny_run, call):
     setattr(Change, call, change)
     config = tiny_run()
     loop.train(config)
-    with identity.history(config).newest() as found:
+    with Run(config).checkpoints.newest() as found:
         assert all((value == 10).all() for value in read_part(found[1], "critic").values())
 
 
@@ -171,6 +171,6 @@ def test_an_error_of_a_hook_ends_the_run_which_can_go_on(tiny_run, call):
     assert diaries[0].calls[-1] == "exit"
     failed = events(config)[-1]
     assert failed.kind == "failed" and "harmed by a hook" in failed.error
-    assert identity.history(config).step() == 6
+    assert Run(config).checkpoints.step() == 6
     hooks.HOOKS.clear()
     assert loop.train(config) == 10
