@@ -1,20 +1,16 @@
 """The check before a run: what would stop it, and what it will cost, before money is spent."""
 
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.cluster.node import Node, Speed, look_at_node, measure, versions
-from pipeline.cluster.session import connect, user_errors
+from pipeline.cluster.node import Node, Speed, look_at_nodes, measure_speed, versions
+from pipeline.cluster.session import connect
 from pipeline.config import Config
 from pipeline.data import shards
 from pipeline.data.fetch import fetch_inputs
-from pipeline.data.local import LocalStore
 from pipeline.data.sources.source import Source
 from pipeline.data.storage import Storage, probe
 from pipeline.evaluation.reference import SETTING
@@ -119,50 +115,25 @@ class Examination:
 
     @cached_property
     def nodes(self) -> list[Node]:
-        """Every node that is there now, looked at by a task of its own."""
+        """Every node that is there now, and what it sees of the local outputs."""
         self.check_cluster()
-        token = f".doctor-{uuid.uuid4().hex}"
-        outputs = [self.config.pairs.output, self.config.distill.output]
-        outputs = [each for each in outputs if not is_remote(each)]
-        for each in outputs:
-            LocalStore(Path(each)).put(token, b"")
-        try:
-            tasks = [
-                look_at_node.options(
-                    scheduling_strategy=NodeAffinitySchedulingStrategy(each["NodeID"], soft=False)
-                ).remote(outputs, token)
-                for each in ray.nodes()
-                if each["Alive"]
-            ]
-            return list(ray.get(tasks, timeout=self.config.doctor.patience))
-        except ray.exceptions.RayError as error:
-            raise UserError(f"a node does not answer: {error}; look at `ray status`") from error
-        finally:
-            for each in outputs:
-                LocalStore(Path(each)).delete(token)
+        outputs = (self.config.pairs.output, self.config.distill.output)
+        local = [each for each in outputs if not is_remote(each)]
+        return look_at_nodes(local, self.config.doctor.patience)
 
     @cached_property
     def speeds(self) -> dict[str, Speed]:
         """Of a pair actor and of a training worker, on the resources each will have."""
         self.check_cluster()
-        found = {}
-        for name, share in (
-            ("pairs.actors", self.config.pairs.actors),
-            ("distill.workers", self.config.distill.workers),
-        ):
-            task = measure.options(num_cpus=share.cpus, num_gpus=share.gpus)
-            result = task.remote(self.config.model_dump(mode="json"))
-            done, _ = ray.wait([result], timeout=self.config.doctor.patience)
-            if not done:
-                ray.cancel(result)
-                raise UserError(
-                    f"{name}: no node took a task of {share.cpus:g} CPU and {share.gpus:g} GPU in "
-                    f"{self.config.doctor.patience:g} seconds; `ray status` tells what is there: "
-                    "start nodes, ask for less, or wait longer with doctor.patience"
-                )
-            with user_errors():
-                found[name] = ray.get(result)
-        return found
+        settings, patience = self.config.model_dump(mode="json"), self.config.doctor.patience
+        shares = {
+            "pairs.actors": self.config.pairs.actors,
+            "distill.workers": self.config.distill.workers,
+        }
+        return {
+            name: measure_speed(settings, name, share.cpus, share.gpus, patience)
+            for name, share in shares.items()
+        }
 
     def check_teacher(self) -> str:
         """It can be loaded."""

@@ -1,10 +1,11 @@
-"""What a node is and how fast its workers are, seen from a task on it."""
+"""What the nodes are and how fast their workers are, seen from tasks on them."""
 
 import importlib.metadata
 import os
 import platform
 import shutil
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,15 @@ from typing import Any
 
 import ray
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipeline.cluster.session import user_errors
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
+from pipeline.data.local import LocalStore
 from pipeline.models.loading import load_teacher
 from pipeline.models.students import new_student
+from pipeline.utils.errors import UserError
 
 PACKAGES = ("ray", "torch", "diffusers", "accelerate", "pyarrow", "boto3")
 
@@ -60,8 +65,38 @@ def versions() -> dict[str, str]:
     return found | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
+def look_at_nodes(folders: list[str], patience: float) -> list[Node]:
+    """Every node that is there now, looked at by a task of its own.
+
+    Args:
+        folders: Local folders that the nodes should share.
+        patience: Seconds that all of them may take.
+
+    Raises:
+        UserError: If a node does not answer.
+    """
+    token = f".doctor-{uuid.uuid4().hex}"
+    stores = [LocalStore(Path(folder)) for folder in folders]
+    for store in stores:
+        store.put(token, b"")
+    try:
+        tasks = [
+            _look.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(each["NodeID"], soft=False)
+            ).remote(folders, token)
+            for each in ray.nodes()
+            if each["Alive"]
+        ]
+        return list(ray.get(tasks, timeout=patience))
+    except ray.exceptions.RayError as error:
+        raise UserError(f"a node does not answer: {error}; look at `ray status`") from error
+    finally:
+        for store in stores:
+            store.delete(token)
+
+
 @ray.remote(num_cpus=0)
-def look_at_node(folders: list[str], token: str) -> Node:
+def _look(folders: list[str], token: str) -> Node:
     """What this node sees."""
     return Node(
         address=ray.util.get_node_ip_address(),
@@ -71,8 +106,35 @@ def look_at_node(folders: list[str], token: str) -> Node:
     )
 
 
+def measure_speed(
+    settings: dict[str, Any], name: str, cpus: float, gpus: float, patience: float
+) -> Speed:
+    """Load the networks of a run on some node, and time them there.
+
+    Args:
+        settings: Of the run, as a plain dict.
+        name: The setting that asks for the resources, for the message.
+        cpus, gpus: What the task holds.
+        patience: Seconds until it must be done.
+
+    Raises:
+        UserError: If no node takes the task, or the networks cannot be loaded there.
+    """
+    result = _measure.options(num_cpus=cpus, num_gpus=gpus).remote(settings)
+    done, _ = ray.wait([result], timeout=patience)
+    if not done:
+        ray.cancel(result)
+        raise UserError(
+            f"{name}: no node took a task of {cpus:g} CPU and {gpus:g} GPU in {patience:g} "
+            "seconds; `ray status` tells what is there: start nodes, ask for less, or wait longer "
+            "with doctor.patience"
+        )
+    with user_errors():
+        return ray.get(result)
+
+
 @ray.remote
-def measure(settings: dict[str, Any]) -> Speed:
+def _measure(settings: dict[str, Any]) -> Speed:
     """Load the networks as a worker does, and time them."""
     return _measured(settings)  # by its name: Ray cannot pickle what names `torch` and `classes`
 
