@@ -8,7 +8,7 @@ import ray
 
 from pipeline.cluster.node import Node, Speed, look_at_nodes, measure_speed, versions
 from pipeline.cluster.session import connect
-from pipeline.config import Config
+from pipeline.config import ActorsConfig, Config, WorkersConfig
 from pipeline.data import shards
 from pipeline.data.fetch import fetch_inputs
 from pipeline.data.sources.source import Source
@@ -126,7 +126,7 @@ class Examination:
         """Of a pair actor and of a training worker, on the resources each will have."""
         self.check_cluster()
         settings, patience = self.config.model_dump(mode="json"), self.config.doctor.patience
-        shares = {
+        shares: dict[str, ActorsConfig | WorkersConfig] = {
             "pairs.actors": self.config.pairs.actors,
             "distill.workers": self.config.distill.workers,
         }
