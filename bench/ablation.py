@@ -31,7 +31,8 @@ from pipeline.config import Config, DistillConfig
 from pipeline.data.images import load_images
 from pipeline.diffusion import matching, seeds
 from pipeline.evaluation.classifier import accuracy, read, train_classifier
-from pipeline.evaluation.metrics import frechet_distance, support
+from pipeline.evaluation.metrics.frechet import frechet_distance
+from pipeline.evaluation.metrics.neighbours import support
 from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.models.students import load_student

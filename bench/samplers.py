@@ -21,7 +21,7 @@ from torch import Tensor
 from pipeline.diffusion import seeds
 from pipeline.diffusion.noise import expand
 from pipeline.evaluation.classifier import read
-from pipeline.evaluation.metrics import frechet_distance
+from pipeline.evaluation.metrics.frechet import frechet_distance
 from pipeline.models.denoiser import Denoiser
 
 STEPS = 64

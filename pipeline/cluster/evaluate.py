@@ -12,10 +12,10 @@ from pipeline.cluster.pool import TRIES, Work
 from pipeline.config import Config
 from pipeline.data.fetch import INPUTS, fetch_inputs
 from pipeline.evaluation.classifier import Classifier
-from pipeline.evaluation.comparison import Batch, Maker, Task, tasks
+from pipeline.evaluation.image_reader import Batch, ImageReader, Task, tasks
 from pipeline.evaluation.reference import Reference
-from pipeline.evaluation.statistics import Rows
-from pipeline.stages.evaluate import Evaluation, evaluate, open_maker
+from pipeline.evaluation.statistics import Readout
+from pipeline.stages.evaluate import Evaluation, evaluate, open_reader
 from pipeline.utils.errors import UserError
 
 
@@ -31,22 +31,23 @@ def evaluate_student(config: Config) -> Evaluation:
     return evaluate(config, partial(by_actors, config))
 
 
-def by_actors(config: Config, maker: Maker, batches: Sequence[Task]) -> Iterator[Batch]:
-    """Have the images of all tasks made and read by a pool of actors.
+def by_actors(config: Config, reader: ImageReader, batches: Sequence[Task]) -> Iterator[Batch]:
+    """Make and read the images of all tasks in a pool of actors.
 
     Args:
         config: With folders as the user gave them: each actor fetches its inputs itself.
-        maker: Of this process; actors take its classifier and its reference images, and must load
+        reader: Of this process; actors take its classifier and its reference images, and must load
             the same networks.
         batches: What `tasks` of it are.
     """
-    reference = maker.real if isinstance(maker.real, Reference) else None
-    features = maker.net.checksum if maker.net else None
+    real = reader.sets.real
+    reference = real if isinstance(real, Reference) else None
+    features = reader.net.checksum if reader.net else None
     work = Work(
         "evaluate",
         "images",
         config.evaluate,
-        partial(Reading, config, reference, maker.classifier, features),
+        partial(ReadingActor, config, reference, reader.classifier, features),
         "batch_size",
     )
     for row in pool.outcomes(list(range(len(batches))), work):
@@ -55,8 +56,8 @@ def by_actors(config: Config, maker: Maker, batches: Sequence[Task]) -> Iterator
         yield _unpacked(batches[row["index"]], row["made"])
 
 
-class Reading:
-    """An actor's maker: numbers of tasks -> what is read of their images.
+class ReadingActor:
+    """What an actor does: number of a task -> what is read of its images.
 
     Args:
         config: Of the run.
@@ -75,33 +76,34 @@ class Reading:
         classifier: Classifier | None,
         features: str | None,
     ) -> None:
-        self._maker = open_maker(fetch_inputs(config, *INPUTS), reference, classifier)
-        found = self._maker.net.checksum if self._maker.net else None
+        self._reader = open_reader(fetch_inputs(config, *INPUTS), reference, classifier)
+        found = self._reader.net.checksum if self._reader.net else None
         if found != features:
             raise UserError(
                 f"evaluate.weights: this node has other weights of {config.evaluate.features} than "
                 "the job; every node needs the same"
             )
-        self._tasks = tasks(self._maker)
+        self._batch_size = config.evaluate.batch_size
+        self._tasks = tasks(self._reader.sets, self._batch_size)
 
     @property
     def too_large(self) -> str:
         """What the user can do where memory does not hold the work."""
         return (
             "evaluate.batch_size: memory does not hold the networks and a batch of "
-            f"{self._maker.config.evaluate.batch_size} images; lower it"
+            f"{self._batch_size} images; lower it"
         )
 
     def make(self, index: int) -> bytes:
-        """What is read of a task's images, packed; raises as `Maker.read`."""
-        batch = self._maker.read(self._tasks[index])
+        """What is read of a task's images, packed; raises as `ImageReader.read`."""
+        batch = self._reader.read(self._tasks[index])
         file = io.BytesIO()
-        arrays = {name: value.numpy() for name, value in batch.rows._asdict().items()}
+        arrays = {name: value.numpy() for name, value in batch.readout._asdict().items()}
         np.savez(file, peak=np.array(batch.peak), **arrays)
         return file.getvalue()
 
 
 def _unpacked(task: Task, packed: bytes) -> Batch:
     with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
-        rows = Rows(*(torch.from_numpy(arrays[name]) for name in Rows._fields))
-        return Batch(task, rows, int(arrays["peak"]))
+        readout = Readout(*(torch.from_numpy(arrays[name]) for name in Readout._fields))
+        return Batch(task, readout, int(arrays["peak"]))

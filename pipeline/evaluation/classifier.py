@@ -1,4 +1,4 @@
-"""A small classifier of real images: the judge whose features the images are compared in."""
+"""A small classifier of real images, whose features the images are compared in."""
 
 import math
 from typing import NamedTuple
@@ -15,8 +15,8 @@ _BATCH = 128
 _RATE = 4e-3
 
 
-class Reading(NamedTuple):
-    """What the classifier sees.
+class ClassifierOutput(NamedTuple):
+    """What the classifier gives for a batch of images.
 
     Attributes:
         features: Penultimate layer, (B, 64), each about standard normal over the training images.
@@ -30,11 +30,11 @@ class Reading(NamedTuple):
 class Classifier(nn.Module):
     """Three convolutions and two linear layers.
 
-    The features are normalised without weights of their own, so distances between them have the
-    same unit whatever the training did.
+    The features are normalised without learnt weights, so distances between them have the same
+    unit in every training.
 
     Args:
-        channels: Colours of an image.
+        channels: Of an image.
         classes: Number of classes.
         size: Height of an image; those above 8 pixels get a wider last convolution.
     """
@@ -55,10 +55,10 @@ class Classifier(nn.Module):
         )
         self.head = nn.Sequential(nn.ReLU(), nn.Dropout(0.3), nn.Linear(FEATURES, classes))
 
-    def forward(self, images: Tensor) -> Reading:
+    def forward(self, images: Tensor) -> ClassifierOutput:
         """Read images, (B, C, H, W) float32 in [-1, 1], H and W at least 4."""
         features = self.body(images)
-        return Reading(features, self.head(features))
+        return ClassifierOutput(features, self.head(features))
 
 
 def train_classifier(images: Tensor, labels: Tensor, classes: int) -> Classifier:
@@ -92,19 +92,19 @@ def train_classifier(images: Tensor, labels: Tensor, classes: int) -> Classifier
 
 
 @torch.no_grad()
-def read(classifier: Classifier, images: Tensor, batch_size: int = 1000) -> Reading:
+def read(classifier: Classifier, images: Tensor, batch_size: int = 1000) -> ClassifierOutput:
     """Features and logits of any number of images, a batch at a time."""
     parts = [classifier(batch) for batch in images.split(batch_size)]
-    return Reading(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return ClassifierOutput(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Part of the logits, (B, classes), whose largest is at the label, (B,)."""
+    """Share of the rows of logits, (B, classes), whose largest is at the label, (B,)."""
     return float((logits.argmax(1) == labels).double().mean())
 
 
 def moved(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Images turned by up to 12 degrees, scaled by 10% and shifted by 0.8 pixels, each its own way.
+    """Each image rotated by up to 12 degrees, scaled by up to 10% and shifted by up to 0.8 pixels.
 
     What comes in from outside is background, -1.
     """
@@ -121,7 +121,7 @@ def moved(images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def _steps(count: int) -> int:
-    """24 passes over the images, but no less than 400 steps and no more than 2000."""
+    """24 passes over the images, but at least 400 steps and at most 2000."""
     return min(max(24 * count // _BATCH, 400), 2000)
 
 

@@ -1,34 +1,29 @@
-"""From what was read of all images to the figures of an evaluation."""
+"""The main figures of an evaluation, each by its name in a flat table."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipeline.diffusion import seeds
-from pipeline.evaluation.comparison import Source
-from pipeline.evaluation.estimates import Comparison, compare
-from pipeline.evaluation.metrics import frechet_distance, gaussian_distance
-from pipeline.evaluation.statistics import GROUPS, Sketch
-
-Sketches = Mapping[Source, Sketch]
-
-HALF, OTHER_HALF = tuple(range(0, GROUPS, 2)), tuple(range(1, GROUPS, 2))
+from pipeline.evaluation.comparison import Comparison
+from pipeline.evaluation.metrics.frechet import frechet_distance, gaussian_distance
+from pipeline.evaluation.speed import Speed
+from pipeline.evaluation.statistics import SetStatistics, Statistics
 
 
 @dataclass(frozen=True)
 class AgainstTeacher:
     """Student against teacher, n_teacher images of each.
 
-    Fréchet distances (fd) are in squared units of the features. Those at different n are not to
-    be compared.
+    Fréchet distances (fd) are in squared units of the features. Do not compare those of
+    different n.
 
     Attributes:
         fd_teacher, pixel_fd: From the same noise and labels, on features and on pixels.
         fd_floor, pixel_fd_floor: Teacher against teacher, same labels and other noise.
-        accuracy, teacher_accuracy: Part of the images classified as their label.
+        accuracy, teacher_accuracy: Share of the images classified as their label.
         n_teacher: Images of each.
     """
 
@@ -68,9 +63,9 @@ class AgainstReal:
     n_real_floor: int | None = None
 
 
-def against_teacher(sets: Sketches, blocks: list[Comparison]) -> AgainstTeacher:
+def against_teacher(sets: Statistics, blocks: list[Comparison]) -> AgainstTeacher:
     """The main figures of student and teacher."""
-    fid, student, teacher = blocks[0].figures["fid"], sets["student"], sets["teacher"]
+    fid, student, teacher = blocks[0].figures["fid"].sets, sets["student"], sets["teacher"]
     return AgainstTeacher(
         fd_teacher=fid["student"].value,
         fd_floor=fid["floor"].value,
@@ -82,19 +77,20 @@ def against_teacher(sets: Sketches, blocks: list[Comparison]) -> AgainstTeacher:
     )
 
 
-def against_real(sets: Sketches, blocks: list[Comparison]) -> AgainstReal:
+def against_real(sets: Statistics, blocks: list[Comparison]) -> AgainstReal:
     """The main figures of both against all real images."""
-    fid, others, real = blocks[0].figures["fid"], blocks[-1].figures, sets["real"]
-    kept = real.kept()
+    fid, others, real = blocks[0].figures["fid"].sets, blocks[-1].figures, sets["real"]
+    precision, recall = others["precision"].sets, others["recall"].sets
+    kept = real.feature_set().kept
     labels = torch.zeros(real.count) if real.labels is None else real.labels
     return AgainstReal(
         fd_real=fid["student"].value,
         teacher_fd_real=fid["teacher"].value,
         real_floor=half_against_half(kept, labels[: len(kept)]),
-        precision=others["precision"]["student"].value,
-        recall=others["recall"]["student"].value,
-        teacher_precision=others["precision"]["teacher"].value,
-        teacher_recall=others["recall"]["teacher"].value,
+        precision=precision["student"].value,
+        recall=recall["student"].value,
+        teacher_precision=precision["teacher"].value,
+        teacher_recall=recall["teacher"].value,
         classifier_accuracy=_accuracy(sets["held_out"]) if "held_out" in sets else None,
         n_real=real.count,
         n_real_floor=len(kept) // 2,
@@ -106,7 +102,7 @@ def half_against_half(features: Tensor, labels: Tensor, splits: int = 10) -> flo
 
     Args:
         features: (N, D).
-        labels: Classes, (N,) int64: as in the other distances, both sides have the same.
+        labels: Classes, (N,) int64; both halves have nearly the same of each.
         splits: Number of random splits.
     """
     rng, total = seeds.generator("halves"), 0.0
@@ -117,51 +113,18 @@ def half_against_half(features: Tensor, labels: Tensor, splits: int = 10) -> flo
     return total / splits
 
 
-class Compared(NamedTuple):
-    """Every comparison of an evaluation, by its reference.
-
-    Attributes:
-        teacher: Student and floor against the teacher's images.
-        real: Student and teacher against all real images; empty where there are none.
-        half: Both, and the other half as the floor, against half of the real images.
-    """
-
-    teacher: list[Comparison]
-    real: list[Comparison]
-    half: list[Comparison]
-
-
-def compare_all(sets: Sketches) -> Compared:
-    """Compare all sets with their references; neighbours are looked for among real images."""
-    has_real = "real" in sets
-    versus = compare(
-        sets["teacher"],
-        {"student": sets["student"], "floor": sets["floor"]},
-        paired="student",
-        by_neighbours=not has_real,
-    )
-    if not has_real:
-        return Compared(versus, [], [])
-    both = {"student": sets["student_real"], "teacher": sets["teacher_real"]}
-    return Compared(
-        versus,
-        compare(sets["real"], both),
-        compare(sets["real"], both, HALF, floor=OTHER_HALF),
-    )
-
-
-def flat(*parts: AgainstTeacher | AgainstReal | Any) -> dict[str, Any]:
+def flat(*parts: AgainstTeacher | AgainstReal | Speed) -> dict[str, Any]:
     """The fields of all parts in one table."""
     return {name: value for part in parts for name, value in asdict(part).items()}
 
 
-def _pixel_fd(a: Sketch, b: Sketch) -> float | None:
+def _pixel_fd(a: SetStatistics, b: SetStatistics) -> float | None:
     if a.pixel_moments is None or b.pixel_moments is None:
         return None
     return gaussian_distance(a.pixel_moments.gaussian(), b.pixel_moments.gaussian())
 
 
-def _accuracy(of: Sketch) -> float | None:
+def _accuracy(of: SetStatistics) -> float | None:
     if of.labels is None or not len(of.predicted):
         return None
     return float((of.predicted == of.labels).double().mean())

@@ -1,4 +1,4 @@
-"""Real images that an evaluation compares with, and those that a small teacher learnt from."""
+"""Real images that an evaluation compares with, and those a small teacher was trained on."""
 
 import hashlib
 from dataclasses import dataclass
@@ -6,29 +6,29 @@ from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
 
-from pipeline.config import Config
+from pipeline.config import DataConfig, TeacherConfig
 from pipeline.data.images import RealImages, load_images
 from pipeline.evaluation.classifier import Classifier, train_classifier
 from pipeline.models.denoiser import Denoiser
 from pipeline.utils.errors import UserError
 
-Part = Literal["real", "held_out"]
+RealPart = Literal["real", "held_out"]
 """The images that student and teacher are compared with, and those no network has learnt from."""
 
 
-class Real(Protocol):
+class RealSet(Protocol):
     """Real images, by their numbers.
 
     Attributes:
         counts: The parts that there are -> their number of images.
         kept: How many features of a part are kept as they are; None: all.
-        fingerprint: SHA-256 of the images as they are compared, and of what they show.
+        fingerprint: SHA-256 of the images as they are compared, and of their labels.
         conditions: Which images student and teacher make to be compared with them, in words; None
             where these are the classes of the real ones.
     """
 
     @property
-    def counts(self) -> dict[Part, int]: ...
+    def counts(self) -> dict[RealPart, int]: ...
     @property
     def kept(self) -> int | None: ...
     @property
@@ -36,10 +36,10 @@ class Real(Protocol):
     @property
     def conditions(self) -> str | None: ...
 
-    def labels(self, part: Part) -> Tensor | None:
+    def labels(self, part: RealPart) -> Tensor | None:
         """What they show, (N,) int64, as the teacher counts it; None where it knows none of it."""
 
-    def images(self, part: Part, numbers: Tensor) -> Tensor:
+    def images(self, part: RealPart, numbers: Tensor) -> Tensor:
         """These images, (n, C, H, W) float32 in [-1, 1].
 
         Raises:
@@ -48,15 +48,15 @@ class Real(Protocol):
 
 
 @dataclass(frozen=True)
-class Learnt:
-    """Images that a small teacher learnt from, and those that were kept out of its training."""
+class TrainingImages:
+    """The images a small teacher was trained on, and those held out."""
 
     found: RealImages
     kept: ClassVar[None] = None
     conditions: ClassVar[None] = None
 
     @property
-    def counts(self) -> dict[Part, int]:
+    def counts(self) -> dict[RealPart, int]:
         return {"real": len(self.found.labels), "held_out": len(self.found.test_labels)}
 
     @property
@@ -65,38 +65,45 @@ class Learnt:
         digest.update(self.found.labels.numpy().tobytes())
         return digest.hexdigest()
 
-    def labels(self, part: Part) -> Tensor:
+    def labels(self, part: RealPart) -> Tensor:
         """Their classes, (N,) int64."""
         return self.found.labels if part == "real" else self.found.test_labels
 
-    def images(self, part: Part, numbers: Tensor) -> Tensor:
+    def images(self, part: RealPart, numbers: Tensor) -> Tensor:
         """These images, (n, C, H, W) float32 in [-1, 1]."""
         return (self.found.images if part == "real" else self.found.test_images)[numbers]
 
     def train_classifier(self) -> Classifier:
-        """One that has learnt the same images."""
+        """A classifier trained on the same images."""
         return train_classifier(self.found.images, self.found.labels, self.found.classes)
 
 
-def learnt_set(config: Config) -> str | None:
-    """The set that the teacher learnt from; an analytic one has learnt from none."""
-    return None if config.teacher.kind == "gaussian" else config.data.name
+def training_set(teacher: TeacherConfig, data: DataConfig) -> str | None:
+    """Name of the set that the teacher was trained on; an analytic one was trained on none."""
+    return None if teacher.kind == "gaussian" else data.name
 
 
-def open_learnt(config: Config, teacher: Denoiser) -> Learnt | None:
-    """The images that the teacher learnt from, if it is known which they are.
+def open_training_images(
+    config: TeacherConfig, data: DataConfig, teacher: Denoiser
+) -> TrainingImages | None:
+    """The images that the teacher was trained on, if it is known which they are.
+
+    Args:
+        config: Of the teacher.
+        data: Name, size and folder of the images.
+        teacher: The network, whose images they must be like.
 
     Raises:
         UserError: If they cannot be loaded, or are not of the teacher's kind.
     """
-    if (name := learnt_set(config)) is None:
+    if (name := training_set(config, data)) is None:
         return None
-    found = load_images(name, config.data.size, config.data.folder)
+    found = load_images(name, data.size, data.folder)
     shape = tuple(found.images.shape[1:])
     if shape != teacher.shape or teacher.classes not in (None, found.classes):
         raise UserError(
             f"data.name: {name} has {shape} images of {found.classes} classes, the "
-            f"teacher in {config.teacher.output} makes {teacher.shape} of {teacher.classes}; "
+            f"teacher in {config.output} makes {teacher.shape} of {teacher.classes}; "
             "name the set and size it learnt from"
         )
-    return Learnt(found)
+    return TrainingImages(found)

@@ -1,4 +1,4 @@
-"""Real images of the user's: drawn from a source, and read by their numbers."""
+"""Real images of the user: drawn at random from a source, and read by their numbers."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pipeline.config import Config, S3Config
+from pipeline.config import EvaluateConfig, S3Config
 from pipeline.data.crop import CHANNELS, UnreadableError
 from pipeline.data.sources.sample import Sample, Wanted
 from pipeline.data.sources.source import Reader, Source, scaled, to_samples
 from pipeline.diffusion import seeds
-from pipeline.evaluation.real import Part
+from pipeline.evaluation.real import RealPart
 from pipeline.evaluation.statistics import KEPT
 from pipeline.models.denoiser import Denoiser
 from pipeline.utils.errors import UserError
@@ -53,15 +53,15 @@ class Reference:
     kept: ClassVar[int] = KEPT
 
     @property
-    def counts(self) -> dict[Part, int]:
+    def counts(self) -> dict[RealPart, int]:
         """All are compared with, none is held out."""
         return {"real": len(self.samples)}
 
-    def labels(self, part: Part) -> Tensor | None:
+    def labels(self, part: RealPart) -> Tensor | None:
         """As `shown`."""
         return self.shown
 
-    def images(self, part: Part, numbers: Tensor) -> Tensor:
+    def images(self, part: RealPart, numbers: Tensor) -> Tensor:
         """These images, (n, C, H, W) float32 in [-1, 1].
 
         Raises:
@@ -80,14 +80,19 @@ class Reference:
         return torch.stack(found)
 
 
-def open_reference(config: Config, teacher: Denoiser) -> Reference | None:
+def open_reference(evaluate: EvaluateConfig, s3: S3Config, teacher: Denoiser) -> Reference | None:
     """The images of `evaluate.reference`, no more than `evaluate.count`; each is read once.
+
+    Args:
+        evaluate: Names the images, and how many to take.
+        s3: Where S3 is.
+        teacher: The network, whose size and classes or prompts they are brought to.
 
     Raises:
         UserError: If there are too few, or they cannot be listed; if the source refuses, or more
             than half of those drawn cannot be read; if the teacher's are not grey or in colours.
     """
-    path, count = config.evaluate.reference, config.evaluate.count
+    path, count = evaluate.reference, evaluate.count
     if path is None:
         return None
     if teacher.pixels[0] not in CHANNELS:
@@ -95,7 +100,7 @@ def open_reference(config: Config, teacher: Denoiser) -> Reference | None:
             f"{SETTING}: the teacher makes images of {teacher.pixels[0]} channels, real ones have "
             "1 or 3; give null"
         )
-    source = Source(path, config.s3, SETTING)
+    source = Source(path, s3, SETTING)
     table, wanted = _listed(source, teacher)
     order = torch.randperm(len(table), generator=seeds.generator("reference"))[:count].tolist()
     samples = dict(zip(sorted(order), to_samples(table, sorted(order)), strict=True))
@@ -116,7 +121,7 @@ def open_reference(config: Config, teacher: Denoiser) -> Reference | None:
     return Reference(
         path=path,
         kind=source.kind,
-        s3=config.s3,
+        s3=s3,
         samples=tuple(chosen),
         pixels=teacher.pixels,
         shown=labels,

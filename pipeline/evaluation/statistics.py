@@ -1,13 +1,15 @@
 """What is kept of a set of images while its features stream by: no image, and no more for more."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pipeline.diffusion.seeds import generator
-from pipeline.evaluation.metrics import Moments
+from pipeline.evaluation.image_sets import SetName
+from pipeline.evaluation.metrics.metric import FeatureSet
+from pipeline.evaluation.metrics.moments import Moments
 
 KEPT = 5_000
 """Features kept of a set that is generated: its first ones."""
@@ -15,7 +17,7 @@ GROUPS = 20
 """Parts of a set, alike in their labels, whose moments are kept apart."""
 
 
-class Rows(NamedTuple):
+class Readout(NamedTuple):
     """What was read of a batch of images.
 
     Attributes:
@@ -33,7 +35,7 @@ class Rows(NamedTuple):
     clip: Tensor
 
 
-class Sketch:
+class SetStatistics:
     """A set of images by the moments of its features, and by those of its first images.
 
     Args:
@@ -46,7 +48,7 @@ class Sketch:
         features: Those kept, (kept, D) float32, in order.
         pixels: The same of pixels, (kept, P).
         groups: Part of the set that each image is in, (count,) int64 in [0, GROUPS).
-        predicted, confidence, clip: Of all images, as in `Rows`; empty where there are none.
+        predicted, confidence, clip: Of all images, as in `Readout`; empty where there are none.
     """
 
     features: Tensor
@@ -70,43 +72,46 @@ class Sketch:
         self._pixel_moments: Moments | None = None
         self._seen = 0
 
-    def take(self, first: int, rows: Rows) -> None:
+    def take(self, first: int, readout: Readout) -> None:
         """Add what was read of the images from `first` on; batches may come in any order."""
         if not self._seen:
-            for name in Rows._fields:
-                value = getattr(rows, name)
+            for name in Readout._fields:
+                value = getattr(readout, name)
                 length = self._kept if value.ndim == 2 else self.count if len(value) else 0
                 setattr(self, name, torch.empty(length, *value.shape[1:], dtype=value.dtype))
-        self._seen += len(rows.features)
-        stop = first + len(rows.features)
-        for name in Rows._fields:
-            place, value = getattr(self, name), getattr(rows, name)
+        self._seen += len(readout.features)
+        stop = first + len(readout.features)
+        for name in Readout._fields:
+            place, value = getattr(self, name), getattr(readout, name)
             if len(value):
                 place[first:stop] = value[: max(len(place) - first, 0)]
         groups = self.groups[first:stop]
         for group in groups.unique().tolist():
-            part = Moments.of(rows.features[groups == group])
+            part = Moments.of(readout.features[groups == group])
             self._moments[group] = _joined(self._moments[group], part)
         if self._whole_pixels:
-            self._pixel_moments = _joined(self._pixel_moments, Moments.of(rows.pixels))
+            self._pixel_moments = _joined(self._pixel_moments, Moments.of(readout.pixels))
 
-    def moments(self, groups: Sequence[int] | None = None) -> list[Moments]:
-        """Of the features of these parts, or of all that have any; once all images were taken."""
+    def feature_set(self, groups: Sequence[int] | None = None) -> FeatureSet:
+        """The features of these parts, or of all; once all images were taken.
+
+        Of the features themselves no more than `KEPT` are given, in order.
+        """
         assert self._seen == self.count, "images are missing"
         chosen = self._moments if groups is None else [self._moments[group] for group in groups]
-        return [part for part in chosen if part is not None]
+        features = self.features
+        if groups is not None:
+            features = features[torch.isin(self.groups[: len(features)], torch.tensor(groups))]
+        return FeatureSet([part for part in chosen if part is not None], features[:KEPT])
 
     @property
     def pixel_moments(self) -> Moments | None:
         """Of the pixels, where they were asked for."""
         return self._pixel_moments
 
-    def kept(self, groups: Sequence[int] | None = None) -> Tensor:
-        """The features kept of these parts, in order, no more than `KEPT`."""
-        features = self.features
-        if groups is not None:
-            features = features[torch.isin(self.groups[: len(features)], torch.tensor(groups))]
-        return features[:KEPT]
+
+Statistics = Mapping[SetName, SetStatistics]
+"""All sets of an evaluation."""
 
 
 def _dealt(count: int, labels: Tensor | None) -> Tensor:

@@ -12,26 +12,26 @@ COPIES = 0.2
 WORSE_BY = 0.02
 """Accuracy that a student may lose."""
 
-Evaluation = dict[str, Any]
+Figures = dict[str, Any]
+"""As `evaluation.json` has them."""
 
 
-def verdict(evaluation: Evaluation) -> list[str]:
+def verdict(figures: Figures) -> list[str]:
     """Sentences on an evaluation, as `evaluation.json` has it: faults, then what is good.
 
     A figure is only held against others of the same comparison, which have the same n, reference
     and features.
     """
-    faults = [*_variety(evaluation), *_memory(evaluation), *_likeness(evaluation)]
-    return [*faults, *([] if faults else [_praise(evaluation)]), _speed(evaluation)]
+    faults = [*_variety(figures), *_memory(figures), *_likeness(figures)]
+    return [*faults, *([] if faults else [_praise(figures)]), _speed(figures)]
 
 
-def _variety(evaluation: Evaluation) -> Iterator[str]:
+def _variety(figures: Figures) -> Iterator[str]:
     """Recall and coverage beside the teacher's, or beside the floor where it is the reference."""
-    for comparison in evaluation["metrics"]["comparisons"]:
-        figures = comparison["figures"]
-        found = []
+    for comparison in figures["metrics"]["comparisons"]:
+        compared, found = comparison["figures"], []
         for name in ("recall", "coverage"):
-            sides = figures.get(name, {})
+            sides = compared.get(name, {})
             side = "teacher" if sides.get("teacher") else "floor"
             if sides.get(side):
                 found.append((name, sides["student"]["value"], sides[side]["value"], side))
@@ -48,9 +48,9 @@ def _variety(evaluation: Evaluation) -> Iterator[str]:
         return
 
 
-def _memory(evaluation: Evaluation) -> Iterator[str]:
+def _memory(figures: Figures) -> Iterator[str]:
     """Distances to training images beside those of images that were never trained on."""
-    if (found := evaluation["metrics"].get("neighbours")) is None:
+    if (found := figures["metrics"].get("neighbours")) is None:
         return
     for space in ("features", "pixels"):
         ours, teachers = found[space]["student"], found[space]["teacher"]
@@ -71,24 +71,24 @@ def _memory(evaluation: Evaluation) -> Iterator[str]:
             return
 
 
-def _likeness(evaluation: Evaluation) -> Iterator[str]:
+def _likeness(figures: Figures) -> Iterator[str]:
     """Accuracy and Fréchet distances."""
-    ours, usual = evaluation["accuracy"], evaluation["teacher_accuracy"]
+    ours, usual = figures["accuracy"], figures["teacher_accuracy"]
     if ours is not None and ours < usual - WORSE_BY:
         yield f"Wrong classes more often than its teacher: accuracy {ours:.3f} against {usual:.3f}."
-    real, teacher_real = evaluation["fd_real"], evaluation["teacher_fd_real"]
+    real, teacher_real = figures["fd_real"], figures["teacher_fd_real"]
     if real is not None and real > 1.5 * teacher_real:
         yield (
             f"Further from real images than its teacher: Fréchet distance {real:.3g} against "
-            f"{teacher_real:.3g}, n {evaluation['n_real']}."
+            f"{teacher_real:.3g}, n {figures['n_real']}."
         )
     if real is not None and teacher_real > 10 * real:
         yield (
             "The teacher is much further from real images than the student: Fréchet distance "
-            f"{teacher_real:.3g} against {real:.3g}, n {evaluation['n_real']}: it takes too few "
+            f"{teacher_real:.3g} against {real:.3g}, n {figures['n_real']}: it takes too few "
             "steps (pairs.steps), or is not the student's."
         )
-    apart, floor = evaluation["fd_teacher"], evaluation["fd_floor"]
+    apart, floor = figures["fd_teacher"], figures["fd_floor"]
     if real is None and apart > 10 * floor:
         yield (
             f"Unlike its teacher: Fréchet distance {apart:.3g}, {apart / floor:.0f} times that of "
@@ -96,21 +96,21 @@ def _likeness(evaluation: Evaluation) -> Iterator[str]:
         )
 
 
-def _praise(evaluation: Evaluation) -> str:
-    apart, floor = evaluation["fd_teacher"], evaluation["fd_floor"]
+def _praise(figures: Figures) -> str:
+    apart, floor = figures["fd_teacher"], figures["fd_floor"]
     said = f"No fault found: Fréchet distance to the teacher {apart:.3g}, floor {floor:.3g}"
-    if evaluation["fd_real"] is not None:
+    if figures["fd_real"] is not None:
         said += (
-            f"; to real images {evaluation['fd_real']:.3g}, the teacher's "
-            f"{evaluation['teacher_fd_real']:.3g}"
+            f"; to real images {figures['fd_real']:.3g}, the teacher's "
+            f"{figures['teacher_fd_real']:.3g}"
         )
     return f"{said}."
 
 
-def _speed(evaluation: Evaluation) -> str:
-    costs = evaluation["metrics"]["speed"]
+def _speed(figures: Figures) -> str:
+    costs = figures["metrics"]["speed"]
     ours, teachers = (costs[name]["nfe"] for name in ("student", "teacher"))
     return (
-        f"{evaluation['speedup']:.0f} times as fast as its teacher for one image "
+        f"{figures['speedup']:.0f} times as fast as its teacher for one image "
         f"(network calls: {ours} against {teachers})."
     )

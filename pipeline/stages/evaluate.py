@@ -1,4 +1,4 @@
-"""Judge a student: its figures beside the teacher's and their floors, a verdict, and pictures."""
+"""Evaluate a student: figures beside the teacher's and their floors, a verdict, and pictures."""
 
 import hashlib
 import json
@@ -9,35 +9,39 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.config import Config
+from pipeline.config import Config, PairsConfig, TeacherConfig
 from pipeline.data.fetch import INPUTS, fetch_inputs
 from pipeline.evaluation.classifier import Classifier
-from pipeline.evaluation.comparison import Maker, Source, Stream, in_process, tasks
+from pipeline.evaluation.comparison import compare_all
+from pipeline.evaluation.failures import failures
 from pipeline.evaluation.figures import (
     AgainstReal,
     AgainstTeacher,
-    Sketches,
     against_real,
     against_teacher,
-    compare_all,
     flat,
 )
 from pipeline.evaluation.figures_png import save_evaluation, save_failures, save_neighbours
-from pipeline.evaluation.real import Real
+from pipeline.evaluation.image_reader import ImageReader, Stream, in_process, tasks
+from pipeline.evaluation.image_sets import ImageSets, SetName, are_small
+from pipeline.evaluation.memorization import Memorization, memorization
+from pipeline.evaluation.real import RealSet, TrainingImages, open_training_images, training_set
 from pipeline.evaluation.records import (
-    Memory,
     clip_record,
-    failures,
+    comparison_records,
     features_record,
     real_reference,
-    records,
     reference_record,
-    remembered,
 )
+from pipeline.evaluation.reference import open_reference
 from pipeline.evaluation.speed import Speed, compare_speed, device_name, peak_mib, throughput, work
-from pipeline.evaluation.statistics import KEPT, Sketch
+from pipeline.evaluation.statistics import KEPT, SetStatistics, Statistics
+from pipeline.evaluation.summary import summary
 from pipeline.evaluation.verdict import verdict
+from pipeline.models.denoiser import Denoiser
 from pipeline.models.loading import load_teacher, teacher_fingerprint
+from pipeline.models.perceptual.clip import load_clip
+from pipeline.models.perceptual.features import load_features
 from pipeline.models.students import load_student
 from pipeline.models.weights import weights_digest
 from pipeline.utils.errors import UserError
@@ -91,29 +95,29 @@ def evaluate(config: Config, stream: Stream = in_process) -> Evaluation:
     output = Path(config.evaluate.output)
     check_writable(output, "evaluate.output")
     config = fetch_inputs(config, *INPUTS)
-    maker = open_maker(config)
-    sets, peak = _read(maker, stream)
-    memory = remembered(sets) if "real" in sets else None
-    evaluation = _judge(maker, sets, memory)
+    reader = open_reader(config)
+    sets, peak = _read(reader, config.evaluate.batch_size, stream)
+    found = memorization(sets) if "real" in sets else None
+    evaluation = _evaluation(config, reader, sets, found)
     evaluation.metrics["memory"] = {"makers_peak_mib": peak, "own_peak_mib": peak_mib()}
     figures: dict[str, Any] = {**evaluation.figures()}
-    if judged := weights_digest(config.evaluate.student):
-        figures["student"] = judged
+    if digest := weights_digest(config.evaluate.student):
+        figures["student"] = digest
     figures["metrics"] = evaluation.metrics
     figures["verdict"] = verdict(figures)
-    save_evaluation(maker, config.pairs.steps, output / "evaluation.png")
-    save_neighbours(maker, memory, output / "neighbours.png")
-    save_failures(maker, evaluation.metrics["failures"], output / "failures.png")
+    save_evaluation(reader.sets, config.pairs.steps, output / "evaluation.png")
+    save_neighbours(reader.sets, found, output / "neighbours.png")
+    save_failures(reader.sets, evaluation.metrics["failures"], output / "failures.png")
     text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
     write_file(output / "evaluation.json", text.encode())
-    print("\n".join([summary(evaluation), *figures["verdict"]]))
+    print("\n".join([summary(evaluation.figures()), *figures["verdict"]]))
     print(f"picture  {output / 'evaluation.png'}\nfigures  {output / 'evaluation.json'}")
     return evaluation
 
 
-def open_maker(
-    config: Config, real: Real | None = None, classifier: Classifier | None = None
-) -> Maker:
+def open_reader(
+    config: Config, real: RealSet | None = None, classifier: Classifier | None = None
+) -> ImageReader:
     """What makes and reads the images of the configured networks, from local folders.
 
     Args:
@@ -121,117 +125,117 @@ def open_maker(
         real, classifier: Those of another process, in place of new ones.
 
     Raises:
-        UserError: If a network or the images cannot be loaded or do not fit each other.
+        UserError: If a network or the images cannot be loaded or do not fit each other, or nothing
+            could compare images of the teacher's size.
     """
+    evaluate = config.evaluate
     student = load_student(
-        config.evaluate.student, config.teacher, config.distill.student.embedded_guidance
+        evaluate.student, config.teacher, config.distill.student.embedded_guidance
     )
     teacher = load_teacher(config.teacher)
     if (student.shape, student.classes) != (teacher.shape, teacher.classes):
         raise UserError(
-            f"evaluate.student: {config.evaluate.student} makes {student.shape} images of "
+            f"evaluate.student: {evaluate.student} makes {student.shape} images of "
             f"{student.classes} classes, its teacher {teacher.shape} of {teacher.classes}; "
             "name the student of this teacher"
         )
-    return Maker(config, student, teacher, real, classifier)
+    net, clip = load_features(evaluate), load_clip(evaluate, teacher.prompts)
+    if net is None and training_set(config.teacher, config.data) is None:
+        _check_values(teacher, evaluate.reference)
+    real = real or open_training_images(config.teacher, config.data, teacher)
+    real = real or open_reference(evaluate, config.s3, teacher)
+    if isinstance(real, TrainingImages):
+        classifier = classifier or real.train_classifier()
+    sets = ImageSets(
+        student,
+        teacher,
+        pairs=config.pairs,
+        count=evaluate.count,
+        seed=config.seed,
+        real=real,
+    )
+    return ImageReader(sets, classifier=classifier, net=net, clip=clip)
 
 
-def _read(maker: Maker, stream: Stream) -> tuple[Sketches, int]:
-    """What is kept of every set, and the most memory that a process which made them held."""
-    sets: dict[Source, Sketch] = {}
-    for source, count in maker.sources.items():
-        made = source in ("teacher", "student", "floor")
-        sets[source] = Sketch(
-            count,
-            maker.labels(source),
-            maker.real.kept if maker.real and source in ("real", "held_out") else KEPT,
-            whole_pixels=made and maker.whole_pixels,
+def _check_values(teacher: Denoiser, reference: str | None) -> None:
+    """Whether images can be compared by their values alone."""
+    why = None
+    if not are_small(teacher):
+        why = f"the teacher's {teacher.shape} are too large to compare their values"
+    elif reference and teacher.latents is not None:
+        why = "the teacher's latents are no values of evaluate.reference"
+    if why is not None:
+        raise UserError(
+            f"evaluate.features: classifier has no real images to learn from (data.name), and "
+            f"{why}; use dinov2, inception or efficientnet-lite0"
         )
+
+
+def _read(reader: ImageReader, batch_size: int, stream: Stream) -> tuple[Statistics, int]:
+    """What is kept of every set, and the most memory that a process which made them held."""
+    sets = {name: _statistics(reader.sets, name) for name in reader.sets.counts}
     peak = 0
-    with progress(sum(maker.sources.values()), "evaluate", "images") as bar:
-        for batch in stream(maker, tasks(maker)):
-            sets[batch.task.source].take(batch.task.first, batch.rows)
+    with progress(sum(reader.sets.counts.values()), "evaluate", "images") as bar:
+        for batch in stream(reader, tasks(reader.sets, batch_size)):
+            sets[batch.task.name].take(batch.task.first, batch.readout)
             peak = max(peak, batch.peak)
             bar.update(batch.task.stop - batch.task.first)
     return sets, peak
 
 
-def _judge(maker: Maker, sets: Sketches, memory: Memory | None) -> Evaluation:
-    config, compared = maker.config, compare_all(sets)
-    comparisons = records(compared.teacher, _teacher_reference(config))
-    real = AgainstReal()
-    if (reference := real_reference(maker)) is not None:
-        real = against_real(sets, compared.real)
-        comparisons += records(compared.real, reference)
-        comparisons += records(compared.half, {**reference, "name": "real, half"})
-    speed, costs = _speed(maker)
+def _statistics(sets: ImageSets, name: SetName) -> SetStatistics:
+    return SetStatistics(
+        sets.counts[name],
+        sets.labels(name),
+        sets.real.kept if sets.real and name in ("real", "held_out") else KEPT,
+        whole_pixels=sets.whole_pixels and name in ("teacher", "student", "floor"),
+    )
+
+
+def _evaluation(
+    config: Config, reader: ImageReader, sets: Statistics, found: Memorization | None
+) -> Evaluation:
+    compared, real = compare_all(sets), reader.sets.real
+    comparisons = comparison_records(
+        compared.teacher, _teacher_reference(config.teacher, config.pairs, config.seed)
+    )
+    figures = AgainstReal()
+    if real is not None:
+        figures, reference = against_real(sets, compared.real), real_reference(real)
+        comparisons += comparison_records(compared.real, reference)
+        comparisons += comparison_records(compared.half, {**reference, "name": "real, half"})
+    speed, costs = _speed(reader.sets, config.evaluate.batch_size)
     metrics = {
-        "features": features_record(maker),
+        "features": features_record(reader, config.data.name),
         "comparisons": comparisons,
-        "reference": reference_record(maker),
-        "clip": clip_record(sets, maker),
-        "neighbours": memory and memory.record,
+        "reference": reference_record(real),
+        "clip": clip_record(sets, reader.clip),
+        "neighbours": found and found.record,
         "failures": failures(sets["student"], sets["teacher"]),
         "speed": costs,
     }
     versus = against_teacher(sets, compared.teacher)
-    return Evaluation(versus, real, speed, costs["teacher"]["nfe"], config.seed, metrics)
+    return Evaluation(versus, figures, speed, costs["teacher"]["nfe"], config.seed, metrics)
 
 
-def _teacher_reference(config: Config) -> dict[str, str]:
-    pairs = config.pairs
-    content = [teacher_fingerprint(config.teacher), pairs.solver, pairs.steps, pairs.guidance]
-    digest = hashlib.sha256(json.dumps([*content, config.seed]).encode()).hexdigest()
+def _teacher_reference(teacher: TeacherConfig, pairs: PairsConfig, seed: int) -> dict[str, str]:
+    content = [teacher_fingerprint(teacher), pairs.solver, pairs.steps, pairs.guidance, seed]
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return {"name": "teacher", "fingerprint": digest}
 
 
-def _speed(maker: Maker) -> tuple[Speed, dict[str, Any]]:
+def _speed(sets: ImageSets, batch_size: int) -> tuple[Speed, dict[str, Any]]:
     """Latency side by side, then each one's best rate and its work."""
-    largest = min(_LARGEST_BATCH, maker.config.evaluate.count, maker.config.evaluate.batch_size)
-    noise, labels = maker.noise("student", torch.arange(largest)), maker.labels("student")
+    largest = min(_LARGEST_BATCH, sets.count, batch_size)
+    noise, labels = sets.noise("student", torch.arange(largest)), sets.labels("student")
     labels = None if labels is None else labels[:largest]
     one: tuple[Tensor, Tensor | None] = (noise[:1], None if labels is None else labels[:1])
-    speed = compare_speed(maker.by_student, maker.by_teacher, *one)
-    costs: dict[str, Any] = {"device": device_name(maker.device)}
+    speed = compare_speed(sets.by_student, sets.by_teacher, *one)
+    costs: dict[str, Any] = {"device": device_name(sets.device)}
     for name, network, by, latency in (
-        ("student", maker.student, maker.by_student, speed.latency_ms),
-        ("teacher", maker.teacher, maker.by_teacher, speed.teacher_latency_ms),
+        ("student", sets.student, sets.by_student, speed.latency_ms),
+        ("teacher", sets.teacher, sets.by_teacher, speed.teacher_latency_ms),
     ):
         best, done = throughput(by, noise, labels), work(by, network, *one)
         costs[name] = {"latency_ms": latency, **best._asdict(), **done._asdict()}
     return speed, costs
-
-
-_TABLE = (
-    ("Fréchet to teacher", "fd_teacher", None, "fd_floor", "n_teacher"),
-    ("Fréchet, pixels", "pixel_fd", None, "pixel_fd_floor", "n_teacher"),
-    ("accuracy", "accuracy", "teacher_accuracy", None, "n_teacher"),
-    ("Fréchet to real images", "fd_real", "teacher_fd_real", None, "n_real"),
-    ("real, half to half", None, None, "real_floor", "n_real_floor"),
-    ("precision", "precision", "teacher_precision", None, "n_real"),
-    ("recall", "recall", "teacher_recall", None, "n_real"),
-    ("ms per image, batch 1", "latency_ms", "teacher_latency_ms", None, None),
-)
-"""Title, and the figures of student, teacher, floor, and n."""
-
-
-def summary(evaluation: Evaluation) -> str:
-    """The main figures as a small table."""
-    figures = evaluation.figures()
-
-    def cell(value: float | int | None) -> str:
-        text = (
-            ""
-            if value is None
-            else f"{value}"
-            if isinstance(value, int)
-            else f"{round(value, 3) + 0:.3f}"
-        )
-        return f"{text:>10}"
-
-    lines = [" " * 24 + "".join(f"{word:>10}" for word in ("student", "teacher", "floor", "n"))]
-    for title, *names in _TABLE:
-        values = [figures[name] if name else None for name in names]
-        if any(value is not None for value in values[:3]):
-            lines.append(f"{title:24}" + "".join(cell(value) for value in values).rstrip())
-    return "\n".join(lines)

@@ -9,9 +9,9 @@ from pipeline.data.shards import read_manifest
 from pipeline.data.storage import Storage
 from pipeline.diffusion import seeds
 from pipeline.evaluation.classifier import read
-from pipeline.evaluation.comparison import generate, generators
-from pipeline.evaluation.metrics import frechet_distance
-from pipeline.evaluation.real import open_learnt
+from pipeline.evaluation.generate import generate, generators
+from pipeline.evaluation.metrics.frechet import frechet_distance
+from pipeline.evaluation.real import open_training_images
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.loading import load_teacher
 from pipeline.runs.checkpoint_store import Score
@@ -41,7 +41,7 @@ def score(config: Config, name: str, floor: float | None = None) -> Score:
         if found is None:
             raise UserError(f"the checkpoint {name} is gone")
         student = run.stored_student(teacher, found[1])
-    by_student, by_teacher = generators(config, student, teacher)
+    by_student, by_teacher = generators(student, teacher, config.pairs)
     if needs_pairs(config):
         store = Storage(config.pairs.output, config.s3, "pairs.output")
         count = min(scoring.count, read_manifest(store).count)
@@ -50,20 +50,20 @@ def score(config: Config, name: str, floor: float | None = None) -> Score:
     else:
         count = scoring.count
         labels = torch.arange(count) % teacher.classes if teacher.classes else None
-        noise = _noise(config, teacher, count, count)
+        noise = _noise(config.seed, teacher, count, count)
         target = generate(by_teacher, noise, labels, scoring.batch_size, "teacher")
-    noise = _noise(config, teacher, 0, count)
+    noise = _noise(config.seed, teacher, 0, count)
     images = [generate(by_student, noise, labels, scoring.batch_size, "student")]
     if floor is None:
-        noise = _noise(config, teacher, 2 * count, count)
+        noise = _noise(config.seed, teacher, 2 * count, count)
         images.append(generate(by_teacher, noise, labels, scoring.batch_size, "teacher, for floor"))
-    if (learnt := open_learnt(config, teacher)) is not None:
-        classifier = learnt.train_classifier()
+    if (real := open_training_images(config.teacher, config.data, teacher)) is not None:
+        classifier = real.train_classifier()
         target, *images = (read(classifier, each).features for each in (target, *images))
     distance, *again = (frechet_distance(target.flatten(1), each.flatten(1)) for each in images)
     return Score(distance, count, again[0] if again else floor)
 
 
-def _noise(config: Config, teacher: Denoiser, first: int, count: int) -> Tensor:
+def _noise(seed: int, teacher: Denoiser, first: int, count: int) -> Tensor:
     ids = torch.arange(first, first + count)
-    return seeds.noise(config.seed, ids, teacher.shape, seeds.SCORE)
+    return seeds.noise(seed, ids, teacher.shape, seeds.SCORE)

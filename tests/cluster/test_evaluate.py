@@ -89,8 +89,8 @@ def test_what_an_actor_refuses_ends_the_job(ray_cluster, tmp_path, monkeypatch) 
     save_student(config)
     other = config.evaluate.model_copy(update={"student": str(tmp_path / "elsewhere")})
     elsewhere = config.model_copy(update={"evaluate": other})  # as on a node without the student
-    made = job.Reading
-    monkeypatch.setattr(job, "Reading", _At(made, elsewhere))
+    made = job.ReadingActor
+    monkeypatch.setattr(job, "ReadingActor", _At(made, elsewhere))
     with pytest.raises(UserError, match=r"no model at .*elsewhere.*evaluate\.student"):
         evaluate_student(config)
 

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,13 +13,15 @@ from torch.nn import functional
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.diffusion.noise import EDM, expand
-from pipeline.evaluation import estimates, reference, speed
-from pipeline.evaluation.comparison import Maker, Source
-from pipeline.evaluation.reference import open_reference
+from pipeline.evaluation import reference, speed
+from pipeline.evaluation.metrics import bootstrap
+from pipeline.evaluation.reference import Reference, open_reference
 from pipeline.models.analytic import GaussianMixture, gaussian_teacher
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.export.save import save_denoiser
 from pipeline.models.loading import load_teacher
+from pipeline.models.perceptual import features
+from pipeline.models.perceptual.features import resized
 from pipeline.models.sampling import sample_teacher
 from pipeline.models.students import new_student
 from pipeline.stages import evaluate
@@ -72,7 +73,7 @@ class Squares:
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimates, "RESAMPLES", 10)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 10)
     monkeypatch.setattr(speed, "_LONGEST", 0.02)
 
 
@@ -82,7 +83,7 @@ def painted(monkeypatch: pytest.MonkeyPatch) -> Painted:
     teacher = Painted()
     monkeypatch.setattr(evaluate, "load_teacher", lambda config: teacher)
     monkeypatch.setattr(evaluate, "teacher_fingerprint", lambda config: "of the teacher")
-    monkeypatch.setattr("pipeline.evaluation.comparison.load_features", lambda config: Squares())
+    monkeypatch.setattr(evaluate, "load_features", lambda config: Squares())
     return teacher
 
 
@@ -105,6 +106,10 @@ def settings(run: Path, source: Path, count: int = 200, **branches: Any) -> Conf
     own = {"count": count, "student": str(run), "reference": str(source)}
     tree = {"run": str(run), "data": {"name": None}, "evaluate": own}
     return Config.model_validate(tree | branches)
+
+
+def opened(config: Config, teacher: Denoiser) -> Reference | None:
+    return open_reference(config.evaluate, config.s3, teacher)
 
 
 def judge(config: Config, student: Denoiser, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -206,9 +211,9 @@ def test_every_layout_is_the_same_reference(tmp_path: Path, painted: Painted) ->
     found = []
     for layout, save in LAYOUTS.items():
         source = save(tmp_path / layout, items(30))
-        opened = open_reference(settings(tmp_path / "run", source), painted)
-        assert opened is not None and opened.pixels == (3, 16, 16)
-        found.append((opened.fingerprint, opened.images("real", torch.arange(30))))
+        images = opened(settings(tmp_path / "run", source), painted)
+        assert images is not None and images.pixels == (3, 16, 16)
+        found.append((images.fingerprint, images.images("real", torch.arange(30))))
     assert found[0][0] == found[1][0] == found[2][0]
     assert torch.equal(found[0][1], found[1][1]) and torch.equal(found[0][1], found[2][1])
     assert found[0][1].flatten(1).unique(dim=0).shape[0] == 30
@@ -219,9 +224,7 @@ def test_the_images_whose_features_are_kept_are_a_random_part(
 ) -> None:
     monkeypatch.setattr(reference, "KEPT", 20)
     source = save_files(tmp_path / "real", items(60))
-    few, more = (
-        open_reference(settings(tmp_path / "run", source, count), painted) for count in (20, 50)
-    )
+    few, more = (opened(settings(tmp_path / "run", source, count), painted) for count in (20, 50))
     assert few is not None and more is not None
     names = [sample.name for sample in more.samples]
     assert len(set(names)) == 50 and names[:20] == [sample.name for sample in few.samples]
@@ -237,7 +240,7 @@ def test_damaged_images_are_left_out_and_counted(
     whole = (source / "004.png").read_bytes()
     (source / "004.png").write_bytes(whole[:-40])
     config = settings(tmp_path / "run", source)
-    found = open_reference(config, painted)
+    found = opened(config, painted)
     assert found is not None and (found.total, found.damaged) == (30, 2)
     assert {sample.name for sample in found.samples}.isdisjoint({"003.jpg", "004.png"})
     assert "2 of 30 images cannot be read and are left out, the first 003.jpg: no JPEG" in (
@@ -251,7 +254,7 @@ def test_damaged_images_are_left_out_and_counted(
     with pytest.raises(
         UserError, match=r"evaluate\.reference: 18 of 30 images cannot be read, the"
     ):
-        open_reference(config, painted)
+        opened(config, painted)
 
 
 def test_wrong_references_are_one_clear_error_and_leave_nothing(
@@ -267,7 +270,7 @@ def test_wrong_references_are_one_clear_error_and_leave_nothing(
     ):
         with pytest.raises(UserError, match=rf"evaluate\.reference: {message}"):
             judge(settings(tmp_path / "run", source), Perfect(painted), monkeypatch)
-    monkeypatch.setattr("pipeline.evaluation.comparison.load_features", lambda config: None)
+    monkeypatch.setattr(evaluate, "load_features", lambda config: None)
     with pytest.raises(
         UserError, match=r"evaluate\.features: .*the teacher's latents are no.*dino"
     ):
@@ -275,15 +278,8 @@ def test_wrong_references_are_one_clear_error_and_leave_nothing(
     strange = {"kind": "gaussian", "gaussian": {"shape": [4, 8, 8]}}
     teacher = gaussian_teacher((4, 8, 8), 10)
     with pytest.raises(UserError, match=r"evaluate\.reference: the teacher makes images of 4 chan"):
-        open_reference(settings(tmp_path / "run", few, teacher=strange), teacher)
+        opened(settings(tmp_path / "run", few, teacher=strange), teacher)
     assert not list((tmp_path / "run").glob("*"))
-
-
-@pytest.mark.parametrize("source", ["real", "held_out", "student"])
-def test_images_are_shown_where_the_networks_are(source: Source) -> None:
-    teacher = SimpleNamespace(decode=lambda images: images)
-    maker = SimpleNamespace(device=torch.device("meta"), teacher=teacher)
-    assert Maker.shown(maker, source, torch.zeros(1, 3, 4, 4)).is_meta  # type: ignore[arg-type]
 
 
 def test_settings_that_do_not_agree_are_refused(tmp_path: Path) -> None:
@@ -296,7 +292,13 @@ def test_settings_that_do_not_agree_are_refused(tmp_path: Path) -> None:
 def test_stable_diffusion_against_photographs_in_public_features(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Networks, prompts and features as they are loaded for real, only small."""
+    """Networks, prompts and features as they are loaded for real, only small.
+
+    No interval is looked at and a resample of 1280 features takes 0.3 seconds, so two will do; at
+    64 pixels EfficientNet takes a tenth of the time.
+    """
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 2)
+    monkeypatch.setattr(features, "resized", lambda side, *colours: resized(64, *colours))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "prompts.txt").write_text("\n".join(f"picture {number}" for number in range(24)))
     teacher = {"output": str(save_tiny(tmp_path / "sd")), "prompts": str(tmp_path / "prompts.txt")}

@@ -3,20 +3,20 @@
 import torch
 from torch import Tensor
 
-from pipeline.evaluation.metrics import Moments
-from pipeline.evaluation.statistics import GROUPS, KEPT, Rows, Sketch
+from pipeline.evaluation.metrics.moments import Moments
+from pipeline.evaluation.statistics import GROUPS, KEPT, Readout, SetStatistics
 
 
-def rows(features: Tensor) -> Rows:
+def rows(features: Tensor) -> Readout:
     numbers = torch.arange(len(features))
-    return Rows(features, 2 * features, numbers.to(torch.int16), features[:, 0], torch.empty(0))
+    return Readout(features, 2 * features, numbers.to(torch.int16), features[:, 0], torch.empty(0))
 
 
-def filled(features: Tensor, labels: Tensor | None, batches: list[Tensor]) -> Sketch:
-    sketch = Sketch(len(features), labels, whole_pixels=True)
+def filled(features: Tensor, labels: Tensor | None, batches: list[Tensor]) -> SetStatistics:
+    found = SetStatistics(len(features), labels, whole_pixels=True)
     for batch in batches:
-        sketch.take(int(batch[0]), rows(features[batch]))
-    return sketch
+        found.take(int(batch[0]), rows(features[batch]))
+    return found
 
 
 def test_batches_in_any_order_give_the_same() -> None:
@@ -25,9 +25,9 @@ def test_batches_in_any_order_give_the_same() -> None:
     many = filled(features, labels, list(torch.arange(700).split(33))[::-1])
     assert torch.equal(one.features, features) and torch.equal(many.features, features)
     assert torch.equal(many.pixels, 2 * features)
-    for a, b in zip(one.moments(), many.moments(), strict=True):
+    for a, b in zip(one.feature_set().parts, many.feature_set().parts, strict=True):
         torch.testing.assert_close(a.scatter, b.scatter)
-    together = Moments.together(many.moments())
+    together = Moments.together(many.feature_set().parts)
     torch.testing.assert_close(together.mean, features.double().mean(0))
     assert many.pixel_moments is not None
     torch.testing.assert_close(many.pixel_moments.scatter, 4 * together.scatter)
@@ -35,16 +35,16 @@ def test_batches_in_any_order_give_the_same() -> None:
 
 def test_of_a_large_set_only_the_first_are_kept() -> None:
     features = torch.randn(KEPT + 2000, 3)
-    sketch = filled(features, None, list(torch.arange(len(features)).split(999)))
-    assert torch.equal(sketch.features, features[:KEPT])
-    assert len(sketch.pixels) == KEPT and len(sketch.predicted) == KEPT + 2000
-    assert Moments.together(sketch.moments()).count == KEPT + 2000
+    found = filled(features, None, list(torch.arange(len(features)).split(999)))
+    assert torch.equal(found.features, features[:KEPT])
+    assert len(found.pixels) == KEPT and len(found.predicted) == KEPT + 2000
+    assert Moments.together(found.feature_set().parts).count == KEPT + 2000
 
 
 def test_parts_are_alike_in_size_and_classes() -> None:
     labels = torch.tensor([0] * 331 + [1] * 167)
-    sketch = Sketch(498, labels)
-    sizes = sketch.groups.bincount(minlength=GROUPS)
-    ones = sketch.groups[labels == 1].bincount(minlength=GROUPS)
+    found = SetStatistics(498, labels)
+    sizes = found.groups.bincount(minlength=GROUPS)
+    ones = found.groups[labels == 1].bincount(minlength=GROUPS)
     assert sizes.max() - sizes.min() <= 1 and ones.max() - ones.min() <= 1
-    assert not torch.equal(sketch.groups, torch.arange(498) % GROUPS)
+    assert not torch.equal(found.groups, torch.arange(498) % GROUPS)

@@ -13,7 +13,8 @@ from torch import Tensor
 from pipeline.config import Config
 from pipeline.data.images import load_images
 from pipeline.diffusion.noise import EDM, expand
-from pipeline.evaluation import classifier, estimates, speed
+from pipeline.evaluation import classifier, speed
+from pipeline.evaluation.metrics import bootstrap
 from pipeline.models.analytic import GaussianMixture, gaussian_teacher
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.sampling import sample_teacher
@@ -76,7 +77,7 @@ class Colours:
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimates, "RESAMPLES", 10)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 10)
     monkeypatch.setattr(speed, "_LONGEST", 0.02)
 
 
@@ -230,7 +231,7 @@ def test_images_too_large_for_pixels_need_features(
     large = gaussian_teacher((3, 64, 64), 2)
     with pytest.raises(UserError, match=r"evaluate\.features.*\(3, 64, 64\) are too large.*dinov2"):
         run(settings(tmp_path, 20, **kinds), large, monkeypatch)
-    monkeypatch.setattr("pipeline.evaluation.comparison.load_features", lambda config: Colours())
+    monkeypatch.setattr(evaluate, "load_features", lambda config: Colours())
     figures = run(settings(tmp_path, 20, **kinds), large, monkeypatch)
     assert figures["pixel_fd"] is figures["pixel_fd_floor"] is None
     assert figures["metrics"]["features"]["name"] == "mean colours" and figures["fd_teacher"] >= 0

@@ -9,7 +9,7 @@ import torch
 from pipeline.data.reader import PairReader
 from pipeline.data.storage import Storage
 from pipeline.diffusion import seeds
-from pipeline.evaluation.metrics import frechet_distance
+from pipeline.evaluation.metrics.frechet import frechet_distance
 from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.models.students import load_student

@@ -1,0 +1,102 @@
+"""From the images of an evaluation to their features, a batch at a time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.evaluation.classifier import Classifier, read
+from pipeline.evaluation.image_sets import ImageSets, SetName
+from pipeline.evaluation.speed import peak_mib
+from pipeline.evaluation.statistics import Readout
+from pipeline.models.perceptual.clip import Clip
+from pipeline.models.perceptual.features import FeatureNet
+
+
+class Task(NamedTuple):
+    """A batch of images: those of a set from one number to another."""
+
+    name: SetName
+    first: int
+    stop: int
+
+
+class Batch(NamedTuple):
+    """What was read of a task's images, and the most memory its process has held, in MiB."""
+
+    task: Task
+    readout: Readout
+    peak: int
+
+
+class ImageReader:
+    """Makes images and reads their features.
+
+    Args:
+        sets: Where the images come from.
+        classifier: Trained on real images that the teacher learnt from, or None without such.
+        net: The network whose features are compared; None for the classifier or pixels.
+        clip: What scores images by their prompts, or None.
+    """
+
+    def __init__(
+        self,
+        sets: ImageSets,
+        *,
+        classifier: Classifier | None,
+        net: FeatureNet | None,
+        clip: Clip | None,
+    ) -> None:
+        self.sets, self.classifier, self.net, self.clip = sets, classifier, net, clip
+
+    def read(self, task: Task) -> Batch:
+        """Make the images of a task and read them; raises as `ImageSets.images`."""
+        images = self.sets.images(task.name, torch.arange(task.first, task.stop))
+        pixels, empty = self._pixels(images), torch.empty(0)
+        features, predicted, confidence = pixels, torch.empty(0, dtype=torch.int16), empty
+        if self.classifier is not None:
+            features, logits = read(self.classifier, images)
+            sure = logits.softmax(1).max(1)
+            predicted, confidence = sure.indices.to(torch.int16), sure.values
+        scores = empty
+        if self.net is not None or self.clip is not None:
+            decoded = self.sets.decoded(task.name, images)
+            if self.net is not None:
+                features = self.net(decoded).cpu()
+            if self.clip is not None and task.name in ("student", "teacher", "floor"):
+                scores = self.clip(decoded, self._prompts(task)).cpu()
+        readout = Readout(features, pixels, predicted, confidence, scores)
+        return Batch(task, readout, peak_mib())
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        if self.sets.whole_pixels:
+            return images.flatten(1)
+        if self.sets.teacher.latents is not None:
+            return images.new_empty(len(images), 0)
+        size = [min(side, 32) for side in images.shape[2:]]
+        return functional.interpolate(images, size, mode="area").flatten(1)
+
+    def _prompts(self, task: Task) -> list[str]:
+        labels, prompts = self.sets.labels(task.name), self.sets.teacher.prompts
+        assert labels is not None and prompts is not None
+        return [prompts[label] for label in labels[task.first : task.stop].tolist()]
+
+
+def tasks(sets: ImageSets, batch_size: int) -> list[Task]:
+    """All batches of an evaluation."""
+    return [
+        Task(name, first, min(first + batch_size, count))
+        for name, count in sets.counts.items()
+        for first in range(0, count, batch_size)
+    ]
+
+
+Stream = Callable[[ImageReader, Sequence[Task]], Iterator[Batch]]
+"""Who reads the images of all tasks, in any order."""
+
+
+def in_process(reader: ImageReader, tasks: Sequence[Task]) -> Iterator[Batch]:
+    """Read them here, one after another."""
+    return map(reader.read, tasks)
