@@ -18,7 +18,7 @@ from ray.util.metrics import Gauge
 
 from pipeline.cluster.scoring import Scoring
 from pipeline.cluster.session import connect, user_errors
-from pipeline.config import Config
+from pipeline.config import Config, WorkersConfig
 from pipeline.data.fetch import fetch_inputs
 from pipeline.data.storage import Storage
 from pipeline.runs.run import Run
@@ -95,7 +95,7 @@ def _until_finished(run: Run, stopped: threading.Event, meanwhile: Callable[[], 
     """Fit again after a failure or a leave, as long as new checkpoints come."""
     done, failures = run.checkpoints.step(), 0
     while done < run.config.distill.steps:
-        before, failure = done, _fit(run.config, meanwhile)
+        before, failure = done, _fit(run, meanwhile)
         done = run.checkpoints.step()
         if isinstance(failure, UserError):
             raise failure
@@ -112,7 +112,7 @@ def _until_finished(run: Run, stopped: threading.Event, meanwhile: Callable[[], 
         run.log_restart(done, _line(failure))
 
 
-def _fit(config: Config, meanwhile: Callable[[], None]) -> BaseException | None:
+def _fit(run: Run, meanwhile: Callable[[], None]) -> BaseException | None:
     """Run one group of workers to its end; returns what it failed with."""
     failed: list[BaseException] = []
 
@@ -122,8 +122,8 @@ def _fit(config: Config, meanwhile: Callable[[], None]) -> BaseException | None:
             with user_errors(), TemporaryDirectory() as folder:
                 TorchTrainer(
                     _worker,
-                    train_loop_config=config.model_dump(mode="json"),
-                    scaling_config=_scaling(config),
+                    train_loop_config=run.config.model_dump(mode="json"),
+                    scaling_config=_scaling(run.config.distill.workers),
                     run_config=RunConfig(
                         name="distill", storage_path=folder, worker_runtime_env={"env_vars": _QUIET}
                     ),
@@ -183,9 +183,8 @@ _STOP = "stop"
 """The object in the run's folder that tells the workers to leave."""
 
 
-def _scaling(config: Config) -> ScalingConfig:
+def _scaling(workers: WorkersConfig) -> ScalingConfig:
     """As many workers as the cluster holds, within the configured range, now and later."""
-    workers = config.distill.workers
     each = {name: n for name, n in (("CPU", workers.cpus), ("GPU", workers.gpus)) if n}
     least, most = workers.min, workers.max
     return ScalingConfig(

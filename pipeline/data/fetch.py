@@ -37,7 +37,8 @@ def fetch_inputs(config: Config, *branches: str) -> Config:
         if is_remote(url := getattr(group, field) or ""):
             local = str(fetch(url, config.s3, f"{branch}.{field}"))
             config = config.model_copy(update={branch: group.model_copy(update={field: local})})
-    return local_prompts(config)
+    teacher = local_prompts(config.teacher, config.s3)
+    return config.model_copy(update={"teacher": teacher})
 
 
 def fetch(url: str, credentials: S3Config, setting: str) -> Path:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from pipeline.config import Config
+from pipeline.config import S3Config, TeacherConfig
 from pipeline.data.storage import Storage, Store
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import cache_folder, write_file
@@ -19,32 +19,32 @@ _COPY = ".prompts"
 _FILES = (".txt", ".csv", ".parquet", ".arrow")
 
 
-def local_prompts(config: Config) -> Config:
-    """The same settings, with `teacher.prompts` as a local file of one JSON string a line.
+def local_prompts(teacher: TeacherConfig, credentials: S3Config) -> TeacherConfig:
+    """The same settings, with `prompts` as a local file of one JSON string a line.
 
     Raises:
         UserError: If the file cannot be read or has no prompts.
     """
-    if config.teacher.prompts is None or config.teacher.prompts.endswith(_COPY):
-        return config
-    content = "".join(f"{json.dumps(prompt)}\n" for prompt in read_prompts(config)).encode()
+    if teacher.prompts is None or teacher.prompts.endswith(_COPY):
+        return teacher
+    prompts = read_prompts(teacher.prompts, credentials)
+    content = "".join(f"{json.dumps(prompt)}\n" for prompt in prompts).encode()
     file = cache_folder() / f"{hashlib.sha256(content).hexdigest()[:32]}{_COPY}"
     if not file.is_file():
         write_file(file, content)
-    teacher = config.teacher.model_copy(update={"prompts": str(file)})
-    return config.model_copy(update={"teacher": teacher})
+    return teacher.model_copy(update={"prompts": str(file)})
 
 
-def read_prompts(config: Config) -> list[str]:
-    """All prompts of `teacher.prompts`, in order; raises as `local_prompts`."""
-    path = str(config.teacher.prompts).rstrip("/")
+def read_prompts(path: str, credentials: S3Config) -> list[str]:
+    """All prompts of a file or folder, local or not, in order; raises as `local_prompts`."""
+    path = path.rstrip("/")
     if path.endswith(_FILES):
         folder, _, name = path.rpartition("/")
-        store, names = Storage(folder, config.s3, "teacher.prompts"), [name]
+        store, names = Storage(folder, credentials, "teacher.prompts"), [name]
         if name not in store.list(name):
             raise UserError(f"teacher.prompts: there is no {path}")
     else:
-        store = Storage(path, config.s3, "teacher.prompts")
+        store = Storage(path, credentials, "teacher.prompts")
         names = [name for name in store.tree() if name.endswith((".parquet", ".arrow"))]
     try:
         prompts = [line for name in names for line in _read(store, name)]

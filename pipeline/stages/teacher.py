@@ -5,9 +5,10 @@ import math
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
-from pipeline.config import Config, TrainingConfig
+from pipeline.config import Config, DataConfig, NetworkConfig, TrainingConfig
 from pipeline.data.fetch import fetch_inputs
 from pipeline.data.images import load_images
 from pipeline.diffusion import seeds
@@ -44,7 +45,10 @@ def make_teacher(config: Config) -> None:
         raise UserError(
             f"teacher.output: {teacher.output} is there to be read; write into a local folder"
         )
-    provenance = _file(teacher.file) if teacher.file else _recipe(config)
+    recipe = _recipe(
+        config.seed, data=config.data, network=config.network, training=teacher.training
+    )
+    provenance = _file(teacher.file) if teacher.file else recipe
     verb = "imported" if teacher.file else "trained"
     if (found := read_provenance(teacher.output)) is not None:
         if found != provenance:
@@ -55,18 +59,18 @@ def make_teacher(config: Config) -> None:
         print(f"teacher  {teacher.output} is {verb} already")
         return
     check_writable(Path(teacher.output), "teacher.output")
-    network = import_edm(teacher.file) if teacher.file else _trained(config)
+    if teacher.file:
+        network = import_edm(teacher.file)
+    else:
+        images = fetch_inputs(config, "data").data
+        network = _trained(images, config.network, teacher.training, config.seed)
     save_denoiser(network, teacher.output, provenance)
     print(f"teacher  saved {teacher.output}")
 
 
-def _recipe(config: Config) -> dict[str, object]:
-    return {
-        "seed": config.seed,
-        "data": config.data.model_dump(mode="json"),
-        "network": config.network.model_dump(mode="json"),
-        "training": config.teacher.training.model_dump(mode="json"),
-    }
+def _recipe(seed: int, **branches: BaseModel) -> dict[str, object]:
+    settings = {name: branch.model_dump(mode="json") for name, branch in branches.items()}
+    return {"seed": seed, **settings}
 
 
 def _file(path: str) -> dict[str, object]:
@@ -83,12 +87,13 @@ def _file(path: str) -> dict[str, object]:
     return {"imported": Path(path).name, "sha256": digest}
 
 
-def _trained(config: Config) -> UNet2D:
-    images = fetch_inputs(config, "data").data
+def _trained(
+    images: DataConfig, network: NetworkConfig, training: TrainingConfig, seed: int
+) -> UNet2D:
     data = load_images(images.name, images.size, images.folder)
     shape = (data.images.shape[1], data.images.shape[2], data.images.shape[3])
-    network = new_unet(config.network, shape, data.classes, config.seed)
-    return train(network, data.images, data.labels, config.teacher.training, config.seed)
+    unet = new_unet(network, shape, data.classes, seed)
+    return train(unet, data.images, data.labels, training, seed)
 
 
 def train(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config import Config
+from pipeline.config import Config, PairsConfig, TeacherConfig
 from pipeline.data import real, schema, shards
 from pipeline.data.fetch import fetch_inputs
 from pipeline.data.plans import PairPlan, Plan, RealPlan
@@ -102,7 +102,7 @@ def verify(config: Config) -> None:
         manifest, lambda shard: _sound_images(store, plan, shard, stored.get(shard.name)), "pairs"
     )
     if config.pairs.resolve:
-        _resolve(config, store, manifest)
+        _resolve(config.teacher, config.pairs, store, manifest)
 
 
 def verify_real(config: Config) -> None:
@@ -234,12 +234,14 @@ def _fingerprints(images: Tensor) -> np.ndarray:
     return np.array([hash(row.tobytes()) for row in rows], dtype=np.int64).view(np.uint64)
 
 
-def _resolve(config: Config, store: Store, manifest: Manifest) -> None:
+def _resolve(
+    teacher: TeacherConfig, settings: PairsConfig, store: Store, manifest: Manifest
+) -> None:
     """Compare random pairs with what their seed and the teacher give now."""
-    plan, rows = manifest.plan, config.pairs.batch_size or manifest.plan.shard_size
+    plan, rows = manifest.plan, settings.batch_size or manifest.plan.shard_size
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = load_teacher(config.teacher).to(device)
-    pairs = PairReader(store, config.seed, min(config.pairs.resolve, manifest.count)).batch(0)
+    network = load_teacher(teacher).to(device)
+    pairs = PairReader(store, plan.seed, min(settings.resolve, manifest.count)).batch(0)
     noise = schema.storable(seeds.noise(plan.seed, pairs.ids, plan.shape, stream=seeds.PAIRS))
     if not torch.equal(noise, pairs.noise):
         raise UserError(f"{store.uri('')} holds other noise than its seed {plan.seed} gives")
@@ -247,7 +249,7 @@ def _resolve(config: Config, store: Store, manifest: Manifest) -> None:
     for first in range(0, len(noise), rows):
         part = pairs.rows(slice(first, first + rows)).to(device)
         again = sample_teacher(
-            teacher, part.noise, part.labels, plan.solver, plan.steps, plan.guidance
+            network, part.noise, part.labels, plan.solver, plan.steps, plan.guidance
         )
         difference = max(difference, float((again - part.images).abs().max().nan_to_num(torch.inf)))
     print(f"verify   {len(noise)} pairs solved again: largest difference {difference:.2g}")

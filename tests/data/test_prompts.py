@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from moto import mock_aws
 
-from pipeline.config import Config
+from pipeline.config import Config, S3Config
 from pipeline.data import s3
 from pipeline.data.fetch import fetch_inputs
 from pipeline.data.prompts import read_prompts
@@ -56,7 +56,7 @@ def hub_folder(folder: Path) -> Path:
 def test_every_kind_gives_the_same_prompts(kind, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     config = asked(kind(tmp_path))
-    assert read_prompts(config) == PROMPTS
+    assert read_prompts(config.teacher.prompts, config.s3) == PROMPTS
     local = fetch_inputs(config).teacher.prompts
     assert local == fetch_inputs(asked(text(tmp_path))).teacher.prompts, "one copy of one content"
     assert Path(local).read_text().splitlines()[0] == '"a cat"'
@@ -71,8 +71,8 @@ def test_prompts_in_a_bucket(tmp_path, monkeypatch):
         client = boto3.client("s3")
         client.create_bucket(Bucket="bucket")
         client.upload_file(str(parquet(tmp_path)), "bucket", "sets/p.parquet")
-        assert read_prompts(asked("s3://bucket/sets/p.parquet")) == PROMPTS
-        assert read_prompts(asked("s3://bucket/sets")) == PROMPTS
+        assert read_prompts("s3://bucket/sets/p.parquet", S3Config()) == PROMPTS
+        assert read_prompts("s3://bucket/sets", S3Config()) == PROMPTS
     s3._connect.cache_clear()
 
 
@@ -95,4 +95,4 @@ def test_what_cannot_be_read_is_one_clear_error(tmp_path, name, content, message
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
-        read_prompts(asked(tmp_path / name))
+        read_prompts(str(tmp_path / name), S3Config())
