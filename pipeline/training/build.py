@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import AdamW, Optimizer
 
 from pipeline.config import Config, DistillConfig
@@ -23,6 +23,7 @@ from pipeline.methods.dmd import DMD
 from pipeline.methods.microbatch import Microbatch
 from pipeline.methods.terms.gan import GAN
 from pipeline.methods.terms.regression import l2, new_distance
+from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.ema import Average, ema_of
 from pipeline.models.loading import load_teacher
@@ -184,6 +185,10 @@ def _shard(network: nn.Module, device: torch.device) -> None:
     for block in _blocks(network):
         fully_shard(block, mesh=mesh)
     fully_shard(network, mesh=mesh, reshard_after_forward=True)
+    for method in (
+        ("denoise", "logits", "denoise_and_logits") if isinstance(network, Critic) else ()
+    ):
+        register_fsdp_forward_method(network, method)
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:
