@@ -1,6 +1,5 @@
 """The encode job: through a real Ray cluster, and what the driver makes of failures."""
 
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -69,7 +68,7 @@ def test_what_a_reader_refuses_ends_the_job_with_its_message(
     config = configure(tmp_path / "run", classes)
     wrong = config.encode.model_copy(update={"source": str(tmp_path / "elsewhere")})
     broken = config.model_copy(update={"encode": wrong})  # as on a node that has no such folder
-    monkeypatch.setattr(encode, "partial", lambda make, plan, _: partial(make, plan, broken))
+    monkeypatch.setattr(encode, "RealMaker", lambda _, plan, store: RealMaker(broken, plan, store))
     with pytest.raises(UserError, match="cannot read .*elsewhere/0/000.jpg"):
         encode_images(config)
 
