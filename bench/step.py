@@ -41,7 +41,7 @@ from pipeline.methods.terms.gan import GAN  # noqa: E402
 from pipeline.models.condition import ClassLabels  # noqa: E402
 from pipeline.models.critic import Critic  # noqa: E402
 from pipeline.models.denoiser import Inputs  # noqa: E402
-from pipeline.models.loading import new_unet  # noqa: E402
+from pipeline.models.families.edm import new_unet  # noqa: E402
 
 CRITIC_STEPS = 3
 CLASSES = 10

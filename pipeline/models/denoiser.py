@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pipeline.diffusion import guidance
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Schedule
 from pipeline.diffusion.sampler import FewStepSampler
@@ -69,6 +70,11 @@ class Denoiser(nn.Module):
             return self.shape
         return 3, self.shape[1] * self.latents.factor, self.shape[2] * self.latents.factor
 
+    @property
+    def frozen_parts(self) -> list[nn.Module]:
+        """Networks that all copies share and that never learn: VAE and text encoders."""
+        return []
+
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predict x0.
 
@@ -81,6 +87,10 @@ class Denoiser(nn.Module):
             x0, (B, C, H, W), in data units of about [-1, 1].
         """
         raise NotImplementedError
+
+    def guided(self, uncond: Tensor, cond: Tensor, scale: float) -> Tensor:
+        """x0 under guidance, of x0 without and with the condition, each (B, C, H, W)."""
+        return guidance.guided(uncond, cond, scale)
 
     def decode(self, x0: Tensor) -> Tensor:
         """Images to look at, (B, C, H, W) in about [-1, 1], of what `forward` predicts."""

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from pipeline.diffusion.noise import EDM
 from pipeline.models.edm_file import Module, read_edm
-from pipeline.models.network import UNet2D
+from pipeline.models.families.edm import EDMUNet
 from pipeline.models.song_unet import SongUNet
 from pipeline.utils.errors import UserError
 
 Weights = dict[str, Tensor]
 
 
-def import_edm(file: str | Path) -> UNet2D:
+def import_edm(file: str | Path) -> EDMUNet:
     """The network of an EDM file in float32, without dropout and labels of augmentation.
 
     The file says nothing of the range of noise: it is EDM's own sampler's, 0.002 to 80.
@@ -39,7 +39,7 @@ def import_edm(file: str | Path) -> UNet2D:
             raise UserError(f"its network is a {network.kind}; known are {', '.join(_BUILDERS)}")
         _check(network)
         unet = _BUILDERS[network.kind](network, root.settings)
-        return UNet2D(unet, EDM(sigma_data=root.settings["sigma_data"]), "edm")
+        return EDMUNet(unet, EDM(sigma_data=root.settings["sigma_data"]), "edm")
     except UserError as error:
         raise UserError(f"teacher.file: {file}: {error}") from error
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

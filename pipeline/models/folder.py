@@ -1,6 +1,7 @@
 """Parts of a diffusers folder: configs, and networks from safetensors alone."""
 
 import json
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +12,65 @@ import torch
 from pipeline.models.weights import weight_files
 from pipeline.utils.errors import UserError
 
+INDEX = "model_index.json"
 _LIBRARIES = ("diffusers", "transformers")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A diffusers folder: what its JSON files say.
+
+    Attributes:
+        path: The folder.
+        index: Content of `model_index.json`; empty for a lone UNet without one.
+        backbone: Content of the backbone's `config.json`.
+        scheduler: Content of `scheduler_config.json`.
+    """
+
+    path: Path
+    index: dict[str, Any]
+    backbone: dict[str, Any]
+    scheduler: dict[str, Any]
+
+    @property
+    def pipeline(self) -> str:
+        """Class of its pipeline; "" if it names none."""
+        return str(self.index.get("_class_name", ""))
+
+    @property
+    def network(self) -> str:
+        """Class of its backbone."""
+        return str(self.backbone.get("_class_name"))
+
+    def part(self, name: str) -> dict[str, Any]:
+        """Content of another part's `config.json`.
+
+        Raises:
+            UserError: If it cannot be read.
+        """
+        return read_json(self.path, f"{name}/config.json")
+
+    @property
+    def title(self) -> str:
+        """The classes of pipeline and backbone, for messages."""
+        return f"{self.pipeline} with a {self.network}" if self.pipeline else self.network
+
+
+def read_folder(path: Path) -> ModelFolder:
+    """Read a folder's JSON files; a lone UNet and its scheduler may lie in the folder itself.
+
+    Raises:
+        UserError: If one cannot be read.
+    """
+    scheduler = read_json(place(path, "scheduler"), "scheduler_config.json")
+    backbone = read_json(backbone_folder(path), "config.json")
+    index = read_json(path, INDEX) if (path / INDEX).is_file() else {}
+    return ModelFolder(path, index, backbone, scheduler)
+
+
+def backbone_folder(path: Path) -> Path:
+    """Where the backbone of a model lies: `transformer/`, `unet/`, or the model's own folder."""
+    return path / "transformer" if (path / "transformer").is_dir() else place(path, "unet")
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:

@@ -5,15 +5,18 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
+from pipeline.config import TeacherConfig
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow, Schedule
-from pipeline.models.condition import Prompts
+from pipeline.models.condition import Prompts, read_prompts
+from pipeline.models.folder import ModelFolder, load_parts, need_transformers
 from pipeline.models.network import Network
-from pipeline.models.schedulers import student_scheduler
+from pipeline.models.schedulers import is_edm, read_scheduler, student_scheduler
 from pipeline.models.vae import VAE
 from pipeline.utils.errors import UserError
 
@@ -26,17 +29,26 @@ class FrozenPipeline:
 
     Args:
         pipe: The pipeline.
+        vae: That of the pipeline.
         flags: What it was made with beside its components.
+        required: Names of the components that its class cannot do without.
     """
 
-    def __init__(self, pipe: DiffusionPipeline, flags: dict[str, Any]) -> None:
-        self.pipe, self.flags = pipe, flags
-        for name, part in pipe.components.items():
-            if name.startswith("text_encoder") and part is not None:
-                part.eval().requires_grad_(False)
+    def __init__(
+        self, pipe: DiffusionPipeline, vae: VAE, flags: dict[str, Any], required: set[str]
+    ) -> None:
+        self.pipe, self.vae, self.flags, self.required = pipe, vae, flags, required
+        for encoder in self.text_encoders:
+            encoder.eval().requires_grad_(False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FrozenPipeline":
         return self
+
+    @property
+    def text_encoders(self) -> list[nn.Module]:
+        """Those that are there."""
+        parts = self.pipe.components.items()
+        return [part for name, part in parts if name.startswith("text_encoder") and part]
 
 
 class LatentNetwork(Network):
@@ -46,49 +58,90 @@ class LatentNetwork(Network):
 
     Args:
         backbone, schedule, prediction: As `Network`.
-        pipe: The pipeline it came with, its backbone taken out.
+        frozen: The pipeline it came with, its backbone taken out.
         size: Height and width of images, in pixels.
-        prompts: What the labels stand for.
-        negative: The negative prompt.
-        flags: What the pipeline was made with beside its components.
+        teacher: Prompts and guidance.
 
     Attributes:
-        embedded_guidance: Guidance as an input, for a backbone that has one.
+        call_defaults: To the pipeline in every call, where its habit is not that of `encode`.
+        call_at_size: To the pipeline for images of another size than the model's own.
+        patch: Latents to an input of the backbone, in height and in width.
+        unused: Components of the pipeline that are left out.
     """
 
     latents: VAE
-    part = "transformer"
-    embedded_guidance: float | None = None
-    spacing: ClassVar[str | None] = None
-    """Of flow's times, where the pipeline has its own and not the scheduler's."""
     call_defaults: ClassVar[dict[str, Any]] = {}
-    """To the pipeline in every call, where its habit is not that of `encode`."""
+    call_at_size: ClassVar[dict[str, Any]] = {}
     patch: ClassVar[int] = 1
-    """Latents to an input of the backbone, in height and in width."""
+    unused: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,
         backbone: Any,
         schedule: Schedule,
         prediction: str,
-        pipe: DiffusionPipeline,
+        frozen: FrozenPipeline,
         size: int,
-        prompts: list[str],
-        negative: str,
-        flags: dict[str, Any],
+        teacher: TeacherConfig,
     ) -> None:
-        latents = VAE(pipe.vae)
-        side = size // latents.factor
-        super().__init__(backbone, schedule, prediction, (self.channels(backbone), side, side))
-        self.latents, self.frozen, self.size = latents, FrozenPipeline(pipe, flags), size
-        self.conditioner = Prompts(
-            prompts, negative, partial(self._encode, pipe), self.guidable(backbone)
+        super().__init__(
+            backbone, schedule, prediction, self.shape_for(backbone, frozen.vae, size, size)
         )
+        self.latents, self.frozen, self.size = frozen.vae, frozen, size
+        prompts, encode = read_prompts(teacher.prompts), partial(self._encode, frozen)
+        self.conditioner = Prompts(
+            prompts, teacher.negative_prompt, encode, self.guidable(backbone)
+        )
+
+    @classmethod
+    def problem(cls, folder: ModelFolder) -> str | None:
+        vae = folder.part("vae")
+        if is_edm(folder.scheduler):
+            return "its scheduler has EDM's sigmas"
+        if vae.get("latents_mean") is not None or vae.get("latents_std") is not None:
+            return "its VAE has latents_mean and latents_std"
+        return None
+
+    @classmethod
+    def load(cls, folder: ModelFolder | None, teacher: TeacherConfig) -> "LatentNetwork":
+        assert folder is not None
+        index = folder.index
+        if any(isinstance(part, list) and part[0] == "transformers" for part in index.values()):
+            need_transformers(folder.path)
+        kind = getattr(diffusers, folder.pipeline)
+        parameters = inspect.signature(kind.__init__).parameters
+        required = {
+            name for name, each in parameters.items() if each.default is inspect.Parameter.empty
+        } - {"self", *cls.unused}
+        parts = load_parts(folder.path, index, required)
+        backbone, vae, flags = parts.pop(cls.part), cls.vae(parts["vae"]), cls.flags(index)
+        size = cls.image_size(backbone, vae, teacher.image_size)
+        tokens = (size // vae.factor // cls._unit(backbone)) ** 2
+        schedule, prediction = cls.read_schedule(folder.scheduler, tokens)
+        cls.check_noise(folder, schedule, prediction)
+        pipe = kind(**parts, **dict.fromkeys({*cls.unused, cls.part}), **flags)
+        frozen = FrozenPipeline(pipe, vae, flags, required - {cls.part})
+        return cls(backbone, schedule, prediction, frozen, size, teacher)
+
+    @classmethod
+    def read_schedule(cls, config: Mapping[str, Any], tokens: int) -> tuple[Schedule, str]:
+        """Noise schedule and prediction, from `scheduler_config.json` and an image's tokens."""
+        return read_scheduler(config, tokens)
+
+    @classmethod
+    def vae(cls, network: Any) -> VAE:
+        """The VAE, with the normaliser of this family's latents."""
+        return VAE(network)
 
     @staticmethod
     def channels(backbone: Any) -> int:
         """Of a latent."""
         return int(backbone.config.in_channels)
+
+    @classmethod
+    def shape_for(cls, backbone: Any, vae: VAE, height: int, width: int) -> tuple[int, int, int]:
+        """Latents (C, h, w) of an image of so many pixels."""
+        return cls.channels(backbone), height // vae.factor, width // vae.factor
 
     @staticmethod
     def guidable(backbone: Any) -> bool:
@@ -101,14 +154,30 @@ class LatentNetwork(Network):
         return int(backbone.config.sample_size)
 
     @classmethod
-    def tokens(cls, backbone: Any, vae: Any, size: int) -> int:
-        """Of an image of so many pixels in height and in width."""
-        return (size // VAE(vae).factor // cls._unit(backbone)) ** 2
-
-    @classmethod
     def _unit(cls, backbone: Any) -> int:
         """Latents to a token, in height and in width."""
         return cls.patch * int(getattr(backbone.config, "patch_size", None) or 1)
+
+    @classmethod
+    def image_size(cls, backbone: Any, vae: VAE, wanted: int | None) -> int:
+        """Height and width of images, in pixels: those wanted, or else the model's own.
+
+        Raises:
+            UserError: If its latents or patches do not fit into images of this size.
+        """
+        if wanted is None:
+            return cls.own_side(backbone) * vae.factor
+        unit = vae.factor * cls._unit(backbone)
+        if wanted % unit:
+            raise UserError(
+                f"teacher.image_size: {wanted} is no multiple of {unit}, a patch of this model"
+            )
+        return wanted
+
+    @staticmethod
+    def flags(index: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of the pipeline that are no components, from its `model_index.json`."""
+        return {}
 
     @staticmethod
     def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
@@ -117,12 +186,11 @@ class LatentNetwork(Network):
 
     @classmethod
     def _encode(
-        cls, pipe: Any, texts: list[str], negative: bool, device: torch.device
+        cls, frozen: FrozenPipeline, texts: list[str], negative: bool, device: torch.device
     ) -> Condition:
-        for name, part in pipe.components.items():
-            if name.startswith("text_encoder") and part is not None:
-                part.to(device)
-        return cls.encode(pipe, texts, negative, device)
+        for encoder in frozen.text_encoders:
+            encoder.to(device)
+        return cls.encode(frozen.pipe, texts, negative, device)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predict x0; see `Denoiser.forward`."""
@@ -134,6 +202,10 @@ class LatentNetwork(Network):
         assert isinstance(self.schedule, Flow)
         position = t * self.schedule.steps_table
         return position.floor() if self.schedule.spacing == "multistep" else position
+
+    @property
+    def frozen_parts(self) -> list[nn.Module]:
+        return [self.latents.vae, *self.frozen.text_encoders]
 
     def decode(self, x0: Tensor) -> Tensor:
         """The VAE's images of latents."""
@@ -148,30 +220,6 @@ class LatentNetwork(Network):
         made.register_to_config(**self.frozen.flags)
         return made
 
-    @staticmethod
-    def flags(index: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments of the pipeline that are no components, from its `model_index.json`."""
-        return {}
-
-    def stages(self) -> list[str]:
-        if self.part == "unet":
-            return super().stages()
-        blocks = {name: getattr(self.backbone, name, ()) for name in _BLOCKS}
-        return [
-            f"{self.part}.{name}.{i}" for name, each in blocks.items() for i in range(len(each))
-        ]
-
-    def up_to(self, stage: str) -> dict[str, nn.Module]:
-        if self.part == "unet":
-            return super().up_to(stage)
-        _, last, number = stage.split(".")
-        parts: dict[str, nn.Module] = {}
-        for name in _BLOCKS[_BLOCKS.index(last) :]:
-            if blocks := getattr(self.backbone, name, None):
-                kept = blocks[: int(number) + 1] if name == last else []
-                parts[f"{self.part}.{name}"] = nn.ModuleList(kept)
-        return parts
-
     @property
     def settings(self) -> dict[str, Any] | None:
         """As `Network.settings`; with the images' size, where it is not the model's own."""
@@ -185,24 +233,39 @@ class LatentNetwork(Network):
             return None
         settings = steps | self.call_defaults
         if self.size != self.own_side(self.backbone) * self.latents.factor:
-            settings |= {"height": self.size, "width": self.size}
-            if "use_resolution_binning" in taken.parameters:  # it would make another size of it
-                settings["use_resolution_binning"] = False
+            settings |= {"height": self.size, "width": self.size, **self.call_at_size}
         return settings
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Such as the largest encoder of Stable Diffusion 3."""
+        parts = self.frozen.pipe.components.items()
+        return tuple(name for name, part in parts if part is None and name in self.frozen.required)
 
-def image_size(kind: type[LatentNetwork], backbone: Any, vae: Any, wanted: int | None) -> int:
-    """Height and width of images, in pixels: those wanted, or else the model's own.
+    def usage(self) -> list[str]:
+        return [self._usage('"a photo of a cat"')]
 
-    Raises:
-        UserError: If its latents or patches do not fit into images of this size.
-    """
-    factor = VAE(vae).factor
-    if wanted is None:
-        return kind.own_side(backbone) * factor
-    unit = factor * kind._unit(backbone)
-    if wanted % unit:
-        raise UserError(
-            f"teacher.image_size: {wanted} is no multiple of {unit}, a patch of this model"
-        )
-    return wanted
+    def _usage(self, condition: str, scale: float = 1.0) -> str:
+        """One line, of an input in Python and the guidance that the pipeline shall apply."""
+        return f"images = student({condition}, {self._arguments()}, guidance_scale={scale}).images"
+
+
+class LatentTransformer(LatentNetwork):
+    """A transformer on latents."""
+
+    part = "transformer"
+
+    def stages(self) -> list[str]:
+        blocks = {name: getattr(self.backbone, name, ()) for name in _BLOCKS}
+        return [
+            f"{self.part}.{name}.{i}" for name, each in blocks.items() for i in range(len(each))
+        ]
+
+    def up_to(self, stage: str) -> dict[str, nn.Module]:
+        _, last, number = stage.split(".")
+        parts: dict[str, nn.Module] = {}
+        for name in _BLOCKS[_BLOCKS.index(last) :]:
+            if blocks := getattr(self.backbone, name, None):
+                kept = blocks[: int(number) + 1] if name == last else []
+                parts[f"{self.part}.{name}"] = nn.ModuleList(kept)
+        return parts

@@ -55,7 +55,10 @@ def adapted(teacher: Network, lora: LoraConfig, whose: str, seed: int) -> Networ
             peft.inject_adapter_in_model(settings, network.backbone, _NAME)
         except ValueError as error:
             modules, reason = ", ".join(lora.modules), str(error).partition(". ")[0]
-            raise UserError(f"distill.{whose}.lora.modules: {modules}: {reason}") from error
+            known = ", ".join(teacher.lora_modules)
+            raise UserError(
+                f"distill.{whose}.lora.modules: {modules}: {reason}; this model has {known}"
+            ) from error
     return network.eval()
 
 

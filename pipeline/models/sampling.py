@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.condition import Condition
-from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.sampler import Denoise
 from pipeline.diffusion.solver import SOLVERS
 from pipeline.models.denoiser import Denoiser
@@ -26,7 +25,7 @@ def guide(teacher: Denoiser, scale: float) -> Denoise:
         both = Condition.cat([teacher.conditioner.null(len(x_t), x_t.device), condition])
         times = t.expand(len(x_t)).repeat(2)
         uncond, cond = teacher(x_t.repeat(2, 1, 1, 1), times, both).chunk(2)
-        return guided(uncond, cond, scale)
+        return teacher.guided(uncond, cond, scale)
 
     return denoise
 

@@ -32,6 +32,12 @@ _RAISED = ("DPMSolverMultistep", "EulerDiscrete", "EulerAncestralDiscrete", "Uni
 """Schedulers that put 2^-24 in the place of a table's exact 0."""
 
 
+def is_edm(config: Mapping[str, Any]) -> bool:
+    """Whether a `scheduler_config.json` is of EDM or of consistency models."""
+    name = str(config.get("_class_name", ""))
+    return name.startswith("EDM") or name == _CONSISTENCY
+
+
 def read_scheduler(config: Mapping[str, Any], tokens: int | None = None) -> tuple[Schedule, str]:
     """The noise schedule and the prediction that a diffusers `scheduler_config.json` stands for.
 
@@ -50,7 +56,7 @@ def read_scheduler(config: Mapping[str, Any], tokens: int | None = None) -> tupl
     for key, known in _ALONE.items():
         if (value := config.get(key, known)) != known:
             raise UserError(f"{name}: {key} {value!r} is not supported; known is {known}")
-    if name.startswith("EDM") or name == _CONSISTENCY:
+    if is_edm(config):
         _known(name, prediction, ("epsilon",))
         keys = ("sigma_min", "sigma_max", "sigma_data", "rho")
         schedule = EDM(**{key: config[key] for key in keys if key in config})

@@ -19,8 +19,8 @@ from pipeline.diffusion.sampler import FewStepSampler
 from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.export.save import PROVENANCE, read_provenance
-from pipeline.models.latent_network import LatentNetwork
-from pipeline.models.loading import load_denoiser, new_unet
+from pipeline.models.families.edm import new_unet
+from pipeline.models.loading import load_denoiser
 from pipeline.models.lora import adapted
 from pipeline.models.network import Network
 from pipeline.utils.errors import UserError
@@ -35,8 +35,8 @@ def load_student(
 
     Arguments as `load_denoiser` and `new_student`.
     """
-    student = load_denoiser(folder, "run jobs/distill.py, or set evaluate.student", teacher)
-    _set_guidance(student, embedded_guidance)
+    saved = load_denoiser(folder, "run jobs/distill.py, or set evaluate.student", teacher)
+    student = saved.with_guidance(embedded_guidance)
     if (Path(folder) / PROVENANCE).is_file():
         made: Any = (read_provenance(folder) or {}).get("distill", {})
         if times := made.get("student", {}).get("times"):
@@ -64,6 +64,8 @@ def new_student(
         UserError: If the schedule has no such times; as `adapted`.
     """
     student: Network
+    if isinstance(teacher, Network) and settings is not None:
+        teacher = teacher.with_guidance(settings.embedded_guidance)
     if isinstance(teacher, Network) and settings is not None and settings.lora.rank is not None:
         whose = "student" if isinstance(settings, StudentConfig) else "critic"
         student = adapted(teacher, settings.lora, whose, seed)
@@ -71,8 +73,6 @@ def new_student(
         student = copy.deepcopy(teacher).requires_grad_(True)  # in eval mode: no dropout
     else:
         student = new_unet(network, teacher.shape, teacher.classes, seed)
-    if settings is not None:
-        _set_guidance(student, settings.embedded_guidance)
     if isinstance(settings, StudentConfig):
         student.own_sampler = few_step_sampler(student.schedule, settings)
     if recompute:
@@ -121,8 +121,3 @@ def few_step_sampler(schedule: Schedule, student: StudentConfig) -> FewStepSampl
                 f"{known[0]:g} to {known[1]:g}"
             )
     return FewStepSampler(schedule, student.times, student.renoise)
-
-
-def _set_guidance(student: Network, value: float | None) -> None:
-    if value is not None and isinstance(student, LatentNetwork):
-        student.embedded_guidance = value

@@ -1,7 +1,8 @@
 """Latents: what a VAE makes of images, in which most text-to-image models work."""
 
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL
@@ -13,6 +14,35 @@ TILED = 1536
 """Pixels a side, of images above which a VAE works in tiles: whole, they take too much memory."""
 
 
+class Normaliser(Protocol):
+    """Brings a VAE's latents to unit variance, and back."""
+
+    def normalise(self, latents: Tensor) -> Tensor:
+        """Latents of unit variance, of those that the VAE gives, (B, C, h, w)."""
+
+    def restore(self, latents: Tensor) -> Tensor:
+        """Latents as the VAE takes them, of those of unit variance, (B, C, h, w)."""
+
+
+@dataclass(frozen=True)
+class ScaleShift(Normaliser):
+    """One scale and one shift for all channels.
+
+    Args:
+        scale: Factor of the latents, once the shift is taken from them.
+        shift: Their mean.
+    """
+
+    scale: float
+    shift: float = 0.0
+
+    def normalise(self, latents: Tensor) -> Tensor:
+        return (latents - self.shift) * self.scale
+
+    def restore(self, latents: Tensor) -> Tensor:
+        return latents / self.scale + self.shift
+
+
 class VAE:
     """A frozen VAE, shared by all copies of a network.
 
@@ -20,12 +50,19 @@ class VAE:
     them a little.
 
     Args:
-        vae: Its config has scaling and shift factor.
+        vae: The network.
+        normaliser: Of its latents; None: the scaling and shift factor of its config.
     """
 
-    def __init__(self, vae: AutoencoderKL | AutoencoderDC) -> None:
+    def __init__(
+        self, vae: AutoencoderKL | AutoencoderDC, normaliser: Normaliser | None = None
+    ) -> None:
         self.vae = vae.eval().requires_grad_(False)
         self.vae.enable_slicing()
+        config = self.vae.config
+        self.normaliser = normaliser or ScaleShift(
+            config.scaling_factor, config.get("shift_factor") or 0.0
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "VAE":
         return self
@@ -50,21 +87,18 @@ class VAE:
         They are the mode of the VAE's distribution: nothing is drawn. Each image goes through the
         VAE alone, so that its latents do not depend on the others.
         """
-        config = self.vae.config
         self._tile(images.shape[2:])
         with full_precision(images.device):
             found = self.vae.to(images.device).encode(images)
         latents = found.latent if hasattr(found, "latent") else found.latent_dist.mode()
-        scaled: Tensor = (latents - (config.get("shift_factor") or 0.0)) * config.scaling_factor
-        return scaled
+        return self.normaliser.normalise(latents)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images, (B, 3, H, W) in about [-1, 1], of latents, (B, C, h, w) of unit variance.
 
         Gradients flow to the latents, where these have them.
         """
-        config = self.vae.config
-        scaled = latents / config.scaling_factor + (config.get("shift_factor") or 0.0)
+        scaled = self.normaliser.restore(latents)
         self._tile(size * self.factor for size in latents.shape[2:])
         with full_precision(latents.device):
             images: Tensor = self.vae.to(latents.device).decode(scaled).sample

@@ -17,8 +17,8 @@ from pipeline.diffusion.noise import EDM, diffuse
 from pipeline.models.edm_import import import_edm
 from pipeline.models.ema import ema_of
 from pipeline.models.export.save import read_provenance, save_denoiser
-from pipeline.models.loading import new_unet
-from pipeline.models.network import UNet2D
+from pipeline.models.families.edm import new_unet
+from pipeline.models.families.unet2d import UNet2D
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import check_writable
 from pipeline.utils.progress import progress

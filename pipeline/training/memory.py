@@ -30,6 +30,7 @@ class Footprint:
         moments: Of their optimisers.
         activations: That the backward pass of one lane needs, the student's or the critic's.
         distance: Weights and activations of a perceptual distance, the decoder's with them.
+        encoders: Of the teacher's VAE and text encoders.
     """
 
     weights: int
@@ -37,6 +38,7 @@ class Footprint:
     moments: int
     activations: int
     distance: int = 0
+    encoders: int = 0
 
     @property
     def total(self) -> int:
@@ -75,6 +77,7 @@ def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
         activations=_activations(student, critic, distill.batch_size // distill.lanes, pairs)
         // half,
         distance=distance,
+        encoders=sum(_bytes(part) for part in teacher.frozen_parts),
     )
 
 
@@ -112,6 +115,7 @@ def _distance_bytes(config: Config, teacher: Denoiser, rows: int) -> int:
     if not isinstance(distance, Perceptual):
         return 0
     networks: list[nn.Module] = [distance.lpips]
+    counted = distance.latents is teacher.latents  # with the encoders
     if distance.latents is not None:
         distance.latents = copy.copy(distance.latents)  # the teacher's own stays where it is
         distance.latents.vae = copy.deepcopy(distance.latents.vae).to("meta")
@@ -120,7 +124,8 @@ def _distance_bytes(config: Config, teacher: Denoiser, rows: int) -> int:
     images = x0 if distance.latents is None else distance.latents.decode(x0)
     x0.requires_grad_()
     kept = kept_bytes(lambda: distance.distances(x0, images), *networks)
-    return sum(_bytes(network) for network in networks) + rows * kept
+    own = networks[:1] if counted else networks
+    return sum(_bytes(network) for network in own) + rows * kept
 
 
 def kept_bytes(call: Callable[[], object], *networks: nn.Module) -> int:

@@ -12,7 +12,7 @@ import pytest
 from pipeline.config import PairsConfig, S3Config
 from pipeline.gallery.server import new_server
 from pipeline.gallery.studio import Studio
-from pipeline.models.analytic import gaussian_teacher
+from pipeline.models.families.gaussian import gaussian_teacher
 from pipeline.report.page import render
 from pipeline.report.source import find, read_run
 from tests.report.run_folder import BEGAN, make_run

@@ -13,7 +13,8 @@ from pipeline.config import Config
 from pipeline.data.images import load_images
 from pipeline.evaluation import classifier
 from pipeline.models.export.save import save_denoiser
-from pipeline.models.loading import load_teacher, new_unet
+from pipeline.models.families.edm import new_unet
+from pipeline.models.loading import load_teacher
 from pipeline.models.students import new_student
 from pipeline.utils.errors import UserError
 from tests.fixtures.image_sets import items, save_parquet

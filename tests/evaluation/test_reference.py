@@ -16,9 +16,9 @@ from pipeline.diffusion.noise import EDM, expand
 from pipeline.evaluation import reference, speed
 from pipeline.evaluation.metrics import bootstrap
 from pipeline.evaluation.reference import Reference, open_reference
-from pipeline.models.analytic import GaussianMixture, gaussian_teacher
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.export.save import save_denoiser
+from pipeline.models.families.gaussian import GaussianMixture, gaussian_teacher
 from pipeline.models.loading import load_teacher
 from pipeline.models.perceptual import features
 from pipeline.models.perceptual.features import resized

@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline.config import PairsConfig, TeacherConfig
 from pipeline.gallery.server import known_host, new_server
 from pipeline.gallery.studio import Studio
-from pipeline.models.analytic import gaussian_teacher
+from pipeline.models.families.gaussian import gaussian_teacher
 from pipeline.models.loading import load_teacher
 from pipeline.models.students import load_student
 from pipeline.utils.errors import UserError

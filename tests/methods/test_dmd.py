@@ -13,8 +13,8 @@ from pipeline.diffusion.matching import MATCHING, dmd, matching_gradient
 from pipeline.diffusion.noise import EDM
 from pipeline.methods.dmd import DMD
 from pipeline.methods.microbatch import StepPlan
-from pipeline.models.analytic import GaussianMixture
 from pipeline.models.condition import ClassLabels
+from pipeline.models.families.gaussian import GaussianMixture
 from tests.fixtures.double import double
 
 METHOD = DMD(

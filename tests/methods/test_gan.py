@@ -20,8 +20,9 @@ from pipeline.methods.terms.gan import GAN
 from pipeline.models.condition import ClassLabels
 from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Inputs
-from pipeline.models.loading import load_teacher, new_unet
-from pipeline.models.network import UNet2D
+from pipeline.models.families.edm import new_unet
+from pipeline.models.families.unet2d import UNet2D
+from pipeline.models.loading import load_teacher
 from pipeline.utils.errors import UserError
 from tests.fixtures.double import double
 from tests.fixtures.tiny_models import save_tiny

@@ -9,9 +9,9 @@ from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import EDM, expand
 from pipeline.diffusion.prediction import edm_inputs, edm_to_x0
 from pipeline.methods.dmd import DMD
-from pipeline.models.analytic import GaussianMixture
 from pipeline.models.condition import ClassLabels
 from pipeline.models.ema import ema_of
+from pipeline.models.families.gaussian import GaussianMixture
 from pipeline.models.sampling import sample_teacher
 from pipeline.training.step import Trained, TrainStep
 

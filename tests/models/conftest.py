@@ -7,8 +7,8 @@ import pytest
 
 from pipeline.config import NetworkConfig
 from pipeline.models.export.save import save_denoiser
-from pipeline.models.loading import new_unet
-from pipeline.models.network import UNet2D
+from pipeline.models.families.edm import new_unet
+from pipeline.models.families.unet2d import UNet2D
 
 # Groups of one channel would wipe out what time and class add to it.
 TINY = NetworkConfig(channels=(8, 8), attention=(False, True), norm_groups=4)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from pipeline.diffusion.noise import EDM, Flow, Schedule
-from pipeline.models.analytic import GaussianMixture, gaussian_teacher
+from pipeline.models.families.gaussian import GaussianMixture, gaussian_teacher
 from pipeline.models.sampling import sample_teacher
 from tests.fixtures.denoise import denoise
 

@@ -9,8 +9,8 @@ from huggingface_hub import ModelCard
 
 from pipeline.config import TeacherConfig
 from pipeline.models.export.card import model_card, read_origin, usage
+from pipeline.models.families.unet2d import UNet2D
 from pipeline.models.loading import load_teacher
-from pipeline.models.network import UNet2D
 from pipeline.models.song_unet import SongUNet
 from tests.fixtures.tiny_models import save_tiny
 

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from pipeline.config import NetworkConfig, StudentConfig, TeacherConfig
 from pipeline.models.export.comfyui import check_comfyui, save_comfyui
+from pipeline.models.families.unet2d import UNet2D
 from pipeline.models.loading import load_teacher
 from pipeline.models.lora import merged
-from pipeline.models.network import UNet2D
 from pipeline.models.students import new_student
 from pipeline.utils.errors import UserError
 from tests.fixtures.tiny_models import save_tiny

@@ -11,8 +11,9 @@ from pipeline.diffusion.sampler import FewStepSampler
 from pipeline.methods.dmd import DMD
 from pipeline.models.condition import ClassLabels
 from pipeline.models.critic import Critic
-from pipeline.models.loading import load_teacher, new_unet
-from pipeline.models.network import UNet2D
+from pipeline.models.families.edm import new_unet
+from pipeline.models.families.unet2d import UNet2D
+from pipeline.models.loading import load_teacher
 from tests.fixtures.tiny_models import FAMILIES, save_tiny
 
 SHAPE = (1, 8, 8)

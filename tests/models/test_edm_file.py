@@ -18,8 +18,8 @@ from pipeline.diffusion.noise import EDM
 from pipeline.models.edm_file import read_edm
 from pipeline.models.edm_import import import_edm
 from pipeline.models.export.save import save_denoiser
+from pipeline.models.families.unet2d import UNet2D
 from pipeline.models.loading import load_denoiser, load_teacher, teacher_fingerprint
-from pipeline.models.network import UNet2D
 from pipeline.models.sampling import sample_student
 from pipeline.models.students import new_student
 from pipeline.utils.errors import UserError

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.diffusion.noise import EDM
 from pipeline.models.export.save import read_provenance, save_denoiser
-from pipeline.models.network import UNet2D
+from pipeline.models.families.unet2d import UNet2D
 from pipeline.models.sampling import sample_student
 from pipeline.utils.errors import UserError
 

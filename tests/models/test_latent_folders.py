@@ -116,9 +116,7 @@ def test_what_would_be_left_out_is_refused_by_name(tmp_path, file, values, messa
     folder = save_tiny(tmp_path / "model")
     config = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps(config | values))
-    with pytest.raises(
-        UserError, match=f"is a model on latents that is not supported: .*{message}"
-    ):
+    with pytest.raises(UserError, match=f"that is not supported: .*{message}"):
         load_teacher(TeacherConfig(output=str(folder)))
 
 
@@ -134,7 +132,7 @@ def test_what_cannot_be_loaded_is_one_clear_error(tmp_path, monkeypatch):
     index = folder / "model_index.json"
     whole = index.read_text()
     index.write_text(whole.replace("StableDiffusionPipeline", "KandinskyPipeline"))
-    with pytest.raises(UserError, match="is a KandinskyPipeline; known on latents are StableDiff"):
+    with pytest.raises(UserError, match="is a KandinskyPipeline .*teacher.output"):
         load_teacher(config)
     index.write_text(whole.replace('"CLIPTokenizer"', '"NoTokenizer"'))
     with pytest.raises(UserError, match="transformers has no NoTokenizer"):

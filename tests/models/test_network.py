@@ -13,7 +13,8 @@ from diffusers import (
 from torch import Tensor
 
 from pipeline.diffusion.noise import EDM, VP
-from pipeline.models.network import UNet2D
+from pipeline.models.families.edm import EDMUNet
+from pipeline.models.families.unet2d import UNet2D
 from pipeline.models.schedulers import read_scheduler
 from pipeline.utils.errors import UserError
 from tests.fixtures.denoise import denoise
@@ -44,7 +45,7 @@ def test_edm_is_the_preconditioning_of_diffusers(sigma_data: float) -> None:
         class_labels=labels,
     ).sample
     expected = scheduler.precondition_outputs(x_t, output, level)
-    x0 = denoise(UNet2D(unet, schedule, prediction), x_t, sigma, labels)
+    x0 = denoise(EDMUNet(unet, schedule, prediction), x_t, sigma, labels)
     torch.testing.assert_close(x0, expected, atol=1e-6, rtol=0)
 
 
@@ -69,6 +70,7 @@ def test_vp_is_the_original_sample_of_diffusers(kind: Any, prediction_type: str)
 @pytest.mark.parametrize("schedule", [EDM(), VP(DDPMScheduler().alphas_cumprod)])
 def test_a_network_of_classes_needs_labels(schedule: Any) -> None:
     prediction = "edm" if isinstance(schedule, EDM) else "epsilon"
-    denoiser = UNet2D(raw_unet(classes=3), schedule, prediction)
+    kind = EDMUNet if isinstance(schedule, EDM) else UNet2D
+    denoiser = kind(raw_unet(classes=3), schedule, prediction)
     with pytest.raises(UserError, match=r"no unconditional branch.*pairs\.guidance"):
         denoise(denoiser, images(2), torch.ones(2, dtype=torch.float64))

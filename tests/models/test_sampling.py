@@ -8,8 +8,8 @@ from torch import Tensor
 
 from pipeline.diffusion.noise import EDM
 from pipeline.diffusion.solver import SOLVERS
-from pipeline.models.analytic import GaussianMixture, gaussian_teacher
-from pipeline.models.network import UNet2D
+from pipeline.models.families.gaussian import GaussianMixture, gaussian_teacher
+from pipeline.models.families.unet2d import UNet2D
 from pipeline.models.sampling import guide, sample_student, sample_teacher
 from pipeline.utils.errors import UserError
 from tests.fixtures.denoise import denoise

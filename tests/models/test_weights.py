@@ -11,8 +11,8 @@ from diffusers import UNet2DConditionModel
 
 from pipeline.config import TeacherConfig
 from pipeline.models.export.save import save_denoiser
+from pipeline.models.families.unet2d import UNet2D
 from pipeline.models.loading import load_denoiser, load_teacher, teacher_fingerprint
-from pipeline.models.network import UNet2D
 from pipeline.models.weights import weights_digest
 from pipeline.utils.errors import UserError
 from tests.fixtures.tiny_models import save_tiny

@@ -15,8 +15,8 @@ from pipeline.data.images import load_images
 from pipeline.diffusion.noise import EDM, expand
 from pipeline.evaluation import classifier, speed
 from pipeline.evaluation.metrics import bootstrap
-from pipeline.models.analytic import GaussianMixture, gaussian_teacher
 from pipeline.models.denoiser import Denoiser
+from pipeline.models.families.gaussian import GaussianMixture, gaussian_teacher
 from pipeline.models.sampling import sample_teacher
 from pipeline.stages import evaluate
 from pipeline.utils.errors import UserError

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.config import Config
-from pipeline.models.analytic import GaussianMixture, gaussian_teacher
+from pipeline.models.families.gaussian import GaussianMixture, gaussian_teacher
 from pipeline.stages import sample
 from pipeline.utils.errors import UserError
 

@@ -11,8 +11,9 @@ from pipeline.config import Config
 from pipeline.data.images import load_images
 from pipeline.diffusion.losses import denoising_loss
 from pipeline.diffusion.noise import diffuse
-from pipeline.models.loading import load_denoiser, new_unet
-from pipeline.models.network import UNet2D
+from pipeline.models.families.edm import new_unet
+from pipeline.models.families.unet2d import UNet2D
+from pipeline.models.loading import load_denoiser
 from pipeline.stages import teacher
 from pipeline.stages.teacher import make_teacher
 from pipeline.utils.errors import UserError

@@ -18,7 +18,8 @@ from pipeline.methods.dmd import DMD
 from pipeline.methods.microbatch import StepPlan
 from pipeline.methods.terms.gan import GAN
 from pipeline.models.denoiser import Denoiser
-from pipeline.models.loading import load_teacher, new_unet
+from pipeline.models.families.edm import new_unet
+from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import guide, sample_teacher
 from pipeline.models.students import few_step_sampler, new_critic, new_student
 from pipeline.runs.async_saver import AsyncSaver

@@ -5,7 +5,7 @@ import torch
 
 from pipeline.config import Config
 from pipeline.data.images import load_images
-from pipeline.models.loading import new_unet
+from pipeline.models.families.edm import new_unet
 from pipeline.runs.identity import definition
 from pipeline.training.gan_images import new_source
 from pipeline.utils.errors import UserError

@@ -8,7 +8,7 @@ import torch
 
 from pipeline.config import Config
 from pipeline.models.export.save import save_denoiser
-from pipeline.models.loading import new_unet
+from pipeline.models.families.edm import new_unet
 from pipeline.runs.checkpoint import read_part
 from pipeline.runs.run import Run
 from tests.fixtures.workers import train

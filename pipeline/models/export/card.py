@@ -12,8 +12,6 @@ from pipeline.config import settings_yaml
 from pipeline.models.export.save import PROVENANCE
 from pipeline.models.lora import FILE
 from pipeline.models.network import Network
-from pipeline.models.song_unet import SongUNet
-from pipeline.models.transformers import DiT
 from pipeline.utils.uris import is_remote
 
 README = "README.md"
@@ -140,10 +138,7 @@ def usage(network: Network, name: str, half: bool = False) -> str:
         )
     lines = ["import torch"] if half else []
     lines.append("from diffusers import DiffusionPipeline")
-    if isinstance(network.backbone, SongUNet):
-        lines.append(
-            "import pipeline.models.song_unet  # of ray-dmd: diffusers has no such network"
-        )
+    lines += network.imports
     more = (', variant="fp16", torch_dtype=torch.float16' if half else "") + _left_out(network)
     lines += ["", f'student = DiffusionPipeline.from_pretrained("{name}"{more})']
     return "".join(f"{line}\n" for line in [*lines, *_call(network)])
@@ -172,33 +167,13 @@ def _as_lora(network: Network, name: str, teacher: str) -> list[str]:
 
 
 def _left_out(network: Network) -> str:
-    """What diffusers must be told is not in the folder, such as Stable Diffusion 3's T5."""
-    pipe = network.pipeline()
-    optional = {*getattr(pipe, "_optional_components", ())}
-    return "".join(
-        f", {part}=None"
-        for part, found in pipe.components.items()
-        if found is None and part not in optional
-    )
+    """What diffusers must be told is not in the folder."""
+    return "".join(f", {part}=None" for part in network.left_out)
 
 
 def _call(network: Network) -> list[str]:
     """Lines that make an image of the pipeline `student`, and save it."""
-    lines = []
-    steps = ", ".join(f"{key}={value}" for key, value in (network.settings or {}).items())
-    if network.prompts is not None:
-        guidance = getattr(network.backbone.config, "guidance_embeds", False)
-        scale = getattr(network, "embedded_guidance", None) if guidance else 1.0
-        call = f'student("a photo of a cat", {steps}, guidance_scale={scale})'
-    elif isinstance(network, DiT):
-        call = f"student([207], {steps}, guidance_scale=1.0)"
-    elif network.classes:
-        labels = list(range(min(4, network.classes)))
-        call = f"student(len(labels), class_labels=labels, {steps})"
-        lines.append(f"labels = {labels}")
-    else:
-        call = f"student({steps})"
-    return [*lines, f"images = {call}.images", 'images[0].save("image.png")']
+    return [*network.usage(), 'images[0].save("image.png")']
 
 
 def _teacher(made: Mapping[str, Any]) -> str:

@@ -22,8 +22,6 @@ from pipeline.utils.errors import UserError
 
 FOLDER = "comfyui"
 _PROMPT = "a photo of a cat"
-_KNOWN = {"StableDiffusionPipeline": "Stable Diffusion 1", "StableDiffusionXLPipeline": "XL"}
-_SD2_WIDTH = 1024
 _TIMES = 1000
 _BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
 
@@ -35,17 +33,13 @@ def check_comfyui(network: Network) -> None:
         UserError: If it is not Stable Diffusion 1 or XL with its own noise schedule, predicting
             eps.
     """
-    family = type(network.pipeline()).__name__
-    config = network.backbone.config
     scheduler = network.pipeline().scheduler.config
-    if family not in _KNOWN:
-        problem = f"the student is a {family}"
+    if network.comfyui is None:
+        problem = f"the student is a {network.title}"
     elif (steps := len(network.sampler.timesteps)) > 1:
         problem = f"the student takes {steps} steps"
     elif scheduler.num_train_timesteps != _TIMES:
         problem = f"the student starts at {scheduler.num_train_timesteps - 1}, not at {_TIMES - 1}"
-    elif config.cross_attention_dim == _SD2_WIDTH:
-        problem = "the student is a Stable Diffusion 2"
     elif network.prediction != "epsilon":
         problem = f"the student predicts {network.prediction}, not epsilon"
     elif scheduler.get("beta_schedule") != "scaled_linear" or not all(
@@ -74,7 +68,7 @@ def save_comfyui(network: Any, folder: Path, name: str) -> str:
     (folder / FOLDER).mkdir()
     clips = _encoders(network, name)
     _save(network.backbone.state_dict(), folder / FOLDER / _unet(name))
-    for encoder, file in zip(_text_encoders(network), clips, strict=True):
+    for encoder, file in zip(network.frozen.text_encoders, clips, strict=True):
         _save(_clip(encoder.state_dict()), folder / FOLDER / file)
     flow = json.dumps(workflow(network, name), indent=2)
     (folder / FOLDER / "workflow.json").write_text(flow + "\n")
@@ -103,11 +97,11 @@ def workflow(network: Any, name: str) -> dict[str, Any]:
     height, width = rows * factor, columns * factor
     clips, size = _encoders(network, name), {"width": width, "height": height}
     if len(clips) == 1:
-        loader = _node("CLIPLoader", clip_name=clips[0], type="stable_diffusion")
+        loader = _node("CLIPLoader", clip_name=clips[0], type=network.comfyui)
         prompt = _node("CLIPTextEncode", clip=["clip", 0], text=_PROMPT)
     else:
         names = {f"clip_name{number}": file for number, file in enumerate(clips, 1)}
-        loader = _node("DualCLIPLoader", **names, type="sdxl")
+        loader = _node("DualCLIPLoader", **names, type=network.comfyui)
         prompt = _node(
             "CLIPTextEncodeSDXL",
             clip=["clip", 0],
@@ -144,13 +138,8 @@ def workflow(network: Any, name: str) -> dict[str, Any]:
     return _numbered(nodes)
 
 
-def _text_encoders(network: Any) -> list[Any]:
-    parts = network.frozen.pipe.components
-    return [parts[name] for name in ("text_encoder", "text_encoder_2") if parts.get(name)]
-
-
 def _encoders(network: Any, name: str) -> list[str]:
-    count = len(_text_encoders(network))
+    count = len(network.frozen.text_encoders)
     return [
         f"{name}-clip{'' if count == 1 else f'-{number + 1}'}.safetensors"
         for number in range(count)

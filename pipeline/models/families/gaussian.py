@@ -1,19 +1,26 @@
 """A teacher whose score is known exactly: a mixture of Gaussians in closed form."""
 
+import json
 import math
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pipeline.config import TeacherConfig
 from pipeline.diffusion import seeds
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import EDM, Schedule, expand
 from pipeline.models.condition import ClassLabels
 from pipeline.models.denoiser import Denoiser
+from pipeline.models.family import Family, register_family
+from pipeline.models.folder import ModelFolder
 
 
-class GaussianMixture(Denoiser):
+@register_family
+class GaussianMixture(Denoiser, Family):
     r"""The exact E[x0 | x_t] of an equal-weight mixture of Gaussians, one per class.
 
     One component N(mu, Q diag(v) Q^T) has
@@ -32,6 +39,7 @@ class GaussianMixture(Denoiser):
     Recognition and Machine Learning, Eq. 2.115 to 2.117.
     """
 
+    family = "gaussian"
     means: Tensor
     variances: Tensor
     basis: Tensor | None
@@ -53,6 +61,15 @@ class GaussianMixture(Denoiser):
         self.register_buffer("means", means)
         self.register_buffer("variances", variances)
         self.register_buffer("basis", basis)
+
+    @classmethod
+    def load(cls, folder: ModelFolder | None, teacher: TeacherConfig) -> "GaussianMixture":
+        gaussian = teacher.gaussian
+        return gaussian_teacher(gaussian.shape, gaussian.classes, teacher.delay)
+
+    @classmethod
+    def fingerprint_settings(cls, teacher: TeacherConfig, backbone: Mapping[str, Any]) -> str:
+        return json.dumps(teacher.gaussian.model_dump(mode="json"))
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """See `Denoiser.forward`; without labels, or with the label -1, the whole mixture."""

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1, 2 and XL: UNets on latents, conditioned on text."""
+"""Stable Diffusion XL: a UNet on latents that is told the images' size."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,33 +7,32 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.condition import Condition
-from pipeline.models.latent_network import LatentNetwork
+from pipeline.models.families.sd import LatentUNet
+from pipeline.models.family import register_family
 
 
-class StableDiffusion(LatentNetwork):
-    """A `UNet2DConditionModel` of versions 1 and 2."""
+@register_family
+class StableDiffusionXL(LatentUNet):
+    """A `UNet2DConditionModel` with two text encoders.
 
-    part = "unet"
+    Source: Podell et al., 2023, arXiv 2307.01952.
+    """
 
-    @staticmethod
-    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
-        tokens, _ = pipe.encode_prompt(texts, device, 1, False)
-        return Condition({"tokens": tokens})
-
-    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        tokens = condition["tokens"].to(x_t.dtype)
-        output: Tensor = self.backbone(x_t, t, encoder_hidden_states=tokens).sample
-        return output
+    family = "sdxl"
+    pipelines = ("StableDiffusionXLPipeline",)
 
     @staticmethod
     def flags(index: Mapping[str, Any]) -> dict[str, Any]:
-        return {"requires_safety_checker": False}
+        force = index.get("force_zeros_for_empty_prompt", True)
+        return {"force_zeros_for_empty_prompt": force, "add_watermarker": False}
 
+    @property
+    def title(self) -> str:
+        return "Stable Diffusion XL"
 
-class StableDiffusionXL(LatentNetwork):
-    """A `UNet2DConditionModel` told the images' size, with two text encoders."""
-
-    part = "unet"
+    @property
+    def comfyui(self) -> str | None:
+        return "sdxl"
 
     @staticmethod
     def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
@@ -54,8 +53,3 @@ class StableDiffusionXL(LatentNetwork):
             x_t, t, encoder_hidden_states=tokens.to(x_t.dtype), added_cond_kwargs=added
         ).sample
         return output
-
-    @staticmethod
-    def flags(index: Mapping[str, Any]) -> dict[str, Any]:
-        force = index.get("force_zeros_for_empty_prompt", True)
-        return {"force_zeros_for_empty_prompt": force, "add_watermarker": False}

@@ -1,0 +1,110 @@
+"""UNets inside EDM's preconditioning, or that of consistency models; and new ones."""
+
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor, nn
+
+from pipeline.config import NetworkConfig
+from pipeline.diffusion import seeds
+from pipeline.diffusion.condition import Condition
+from pipeline.diffusion.noise import EDM, expand
+from pipeline.diffusion.prediction import consistency_to_x0, edm_inputs, edm_to_x0
+from pipeline.models.families.unet2d import UNet2D
+from pipeline.models.family import register_family
+from pipeline.models.folder import ModelFolder
+from pipeline.models.schedulers import is_edm
+from pipeline.models.song_unet import SongUNet
+
+_NETWORKS = {"UNet2DModel": UNet2DModel, "SongUNet": SongUNet}
+
+
+@register_family
+class EDMUNet(UNet2D):
+    """A `UNet2DModel` or `SongUNet` on noise without a factor of the image, read as x0.
+
+    Source: Karras et al., 2022, arXiv 2206.00364; Song et al., 2023, arXiv 2303.01469.
+    """
+
+    family = "edm"
+    pipelines = ("ConsistencyModelPipeline",)
+    takes = {EDM: ("edm", "consistency")}
+    schedule: EDM
+
+    @classmethod
+    def reads(cls, folder: ModelFolder) -> bool:
+        """Any pipeline of such a network."""
+        edm = is_edm(folder.scheduler)
+        return folder.network == "SongUNet" or (folder.network == "UNet2DModel" and edm)
+
+    @staticmethod
+    def network(folder: ModelFolder) -> Any:
+        return _NETWORKS[folder.network]
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Predict x0; see `Denoiser.forward`."""
+        output, schedule = self.predict(x_t, t, condition), self.schedule
+        sigma = expand(t, x_t)
+        if self.prediction == "consistency":
+            return consistency_to_x0(output, x_t, sigma, schedule.sigma_data, schedule.sigma_min)
+        return edm_to_x0(output, x_t, sigma, schedule.sigma_data)
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        x_t, c_noise = edm_inputs(x_t, expand(t, x_t), self.schedule.sigma_data)
+        times = c_noise.flatten() * (1000 if self.prediction == "consistency" else 1)
+        return super().predict(x_t, times, condition)
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """That of a `SongUNet`."""
+        if not isinstance(self.backbone, SongUNet):
+            return ()
+        return ("import pipeline.models.song_unet  # of ray-dmd: diffusers has no such network",)
+
+    def stages(self) -> list[str]:
+        if isinstance(self.backbone, SongUNet):
+            return [f"{self.part}.decoder.1"]
+        return super().stages()
+
+    def up_to(self, stage: str) -> dict[str, nn.Module]:
+        if not isinstance(self.backbone, SongUNet):
+            return super().up_to(stage)
+        return {
+            f"{self.part}.conv_norm_out": nn.Identity(),
+            f"{self.part}.conv_out": nn.Identity(),
+            f"{self.part}.decoder": nn.ModuleList(self.backbone.decoder[:2]),
+        }
+
+
+def new_unet(
+    network: NetworkConfig, shape: tuple[int, int, int], classes: int | None, seed: int
+) -> EDMUNet:
+    """A small UNet in EDM's preconditioning, with fresh weights that follow from the seed.
+
+    Args:
+        network: Its widths and depths.
+        shape: One image, (C, H, W).
+        classes: Number of class labels, or None for an unconditional network.
+        seed: Of the initial weights.
+    """
+    channels, height, width = shape
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.generator("weights", seed).initial_seed())
+        unet = UNet2DModel(
+            # diffusers' pipelines understand only one number
+            sample_size=height if height == width else (height, width),
+            in_channels=channels,
+            out_channels=channels,
+            block_out_channels=tuple(network.channels),
+            layers_per_block=network.layers,
+            down_block_types=tuple(
+                "AttnDownBlock2D" if attends else "DownBlock2D" for attends in network.attention
+            ),
+            up_block_types=tuple(
+                "AttnUpBlock2D" if attends else "UpBlock2D" for attends in network.attention[::-1]
+            ),
+            norm_num_groups=network.norm_groups,
+            num_class_embeds=classes,
+        )
+    return EDMUNet(unet, EDM(), "edm")

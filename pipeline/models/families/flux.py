@@ -1,0 +1,111 @@
+"""FLUX.1: a transformer on patches of latents; of some, guidance is an input."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from pipeline.config import TeacherConfig
+from pipeline.diffusion.condition import Condition
+from pipeline.diffusion.noise import Flow, Schedule
+from pipeline.models.family import register_family
+from pipeline.models.latent_network import FrozenPipeline, LatentTransformer
+from pipeline.models.schedulers import read_scheduler
+from pipeline.models.views import view
+
+
+@register_family
+class Flux(LatentTransformer):
+    """A `FluxTransformer2DModel`; with `guidance_embeds` guidance is an input of the network.
+
+    Attributes:
+        embedded_guidance: That input.
+    """
+
+    family = "flux"
+    pipelines = ("FluxPipeline",)
+    takes = {Flow: ("flow_prediction",)}
+    patch = 2
+    lora_modules = (
+        *LatentTransformer.lora_modules,
+        *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+    )
+
+    def __init__(
+        self,
+        backbone: Any,
+        schedule: Schedule,
+        prediction: str,
+        frozen: FrozenPipeline,
+        size: int,
+        teacher: TeacherConfig,
+    ) -> None:
+        super().__init__(backbone, schedule, prediction, frozen, size, teacher)
+        self.embedded_guidance = teacher.embedded_guidance
+
+    @classmethod
+    def read_schedule(cls, config: Mapping[str, Any], tokens: int) -> tuple[Schedule, str]:
+        schedule, prediction = read_scheduler(config, tokens)
+        if isinstance(schedule, Flow):  # the pipeline's own spacing, not the scheduler's
+            schedule = replace(schedule, spacing="trailing")
+        return schedule, prediction
+
+    @classmethod
+    def fingerprint_settings(cls, teacher: TeacherConfig, backbone: Mapping[str, Any]) -> str:
+        return str(teacher.embedded_guidance) if backbone.get("guidance_embeds") else ""
+
+    @staticmethod
+    def guidable(backbone: Any) -> bool:
+        return not backbone.config.guidance_embeds
+
+    @staticmethod
+    def channels(backbone: Any) -> int:
+        return int(backbone.config.in_channels) // 4  # a token is a patch of 2x2
+
+    @classmethod
+    def own_side(cls, backbone: Any) -> int:
+        return 128
+
+    @staticmethod
+    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
+        tokens, pooled, _ = pipe.encode_prompt(texts, device=device)
+        return Condition({"tokens": tokens, "pooled": pooled})
+
+    def with_guidance(self, scale: float | None) -> "Flux":
+        if scale is None:
+            return self
+        told = view(self, {})
+        told.embedded_guidance = scale
+        return told
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        guidance = None
+        if self.backbone.config.guidance_embeds:
+            guidance = x_t.new_tensor(self.embedded_guidance).expand(len(x_t))
+        tokens, pooled = condition["tokens"], condition["pooled"]
+        height, width = x_t.shape[2] // self.patch, x_t.shape[3] // self.patch
+        output = self.backbone(
+            hidden_states=pixel_unshuffle(x_t, self.patch).flatten(2).mT,
+            timestep=t,
+            guidance=guidance,
+            encoder_hidden_states=tokens.to(x_t.dtype),
+            pooled_projections=pooled.to(x_t.dtype),
+            txt_ids=x_t.new_zeros(tokens.shape[1], 3),
+            img_ids=_places(height, width, x_t),
+        ).sample
+        return pixel_shuffle(output.mT.unflatten(2, (height, width)), self.patch)
+
+    def usage(self) -> list[str]:
+        embedded = self.backbone.config.guidance_embeds
+        return [self._usage('"a photo of a cat"', self.embedded_guidance if embedded else 1.0)]
+
+
+def _places(height: int, width: int, like: Tensor) -> Tensor:
+    """(0, row, column) of every token, (height * width, 3)."""
+    rows = torch.arange(height, device=like.device, dtype=like.dtype)
+    columns = torch.arange(width, device=like.device, dtype=like.dtype)
+    grid = torch.meshgrid(torch.zeros_like(rows[:1]), rows, columns, indexing="ij")
+    return torch.stack(grid, dim=-1).flatten(0, 2)

@@ -1,0 +1,57 @@
+"""Stable Diffusion 3 and 3.5: a transformer on latents with three text encoders."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.diffusion.condition import Condition
+from pipeline.diffusion.noise import Flow, Schedule
+from pipeline.models.family import register_family
+from pipeline.models.latent_network import FrozenPipeline, LatentTransformer
+
+
+@register_family
+class SD3(LatentTransformer):
+    """An `SD3Transformer2DModel`.
+
+    Source: Esser et al., 2024, arXiv 2403.03206.
+    """
+
+    family = "sd3"
+    pipelines = ("StableDiffusion3Pipeline",)
+    takes = {Flow: ("flow_prediction",)}
+    lora_modules = (
+        *LatentTransformer.lora_modules,
+        *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+    )
+
+    def __init__(
+        self,
+        backbone: Any,
+        schedule: Schedule,
+        prediction: str,
+        frozen: FrozenPipeline,
+        *rest: Any,
+    ) -> None:
+        super().__init__(backbone, schedule, prediction, frozen, *rest)
+        # asked for the width of the zeros that stand for an encoder left out
+        vars(frozen.pipe)["transformer"] = SimpleNamespace(config=backbone.config)
+
+    @staticmethod
+    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
+        tokens, _, pooled, _ = pipe.encode_prompt(
+            texts, None, None, device=device, do_classifier_free_guidance=False
+        )
+        return Condition({"tokens": tokens, "pooled": pooled})
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        tokens, pooled = condition["tokens"], condition["pooled"]
+        output: Tensor = self.backbone(
+            hidden_states=x_t,
+            timestep=self.position(t),
+            encoder_hidden_states=tokens.to(x_t.dtype),
+            pooled_projections=pooled.to(x_t.dtype),
+        ).sample
+        return output

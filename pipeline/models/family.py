@@ -1,0 +1,110 @@
+"""What a family of models declares, and the registry of all of them."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
+
+from pipeline.config import TeacherConfig
+from pipeline.diffusion.noise import Schedule
+from pipeline.models.denoiser import Denoiser
+from pipeline.models.folder import ModelFolder
+from pipeline.utils.errors import UserError
+
+
+class Family:
+    """A family of models: all that is known of it stands in one file of `models/families/`.
+
+    Attributes:
+        family: Its name.
+        pipelines: Classes of diffusers' pipelines whose folders are of this family.
+        takes: Noise schedules that its networks can be asked on, each with its predictions.
+    """
+
+    family: ClassVar[str]
+    pipelines: ClassVar[tuple[str, ...]] = ()
+    takes: ClassVar[Mapping[type[Schedule], tuple[str, ...]]] = {}
+
+    @classmethod
+    def reads(cls, folder: ModelFolder) -> bool:
+        """Whether a folder is of this family."""
+        return folder.pipeline in cls.pipelines
+
+    @classmethod
+    def problem(cls, folder: ModelFolder) -> str | None:
+        """What in a folder of this family is not supported, or None; asked before it is loaded."""
+        return None
+
+    @classmethod
+    def load(cls, folder: ModelFolder | None, teacher: TeacherConfig) -> Denoiser:
+        """The network of a folder.
+
+        Args:
+            folder: None for a family without files.
+            teacher: Prompts, sizes and the like.
+
+        Raises:
+            UserError: If it cannot be read, or a setting does not fit.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def fingerprint_settings(cls, teacher: TeacherConfig, backbone: Mapping[str, Any]) -> str:
+        """Settings that change what the network computes, beside its files, prompts and size.
+
+        Args:
+            teacher: The settings.
+            backbone: Content of the backbone's `config.json`.
+        """
+        return ""
+
+    @classmethod
+    def check_noise(cls, folder: ModelFolder, schedule: Schedule, prediction: str) -> None:
+        """Raises UserError if the family takes no such schedule or prediction."""
+        if prediction in cls.takes.get(type(schedule), ()):
+            return
+        known = " or ".join(
+            f"{kind.__name__} with {', '.join(names)}" for kind, names in cls.takes.items()
+        )
+        refuse(folder, f"its noise is {type(schedule).__name__} with {prediction}, not {known}")
+
+
+FAMILIES: dict[str, type[Family]] = {}
+"""All families, by their names."""
+
+Kind = TypeVar("Kind", bound=type[Family])
+
+
+def register_family(family: Kind) -> Kind:
+    """Add a class to `FAMILIES`; a decorator."""
+    FAMILIES[family.family] = family
+    return family
+
+
+def find_family(folder: ModelFolder) -> type[Family] | None:
+    """The family of a folder, or None."""
+    return next((each for each in FAMILIES.values() if each.reads(folder)), None)
+
+
+def family_of(folder: ModelFolder) -> type[Family]:
+    """The family of a folder.
+
+    Raises:
+        UserError: If there is none, or it does not take what is in the folder.
+    """
+    family = find_family(folder)
+    if family is None:
+        known = ", ".join(sorted({name for each in FAMILIES.values() for name in each.pipelines}))
+        raise UserError(
+            f"{folder.path} is a {folder.title}, which no family reads; set teacher.output to one "
+            f"of {known}"
+        )
+    if problem := family.problem(folder):
+        refuse(folder, problem)
+    return family
+
+
+def refuse(folder: ModelFolder, problem: str) -> None:
+    """Raises the UserError of a folder whose family is known."""
+    raise UserError(
+        f"{folder.path} is a {folder.title} that is not supported: {problem}; set teacher.output "
+        "to another model"
+    )
