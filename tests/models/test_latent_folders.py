@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,21 +16,25 @@ from pipeline.models.loading import load_teacher, teacher_fingerprint
 from pipeline.models.sampling import sample_teacher
 from pipeline.models.students import new_student
 from pipeline.utils.errors import UserError
+from tests.families.builder import PROMPTS, OnLatents
+from tests.families.builders import BUILDERS
 from tests.fixtures.denoise import denoise
-from tests.fixtures.tiny_models import FAMILIES, save_tiny
-from tests.models.test_latent_models import (
-    OTHER_SIZE,
-    called,
-    labels,
-    noise,
-    perturbed_student,
-    settings_of,
-)
+from tests.fixtures.tiny_models import save_tiny
+
+LATENTS = [name for name, builder in BUILDERS.items() if isinstance(builder, OnLatents)]
+OTHER_SIZE = ("flux-dev", "flux-schnell", "pixart-alpha")
+"""Made here at 16 pixels a side, which is not their own."""
 
 
-@pytest.mark.parametrize("version", FAMILIES)
+def settings_of(version: str, tmp_path: Path) -> TeacherConfig:
+    file = tmp_path / "all.prompts"
+    file.write_text("".join(f"{json.dumps(prompt)}\n" for prompt in PROMPTS))
+    return BUILDERS[version].teacher(save_tiny(tmp_path / "model", version), file)
+
+
+@pytest.mark.parametrize("version", LATENTS)
 def test_another_size_than_the_models_own_is_told(tmp_path, version):
-    config = settings_of(version, save_tiny(tmp_path / "model", version), tmp_path)
+    config = settings_of(version, tmp_path)
     code = usage(new_student(load_teacher(config), None, 0), "x")
     assert ("height=16, width=16" in code) == (version in OTHER_SIZE)
     assert ("use_resolution_binning=False" in code) == (version == "pixart-alpha")
@@ -37,7 +42,7 @@ def test_another_size_than_the_models_own_is_told(tmp_path, version):
 
 
 def test_a_shift_that_follows_the_size_is_the_pipelines(tmp_path):
-    config = settings_of("flux-dev", save_tiny(tmp_path / "model", "flux-dev"), tmp_path)
+    config = settings_of("flux-dev", tmp_path)
     for size, tokens in ((16, 16), (64, 256), (256, 4096)):
         schedule = load_teacher(config.model_copy(update={"image_size": size})).schedule
         assert isinstance(schedule, Flow)
@@ -46,13 +51,13 @@ def test_a_shift_that_follows_the_size_is_the_pipelines(tmp_path):
 
 @torch.no_grad()
 def test_guidance_as_an_input_is_each_networks_own(tmp_path):
-    config = settings_of("flux-dev", save_tiny(tmp_path / "model", "flux-dev"), tmp_path)
+    config = settings_of("flux-dev", tmp_path)
     teacher = load_teacher(config)
     other = load_teacher(config.model_copy(update={"embedded_guidance": 1.0}))
     student = new_student(teacher, None, 0, StudentConfig(embedded_guidance=1.0))
     critic = new_student(teacher, None, 0, CriticConfig())
-    x_t, t = noise("flux-dev"), torch.tensor([0.9, 0.5])
-    x0 = [denoise(each, x_t, t, labels("flux-dev")) for each in (teacher, other, student, critic)]
+    x_t, t = BUILDERS["flux-dev"].noise(), torch.tensor([0.9, 0.5])
+    x0 = [denoise(each, x_t, t, torch.tensor([1, 0])) for each in (teacher, other, student, critic)]
     assert torch.equal(x0[1], x0[2]) and torch.equal(x0[0], x0[3])
     assert (x0[0] - x0[1]).abs().max() > 1e-4
     with pytest.raises(UserError, match=r"no unconditional branch .*teacher\.embedded_guidance"):
@@ -60,13 +65,17 @@ def test_guidance_as_an_input_is_each_networks_own(tmp_path):
 
 
 def test_stable_diffusion_3_may_come_without_its_largest_encoder(tmp_path, monkeypatch):
-    pipe = FAMILIES["sd3"]("sd3")
+    builder = BUILDERS["sd3"]
+    pipe = builder.make()
     pipe.register_modules(text_encoder_3=None, tokenizer_3=None)
     pipe.set_progress_bar_config(disable=True)
     pipe.save_pretrained(tmp_path / "model")
-    teacher = load_teacher(settings_of("sd3", tmp_path / "model", tmp_path))
-    theirs = called(pipe, "sd3", 3, 1.0, "latent")
-    ours = sample_teacher(teacher, noise("sd3"), labels("sd3"), "euler", 3, 1.0)
+    file = tmp_path / "all.prompts"
+    file.write_text("".join(f"{json.dumps(prompt)}\n" for prompt in PROMPTS))
+    teacher = load_teacher(builder.teacher(tmp_path / "model", file))
+    theirs = builder.called(pipe, 3, 1.0, "latent")
+    labels = builder.labels_of(teacher)
+    ours = sample_teacher(teacher, builder.noise(), labels, "euler", 3, 1.0)
     torch.testing.assert_close(ours, theirs, atol=1e-4 * theirs.std().item(), rtol=1e-4)
     student = new_student(teacher, None, 0)
     save_denoiser(student, tmp_path / "student", {})
@@ -76,24 +85,20 @@ def test_stable_diffusion_3_may_come_without_its_largest_encoder(tmp_path, monke
 
 
 def test_steps_that_diffusers_cannot_take_are_told(tmp_path):
-    config = settings_of("sd1", save_tiny(tmp_path / "model", "sd1"), tmp_path)
-    student = perturbed_student(config, [999, 600], False)
+    config = settings_of("sd1", tmp_path)
+    teacher = load_teacher(config)
+    student = new_student(teacher, None, 0, StudentConfig(times=[999, 600], renoise=False))
     assert student.settings is None and "jobs/sample.py" in usage(student, "x")
     with pytest.raises(UserError, match=r"distill\.student\.times: 0\.5 is no time .* whole train"):
-        perturbed_student(config, [999, 0.5], True)
+        new_student(teacher, None, 0, StudentConfig(times=[999, 0.5]))
 
 
-@pytest.mark.parametrize("version", FAMILIES)
-def test_the_fingerprint_covers_text_side_and_prompts(tmp_path, version):
-    config = settings_of(version, save_tiny(tmp_path / "model", version), tmp_path)
-    before = teacher_fingerprint(config)
-    other = tmp_path / "other.prompts"
-    other.write_text('"a cow"\n')
-    assert teacher_fingerprint(config.model_copy(update={"prompts": str(other)})) != before
-    assert teacher_fingerprint(config.model_copy(update={"negative_prompt": ""})) != before
+@pytest.mark.parametrize("version", ["flux-dev", "flux-schnell", "sd3"])
+def test_the_fingerprint_covers_guidance_where_it_is_an_input(tmp_path, version):
+    config = settings_of(version, tmp_path)
     less = config.model_copy(update={"embedded_guidance": 1.0})
-    assert (teacher_fingerprint(less) != before) == (version == "flux-dev")
-    assert teacher_fingerprint(config) == before
+    changed = teacher_fingerprint(less) != teacher_fingerprint(config)
+    assert changed == (version == "flux-dev")
 
 
 @pytest.mark.parametrize(

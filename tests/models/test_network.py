@@ -17,8 +17,8 @@ from pipeline.models.families.edm import EDMUNet
 from pipeline.models.families.unet2d import UNet2D
 from pipeline.models.schedulers import read_scheduler
 from pipeline.utils.errors import UserError
+from tests.families.builders.unet2d import unet
 from tests.fixtures.denoise import denoise
-from tests.fixtures.tiny_unets import unet
 from tests.models.test_schedulers import saved
 
 

@@ -23,9 +23,8 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.image_grid import read_grid
 from tests.fixtures.in_process import make_pairs
 from tests.fixtures.lpips_weights import save_narrow
-from tests.fixtures.tiny_models import FAMILIES, save_tiny
+from tests.fixtures.tiny_models import save_tiny
 from tests.fixtures.tiny_parts import tiny_decoder
-from tests.models.test_latent_models import OTHER_SIZE
 
 PROMPTS = ["a cat", "a dog", "a cat"]
 
@@ -137,25 +136,16 @@ def test_a_student_learns_and_opens_in_diffusers(config):
     assert sheet is not None and sheet.columns[:4] == ["a cat", "a cat", "a dog", "a dog"]
 
 
-@pytest.mark.parametrize("version", [each for each in FAMILIES if each != "sd1"])
-def test_each_family_learns_from_pairs_and_from_its_teacher(version, config, tmp_path):
+@pytest.mark.parametrize("version", ["sana", "sd3"])
+def test_a_perceptual_distance_sees_the_images_of_latents(version, config, tmp_path):
+    """Through the teacher's own VAE, and through a tiny decoder."""
     tree = config.model_dump(mode="json")
-    flux = version.startswith("flux")
     tree["teacher"]["output"] = str(save_tiny(tmp_path / "model", version))
-    tree["teacher"] |= {"image_size": 16 if version in OTHER_SIZE else None}
-    if version == "dit":
-        tree["teacher"] |= {"prompts": None}
-    tree["pairs"] |= {"solver": "euler", "count": 6, "guidance": 1.0 if flux else 3.0}
-    flow = version in ("sd3", "sana") or flux
-    times = (1.0, 0.5) if flow else (999.0, 499.0)
-    tree["distill"]["student"] |= {"times": times}
-    tree["distill"] |= {"gan": {"real": "pairs", "smoothness": 1.0}}
-    if version == "flux-dev":
-        tree["distill"]["critic"]["embedded_guidance"] = 1.0
-    if version in ("sana", "sd3"):  # through its own VAE, and through a tiny_run one
-        lpips = str(save_narrow(tmp_path / "lpips.safetensors"))
-        decoder = str(tiny_decoder(tmp_path / "decoder")) if version == "sd3" else None
-        tree["distill"]["regression"] |= {"distance": "lpips", "lpips": lpips, "decoder": decoder}
+    tree["pairs"] |= {"solver": "euler", "count": 6}
+    tree["distill"]["student"] |= {"times": (1.0, 0.5)}
+    lpips = str(save_narrow(tmp_path / "lpips.safetensors"))
+    decoder = str(tiny_decoder(tmp_path / "decoder")) if version == "sd3" else None
+    tree["distill"]["regression"] |= {"distance": "lpips", "lpips": lpips, "decoder": decoder}
     config = Config.model_validate(tree)
     make_pairs(config)
     local = fetch_inputs(config, "teacher")
@@ -164,9 +154,8 @@ def test_each_family_learns_from_pairs_and_from_its_teacher(version, config, tmp
     Run(local).finish()
     output = Path(config.distill.output)
     figures = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    assert {"regression", "matching_gradient", "gan_student", "critic"} <= figures[-1].keys()
+    assert {"regression", "matching_gradient", "critic"} <= figures[-1].keys()
     student, teacher = load_student(output / "student", local.teacher), load_teacher(local.teacher)
-    assert student.sampler.timesteps == times
     changed = [
         not torch.equal(ours, theirs)
         for ours, theirs in zip(student.parameters(), teacher.parameters(), strict=True)

@@ -1,0 +1,28 @@
+"""One file per family: its tiny models, by the names of their versions."""
+
+from tests.families.builder import Builder
+from tests.families.builders import (
+    dit,
+    edm,
+    flux,
+    gaussian,
+    pixart,
+    sana,
+    sd,
+    sd3,
+    sdxl,
+    unet2d,
+)
+
+BUILDERS: dict[str, Builder] = {
+    **unet2d.BUILDERS,
+    **edm.BUILDERS,
+    **gaussian.BUILDERS,
+    **sd.BUILDERS,
+    **sdxl.BUILDERS,
+    **dit.BUILDERS,
+    **pixart.BUILDERS,
+    **sd3.BUILDERS,
+    **flux.BUILDERS,
+    **sana.BUILDERS,
+}

@@ -1,0 +1,13 @@
+"""All families keep the laws of `Conformance`."""
+
+from pipeline.models.families import FAMILIES
+from tests.families.builders import BUILDERS
+from tests.families.conformance import Conformance
+
+
+def test_every_family_has_a_builder():
+    assert {builder.family for builder in BUILDERS.values()} == FAMILIES.keys()
+
+
+class TestFamilies(Conformance):
+    builders = BUILDERS

@@ -1,0 +1,28 @@
+"""Prompts are encoded once, where they are used."""
+
+import json
+
+import torch
+
+from pipeline.config import TeacherConfig
+from pipeline.models import condition
+from pipeline.models.loading import load_teacher
+from tests.families.builder import PROMPTS
+from tests.fixtures.tiny_models import save_tiny
+
+
+def test_prompts_are_encoded_once_and_the_oldest_leave(tmp_path, monkeypatch):
+    file = tmp_path / "all.prompts"
+    file.write_text("".join(f"{json.dumps(prompt)}\n" for prompt in PROMPTS))
+    monkeypatch.setattr(condition, "_KEPT", 2)
+    settings = TeacherConfig(output=str(save_tiny(tmp_path / "model")), prompts=str(file))
+    side, encoded = load_teacher(settings).conditioner, []
+    real = side.encode
+    monkeypatch.setattr(side, "encode", lambda t, *rest: (encoded.append(t), real(t, *rest))[1])
+    first = side(torch.tensor([0, 1, 0]), 3)["tokens"]
+    assert torch.equal(first[0], first[2]) and not torch.equal(first[0], first[1])
+    again = side(torch.tensor([1, 0, 1]), 3)["tokens"]
+    assert torch.equal(again, first[[1, 0, 1]])
+    side(torch.tensor([2]), 1)
+    side(torch.tensor([0]), 1)
+    assert encoded == [PROMPTS[:2], PROMPTS[2:], PROMPTS[:1]]

@@ -1,0 +1,34 @@
+"""A VAE works whole where it can, and in tiles where images are large."""
+
+import pytest
+import torch
+
+from pipeline.models.vae import VAE, ScaleShift
+from tests.fixtures.tiny_parts import dc, vae
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", [vae, dc])
+def test_large_images_go_through_the_vae_in_tiles(make, monkeypatch):
+    latents = VAE(make(4, 0.5))
+    small = {"sample": 16, "latent": 8}
+    for name in vars(latents.vae):
+        if name.startswith("tile_") and (kind := name.split("_")[1]) in small:
+            setattr(latents.vae, name, small[kind] // (1 + ("stride" in name)))
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    whole = latents.encode(images)
+    shown = latents.decode(whole)
+    monkeypatch.setattr("pipeline.models.vae.TILED", 31)
+    tiled = latents.decode(whole)
+    assert tiled.shape == shown.shape and not torch.equal(tiled, shown)
+    assert not torch.equal(latents.encode(images), whole)
+    monkeypatch.undo()
+    assert torch.equal(latents.decode(whole), shown)
+
+
+def test_latents_are_normalised_and_back():
+    raw = torch.randn(2, 4, 3, 3, dtype=torch.float64)
+    normaliser = ScaleShift(0.36, 0.12)
+    unit = normaliser.normalise(raw)
+    torch.testing.assert_close(unit, 0.36 * (raw - 0.12))
+    torch.testing.assert_close(normaliser.restore(unit), raw)
