@@ -20,14 +20,9 @@ from statistics import median, quantiles
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTED = {"_asdict", "_fields", "_make", "_replace", "_exit"}
 """Public names that begin with an underscore: of named tuples and of `os`."""
-_FLUX = "pipeline/models/transformers.py", "the order in which Flux takes latents as tokens"
 ALLOWED = {
     "_foreach_lerp_": ("pipeline/models/ema.py", "one kernel for all weights; no public name"),
-    "_optional_components": ("pipeline/models/export/card.py", "the parts a pipeline may lack"),
     "_modules": ("pipeline/models/views.py", "PyTorch has no public way to replace a copy's parts"),
-    "_pack_latents": _FLUX,
-    "_unpack_latents": _FLUX,
-    "_prepare_latent_image_ids": _FLUX,
 }
 """Private name of another library -> the one file that may use it, and the reason."""
 

@@ -80,8 +80,8 @@ def register_family(family: Kind) -> Kind:
 
 
 def find_family(folder: ModelFolder) -> type[Family] | None:
-    """The family of a folder, or None."""
-    return next((each for each in FAMILIES.values() if each.reads(folder)), None)
+    """The family of a folder, or None; of two that read it, the one registered later."""
+    return next((each for each in reversed(FAMILIES.values()) if each.reads(folder)), None)
 
 
 def family_of(folder: ModelFolder) -> type[Family]:

@@ -3,9 +3,12 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
 from pipeline.config import Config
 from pipeline.methods.terms.regression import Perceptual, new_distance
@@ -138,9 +141,38 @@ def kept_bytes(call: Callable[[], object], *networks: nn.Module) -> int:
         saved.add(value.untyped_storage())  # one object for all tensors that share it
         return value
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value), _OneKernel():
         call()
     return sum(storage.nbytes() for storage in saved - own)
+
+
+class _OneKernel(TorchFunctionMode):
+    """Attention on the meta device as one kernel; PyTorch takes it step by step there."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if func is scaled_dot_product_attention:
+            inputs = _attention_inputs(*args, **named)
+            if inputs[0].is_meta:
+                return _Attention.apply(*inputs)
+        return func(*args, **named)
+
+
+class _Attention(torch.autograd.Function):
+    """What one kernel keeps: inputs, output, and a number for each token and head."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        query, value = inputs[0], inputs[2]
+        output = query.new_empty(*query.shape[:-1], value.shape[-1])
+        ctx.save_for_backward(*inputs, output, query.new_empty(query.shape[:-1]))
+        return output
+
+
+def _attention_inputs(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **rest: Any
+) -> list[Tensor]:
+    return [query, key, value] if attn_mask is None else [query, key, value, attn_mask]
 
 
 def _bytes(network: nn.Module) -> int:

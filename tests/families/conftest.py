@@ -9,6 +9,9 @@ import pytest
 from tests.families.builder import PROMPTS, Builder
 from tests.fixtures.stranger import Stranger
 
+for _name in ("adapter_laws", "conformance", "measures", "training_laws"):
+    pytest.register_assert_rewrite(f"tests.families.{_name}")
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Builder], Path]:

@@ -1,0 +1,85 @@
+"""Adapters: they begin as nothing, share the teacher's tensors, and leave in diffusers' format."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.config import CriticConfig, StudentConfig
+from pipeline.models.export.save import save_denoiser
+from pipeline.models.loading import load_denoiser
+from pipeline.models.lora import FILE, load_lora, merged
+from pipeline.models.students import new_student
+from pipeline.utils.errors import UserError
+from tests.families.measures import NETWORK, adapted, error, learnt, made_by, perturbed
+
+
+class AdapterLaws:
+    """Of LoRA."""
+
+    def test_adapters_begin_as_the_teacher_and_share_its_tensors(self, stock, builder, teacher):
+        student, critic = adapted(teacher), adapted(teacher, CriticConfig)
+        tensors = {v.data_ptr() for v in (*teacher.parameters(), *teacher.buffers())}
+        for network in (student, critic):
+            assert torch.equal(*(made_by(each, builder) for each in (network, teacher)))
+            adapters = learnt(network)
+            assert all(".lora_A." in name or ".lora_B." in name for name in adapters)
+            rest = {*network.parameters(), *network.buffers()} - {*adapters.values()}
+            assert {v.data_ptr() for v in rest} == tensors
+        first = next(name for name in learnt(student) if ".lora_A." in name)
+        others = (student, critic, adapted(teacher), adapted(teacher, seed=1))
+        firsts = [learnt(each)[first] for each in others]
+        assert torch.equal(firsts[0], firsts[2]), "from the seed"
+        assert not torch.equal(firsts[0], firsts[1]) and not torch.equal(firsts[0], firsts[3])
+        assert not any(each.requires_grad for each in teacher.parameters())
+        assert not hasattr(teacher.backbone, "peft_config")
+        condition = student.conditioner(builder.labels_of(student), 2)
+        x0 = student.sampler.images(student, builder.noise(), condition)
+        x0.square().mean().backward()
+        second = [v.grad for k, v in learnt(student).items() if ".lora_B." in k]
+        assert all(grad is not None and grad.isfinite().all() for grad in second)
+        assert any(grad.any() for grad in second)
+
+    def test_its_own_targets_are_there(self, stock, teacher):
+        named = {name for name, _ in teacher.backbone.named_modules()}
+        for target in teacher.lora_modules:
+            assert any(name.endswith(f".{target}") for name in named), target
+        with pytest.raises(UserError, match=r"distill\.student\.lora\.modules: to_z"):
+            adapted(teacher, modules=("to_z",))
+
+    def test_merged_as_a_lora_file_and_in_training_it_gives_one_image(
+        self, stock, builder, config, teacher, tmp_path
+    ):
+        before = {name: value.clone() for name, value in teacher.state_dict().items()}
+        student = perturbed(adapted(teacher), 0.2)
+        expected = made_by(student, builder)
+        assert error(made_by(teacher, builder), expected) > 0.01
+        whole = merged(student)
+        assert all(torch.equal(value, before[k]) for k, value in teacher.state_dict().items())
+        assert whole.state_dict().keys() == before.keys()
+        save_denoiser(whole, tmp_path / "student", {})
+        loaded = load_denoiser(tmp_path / "student", "", config).eval()
+        assert error(made_by(loaded, builder), expected) < 1e-5
+        again = adapted(teacher)
+        load_lora(again, tmp_path / "student")
+        assert error(made_by(again, builder), expected) < 1e-5
+        with pytest.raises(RuntimeError, match="has other adapters"):
+            load_lora(adapted(teacher, rank=2), tmp_path / "student")
+        file, names = load_file(tmp_path / "student" / FILE), dict(before)
+        assert len(file) == len(learnt(student))
+        for key in file:
+            assert f"{key.rsplit('.lora_', 1)[0]}.weight" in names, "no key is unmatched"
+        base = builder.open(config.output)
+        if not hasattr(base, "load_lora_weights"):
+            return
+        exported = builder.open(tmp_path / "student")
+        assert error(builder.called(exported, 1, 1.0, "latent"), expected) < 1e-5
+        base.scheduler = exported.scheduler
+        assert error(builder.called(base, 1, 1.0, "latent"), expected) > 0.01
+        base.load_lora_weights(tmp_path / "student")
+        assert error(builder.called(base, 1, 1.0, "latent"), expected) < 1e-5
+
+    def test_without_adapters_nothing_is_merged_and_no_file_is_left(self, stock, teacher, tmp_path):
+        student = new_student(teacher, NETWORK, 0, StudentConfig())
+        assert merged(student) is student
+        save_denoiser(student, tmp_path / "student", {})
+        assert not (tmp_path / "student" / FILE).exists()

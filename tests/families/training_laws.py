@@ -1,0 +1,146 @@
+"""A family can be learnt from: copies, critic, a run in the jobs, and what it takes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.config import Config
+from pipeline.data.fetch import fetch_inputs
+from pipeline.models.critic import Critic
+from pipeline.models.denoiser import Inputs
+from pipeline.models.network import Network
+from pipeline.models.students import load_student, new_student
+from pipeline.runs.checkpoint import read_part
+from pipeline.runs.run import Run
+from pipeline.training import loop
+from pipeline.training.memory import footprint, saved_bytes
+from tests.families.measures import (
+    NETWORK,
+    close,
+    guidable,
+    size,
+)
+from tests.fixtures.in_process import make_pairs
+
+
+class TrainingLaws:
+    """Of training."""
+
+    def test_copies_share_what_is_frozen_and_train_the_backbone_alone(self, stock, teacher):
+        student = new_student(teacher, NETWORK, 0)
+        assert student.conditioner is teacher.conditioner and student.latents is teacher.latents
+        part = f"{student.part}."
+        assert all(name.startswith(part) for name, _ in student.named_parameters())
+        assert all(name.startswith(part) for name in student.state_dict())
+        assert all(each.requires_grad for each in student.parameters())
+        assert not any(each.requires_grad for each in teacher.parameters())
+        shared = zip(student.frozen_parts, teacher.frozen_parts, strict=True)
+        assert all(ours is theirs for ours, theirs in shared)
+        assert student.backbone is not teacher.backbone
+
+    @torch.no_grad()
+    def test_a_critic_can_be_told_the_step(self, stock, builder, teacher):
+        critic = Critic(teacher, (), exits=2)
+        x_t, labels = builder.noise(), builder.labels_of(teacher)
+        condition = teacher.conditioner(labels, len(x_t))
+        t = x_t.new_full((len(x_t),), teacher.schedule.start)
+        assert torch.equal(critic(x_t, t, condition, step_index=1), teacher(x_t, t, condition))
+        critic.exits.weight[1] = 1.0
+        first, second = (critic(x_t, t, condition, step_index=each) for each in (0, 1))
+        assert first.isfinite().all()
+        assert not torch.allclose(first, second, atol=1e-4)
+
+    def test_a_discriminator_reads_every_stage(self, stock, builder, teacher):
+        """Its maps are those of a whole pass, and they tell one image from another."""
+        stages = teacher.stages()
+        critic = Critic(teacher, range(len(stages)))
+        condition = teacher.conditioner(builder.labels_of(teacher), 2)
+        t = torch.full((2,), teacher.schedule.start / 2)
+        inputs = Inputs(builder.noise(), t, condition)
+        alone = critic.logits(inputs)
+        x0, together = critic.denoise_and_logits(inputs)
+        assert alone.shape == (2, len(stages)) and alone.isfinite().all()
+        close(together, alone, 1e-5)
+        close(x0, teacher(*inputs), 1e-5)
+        assert not torch.equal(alone[0], alone[1])
+
+    def test_a_student_learns_in_the_jobs(
+        self, builder, config, teacher, name, tmp_path, monkeypatch
+    ):
+        """From pairs, its teacher and a discriminator, in two steps."""
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        times = builder.times(teacher)
+        whole = Config.model_validate(
+            {
+                "run": str(tmp_path / "run"),
+                "data": {"name": None},
+                "network": NETWORK.model_dump(mode="json"),
+                "teacher": config.model_dump(mode="json"),
+                "pairs": {
+                    **{"count": 6, "shard_size": 6, "solver": "euler", "steps": 3},
+                    "guidance": 3.0 if guidable(teacher) else 1.0,
+                },
+                "distill": {
+                    **{"steps": 4, "regression_steps": 1, "burn_in_steps": 1, "batch_size": 4},
+                    "regression": {"batch_size": 4},
+                    "gan": {"real": "pairs", "smoothness": 1.0},
+                    "student": {"times": times},
+                    "critic": {"embedded_guidance": 1.0},
+                    **{"checkpoint_every": 4, "sample_every": 4, "log_every": 2},
+                },
+            }
+        )
+        make_pairs(whole)
+        local = fetch_inputs(whole, "teacher")
+        run = Run(local)
+        run.claim()
+        assert loop.train(local) == 4
+        with run.checkpoints.newest() as found:
+            for network in ("student", "critic"):
+                weights = read_part(found[1], network)
+                moments = read_part(found[1], f"{network}_optimizer")
+                means = [v for k, v in moments.items() if k.endswith("exp_avg")]
+                buffers = sum(1 for _ in teacher.buffers())
+                assert len(means) >= len(weights) - buffers, "all weights have a gradient"
+                assert all(value.isfinite().all() for value in (*means, *weights.values()))
+        run.finish()
+        output = Path(local.distill.output)
+        lines = (output / "metrics.jsonl").read_text().splitlines()
+        figures = json.loads(lines[-1])
+        assert {"regression", "matching_gradient", "gan_student", "critic"} <= figures.keys()
+        student = load_student(output / "student", local.teacher)
+        assert student.sampler.timesteps == tuple(times)
+        if isinstance(teacher, Network):
+            pairs = zip(student.parameters(), teacher.parameters(), strict=True)
+            changed = [bool((ours != theirs).any()) for ours, theirs in pairs]
+            assert sum(changed) > 0.9 * len(changed), "all of it learns"
+
+    def test_the_forecast_counts_what_is_there(self, builder, config, teacher):
+        """Weights, encoders and VAE included, and what a pass keeps; real ones beside meta's."""
+        whole = Config.model_validate(
+            {
+                "data": {"name": None},
+                "network": NETWORK.model_dump(mode="json"),
+                "teacher": config.model_dump(mode="json"),
+                "distill": {"regression": {"weight": 0.0}, "regression_steps": 0},
+            }
+        )
+        counted = footprint(whole, teacher)
+        student = new_student(teacher, NETWORK, 0)
+        pipe = builder.open(config.output) if teacher.latents else None
+        parts = [
+            part
+            for name, part in (pipe.components.items() if pipe else ())
+            if isinstance(part, nn.Module) and name != teacher.part
+        ]
+        assert counted.encoders == pytest.approx(size(*parts), rel=0.05)
+        assert bool(counted.encoders) == (teacher.latents is not None)
+        assert counted.weights == pytest.approx(size(teacher) + 3 * size(student), rel=0.05)
+        trained = sum(4 * v.numel() for v in student.parameters())
+        assert counted.gradients == pytest.approx(2 * trained, rel=0.05)
+        assert counted.moments == pytest.approx(4 * trained, rel=0.05)
+        real = saved_bytes(student, whole.distill.batch_size // whole.distill.lanes)
+        assert counted.activations == pytest.approx(real, rel=0.05)
