@@ -59,6 +59,7 @@ def make_teacher(config: Config) -> None:
         print(f"teacher  {teacher.output} is {verb} already")
         return
     check_writable(Path(teacher.output), "teacher.output")
+    network: UNet2D
     if teacher.file:
         network = import_edm(teacher.file)
     else:

@@ -45,6 +45,7 @@ class Builder:
         labels: Of two samples; None for a model without.
         side: Height and width of x0.
         channels: Of x0.
+        guidable: Whether the pipeline calls its network without the condition too.
         solver: What the pipeline's own sampler is called here.
         few: Students of a few steps that diffusers can take, by a name.
         wrong: A scheduler that the family does not take.
@@ -56,6 +57,7 @@ class Builder:
     labels: tuple[int, int] | None = (1, 0)
     side: int = 8
     channels: int = 4
+    guidable: bool = True
     solver: str = "euler"
     few: dict[str, Few] = field(default_factory=dict)
     wrong: dict[str, Any] = field(default_factory=dict)
@@ -122,12 +124,12 @@ class OnLatents(Builder):
 
     Args:
         call: Further arguments of the pipeline.
-        guidable: Whether it takes a negative prompt.
+        negatable: Whether it takes a negative prompt.
         empty_is_none: Whether it wants None for the empty negative prompt.
     """
 
     call: dict[str, Any] = field(default_factory=dict)
-    guidable: bool = True
+    negatable: bool = True
     empty_is_none: bool = False
 
     def teacher(self, folder: Path, prompts: Path) -> TeacherConfig:
@@ -190,7 +192,7 @@ class OnLatents(Builder):
     def end(self, pipe: Any, teacher: Network, steps: int, guidance: float) -> Tensor:
         negative = getattr(teacher.conditioner, "negative", "")
         more: dict[str, Any] = {}
-        if self.guidable:
+        if self.negatable:
             named = None if self.empty_is_none and not negative else [negative] * 2
             more["negative_prompt"] = named
         return self.called(pipe, steps, guidance, self.output, **more)

@@ -105,7 +105,7 @@ class Conformance(AdapterLaws, TrainingLaws):
         if negative and teacher.prompts is None:
             pytest.skip("it takes no prompts")
         pipe = builder.open(config.output)
-        if not guidable(teacher):
+        if not (builder.guidable and guidable(teacher)):
             guidance = 1.0
         labels, start = builder.labels_of(teacher), builder.start(pipe, teacher)
         if builder.solver == "student":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pipeline.models.analytic import gaussian_teacher
+from pipeline.models.families.gaussian import gaussian_teacher
 
 from pipeline.config import Config
 from pipeline.evaluation import speed

@@ -34,7 +34,7 @@ class OfClasses(OnLatents):
     """It takes classes and a generator, and gives images alone."""
 
     labels: tuple[int, int] | None = (207, 360)
-    guidable: bool = False
+    negatable: bool = False
     output = "pt"
 
     def teacher(self, folder: Any, prompts: Any) -> TeacherConfig:

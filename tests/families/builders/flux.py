@@ -44,6 +44,7 @@ class Packed(OnLatents):
     """Its latents are packed, and its guidance is an input."""
 
     guidable: bool = False
+    negatable: bool = False
 
     def pack(self, latents: Tensor) -> Tensor:
         return FluxPipeline._pack_latents(latents, *latents.shape)
