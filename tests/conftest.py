@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-pytest_plugins = ["tests.fixtures.runs"]
+pytest_plugins = ["tests.fixtures.runs", "tests.fixtures.families"]
 
 torch.set_num_threads(1)
 

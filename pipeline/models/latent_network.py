@@ -20,9 +20,6 @@ from pipeline.models.schedulers import is_edm, read_scheduler, student_scheduler
 from pipeline.models.vae import VAE
 from pipeline.utils.errors import UserError
 
-_BLOCKS = ("transformer_blocks", "single_transformer_blocks")
-"""Lists of a transformer's blocks, in their order."""
-
 
 class FrozenPipeline:
     """A pipeline of diffusers without its backbone: all that copies of a network share.
@@ -251,20 +248,23 @@ class LatentNetwork(Network):
 
 
 class LatentTransformer(LatentNetwork):
-    """A transformer on latents."""
+    """A transformer on latents.
+
+    Attributes:
+        blocks: Its lists of blocks, in their order.
+    """
 
     part = "transformer"
+    blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks", "single_transformer_blocks")
 
     def stages(self) -> list[str]:
-        blocks = {name: getattr(self.backbone, name, ()) for name in _BLOCKS}
-        return [
-            f"{self.part}.{name}.{i}" for name, each in blocks.items() for i in range(len(each))
-        ]
+        lists = {name: getattr(self.backbone, name, ()) for name in self.blocks}
+        return [f"{self.part}.{name}.{i}" for name, each in lists.items() for i in range(len(each))]
 
     def up_to(self, stage: str) -> dict[str, nn.Module]:
         _, last, number = stage.split(".")
         parts: dict[str, nn.Module] = {}
-        for name in _BLOCKS[_BLOCKS.index(last) :]:
+        for name in self.blocks[self.blocks.index(last) :]:
             if blocks := getattr(self.backbone, name, None):
                 kept = blocks[: int(number) + 1] if name == last else []
                 parts[f"{self.part}.{name}"] = nn.ModuleList(kept)
