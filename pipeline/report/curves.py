@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.report.charts import Chart, Line
-from pipeline.report.source import Run
+from pipeline.report.source import FoundRun
 
 LABELS = {
     "regression": ("regression", "student"),
@@ -44,7 +44,7 @@ PARTS = {
 """Part of a step's time in metrics.jsonl -> its name."""
 
 
-def phases(run: Run) -> list[tuple[float, float, str]]:
+def phases(run: FoundRun) -> list[tuple[float, float, str]]:
     """From, to and name of the parts of the training, in steps."""
     for tree in (run.definition, run.settings or {}):
         distill = tree.get("distill")
@@ -56,12 +56,12 @@ def phases(run: Run) -> list[tuple[float, float, str]]:
     return []
 
 
-def points(run: Run, name: str) -> list[tuple[float, float]]:
+def points(run: FoundRun, name: str) -> list[tuple[float, float]]:
     """Every line of metrics that has a figure, as (step, value)."""
     return [(line["step"], line[name]) for line in run.metrics if name in line]
 
 
-def curves(run: Run) -> list[Chart]:
+def curves(run: FoundRun) -> list[Chart]:
     """All figures of one run."""
     marks = [
         (float(event.step), "") for event in run.events if event.kind == "start" and event.step
@@ -77,17 +77,17 @@ def curves(run: Run) -> list[Chart]:
     return [chart for chart in found if chart.lines]
 
 
-def _others(run: Run) -> list[str]:
+def _others(run: FoundRun) -> list[str]:
     """Figures of the losses of methods that have no place above."""
     names = {name for line in run.metrics for name in line}
     known = LABELS.keys() | {"step", "time", "skipped", "memory_gib"}
     return sorted(name for name in names - known if not name.startswith("seconds_"))
 
 
-def compared(runs: list[Run]) -> list[Chart]:
+def compared(runs: list[FoundRun]) -> list[Chart]:
     """One figure for each curve, all runs in it."""
 
-    def of_run(run: Run, line: Line) -> Line:
+    def of_run(run: FoundRun, line: Line) -> Line:
         colour = f"run-{runs.index(run) % 6}"
         label = run.place.name if not line.dashed else f"{run.place.name}, {line.label}"
         return Line(label, line.points, colour, line.dashed, line.dots)
@@ -102,7 +102,7 @@ def compared(runs: list[Run]) -> list[Chart]:
 
 
 def _scores(
-    runs: list[Run], dress: Callable[[Run, Line], Line], marks: list[tuple[float, str]]
+    runs: list[FoundRun], dress: Callable[[FoundRun, Line], Line], marks: list[tuple[float, str]]
 ) -> list[Chart]:
     """Fréchet distances measured beside training: a figure for each number of images."""
     charts = []
@@ -141,7 +141,7 @@ def _chart(
     )
 
 
-def progress(run: Run) -> Chart:
+def progress(run: FoundRun) -> Chart:
     """Steps against the clock: a line for each attempt, what was lost included."""
     starts = [event for event in run.events if event.kind == "start"]
     if not starts:
@@ -187,7 +187,7 @@ class Split:
     parts: list[tuple[str, str, float, float]]
 
 
-def time_split(run: Run) -> list[Split]:
+def time_split(run: FoundRun) -> list[Split]:
     """Mean time of a step by its parts, for every phase."""
     found = []
     for first, last, phase in phases(run) or [(0, 1e12, "all steps")]:
@@ -216,7 +216,7 @@ _COLOURS = {
 }
 
 
-def _weighted(run: Run, first: float, last: float) -> list[tuple[float, dict[str, float]]]:
+def _weighted(run: FoundRun, first: float, last: float) -> list[tuple[float, dict[str, float]]]:
     """(steps that a line stands for, the line) of the lines in a part of the training."""
     steps = [line["step"] for line in run.metrics]
     sizes = [step - before for step, before in zip(steps, [0.0, *steps], strict=False)]

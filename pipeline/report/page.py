@@ -15,7 +15,7 @@ from pipeline.report.charts import Chart, short
 from pipeline.report.comparisons import Table, comparisons, features
 from pipeline.report.curves import Split, compared, curves, time_split
 from pipeline.report.frames import Figure, figure
-from pipeline.report.source import Place, Run, find, read_run, short_name
+from pipeline.report.source import FoundRun, Place, find, read_run, short_name
 from pipeline.report.words import (
     Entry,
     Status,
@@ -115,7 +115,7 @@ def _beside(named: tuple[str, ...], evaluation: str) -> Path:
     return Path(FILE) if len(named) > 1 or is_remote(named[0]) else Path(named[0]) / FILE
 
 
-def render(runs: list[Run], now: float | None = None) -> str:
+def render(runs: list[FoundRun], now: float | None = None) -> str:
     """The page as text.
 
     Args:
@@ -152,7 +152,7 @@ def comparable(views: list[View]) -> list[View]:
     ]
 
 
-def view(run: Run, now: float) -> View:
+def view(run: FoundRun, now: float) -> View:
     """Everything the page shows of a run."""
     troubles = list(run.troubles)
     pictures = []
@@ -195,7 +195,7 @@ def _figure(png: bytes, alt: str, name: str, troubles: list[str]) -> Figure | No
         return None
 
 
-def tiles(run: Run) -> list[Tile]:
+def tiles(run: FoundRun) -> list[Tile]:
     """The figures that one wants to see first, those that are there."""
     found, get = [], run.evaluation.get
     value = {name: each for name, each in run.evaluation.items() if isinstance(each, int | float)}

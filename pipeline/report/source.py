@@ -40,7 +40,7 @@ class Place:
 
 
 @dataclass
-class Run:
+class FoundRun:
     """What was found of a run.
 
     Attributes:
@@ -95,13 +95,13 @@ def short_name(path: str) -> str:
     return "/".join([part for part in split(path)[1].split("/") if part][-2:])
 
 
-def read_run(place: Place, s3: S3Config) -> Run:
+def read_run(place: Place, s3: S3Config) -> FoundRun:
     """Read all that is there; what is damaged becomes one of the `troubles`.
 
     Raises:
         UserError: If nothing of a run is there, or a store refuses.
     """
-    run = Run(place)
+    run = FoundRun(place)
     store = Storage(place.distill, s3, "distill.output")
     names = store.list()
     _read_training(run, store, names.keys())
@@ -120,7 +120,7 @@ def read_run(place: Place, s3: S3Config) -> Run:
     return run
 
 
-def _read_training(run: Run, store: Storage, names: Any) -> None:
+def _read_training(run: FoundRun, store: Storage, names: Any) -> None:
     if "config.yaml" in names:
         run.settings = _take(run, store, "config.yaml", _settings)
     if "run.json" in names:
@@ -153,7 +153,7 @@ def evenly(values: list[Any], most: int) -> list[Any]:
     return [values[round(n * (len(values) - 1) / (most - 1))] for n in range(most)]
 
 
-def _take(run: Run, store: Store, name: str, read: Callable[[bytes], Any]) -> Any:
+def _take(run: FoundRun, store: Store, name: str, read: Callable[[bytes], Any]) -> Any:
     """What a file holds; None, and a trouble, if it cannot be read."""
     try:
         return read(store.get(name))

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.config import Config, settings_yaml
 from pipeline.report.charts import short
 from pipeline.report.comparisons import SIDES, comparisons, features, real_images
-from pipeline.report.source import Run
+from pipeline.report.source import FoundRun
 
 FIGURES = (
     ("Fréchet distance to the teacher", "fd_teacher", None, "fd_floor", "n_teacher"),
@@ -66,7 +66,7 @@ def value(each: Any) -> str:
     return str(each) if isinstance(each, str) else ""
 
 
-def side_by_side(runs: list[Run]) -> list[tuple[str, str, list[str]]]:
+def side_by_side(runs: list[FoundRun]) -> list[tuple[str, str, list[str]]]:
     """Title, n and a cell for each run.
 
     Figures at another n, in other features or against another reference are another row.
@@ -94,7 +94,7 @@ def side_by_side(runs: list[Run]) -> list[tuple[str, str, list[str]]]:
     ]
 
 
-def changed(run: Run) -> list[tuple[str, str, str]]:
+def changed(run: FoundRun) -> list[tuple[str, str, str]]:
     """Setting, value and default of the settings that are not the default; folders left out."""
     if run.settings is None:
         return []
@@ -109,7 +109,7 @@ def changed(run: Run) -> list[tuple[str, str, str]]:
     return rows
 
 
-def differences(runs: list[Run]) -> list[tuple[str, list[str]]]:
+def differences(runs: list[FoundRun]) -> list[tuple[str, list[str]]]:
     """Setting, and its value in each run, of those that differ; folders left out."""
     trees = [dict(_flat(run.settings or run.definition)) for run in runs]
     folders = [tree.get("run") for tree in trees]
@@ -125,7 +125,7 @@ def differences(runs: list[Run]) -> list[tuple[str, list[str]]]:
     return rows
 
 
-def settings(run: Run) -> str:
+def settings(run: FoundRun) -> str:
     """All settings that were kept, as YAML."""
     return settings_yaml.dump(run.settings or run.definition)
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pipeline.report.charts import short
-from pipeline.report.source import Run
+from pipeline.report.source import FoundRun
 from pipeline.runs.events import Event
 from pipeline.utils.progress import duration
 
@@ -35,21 +35,21 @@ class Entry:
     more: str = ""
 
 
-def reached(run: Run) -> int:
+def reached(run: FoundRun) -> int:
     """Steps done, as far as is known."""
     logged = int(run.metrics[-1]["step"]) if run.metrics else 0
     noted = run.events[-1].step if run.events else 0
     return max(run.steps or 0, logged, noted, *run.grids, 0)
 
 
-def target(run: Run) -> int | None:
+def target(run: FoundRun) -> int | None:
     """Steps that the run is to do."""
     distill = (run.settings or {}).get("distill")
     steps = distill.get("steps") if isinstance(distill, dict) else None
     return steps if isinstance(steps, int) else run.steps
 
 
-def status(run: Run, now: float | None = None) -> Status:
+def status(run: FoundRun, now: float | None = None) -> Status:
     """How the run stands at a time, by default now."""
     now = time.time() if now is None else now
     done, aim = reached(run), target(run)
@@ -74,7 +74,7 @@ def status(run: Run, now: float | None = None) -> Status:
     )
 
 
-def timeline(run: Run) -> list[Entry]:
+def timeline(run: FoundRun) -> list[Entry]:
     """Everything that is known to have happened, in order."""
     entries = []
     for number, event in enumerate(run.events):
@@ -119,7 +119,7 @@ def moment(seconds: float) -> str:
         return ""
 
 
-def trained(run: Run) -> float | None:
+def trained(run: FoundRun) -> float | None:
     """Seconds that the workers trained, without pauses; None if it is not known."""
     spent, begun, heard = 0.0, None, None
     times = [line["time"] for line in run.metrics if "time" in line]
@@ -136,7 +136,7 @@ def trained(run: Run) -> float | None:
     return spent or None
 
 
-def _interval(run: Run) -> float:
+def _interval(run: FoundRun) -> float:
     """Seconds from one of the last lines of metrics to the next."""
     times = [line["time"] for line in run.metrics[-6:] if "time" in line]
     return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.config import Config, S3Config
 from pipeline.report import page, words
-from pipeline.report.source import Run, find, read_run
+from pipeline.report.source import FoundRun, find, read_run
 from pipeline.utils.errors import UserError
 from pipeline.utils.image_grid import save_grid
 from tests.report.run_folder import BEGAN, EVENTS, FIGURES, line, make_run, write
@@ -50,7 +50,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def read(folder: Path) -> Run:
+def read(folder: Path) -> FoundRun:
     return read_run(find(str(folder), S3Config()), S3Config())
 
 

@@ -14,7 +14,8 @@ from tests.fixtures.in_process import encode_images
 
 
 def configured(tmp_path, real: str, **more) -> Config:
-    distill = {"gan": {"real": real}, "batch_size": 8, "lanes": 2}
+    no_pairs = {"regression_steps": 0, "regression": {"weight": 0.0}}
+    distill = {"gan": {"real": real}, "batch_size": 8, "lanes": 2, **no_pairs}
     return Config.model_validate({"run": str(tmp_path), "distill": distill, **more})
 
 
