@@ -1,5 +1,6 @@
 """A family that nobody else knows keeps the laws of all families."""
 
+import torch
 from diffusers import (
     AuraFlowPipeline,
     AuraFlowTransformer2DModel,
@@ -28,6 +29,9 @@ def auraflow() -> AuraFlowPipeline:
         out_channels=4,
         pos_embed_max_size=64,
     )
+    with torch.no_grad():  # so that its attention tells
+        for weight in transformer.parameters():
+            weight.mul_(3)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=1.73)
     return AuraFlowPipeline(
         transformer=transformer, vae=vae(4, 0.13025), scheduler=scheduler, **t5(12)

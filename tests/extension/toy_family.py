@@ -18,7 +18,7 @@ class AuraFlow(LatentTransformer):
     family = "auraflow"
     pipelines = ("AuraFlowPipeline",)
     takes = {Flow: ("flow_prediction",)}
-    blocks = ("joint_transformer_blocks", "single_transformer_blocks")
+    blocks = ("joint_transformer_blocks",)  # the others mix text into the image's tokens
 
     @staticmethod
     def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
