@@ -20,7 +20,7 @@ class Toy(UNet2D):
 
     @classmethod
     def reads(cls, folder: ModelFolder) -> bool:
-        return bool(folder.backbone.get("center_input_sample"))
+        return super().reads(folder) and bool(folder.backbone.get("center_input_sample"))
 
 
 def toy() -> DDIMPipeline:
