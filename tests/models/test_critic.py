@@ -8,11 +8,10 @@ from pipeline.data.fetch import fetch_inputs
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import EDM
 from pipeline.diffusion.sampler import FewStepSampler
-from pipeline.methods.dmd import DMD
-from pipeline.models.condition import ClassLabels
 from pipeline.models.critic import Critic
 from pipeline.models.loading import load_teacher, new_unet
 from pipeline.models.network import UNet2D
+from tests.fixtures.methods import new_method
 from tests.fixtures.tiny_models import FAMILIES, save_tiny
 
 SHAPE = (1, 8, 8)
@@ -57,9 +56,8 @@ def test_every_family_can_be_told(version, tmp_path, monkeypatch):
 
 def test_each_exit_gets_a_score_of_its_own():
     """Where one step gives dark images and the next bright ones, the critic knows both."""
-    ends = (0.3, 0.9)
     steps = FewStepSampler(EDM(), (80.0, 5.0))
-    dmd = DMD(EDM(), SHAPE, ClassLabels(None), 0, 0, 0.0, 1.0, ends, ends, steps=steps)
+    dmd = new_method(SHAPE, sampler=steps, critic={"range": (0.3, 0.9)})
     critic = Critic(unet(), (), exits=2)
     optimizer = torch.optim.Adam(critic.parameters(), lr=1e-2)
     rng = torch.Generator().manual_seed(0)
