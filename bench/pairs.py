@@ -30,8 +30,8 @@ import torch
 from pipeline.config import Config
 from pipeline.data import schema, shards
 from pipeline.data.local import LocalStore
-from pipeline.data.schema import PairBatch
 from pipeline.diffusion import seeds
+from pipeline.diffusion.pairs import PairBatch
 from pipeline.models.sampling import sample_teacher
 from pipeline.stages.pairs import PairMaker, pair_plan
 

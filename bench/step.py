@@ -30,19 +30,22 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from pipeline.cli import load  # noqa: E402
-from pipeline.data.schema import PairBatch  # noqa: E402
-from pipeline.diffusion.condition import Condition  # noqa: E402
+from pipeline.diffusion.condition import Condition, Inputs  # noqa: E402
 from pipeline.diffusion.losses import denoising_loss, regression_loss  # noqa: E402
 from pipeline.diffusion.matching import dmd  # noqa: E402
 from pipeline.diffusion.noise import EDM  # noqa: E402
+from pipeline.diffusion.pairs import PairBatch  # noqa: E402
 from pipeline.methods.dmd import DMD  # noqa: E402
-from pipeline.methods.microbatch import Microbatch, StepPlan  # noqa: E402
-from pipeline.methods.terms.gan import GAN  # noqa: E402
+from pipeline.methods.microbatch import Microbatch  # noqa: E402
+from pipeline.methods.recipe import Recipe  # noqa: E402
 from pipeline.models.condition import ClassLabels  # noqa: E402
 from pipeline.models.critic import Critic  # noqa: E402
-from pipeline.models.denoiser import Inputs  # noqa: E402
 from pipeline.models.families.edm import new_unet  # noqa: E402
 
+SETTINGS = (
+    *("--distill.regression_steps=0", "--distill.burn_in_steps=0", "--distill.student.every=1"),
+    *("--distill.gan.real=pairs", "--distill.draws=shared"),
+)
 CRITIC_STEPS = 3
 CLASSES = 10
 BARS = {"flops_ratio": 0.85, "cpu_ratio": 0.90, "gradient_difference": 1e-5}
@@ -58,13 +61,10 @@ class Cycle:
     """
 
     def __init__(self, rows: int) -> None:
-        config = load("step", ["--config", str(ROOT / "configs" / "mnist.yaml")])[0]
-        shape, distill = (1, config.data.size, config.data.size), config.distill
-        self.plan = StepPlan(distill.regression.weight, distill.matching.weight, 3e-3, critic=True)
-        self.method = DMD(
-            EDM(), shape, ClassLabels(CLASSES), 0, 0, self.plan.regression, self.plan.matching,
-            distill.matching.range, distill.critic.range, gan=GAN(self.plan.gan, 1e-2), shared=True,
-        )  # fmt: skip
+        config = load("step", ["--config", str(ROOT / "configs" / "mnist.yaml"), *SETTINGS])[0]
+        shape = (1, config.data.size, config.data.size)
+        self.method = DMD(EDM(), shape, ClassLabels(CLASSES), Recipe.of(config.distill))
+        self.plan = self.method.plan(0)
         self.student, self.teacher, denoiser = (
             new_unet(config.network, shape, CLASSES, seed) for seed in range(3)
         )
@@ -100,11 +100,12 @@ class Cycle:
             fake = self.critic(x_t, t, first.condition)
         self.critic.requires_grad_(False)
         fooled = softplus(-self.critic.logits(Inputs(x_t, t, first.condition))).mean()
-        (plan.matching * dmd(x0, real, fake).mean() + plan.gan * fooled).backward()
+        weights = {**plan.on_pairs, **plan.on_samples}
+        (weights["matching"] * dmd(x0, real, fake).mean() + weights["gan"] * fooled).backward()
         self.critic.requires_grad_(True)
         assert first.pairs is not None and first.pairs_condition is not None
         made = self._images(first.pairs.noise, first.pairs_condition)
-        (plan.regression * regression_loss(made, first.pairs.images)).backward()
+        (weights["regression"] * regression_loss(made, first.pairs.images)).backward()
         for number, microbatch in enumerate(self.microbatches):
             samples = self.method.samples(self.student, microbatch) if number else x0.detach()
             self._tell(samples, microbatch)

@@ -185,6 +185,7 @@ def _describe(schema: dict[str, Any]) -> tuple[str, list[str]]:
     if "exclusiveMaximum" in schema:
         bounds.append(f"less than {schema['exclusiveMaximum']:.10g}")
     kinds = {"integer": "INT", "number": "NUMBER", "boolean": "BOOL", "string": "TEXT"}
+    kinds["object"] = "MAPPING"
     return kinds[schema["type"]], bounds
 
 

@@ -17,7 +17,7 @@ from pipeline.evaluation.reference import SETTING
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.loading import load_teacher, teacher_fingerprint
 from pipeline.stages.pairs import pair_plan
-from pipeline.stages.plan import pair_bytes, plan, step_calls, teacher_calls
+from pipeline.stages.plan import pair_bytes, plan, teacher_calls, training_calls
 from pipeline.training.memory import footprint
 from pipeline.utils.errors import UserError
 from pipeline.utils.uris import is_remote
@@ -245,7 +245,7 @@ class Examination:
         config, prices, total, lines = self.config, self.config.doctor, 0.0, []
         work = {
             "pairs.actors": (teacher_calls(config) * config.pairs.count, 0.0),
-            "distill.workers": step_calls(config),
+            "distill.workers": training_calls(config).evaluations(),
         }
         for name, (by_teacher, by_student) in work.items():
             speed = self.speeds[name]

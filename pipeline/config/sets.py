@@ -1,14 +1,19 @@
 """Sets of pairs and of real images, and the actors that make them."""
 
+from typing import Annotated
+
 from pydantic import Field
 
-from pipeline.config.fields import (
+from pipeline.diffusion.solver import SOLVERS
+from pipeline.utils.fields import (
     Branch,
     Folder,
     Positive,
-    SolverName,
     Weight,
+    one_of,
 )
+
+SolverName = Annotated[str, one_of(SOLVERS)]
 
 
 class ActorsConfig(Branch):

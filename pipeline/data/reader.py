@@ -13,9 +13,9 @@ from torch import Tensor
 from pipeline.data import real, schema
 from pipeline.data.plans import RealPlan
 from pipeline.data.real import RealBatch
-from pipeline.data.schema import PairBatch
 from pipeline.data.shards import Manifest, Shard, read_manifest
 from pipeline.data.storage import Store
+from pipeline.diffusion.pairs import PairBatch
 from pipeline.diffusion.seeds import generator
 from pipeline.utils.errors import UserError
 

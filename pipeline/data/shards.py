@@ -22,8 +22,9 @@ from torch import Tensor
 
 from pipeline.data import schema
 from pipeline.data.plans import PairPlan, Plan
-from pipeline.data.schema import Kind, PairBatch
+from pipeline.data.schema import Kind
 from pipeline.data.storage import Store, ensure_json
+from pipeline.diffusion.pairs import PairBatch
 from pipeline.utils.errors import UserError
 
 PLAN = "plan.json"

@@ -1,7 +1,8 @@
-"""What an image is made of: named tensors, one row a sample."""
+"""What an image is made of: named tensors, one row a sample; and what makes them of labels."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,3 +44,58 @@ class Condition:
         """The samples of all parts, one part after another; all have the same names."""
         names = parts[0].tensors
         return Condition({name: torch.cat([part[name] for part in parts]) for name in names})
+
+
+class Inputs(NamedTuple):
+    """What a denoiser is called with: x_t (B, C, H, W), t (B,), and the condition of every row."""
+
+    x_t: Tensor
+    t: Tensor
+    condition: Condition
+
+    @staticmethod
+    def cat(parts: Sequence["Inputs"]) -> "Inputs":
+        """All rows, one part after another."""
+        return Inputs(
+            torch.cat([part.x_t for part in parts]),
+            torch.cat([part.t for part in parts]),
+            Condition.cat([part.condition for part in parts]),
+        )
+
+
+class Conditioner:
+    """Makes conditions; all copies of a network share one.
+
+    Attributes:
+        classes: Number of labels; None where there are none.
+        prompts: What the labels stand for, where that is text.
+    """
+
+    classes: int | None = None
+    prompts: Sequence[str] | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Conditioner":
+        return self
+
+    def __call__(
+        self, labels: Tensor | None, count: int, device: torch.device | str = "cpu"
+    ) -> Condition:
+        """Of `count` samples on a device.
+
+        Args:
+            labels: (count,) int64 in [0, classes), or None for no condition.
+            count: Number of samples.
+            device: Where the condition shall be.
+
+        Raises:
+            UserError: If labels is None and the network knows classes alone.
+        """
+        raise NotImplementedError
+
+    def null(self, count: int, device: torch.device | str = "cpu") -> Condition:
+        """No condition, or the negative prompt, for guidance.
+
+        Raises:
+            UserError: If the network knows none.
+        """
+        raise NotImplementedError

@@ -1,13 +1,15 @@
 """What a step is made of: whose turn it is, the draws of every lane, and what came of them."""
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.data.schema import PairBatch
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Schedule, diffuse
+from pipeline.diffusion.pairs import PairBatch
 
 RealImages = tuple[Tensor, Tensor | None]
 """Images (B, C, H, W) as the teacher denoises them, and their conditions (B,) or None."""
@@ -18,24 +20,19 @@ class StepPlan:
     """Who learns at a step, and from what.
 
     Attributes:
-        regression, matching, gan: Weights of the student's losses; 0 leaves one out.
+        on_pairs, on_samples: Weights of the student's losses by their terms' names: on its images
+            of the pairs' noise, and of fresh noise. A loss of weight 0 is left out.
         critic: Whether the critic takes a step.
     """
 
-    regression: float = 0.0
-    matching: float = 0.0
-    gan: float = 0.0
+    on_pairs: Mapping[str, float] = field(default_factory=dict)
+    on_samples: Mapping[str, float] = field(default_factory=dict)
     critic: bool = False
 
     @property
     def student(self) -> bool:
         """Whether the student takes a step."""
-        return self.regression > 0 or self.fresh
-
-    @property
-    def fresh(self) -> bool:
-        """Whether the student learns from images of fresh noise."""
-        return self.matching > 0 or self.gan > 0
+        return bool(self.on_pairs or self.on_samples)
 
 
 @dataclass(frozen=True)
@@ -92,6 +89,7 @@ class Microbatch:
         real: Real images, where there is a GAN.
         pairs: Teacher pairs of the regression loss, where the step has one.
         pairs_condition: Theirs.
+        draws: Of the other terms, by their names: tensors, or what has a `to` of its own.
         weight: 0 for a lane that only fills up: sharded networks need every worker's call.
     """
 
@@ -105,13 +103,17 @@ class Microbatch:
     real: Real | None = None
     pairs: PairBatch | None = None
     pairs_condition: Condition | None = None
+    draws: Mapping[str, Any] = field(default_factory=dict)
     weight: float = 1.0
 
     def to(self, device: torch.device) -> "Microbatch":
         """The same lane on a device."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        draws = {name: value.to(device) for name, value in self.draws.items()}
         return replace(
-            self, **{name: v.to(device) for name, v in values.items() if hasattr(v, "to")}
+            self,
+            draws=draws,
+            **{name: v.to(device) for name, v in values.items() if hasattr(v, "to")},
         )
 
 

@@ -8,54 +8,15 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.diffusion.condition import Condition
+from pipeline.diffusion.condition import Condition, Conditioner
 from pipeline.utils.errors import UserError
 
 _KEPT = 1024
 """Prompts whose embeddings stay in memory."""
-
-
-class Conditioner:
-    """Makes conditions; all copies of a network share one.
-
-    Attributes:
-        classes: Number of labels; None where there are none.
-        prompts: What the labels stand for, where that is text.
-    """
-
-    classes: int | None = None
-    prompts: Sequence[str] | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Conditioner":
-        return self
-
-    def __call__(
-        self, labels: Tensor | None, count: int, device: torch.device | str = "cpu"
-    ) -> Condition:
-        """Of `count` samples on a device.
-
-        Args:
-            labels: (count,) int64 in [0, classes), or None for no condition.
-            count: Number of samples.
-            device: Where the condition shall be.
-
-        Raises:
-            UserError: If labels is None and the network knows classes alone.
-        """
-        raise NotImplementedError
-
-    def null(self, count: int, device: torch.device | str = "cpu") -> Condition:
-        """No condition, or the negative prompt, for guidance.
-
-        Raises:
-            UserError: If the network knows none.
-        """
-        raise NotImplementedError
 
 
 class ClassLabels(Conditioner):

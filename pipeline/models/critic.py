@@ -7,8 +7,8 @@ import torch
 from diffusers.models.embeddings import TimestepEmbedding
 from torch import Tensor, nn
 
-from pipeline.diffusion.condition import Condition
-from pipeline.models.denoiser import Inputs, blank
+from pipeline.diffusion.condition import Condition, Inputs
+from pipeline.models.denoiser import blank
 from pipeline.models.network import Network
 from pipeline.models.views import Shifted, Tap, view
 from pipeline.utils.errors import UserError

@@ -1,34 +1,15 @@
 """What a network is in this house: (x_t, t, condition) -> x0."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.diffusion import guidance
-from pipeline.diffusion.condition import Condition
+from pipeline.diffusion.condition import Condition, Conditioner, Inputs
 from pipeline.diffusion.noise import Schedule
 from pipeline.diffusion.sampler import FewStepSampler
-from pipeline.models.condition import Conditioner
 from pipeline.models.vae import VAE
-
-
-class Inputs(NamedTuple):
-    """What a denoiser is called with: x_t (B, C, H, W), t (B,), and the condition of every row."""
-
-    x_t: Tensor
-    t: Tensor
-    condition: Condition
-
-    @staticmethod
-    def cat(parts: Sequence["Inputs"]) -> "Inputs":
-        """All rows, one part after another."""
-        return Inputs(
-            torch.cat([part.x_t for part in parts]),
-            torch.cat([part.t for part in parts]),
-            Condition.cat([part.condition for part in parts]),
-        )
 
 
 class Denoiser(nn.Module):

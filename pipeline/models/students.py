@@ -16,6 +16,7 @@ from pipeline.config import (
 from pipeline.diffusion import seeds
 from pipeline.diffusion.noise import EDM, VP, Flow, Schedule
 from pipeline.diffusion.sampler import FewStepSampler
+from pipeline.methods.recipe import Recipe
 from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.export.save import PROVENANCE, read_provenance
@@ -85,15 +86,16 @@ def new_critic(
 ) -> Network | Critic:
     """A trainable copy of the teacher for the fake score.
 
-    A `Critic` where there is a GAN, with fresh heads, or a student of several steps.
+    A `Critic` where a term needs heads, fresh ones, or for a student of several steps.
 
     Arguments and errors as `new_student`.
     """
     denoiser = new_student(teacher, network, seed, distill.critic, distill.recompute)
     exits = len(distill.student.times or (None,))
-    if distill.gan.real is None and exits == 1:
+    heads = Recipe.of(distill).needs.heads
+    if not heads and exits == 1:
         return denoiser
-    blocks = () if distill.gan.real is None else distill.gan.blocks
+    blocks = distill.gan.blocks if heads else ()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.generator("heads", seed).initial_seed())
         return Critic(denoiser, blocks, exits)

@@ -6,8 +6,9 @@ from pipeline.config import Config
 from pipeline.data.plans import RealPlan
 from pipeline.data.shards import read_manifest
 from pipeline.data.storage import Storage
-from pipeline.methods.terms.regression import mark
+from pipeline.methods.recipe import Recipe
 from pipeline.models.loading import teacher_fingerprint
+from pipeline.models.perceptual.distance import distance_fingerprint
 from pipeline.runs.init_from import InitFrom
 
 # Folders, workers and cadences do not change the optimisation, nor does a later end.
@@ -17,7 +18,7 @@ _FREE = {
     *("scoring", "pick", "wandb"),
 }
 _FREE_OF_REGRESSION = {"distance", "lpips", "decoder", "cache"}
-"""`mark` says what these come to."""
+"""`distance_fingerprint` says what these come to."""
 
 
 def definition(config: Config) -> dict[str, Any]:
@@ -33,11 +34,12 @@ def definition(config: Config) -> dict[str, Any]:
     distill, credentials = config.distill, config.s3
     teacher = teacher_fingerprint(config.teacher)
     pairs, distance = None, {}
+    free = _FREE if distill.terms else {*_FREE, "terms"}  # runs from before there were any go on
     if needs_pairs(config):
         manifest = read_manifest(Storage(config.pairs.output, credentials, "pairs.output"))
         manifest.check_teacher(teacher)
         pairs = {"plan": manifest.plan.fingerprint(), "count": manifest.count}
-        distance = mark(distill.regression)
+        distance = distance_fingerprint(distill.regression)
     start, real = None, {}
     if distill.start_from:
         start = InitFrom(distill, config.teacher, credentials).fingerprint()
@@ -55,7 +57,7 @@ def definition(config: Config) -> dict[str, Any]:
         "guidance": config.pairs.guidance,
         "network": config.network.model_dump(mode="json"),
         "distill": distill.model_dump(
-            mode="json", exclude=dict.fromkeys(_FREE, True) | {"regression": _FREE_OF_REGRESSION}
+            mode="json", exclude=dict.fromkeys(free, True) | {"regression": _FREE_OF_REGRESSION}
         ),
         **distance,
         **real,
@@ -64,6 +66,4 @@ def definition(config: Config) -> dict[str, Any]:
 
 def needs_pairs(config: Config) -> bool:
     """Whether any step learns from stored pairs."""
-    distill = config.distill
-    regression = distill.regression_steps > 0 or distill.regression.weight > 0
-    return regression or distill.gan.real == "pairs"
+    return Recipe.of(config.distill).needs.pairs

@@ -11,9 +11,9 @@ from torch import Tensor
 from pipeline.config import Config, TeacherConfig
 from pipeline.data import schema, shards
 from pipeline.data.plans import PairPlan
-from pipeline.data.schema import PairBatch
 from pipeline.data.storage import Store
 from pipeline.diffusion import seeds
+from pipeline.diffusion.pairs import PairBatch
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.loading import load_teacher, teacher_fingerprint
 from pipeline.models.sampling import sample_teacher

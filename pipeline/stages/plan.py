@@ -7,6 +7,8 @@ import numpy as np
 
 from pipeline.config import Config
 from pipeline.diffusion.solver import SOLVERS
+from pipeline.methods.recipe import Recipe
+from pipeline.methods.terms.term import NetworkCalls
 
 
 def teacher_calls(config: Config) -> int:
@@ -33,23 +35,10 @@ def _shape(config: Config) -> tuple[int, int, int] | None:
         return config.shape if described else None
 
 
-def step_calls(config: Config) -> tuple[float, float]:
-    """Network evaluations of all of training: the teacher's, and the student's and critic's.
-
-    A backward pass counts as two. The critic learns from one evaluation of the student and three
-    of its own; the student from three of its own on each of its batches, and one of the critic.
-    """
-    distill = config.distill
-    dmd = distill.steps - distill.regression_steps - distill.burn_in_steps
-    students = dmd // distill.student.every
-    pairs = distill.regression.batch_size
-    both = pairs if distill.regression.weight else 0
+def training_calls(config: Config) -> NetworkCalls:
+    """Images through the networks in all of training."""
     guided = 1 if config.pairs.guidance == 1 else 2
-    teacher = students * guided * distill.batch_size
-    trained = distill.regression_steps * 3 * pairs
-    trained += (distill.burn_in_steps + dmd) * 4 * distill.batch_size
-    trained += students * (4 * distill.batch_size + 3 * both)
-    return float(teacher), float(trained)
+    return Recipe.of(config.distill).network_calls(guided)
 
 
 def plan(config: Config) -> list[str]:

@@ -18,22 +18,19 @@ from pipeline.config import Config, DistillConfig
 from pipeline.data.reader import PairReader
 from pipeline.data.storage import Storage
 from pipeline.diffusion import seeds
-from pipeline.diffusion.matching import MATCHING
 from pipeline.methods.dmd import DMD
 from pipeline.methods.microbatch import Microbatch
-from pipeline.methods.terms.gan import GAN
-from pipeline.methods.terms.regression import l2, new_distance
 from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.ema import Average, ema_of
 from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import guide
-from pipeline.models.students import few_step_sampler, new_critic, new_student
+from pipeline.models.students import new_critic, new_student
 from pipeline.runs.checkpoint import State
-from pipeline.runs.identity import needs_pairs
 from pipeline.runs.init_from import InitFrom
 from pipeline.runs.run import Run
 from pipeline.training.gan_images import new_source
+from pipeline.training.method import build_method
 from pipeline.training.sample_grid import SampleGrid
 from pipeline.training.step import Trained, TrainStep
 from pipeline.utils.errors import UserError
@@ -71,7 +68,7 @@ def prepare(config: Config) -> TrainingRun:
     distill, accelerator = config.distill, _accelerator(config.distill.precision)
     device = accelerator.device
     teacher = load_teacher(config.teacher).to(device)
-    method = _method(config, teacher, device)
+    method = build_method(distill, teacher, device)
     student, critic = _new_networks(config, teacher, device)
     if distill.precision == "bf16":
         for weight in teacher.parameters():
@@ -113,27 +110,6 @@ def _accelerator(precision: str) -> Accelerator:
         cpu=not torch.cuda.is_available() or os.environ.get("ACCELERATE_TORCH_DEVICE") == "cpu",
         mixed_precision="bf16" if precision == "bf16" else "no",
         kwargs_handlers=[wrapper],
-    )
-
-
-def _method(config: Config, teacher: Denoiser, device: torch.device) -> DMD:
-    distill = config.distill
-    return DMD(
-        schedule=teacher.schedule,
-        shape=teacher.shape,
-        conditioner=teacher.conditioner,
-        regression_steps=distill.regression_steps,
-        burn_in_steps=distill.burn_in_steps,
-        regression_weight=distill.regression.weight,
-        matching_weight=distill.matching.weight,
-        matching_range=distill.matching.range,
-        critic_range=distill.critic.range,
-        student_every=distill.student.every,
-        steps=few_step_sampler(teacher.schedule, distill.student),
-        distance=new_distance(config, teacher, device) if needs_pairs(config) else l2,
-        matching=MATCHING[distill.matching.loss],
-        gan=_gan(distill),
-        shared=distill.draws == "shared",
     )
 
 
@@ -227,24 +203,11 @@ def _trained(
     return Trained(prepared, prepared_optimizer, rate)
 
 
-def _gan(distill: DistillConfig) -> GAN | None:
-    gan = distill.gan
-    if gan.real is None:
-        return None
-    return GAN(
-        student_weight=gan.student_weight,
-        critic_weight=gan.critic_weight,
-        divergence=gan.divergence,
-        smoothness=gan.smoothness,
-        range=gan.range,
-    )
-
-
 def _lanes(
     config: Config, method: DMD, teacher: Denoiser, accelerator: Accelerator
 ) -> Callable[[int], dict[int, Microbatch]]:
     distill, reader, source = config.distill, None, new_source(config, teacher)
-    if needs_pairs(config):
+    if method.recipe.needs.pairs:
         size = distill.regression.batch_size // distill.lanes
         reader = PairReader(
             Storage(config.pairs.output, config.s3, "pairs.output"), config.seed, size
@@ -254,7 +217,7 @@ def _lanes(
     def microbatch(step: int, number: int) -> Microbatch:
         rng = seeds.generator("distill", config.seed, step, number)
         plan, index, pairs, real = method.plan(step), step * distill.lanes + number, None, None
-        if reader is not None and plan.regression:
+        if reader is not None and plan.on_pairs:
             pairs = reader.batch(index)
         if source is not None and plan.critic:
             real = source(index)

@@ -11,13 +11,13 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from pipeline.config import Config
-from pipeline.methods.terms.regression import Perceptual, new_distance
+from pipeline.methods.terms.term import Term
 from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Denoiser, blank
 from pipeline.models.frozen import frozen
 from pipeline.models.network import Network
 from pipeline.models.students import new_critic, new_student
-from pipeline.runs.identity import needs_pairs
+from pipeline.training.method import build_method
 
 _MOMENTS = {"adamw": 8, "adamw8bit": 2}
 """Bytes of both moments, for each weight."""
@@ -32,7 +32,8 @@ class Footprint:
         gradients: Of student and critic.
         moments: Of their optimisers.
         activations: That the backward pass of one lane needs, the student's or the critic's.
-        distance: Weights and activations of a perceptual distance, the decoder's with them.
+        distance: Weights and activations of the terms' own networks: a perceptual distance's, the
+            decoder's with them.
         encoders: Of the teacher's VAE and text encoders.
     """
 
@@ -65,10 +66,8 @@ def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
     half = 2 if distill.precision == "bf16" else 1
     taught = _bytes(teacher) // half
     parts = workers if distill.sharded else 1
-    pairs = distance = 0
-    if needs_pairs(config):
-        pairs = distill.regression.batch_size // distill.lanes
-        distance = _distance_bytes(config, teacher, 1 if distill.recompute else pairs)
+    method = build_method(distill, teacher, torch.device("meta"))
+    pairs = distill.regression.batch_size // distill.lanes if method.recipe.needs.pairs else 0
     trained, shared = _own(student) + _own(critic), 0
     if distill.sharded:  # each has a part of its own of what is shared otherwise
         shared = sum(_bytes(each) - _own(each) for each in (student, student, critic)) // half
@@ -79,7 +78,7 @@ def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
         moments=trained // 4 * _MOMENTS[distill.optimizer] // parts,
         activations=_activations(student, critic, distill.batch_size // distill.lanes, pairs)
         // half,
-        distance=distance,
+        distance=sum(_held_bytes(term, teacher.shape, pairs) for term in method.terms),
         encoders=sum(_bytes(part) for part in teacher.frozen_parts),
     )
 
@@ -112,23 +111,13 @@ def saved_bytes(student: Denoiser, rows: int) -> int:
     return kept_bytes(lambda: student(*given), student)
 
 
-def _distance_bytes(config: Config, teacher: Denoiser, rows: int) -> int:
-    """Bytes of a perceptual distance, and of what a call with so many pairs keeps."""
-    distance = new_distance(config, teacher, torch.device("meta"))
-    if not isinstance(distance, Perceptual):
+def _held_bytes(term: Term[Any], shape: tuple[int, int, int], pairs: int) -> int:
+    """Bytes of a term's own networks, and of what a call with so many pairs keeps."""
+    held = term.held(shape, pairs)
+    if held is None:
         return 0
-    networks: list[nn.Module] = [distance.lpips]
-    counted = distance.latents is teacher.latents  # with the encoders
-    if distance.latents is not None:
-        distance.latents = copy.copy(distance.latents)  # the teacher's own stays where it is
-        distance.latents.vae = copy.deepcopy(distance.latents.vae).to("meta")
-        networks.append(distance.latents.vae)
-    x0 = torch.empty((1, *teacher.shape), device="meta")
-    images = x0 if distance.latents is None else distance.latents.decode(x0)
-    x0.requires_grad_()
-    kept = kept_bytes(lambda: distance.distances(x0, images), *networks)
-    own = networks[:1] if counted else networks
-    return sum(_bytes(network) for network in own) + rows * kept
+    kept = kept_bytes(held.call, *held.networks, *held.shared)
+    return sum(_bytes(network) for network in held.networks) + held.rows * kept
 
 
 def kept_bytes(call: Callable[[], object], *networks: nn.Module) -> int:

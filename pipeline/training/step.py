@@ -111,7 +111,7 @@ class TrainStep:
         bare_critic = self.accelerator.unwrap_model(self.critic.network)
         samples: dict[int, Tensor] = {}
         done = StepResult({}, [])
-        if plan.critic and not plan.fresh:
+        if plan.critic and not plan.on_samples:
             with self.clock("student"), self.accelerator.autocast():
                 samples = {
                     n: self.method.samples(bare_student, microbatch)

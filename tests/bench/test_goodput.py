@@ -16,9 +16,9 @@ from torch import nn
 from pipeline.data import schema, shards
 from pipeline.data.local import LocalStore
 from pipeline.data.reader import PairReader
-from pipeline.data.schema import PairBatch
 from pipeline.data.shards import PairPlan
 from pipeline.data.storage import probe
+from pipeline.diffusion.pairs import PairBatch
 from pipeline.models.ema import ema_of
 from pipeline.runs import checkpoint
 from pipeline.runs.checkpoint import State

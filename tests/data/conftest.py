@@ -7,7 +7,8 @@ import pytest
 from pipeline.data import shards
 from pipeline.data.local import LocalStore
 from pipeline.data.plans import PairPlan
-from pipeline.data.schema import PairBatch, storable
+from pipeline.data.schema import storable
+from pipeline.diffusion.pairs import PairBatch
 
 
 class Tiny:

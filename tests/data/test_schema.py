@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.data import schema
-from pipeline.data.schema import PairBatch
+from pipeline.diffusion.pairs import PairBatch
 from pipeline.utils.errors import UserError
 
 PLAN = {"plan": "p"}

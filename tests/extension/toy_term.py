@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from pipeline.methods.samples import SamplesSeen
-from pipeline.methods.terms.term import Term
-from pipeline.utils.fields import Branch, Weight
 from torch import Tensor
 
+from pipeline.methods.samples import SamplesSeen
 from pipeline.methods.terms import TERMS
+from pipeline.methods.terms.term import Term
+from pipeline.utils.fields import Branch, Weight
 
 
 class ZeroMeanConfig(Branch):

@@ -7,27 +7,32 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.schema import PairBatch
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.matching import MATCHING, dmd, matching_gradient
 from pipeline.diffusion.noise import EDM
+from pipeline.diffusion.pairs import PairBatch
 from pipeline.methods.dmd import DMD
 from pipeline.methods.microbatch import StepPlan
-from pipeline.models.condition import ClassLabels
 from pipeline.models.families.gaussian import GaussianMixture
 from tests.fixtures.double import double
+from tests.fixtures.methods import new_method
 
-METHOD = DMD(
-    schedule=EDM(),
-    shape=(4, 1, 1),
-    conditioner=ClassLabels(None),
-    regression_steps=3,
-    burn_in_steps=2,
-    regression_weight=0.25,
-    matching_weight=1.0,
-    matching_range=(0.02, 0.98),
-    critic_range=(0.02, 0.98),
-)
+SETTINGS = {
+    "regression_steps": 3,
+    "burn_in_steps": 2,
+    "matching": {"range": (0.02, 0.98)},
+    "critic": {"range": (0.02, 0.98)},
+}
+METHOD = new_method((4, 1, 1), **SETTINGS)
+
+
+def method_with(**distill) -> DMD:
+    return new_method((4, 1, 1), **SETTINGS | distill)
+
+
+def plan_of(regression: float = 0.0, matching: float = 0.0) -> StepPlan:
+    on_pairs = {"regression": regression} if regression else {}
+    return StepPlan(on_pairs, {"matching": matching} if matching else {})
 
 
 def gaussian(mean: Tensor, covariance: Tensor) -> GaussianMixture:
@@ -57,14 +62,14 @@ class LinearStudent(nn.Module):
 
 def distil_linear(loss: str, refresh_critic: bool, steps: int = 300) -> float:
     """Relative error of the student's covariance after training with exact scores."""
-    method = replace(METHOD, matching=MATCHING[loss])
+    method = method_with(matching={"loss": loss, "range": (0.02, 0.98)})
     rng = torch.Generator().manual_seed(0)
     factor = torch.randn(4, 4, generator=rng, dtype=torch.float64) * 0.4
     covariance = factor @ factor.T + 0.1 * torch.eye(4, dtype=torch.float64)
     teacher = gaussian(torch.tensor([0.5, -0.5, 0.2, 0.0], dtype=torch.float64), covariance)
     student = LinearStudent(4)
     critic = student.score()
-    plan = StepPlan(matching=1.0)
+    plan = plan_of(matching=1.0)
     optimizer = torch.optim.Adam(student.parameters(), lr=0.05)
     for step in range(steps):
         for group in optimizer.param_groups:
@@ -112,12 +117,14 @@ def test_phases_follow_each_other():
     turns = [METHOD.plan(step) for step in range(7)]
     assert [plan.student for plan in turns] == [True] * 3 + [False] * 2 + [True] * 2
     assert [plan.critic for plan in turns] == [False] * 3 + [True] * 4
-    assert [plan.matching for plan in turns] == [0] * 5 + [1] * 2
-    assert [plan.regression for plan in turns] == [1.0] * 3 + [0] * 2 + [0.25] * 2
+    assert [plan.on_samples.get("matching", 0) for plan in turns] == [0] * 5 + [1] * 2
+    assert [plan.on_pairs.get("regression", 0) for plan in turns] == [1.0] * 3 + [0] * 2 + [
+        0.25
+    ] * 2
 
 
 def test_the_student_learns_in_every_nth_step_after_as_many_of_the_critic():
-    method = replace(METHOD, student_every=3)
+    method = method_with(student={"every": 3})
     turns = [method.plan(step) for step in range(5, 11)]
     assert [plan.student for plan in turns] == [False, False, True] * 2
     assert all(plan.critic for plan in turns)
@@ -130,23 +137,23 @@ def test_student_loss_is_the_weighted_sum_of_its_parts_in_one_student_call():
         MetricsLog(0.5),
         lane_with_pairs(),
     )
-    both = METHOD.student_loss(StepPlan(0.25, 2.0), student, teacher, critic, microbatch)
+    both = METHOD.student_loss(plan_of(0.25, 2.0), student, teacher, critic, microbatch)
     assert student.calls == [((5, 4, 1, 1), True)]
     assert teacher.calls == critic.calls == [((3, 4, 1, 1), False)]
-    matching = METHOD.student_loss(StepPlan(0.0, 2.0), student, teacher, critic, microbatch).total
-    regression = METHOD.student_loss(
-        StepPlan(0.25, 0.0), student, teacher, critic, microbatch
-    ).total
+    matching = METHOD.student_loss(plan_of(0.0, 2.0), student, teacher, critic, microbatch).total
+    regression = METHOD.student_loss(plan_of(0.25, 0.0), student, teacher, critic, microbatch).total
     torch.testing.assert_close(both.total, matching + regression)
-    other = replace(METHOD, distance=lambda x0, _: 3 + 0 * x0.mean())
-    found = other.student_loss(StepPlan(0.25, 0.0), student, teacher, critic, microbatch).total
+    regression, *rest = METHOD.terms
+    constant = replace(regression, distance=lambda x0, _: 3 + 0 * x0.mean())
+    other = replace(METHOD, recipe=replace(METHOD.recipe, terms=(constant, *rest)))
+    found = other.student_loss(plan_of(0.25, 0.0), student, teacher, critic, microbatch).total
     torch.testing.assert_close(found, torch.full_like(found, 0.75))
 
 
 def test_only_the_student_gets_gradients_in_its_turn():
     student, teacher, critic = MetricsLog(0.7), MetricsLog(0.2), MetricsLog(0.5)
     METHOD.student_loss(
-        StepPlan(0.25, 1.0), student, teacher, critic, lane_with_pairs()
+        plan_of(0.25, 1.0), student, teacher, critic, lane_with_pairs()
     ).total.backward()
     assert student.weight.grad is not None
     assert teacher.weight.grad is None and critic.weight.grad is None
@@ -184,7 +191,7 @@ def test_draws_depend_on_the_generator_alone():
 
 
 def test_times_stay_in_their_ranges():
-    method = replace(METHOD, matching_range=(0.2, 0.75), critic_range=(0.1, 0.9))
+    method = method_with(matching={"range": (0.2, 0.75)}, critic={"range": (0.1, 0.9)})
     microbatch = method.draw(1000, torch.Generator().manual_seed(0), None)
     for times, (low, high) in (
         (microbatch.matching.t, (0.2, 0.75)),

@@ -9,44 +9,34 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import Config, NetworkConfig
-from pipeline.data.schema import PairBatch
-from pipeline.diffusion.condition import Condition
-from pipeline.diffusion.matching import MATCHING
+from pipeline.diffusion.condition import Condition, Inputs
 from pipeline.diffusion.noise import EDM
+from pipeline.diffusion.pairs import PairBatch
 from pipeline.diffusion.sampler import FewStepSampler
 from pipeline.methods.dmd import DMD
 from pipeline.methods.microbatch import Microbatch, StepPlan
-from pipeline.methods.terms.gan import GAN
-from pipeline.models.condition import ClassLabels
 from pipeline.models.critic import Critic
-from pipeline.models.denoiser import Inputs
 from pipeline.models.families.edm import new_unet
 from pipeline.models.families.unet2d import UNet2D
 from pipeline.models.loading import load_teacher
 from pipeline.utils.errors import UserError
 from tests.fixtures.double import double
+from tests.fixtures.methods import new_method
 from tests.fixtures.tiny_models import save_tiny
 
 SHAPE, ROWS, PAIRS = (1, 8, 8), 3, 2
-TURN = StepPlan(regression=0.25, matching=1.0, gan=0.5, critic=True)
+MATCHING_ALONE = StepPlan(on_samples={"matching": 1.0})
+GAN_ALONE = StepPlan(on_samples={"gan": 1.0})
+TURN = StepPlan({"regression": 0.25}, {"matching": 1.0, "gan": 0.5}, critic=True)
 
 
-def method(**changes) -> DMD:
-    ends = (0.2, 0.8)
-    dmd = DMD(
-        EDM(),
-        SHAPE,
-        ClassLabels(3),
-        0,
-        0,
-        0.25,
-        1.0,
-        ends,
-        ends,
-        gan=GAN(0.5, 0.1, smoothness=0.01),
-        shared=True,
-    )
-    return replace(dmd, **changes)
+GAN = {"real": "pairs", "student_weight": 0.5, "critic_weight": 0.1, "smoothness": 0.01}
+
+
+def method(steps: FewStepSampler | None = None, **changes) -> DMD:
+    ends = {"range": (0.2, 0.8)}
+    settings = {"matching": ends, "critic": ends, "gan": GAN, "draws": "shared"}
+    return new_method(SHAPE, 3, steps, **settings | changes)
 
 
 def unet(seed: int) -> UNet2D:
@@ -102,7 +92,7 @@ def test_separate_passes_give_the_gradients_of_shared_ones_at_the_same_draws():
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-9, atol=1e-12)
     assert torch.equal(shared.noise[:PAIRS], shared.pairs.noise)
     assert shared.condition["labels"][:PAIRS].tolist() == [0, 2]
-    own = microbatch(method(shared=False))
+    own = microbatch(method(draws="separate"))
     assert torch.equal(own.noise[PAIRS:], shared.noise[PAIRS:])
     assert not torch.isin(own.noise[:PAIRS], shared.noise).any()
     assert not torch.equal(own.generator_noise.t, own.matching.t)
@@ -110,7 +100,7 @@ def test_separate_passes_give_the_gradients_of_shared_ones_at_the_same_draws():
     student, _, _ = parts = networks()
     with runs_of(student) as rows:
         gradients(dmd, shared, parts)
-        gradients(replace(dmd, shared=False), own, (student, *networks()[1:]))
+        gradients(method(draws="separate"), own, (student, *networks()[1:]))
     assert rows == [ROWS, ROWS + PAIRS]
 
 
@@ -154,7 +144,7 @@ def test_a_discriminator_learns_to_tell_and_a_student_to_fool_it():
         dmd.critic_loss(critic, samples, one).total.backward()
         optimizer.step()
     assert parts["gan_accuracy"] == 1.0
-    plan = StepPlan(gan=1.0)
+    plan = GAN_ALONE
     before = dmd._sample_gradient(plan, nn.Identity(), critic, samples, one)
     after = dmd._sample_gradient(plan, nn.Identity(), critic, samples - 30 * before[0], one)
     assert after[1]["gan_student"] < before[1]["gan_student"]
@@ -164,7 +154,7 @@ def test_a_discriminator_learns_to_tell_and_a_student_to_fool_it():
 @pytest.mark.parametrize("divergence", ["kl", "js"])
 def test_a_divergence_weighs_every_samples_pull_by_its_logit(divergence, gan_weight):
     plain = method()
-    other = replace(plain, gan=replace(plain.gan, divergence=divergence))
+    other = method(gan={**GAN, "divergence": divergence})
     _, teacher, critic = networks()
     one, x0 = microbatch(plain), torch.randn(ROWS, *SHAPE, dtype=torch.float64)
     with torch.no_grad():
@@ -174,10 +164,14 @@ def test_a_divergence_weighs_every_samples_pull_by_its_logit(divergence, gan_wei
         ratio = critic.logits(Inputs(x_t, one.matching.t, one.condition)).mean(1).exp()
     expected = {"kl": ratio, "js": ratio / (1 + ratio)}[divergence].clamp(0.1, 20)
     assert expected.max() > 1.2 * expected.min()
-    alone, _ = plain._sample_gradient(StepPlan(matching=1.0), teacher, critic, x0, one)
-    generator_noise, _ = plain._sample_gradient(StepPlan(gan=1.0), teacher, critic, x0, one)
+    alone, _ = plain._sample_gradient(MATCHING_ALONE, teacher, critic, x0, one)
+    generator_noise, _ = plain._sample_gradient(GAN_ALONE, teacher, critic, x0, one)
     found, _ = other._sample_gradient(
-        StepPlan(matching=1.0, gan=gan_weight), teacher, critic, x0, one
+        StepPlan(on_samples={"matching": 1.0, **({"gan": gan_weight} if gan_weight else {})}),
+        teacher,
+        critic,
+        x0,
+        one,
     )
     pull = expected[:, None, None, None] * alone + gan_weight * generator_noise
     torch.testing.assert_close(found, pull, rtol=1e-9, atol=1e-12)
@@ -222,7 +216,7 @@ def test_a_transformer_is_judged_on_each_of_the_blocks_that_are_named(tmp_path):
 @pytest.mark.parametrize("renoise", [True, False])
 def test_training_gives_a_later_step_what_sampling_gives_it(renoise):
     steps = FewStepSampler(EDM(), (80.0, 5.0, 0.5), renoise)
-    dmd, (student, teacher, critic) = method(steps=steps, shared=False), networks()
+    dmd, (student, teacher, critic) = method(steps=steps, draws="separate"), networks()
     given: list[tuple[Tensor, ...]] = []
 
     def spy(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
@@ -263,7 +257,7 @@ def test_a_step_adds_fresh_noise_or_the_noise_that_was_seen():
 
 
 def test_a_matching_loss_sees_through_both_scores_if_it_says_so():
-    dmd = method(matching=MATCHING["sid"], gan=None)
+    dmd = method(matching={"loss": "sid"}, gan={})
     _, teacher, critic = networks()
     one = microbatch(method())
     x0 = torch.randn(ROWS, *SHAPE, dtype=torch.float64)
@@ -276,5 +270,5 @@ def test_a_matching_loss_sees_through_both_scores_if_it_says_so():
 
     x0.requires_grad_()
     (expected,) = torch.autograd.grad(loss(x0), x0)
-    found, _ = dmd._sample_gradient(StepPlan(matching=1.0), teacher, critic, x0.detach(), one)
+    found, _ = dmd._sample_gradient(MATCHING_ALONE, teacher, critic, x0.detach(), one)
     torch.testing.assert_close(found, expected)

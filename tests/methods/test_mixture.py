@@ -4,16 +4,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from pipeline.data.schema import PairBatch
 from pipeline.diffusion.condition import Condition
-from pipeline.diffusion.noise import EDM, expand
+from pipeline.diffusion.noise import expand
+from pipeline.diffusion.pairs import PairBatch
 from pipeline.diffusion.prediction import edm_inputs, edm_to_x0
-from pipeline.methods.dmd import DMD
-from pipeline.models.condition import ClassLabels
 from pipeline.models.ema import ema_of
 from pipeline.models.families.gaussian import GaussianMixture
 from pipeline.models.sampling import sample_teacher
 from pipeline.training.step import Trained, TrainStep
+from tests.fixtures.methods import new_method
 
 SHAPE, MODES, STD = (2, 1, 1), 4, 0.08
 
@@ -51,7 +50,14 @@ def test_one_step_covers_every_mode_and_matching_clears_the_space_between():
     pairs = PairBatch(
         torch.arange(4096), None, noise, sample_teacher(teacher, noise, None, "heun", 18, 1.0)
     )
-    method = DMD(EDM(), SHAPE, ClassLabels(None), 300, 200, 1.0, 1.0, (0.1, 0.75), (0.1, 0.8))
+    method = new_method(
+        SHAPE,
+        regression_steps=300,
+        burn_in_steps=200,
+        regression={"weight": 1.0},
+        matching={"range": (0.1, 0.75)},
+        critic={"range": (0.1, 0.8)},
+    )
     student, critic = Planar(), Planar()
 
     def trained(network: nn.Module, rate) -> Trained:

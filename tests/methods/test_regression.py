@@ -10,12 +10,12 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 
 from pipeline.config import Config, RegressionConfig
-from pipeline.data.schema import PairBatch
 from pipeline.diffusion.losses import HUBER, huber_loss
-from pipeline.methods.terms import regression
-from pipeline.methods.terms.regression import Distance, Perceptual, huber, l2, new_distance
+from pipeline.diffusion.pairs import PairBatch
+from pipeline.methods.terms.regression import Distance, huber, l2
 from pipeline.models.loading import load_teacher
 from pipeline.models.perceptual.decoder import load_decoder
+from pipeline.models.perceptual.distance import Perceptual, distance_fingerprint, new_distance
 from pipeline.models.perceptual.lpips import LPIPS
 from pipeline.models.perceptual.lpips_weights import read_weights
 from pipeline.models.vae import VAE
@@ -185,7 +185,7 @@ def test_a_run_without_pairs_reads_no_weights(tiny_run):
     config = tiny_run(
         regression_steps=0, regression={"distance": "lpips", "lpips": "/nowhere", "weight": 0.0}
     )
-    assert prepare(config).step.method.distance is l2
+    assert prepare(config).step.method.terms[0].distance is l2
     assert "lpips" not in definition(config)
 
 
@@ -205,7 +205,7 @@ def with_latents(config: Config):
 def test_a_tiny_decoder_takes_the_place_of_the_teachers(tiny_run, tmp_path):
     folder = tiny_decoder(tmp_path / "decoder")
     config = tiny_run(regression=lpips_of(tmp_path, decoder=str(folder)))
-    distance = new_distance(config, with_latents(config), CPU)
+    distance = new_distance(config.distill.regression, with_latents(config), CPU)
     assert isinstance(distance, Perceptual) and distance.latents is not None
     x0, pairs = batch(2, 4, 8, 8)
     network = AutoencoderTiny.from_pretrained(folder)
@@ -215,10 +215,10 @@ def test_a_tiny_decoder_takes_the_place_of_the_teachers(tiny_run, tmp_path):
     x0.requires_grad_()
     distance(x0, pairs).backward()
     assert x0.grad is not None and x0.grad.any()
-    mark = regression.mark(config.distill.regression)
+    mark = distance_fingerprint(config.distill.regression)
     assert (
         mark["decoder"]
-        != regression.mark(
+        != distance_fingerprint(
             RegressionConfig(**lpips_of(tmp_path, decoder=str(tiny_decoder(tmp_path / "other", 8))))
         )["decoder"]
     )
@@ -230,20 +230,20 @@ def test_what_does_not_fit_the_teacher_is_refused(tiny_run, tmp_path):
     with pytest.raises(
         UserError, match="decoder: .* decodes latents, and the teacher makes images"
     ):
-        new_distance(config, load_teacher(config.teacher), CPU)
+        new_distance(config.distill.regression, load_teacher(config.teacher), CPU)
     with pytest.raises(UserError, match="of 8 channels, and the teacher's have 4"):
-        new_distance(config, with_latents(config), CPU)
+        new_distance(config.distill.regression, with_latents(config), CPU)
     images = tiny_run(regression=lpips_of(tmp_path))
     teacher = load_teacher(images.teacher)
     teacher.shape = (2, 4, 4)
     with pytest.raises(UserError, match="1 or 3 channels, and the teacher's have 2: use l2"):
-        new_distance(images, teacher, CPU)
+        new_distance(images.distill.regression, teacher, CPU)
     for place, message in ((tmp_path, "cannot load"), (tmp_path / "none", "cannot load")):
         config = tiny_run(regression=lpips_of(tmp_path, decoder=str(place)))
         with pytest.raises(UserError, match=f"distill.regression.decoder: {message}"):
-            new_distance(config, with_latents(config), CPU)
+            new_distance(config.distill.regression, with_latents(config), CPU)
         with pytest.raises(UserError, match="distill.regression.decoder: .*No such file"):
-            regression.mark(config.distill.regression)
+            distance_fingerprint(config.distill.regression)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -252,7 +252,7 @@ def test_the_footprint_counts_networks_and_activations(tiny_run, tmp_path, recom
     teacher = with_latents(config)
     counted, plain = footprint(config, teacher), footprint(tiny_run(recompute=recompute), teacher)
     assert plain.distance == 0 and counted.total == plain.total + counted.distance
-    distance = new_distance(config, teacher, CPU)
+    distance = new_distance(config.distill.regression, teacher, CPU, recompute)
     assert isinstance(distance, Perceptual) and distance.latents is not None
     x0, pairs = batch(1 if recompute else 4, 4, 8, 8)
     x0.requires_grad_()

@@ -6,11 +6,10 @@ from pipeline.config import NetworkConfig
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import EDM
 from pipeline.diffusion.sampler import FewStepSampler
-from pipeline.methods.dmd import DMD
-from pipeline.models.condition import ClassLabels
 from pipeline.models.critic import Critic
 from pipeline.models.families.edm import new_unet
 from pipeline.models.families.unet2d import UNet2D
+from tests.fixtures.methods import new_method
 
 SHAPE = (1, 8, 8)
 
@@ -35,9 +34,8 @@ def test_exits_are_alike_at_first_and_apart_later():
 
 def test_each_exit_gets_a_score_of_its_own():
     """Where one step gives dark images and the next bright ones, the critic knows both."""
-    ends = (0.3, 0.9)
     steps = FewStepSampler(EDM(), (80.0, 5.0))
-    dmd = DMD(EDM(), SHAPE, ClassLabels(None), 0, 0, 0.0, 1.0, ends, ends, steps=steps)
+    dmd = new_method(SHAPE, sampler=steps, critic={"range": (0.3, 0.9)})
     critic = Critic(unet(), (), exits=2)
     optimizer = torch.optim.Adam(critic.parameters(), lr=1e-2)
     rng = torch.Generator().manual_seed(0)

@@ -12,7 +12,7 @@ from pipeline.cli import main
 from pipeline.config import Config
 from pipeline.data import schema, shards
 from pipeline.data.local import LocalStore
-from pipeline.data.schema import PairBatch
+from pipeline.diffusion.pairs import PairBatch
 from pipeline.stages.pairs import PairMaker, pair_plan
 from pipeline.stages.verify import inspect, verify
 from pipeline.utils.errors import UserError

@@ -10,21 +10,19 @@ import pytest
 import torch
 
 from pipeline.config import Config, NetworkConfig, S3Config
-from pipeline.data.schema import PairBatch
 from pipeline.data.storage import Storage
-from pipeline.diffusion.matching import MATCHING
+from pipeline.diffusion.pairs import PairBatch
 from pipeline.diffusion.solver import SOLVERS
-from pipeline.methods.dmd import DMD
 from pipeline.methods.microbatch import StepPlan
-from pipeline.methods.terms.gan import GAN
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.families.edm import new_unet
 from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import guide, sample_teacher
-from pipeline.models.students import few_step_sampler, new_critic, new_student
+from pipeline.models.students import new_critic, new_student
 from pipeline.runs.async_saver import AsyncSaver
 from pipeline.runs.checkpoint import State
 from pipeline.runs.checkpoint_store import CheckpointStore
+from pipeline.training.method import build_method
 from tests.fixtures.tiny_models import save_tiny
 
 NETWORK = NetworkConfig(channels=(8, 16), attention=(False, True), norm_groups=4)
@@ -75,28 +73,14 @@ def test_a_step_stays_on_one_device(kind, own_sampler, settings, teacher_of):
     ).distill
     student = new_student(teacher, NETWORK, 0, distill.student)
     critic = new_critic(teacher, NETWORK, 0, distill).to("meta")
-    ends, weights = (0.2, 0.8), distill.gan
-    dmd = DMD(
-        teacher.schedule,
-        teacher.shape,
-        teacher.conditioner,
-        0,
-        0,
-        0.5,
-        1.0,
-        ends,
-        ends,
-        steps=few_step_sampler(teacher.schedule, distill.student),
-        matching=MATCHING[distill.matching.loss],
-        gan=GAN(weights.student_weight, 0.1, weights.divergence, weights.smoothness),
-        shared=distill.draws == "shared",
-    )
+    dmd = build_method(distill, teacher, torch.device("meta"))
     rng = torch.Generator().manual_seed(0)
     noise, images = torch.randn(2, ROWS, *teacher.shape, generator=rng)
     labels = torch.tensor([0, 1])
     pairs = PairBatch(torch.arange(ROWS), labels, noise, images)
     microbatch = dmd.draw(ROWS, rng, pairs, (images, labels), int(own_sampler), "meta")
-    plan = StepPlan(regression=0.0 if own_sampler else 0.5, matching=1.0, gan=0.1, critic=True)
+    on_pairs = {} if own_sampler else {"regression": 0.5}
+    plan = StepPlan(on_pairs, {"matching": 1.0, "gan": 0.1}, critic=True)
 
     guided = guide(teacher, 1.0 if kind == "pixels" else 3.0)
     loss = dmd.student_loss(plan, student, guided, critic, microbatch)

@@ -7,14 +7,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from pipeline.data.schema import PairBatch
 from pipeline.diffusion.condition import Condition
-from pipeline.diffusion.noise import EDM
+from pipeline.diffusion.pairs import PairBatch
 from pipeline.methods.dmd import DMD
 from pipeline.methods.microbatch import Microbatch, NoiseSample
-from pipeline.models.condition import ClassLabels
 from pipeline.training.step import Trained, TrainStep
 from tests.fixtures.double import double
+from tests.fixtures.methods import new_method
 
 SHAPE = (1, 2, 2)
 
@@ -34,14 +33,12 @@ class Small(nn.Module):
 
 def new_step(count: int, clip: float = 1e9, **method) -> TrainStep:
     settings = {
-        "regression_steps": 0,
         "burn_in_steps": 1,
-        "regression_weight": 0.0,
-        "matching_weight": 1.0,
-        "matching_range": (0.2, 0.8),
-        "critic_range": (0.2, 0.8),
+        "regression": {"weight": 0.0},
+        "matching": {"range": (0.2, 0.8)},
+        "critic": {"range": (0.2, 0.8)},
     }
-    dmd = DMD(EDM(), SHAPE, ClassLabels(None), **(settings | method))
+    dmd = new_method(SHAPE, **(settings | method))
     student, critic = Small(1), Small(2)
 
     def trained(network: nn.Module, rate: float) -> Trained:
@@ -92,7 +89,10 @@ def test_lanes_add_up_to_the_whole_batch():
 
 @pytest.mark.parametrize("matching_weight", [1.0, 0.0])
 def test_critic_learns_the_samples_from_before_the_students_update(monkeypatch, matching_weight):
-    weight = {"matching_weight": matching_weight, "regression_weight": 1.0 - matching_weight}
+    weight = {
+        "matching": {"weight": matching_weight},
+        "regression": {"weight": 1.0 - matching_weight},
+    }
     step = new_step(1, burn_in_steps=0, **weight)
     noise, images = torch.randn(2, 3, *SHAPE, generator=torch.Generator().manual_seed(9)).double()
     one = replace(

@@ -1,55 +1,152 @@
-"""The adversarial part of the method: the critic also tells samples from real images."""
+"""The GAN term: the critic also tells samples from real images, and the student fools it."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Literal
 
+import torch
+from pydantic import Field
 from torch import Tensor
 
 from pipeline.diffusion.adversarial import (
     DIVERGENCES,
     discriminator_loss,
+    fool_loss,
     ratio_weights,
     smoothness_loss,
 )
+from pipeline.diffusion.condition import Inputs
 from pipeline.diffusion.noise import Schedule
-from pipeline.methods.microbatch import Microbatch
-from pipeline.models.denoiser import Inputs
+from pipeline.methods.microbatch import Microbatch, NoiseSample, Real, StepPlan
+from pipeline.methods.samples import SamplesSeen
+from pipeline.methods.terms.term import CriticPass, Needs, NetworkCalls, Space, Term
+from pipeline.utils.fields import Branch, Span, Weight, one_of
 
 NEARBY = 0.01
 """Distance of the neighbours that the discriminator shall judge alike (arXiv 2501.08316)."""
 
 
-@dataclass(frozen=True)
-class GAN:
-    """What the discriminator is for, and how it learns.
+class GANConfig(Branch):
+    """The GAN of DMD2: a discriminator head on the critic."""
 
-    Args:
-        student_weight, critic_weight: Of the losses.
-        divergence: What the matching loss lessens, by the weights that follow from the logits.
-        smoothness: Weight of the approximate R1 loss; 0 leaves it out.
-        range: Ends of the times of its own draws, as fractions of `Schedule.time_from_fraction`.
+    real: Literal["data", "encoded", "pairs"] | None = Field(
+        default=None,
+        description="Real images: data, the encoded set, or the pairs' images; null: no GAN.",
+    )
+    student_weight: Weight = Field(default=3e-3, description="Weight of the student's GAN loss.")
+    critic_weight: Weight = Field(default=1e-2, description="Weight of the discriminator's loss.")
+    blocks: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        default=None,
+        strict=False,
+        min_length=1,
+        description="Transformer blocks whose features the heads read; null: the middle one.",
+    )
+    divergence: Annotated[str, one_of(DIVERGENCES)] = Field(
+        default="reverse-kl",
+        description="Divergence that the matching loss minimises: reverse-kl (DMD), or kl or js "
+        "(f-distill).",
+    )
+    smoothness: Weight = Field(
+        default=0.0,
+        description="Weight of the approximate R1 loss, which takes one more pass; 0: none.",
+    )
+    range: Span = Field(
+        default=(0.0, 1.0),
+        description="Noise levels drawn if distill.draws is separate, 0 clean to 1 pure noise.",
+    )
+
+
+@dataclass(frozen=True)
+class GAN(Term[GANConfig]):
+    """The student's loss that fools the critic's heads, and the critic's that tells.
+
+    With shared draws it judges what the matching and denoising losses diffused, in their passes.
+
+    Source: DMD2 (Yin et al., 2024), arXiv 2405.14867, Section 4.3; the divergences are
+    f-distill's (Xu et al., 2025), arXiv 2502.15681.
     """
 
-    student_weight: float
-    critic_weight: float
-    divergence: str = "reverse-kl"
-    smoothness: float = 0.0
-    range: tuple[float, float] = (0.0, 1.0)
+    Settings: ClassVar[type[Branch]] = GANConfig
 
     @property
-    def weighs(self) -> bool:
-        """Whether the matching loss needs the logits."""
-        return DIVERGENCES[self.divergence] is not None
+    def active(self) -> bool:
+        """Whether there are real images."""
+        return self.settings.real is not None
+
+    @property
+    def weight(self) -> float:
+        """Of the student's loss in the third phase."""
+        return self.settings.student_weight
+
+    def needs(self) -> Needs:
+        """Real images, which may be the pairs', and heads that judge."""
+        return Needs(pairs=self.settings.real == "pairs", real=True, heads=True)
+
+    def problems(self) -> Iterator[str]:
+        """A divergence without the logits that it takes."""
+        gan = self.settings
+        if gan.divergence != "reverse-kl" and not (self.active and self._shared):
+            yield (
+                f"distill.gan.divergence: {gan.divergence} weighs the matching loss by the logits "
+                "of the same draws; it needs distill.gan.real, and distill.draws shared"
+            )
+
+    def calls(self, plan: StepPlan, guided: int) -> NetworkCalls:
+        """The critic's up to the judged features, where no other loss's pass goes there."""
+        rows, found = self.distill.batch_size, NetworkCalls()
+        if self.name in plan.on_samples:
+            joined = self._shared and "matching" in plan.on_samples
+            found += NetworkCalls(features=0 if joined else rows, features_backward=rows)
+        if plan.critic:
+            batches = 1 + (not self._shared) + (self.settings.smoothness > 0)
+            found += NetworkCalls(features=batches * rows, features_backward=batches * rows)
+        return found
+
+    def draw(self, microbatch: Microbatch, rng: torch.Generator, space: Space) -> Microbatch:
+        """Where samples and real images are diffused to, and the neighbours' noise."""
+        if space.real is None:
+            return microbatch
+        count = len(microbatch.noise)
+        eps, shift, fool_eps, tell_eps = torch.randn(4, count, *space.shape, generator=rng)
+        fool, tell = torch.rand(2, count, generator=rng)
+        generator_noise = discriminator_noise = None
+        if not self._shared:
+            generator_noise, discriminator_noise = (
+                space.at(NoiseSample(*each), self.settings.range)
+                for each in ((fool, fool_eps), (tell, tell_eps))
+            )
+        images, condition = space.real
+        noise_sample = NoiseSample((discriminator_noise or microbatch.critic).t, eps)
+        return replace(
+            microbatch,
+            generator_noise=generator_noise,
+            discriminator_noise=discriminator_noise,
+            real=Real(images, condition, noise_sample, shift),
+        )
+
+    def joins(self, plan: StepPlan, microbatch: Microbatch) -> bool:
+        """With shared draws, where the logits have a use."""
+        used = self.name in plan.on_samples or DIVERGENCES[self.settings.divergence] is not None
+        return used and microbatch.generator_noise is None
 
     def weigh(self, losses: Tensor, logits: Tensor) -> Tensor:
-        """Matching losses (B,) under the divergence, by the logits (B, heads) of their samples."""
-        weights = ratio_weights(logits, self.divergence)
+        """Under the divergence."""
+        weights = ratio_weights(logits, self.settings.divergence)
         return losses if weights is None else weights * losses
 
-    def inputs(self, microbatch: Microbatch, samples: Tensor, schedule: Schedule) -> Inputs:
-        """What the discriminator sees beside the samples that the critic denoises.
+    def sample_loss(self, seen: SamplesSeen) -> tuple[Tensor, dict[str, Tensor]]:
+        """To fool the critic, by the logits of the matching's pass if it has some."""
+        logits = seen.logits
+        if logits is None:
+            noise_sample = seen.microbatch.generator_noise or seen.microbatch.matching
+            logits = seen.critic.logits(seen.diffused(noise_sample), **seen.step)
+        loss = fool_loss(logits)
+        return loss, {"gan_student": loss.detach()}
 
-        The samples diffused once more if the draws are separate, then the real images, then their
-        neighbours if there is a smoothness.
+    def judged_with(self, microbatch: Microbatch, samples: Tensor, schedule: Schedule) -> Inputs:
+        """Real images; before them the samples diffused once more if the draws are separate.
+
+        After them their neighbours, if there is a smoothness.
         """
         assert microbatch.real is not None
         real, parts = microbatch.real, list[Inputs]()
@@ -58,26 +155,27 @@ class GAN:
             parts.append(Inputs(x_t, noise_sample.t, microbatch.condition))
         x_t, t = real.noise_sample.add_noise(real.images, schedule), real.noise_sample.t
         parts.append(Inputs(x_t, t, real.condition))
-        if self.smoothness:
+        if self.settings.smoothness:
             parts.append(Inputs(x_t + NEARBY * real.shift, t, real.condition))
         return Inputs.cat(parts)
 
-    def loss(self, microbatch: Microbatch, logits: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The critic's, of the logits of its samples and of `rows`; and what to log.
-
-        Returns:
-            The weighted loss, (), and detached scalars.
-        """
-        own, *parts = logits.split(len(microbatch.noise))
-        fake = own if microbatch.discriminator_noise is None else parts.pop(0)
+    def critic_loss(self, seen: CriticPass) -> tuple[Tensor, dict[str, Tensor]]:
+        """To tell, of the logits of the samples and of `judged_with`."""
+        assert seen.logits is not None
+        own, *parts = seen.logits.split(len(seen.samples))
+        fake = own if seen.microbatch.discriminator_noise is None else parts.pop(0)
         real = parts.pop(0)
         loss = discriminator_loss(fake, real)
         log = {
             "gan_critic": loss.detach(),
             "gan_accuracy": 0.5 * ((real > 0).float().mean() + (fake < 0).float().mean()),
         }
-        if self.smoothness:
+        if self.settings.smoothness:
             uneven = smoothness_loss(real, parts.pop(0), NEARBY)
             log["gan_smoothness"] = uneven.detach()
-            loss = loss + self.smoothness * uneven
-        return self.critic_weight * loss, log
+            loss = loss + self.settings.smoothness * uneven
+        return self.settings.critic_weight * loss, log
+
+    @property
+    def _shared(self) -> bool:
+        return self.distill.draws == "shared"

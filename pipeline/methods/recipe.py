@@ -1,0 +1,122 @@
+"""What the settings alone say of the method: its phases, its terms, what it needs and costs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+from typing import Any
+
+from pipeline.methods.microbatch import StepPlan
+from pipeline.methods.terms import BUILT_IN, TERMS
+from pipeline.methods.terms.term import MethodSettings, Needs, NetworkCalls, Term
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Three phases of a list of terms.
+
+    First the student alone learns from the pairs, then the critic alone learns the student's
+    samples, then both learn: the critic in every step, the student in every n-th.
+
+    Args:
+        distill: The settings.
+        terms: Those that have a part in it.
+
+    Source: DMD (Yin et al., 2024), arXiv 2311.18828; the two time scales and the phase of the
+    critic alone of DMD2 (Yin et al., 2024), arXiv 2405.14867, Section 4.2.
+    """
+
+    distill: MethodSettings
+    terms: tuple[Term[Any], ...]
+
+    @classmethod
+    def of(cls, distill: MethodSettings) -> "Recipe":
+        """The recipe that settings ask for."""
+        return cls(distill, tuple(term for term in _all_terms(distill) if term.active))
+
+    def plan(self, step: int) -> StepPlan:
+        """What happens at a step, counted from 0."""
+        if step < self.distill.regression_steps:
+            return self._student_alone
+        in_third = step - self.distill.regression_steps - self.distill.burn_in_steps
+        if in_third < 0 or (in_third + 1) % self.distill.student.every:
+            return StepPlan(critic=True)
+        return self._both
+
+    @property
+    def needs(self) -> Needs:
+        """What any term needs."""
+        return reduce(or_, (term.needs() for term in self.terms))
+
+    @property
+    def shared(self) -> bool:
+        """Whether losses share draws and so passes."""
+        return self.distill.draws == "shared"
+
+    def step_calls(self, plan: StepPlan, step_index: float, guided: int = 1) -> NetworkCalls:
+        """Images through the networks in one step, all its microbatches together.
+
+        Args:
+            plan: Of the step.
+            step_index: Which of its steps the student learns at.
+            guided: Images through the teacher for one prediction: 2 under guidance, else 1.
+        """
+        rows, pairs = self.distill.batch_size, 0
+        if plan.on_pairs and not (self.shared and plan.on_samples):
+            pairs = self._pair_rows
+        fresh = (step_index + 1) * rows if plan.on_samples or plan.critic else 0
+        own = NetworkCalls(
+            student=fresh + pairs, student_backward=(rows if plan.on_samples else 0) + pairs
+        )
+        return sum((term.calls(plan, guided) for term in self.terms), own)
+
+    def network_calls(self, guided: int = 1) -> NetworkCalls:
+        """Of all steps, at the mean of the student's steps; argument as above."""
+        distill = self.distill
+        third = distill.steps - distill.regression_steps - distill.burn_in_steps
+        both = third // distill.student.every
+        mean = (len(distill.student.times or (0,)) - 1) / 2
+        found = NetworkCalls()
+        for plan, steps in (
+            (self._student_alone, distill.regression_steps),
+            (StepPlan(critic=True), distill.burn_in_steps + third - both),
+            (self._both, both),
+        ):
+            found += self.step_calls(plan, mean, guided) * steps
+        return found
+
+    @property
+    def _student_alone(self) -> StepPlan:
+        weights = {term.name: term.weight_alone for term in self.terms if term.on_pairs}
+        return StepPlan(on_pairs={name: weight for name, weight in weights.items() if weight})
+
+    @property
+    def _both(self) -> StepPlan:
+        weighted = [term for term in self.terms if term.weight]
+        return StepPlan(
+            on_pairs={term.name: term.weight for term in weighted if term.on_pairs},
+            on_samples={term.name: term.weight for term in weighted if not term.on_pairs},
+            critic=True,
+        )
+
+    @property
+    def _pair_rows(self) -> int:
+        return next(t.settings.batch_size for t in self.terms if t.name == "regression")
+
+
+def problems(distill: MethodSettings) -> Iterator[str]:
+    """What does not agree, of all terms, those without a part in the recipe too."""
+    terms = list(_all_terms(distill))
+    for term in terms:
+        yield from term.problems()
+    has_real = any(term.active for term in terms if term.name == "gan")
+    for term in terms:
+        if term.active and term.needs().real and not has_real:
+            yield f"distill.terms: {term.name} needs real images; set distill.gan.real"
+
+
+def _all_terms(distill: MethodSettings) -> Iterator[Term[Any]]:
+    for name in BUILT_IN:
+        yield TERMS[name](name, getattr(distill, name), distill)
+    for name, settings in distill.terms.items():
+        yield TERMS[name](name, settings, distill)

@@ -1,0 +1,73 @@
+"""The student's samples before the frozen networks, which all losses on them share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.diffusion.condition import Inputs
+from pipeline.diffusion.noise import Schedule
+from pipeline.diffusion.sampler import Denoise
+from pipeline.methods.microbatch import Microbatch, NoiseSample
+
+Weigh = Callable[[Tensor, Tensor], Tensor]
+"""(losses (B,), logits (B, heads)) -> weighted losses (B,)."""
+
+
+@dataclass
+class SamplesSeen:
+    """The student's samples, and what teacher and critic say of them.
+
+    Args:
+        x0: The samples, (B, C, H, W): a leaf that gets the gradients, so that no weight does.
+        microbatch: Its draws.
+        schedule: Of all networks.
+        teacher: Under its guidance.
+        critic: A network, or a `Critic`.
+        step: Tells a critic which of the student's steps made the samples.
+        weigh: What the logits of the matching term's pass do to its losses; None: the critic does
+            not judge there.
+
+    Attributes:
+        logits: Of that pass, (B, heads), with gradient; None before it.
+    """
+
+    x0: Tensor
+    microbatch: Microbatch
+    schedule: Schedule
+    teacher: Denoise
+    critic: Any
+    step: dict[str, int]
+    weigh: Weigh | None = None
+    logits: Tensor | None = field(default=None, init=False)
+
+    def diffused(self, noise_sample: NoiseSample) -> Inputs:
+        """The samples with noise, as networks are called; gradients flow to x0."""
+        x_t = noise_sample.add_noise(self.x0, self.schedule)
+        return Inputs(x_t, noise_sample.t, self.microbatch.condition)
+
+    def predictions(
+        self, inputs: Inputs, through: bool = False, judge: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """The teacher's and the critic's x0, (B, C, H, W).
+
+        Args:
+            inputs: Diffused samples.
+            through: Whether gradients flow through both networks.
+            judge: Whether the critic may judge them in the same pass.
+        """
+        with torch.set_grad_enabled(through):
+            real = self.teacher(*inputs)
+        if judge and self.weigh is not None:
+            fake, self.logits = self.critic.denoise_and_logits(inputs, **self.step)
+            return real, fake if through else fake.detach()
+        with torch.set_grad_enabled(through):
+            return real, self.critic(*inputs, **self.step)
+
+    def weighted(self, losses: Tensor) -> Tensor:
+        """Losses (B,) on the samples that the critic judged, weighted by their logits."""
+        if self.weigh is None or self.logits is None:
+            return losses
+        return self.weigh(losses, self.logits)

@@ -1,0 +1,62 @@
+"""The matching term: pulls the student's distribution to the teacher's."""
+
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from pipeline.diffusion.matching import MATCHING
+from pipeline.methods.microbatch import Microbatch, StepPlan
+from pipeline.methods.samples import SamplesSeen
+from pipeline.methods.terms.term import NetworkCalls, Space, Term
+from pipeline.utils.fields import Branch, Span, Weight, one_of
+
+
+class MatchingConfig(Branch):
+    """The matching loss: pulls the student's distribution to the teacher's."""
+
+    loss: Annotated[str, one_of(MATCHING)] = Field(
+        default="dmd", description="dmd, or sid (gradients through both scores)."
+    )
+    weight: Weight = Field(default=1.0, description="Weight of the loss; 0 turns it off.")
+    range: Span = Field(
+        default=(0.2, 0.75), description="Noise levels drawn, as parts: 0 clean, 1 pure noise."
+    )
+
+
+@dataclass(frozen=True)
+class Matching(Term[MatchingConfig]):
+    """A loss of `MATCHING` on the teacher's and the critic's predictions at diffused samples.
+
+    Source: DMD (Yin et al., 2024), arXiv 2311.18828, Section 3.2.
+    """
+
+    Settings: ClassVar[type[Branch]] = MatchingConfig
+
+    @property
+    def weight(self) -> float:
+        """In the third phase."""
+        return self.settings.weight
+
+    def calls(self, plan: StepPlan, guided: int) -> NetworkCalls:
+        """One of each frozen network, and back through both if the loss sees through them."""
+        if self.name not in plan.on_samples:
+            return NetworkCalls()
+        rows = self.distill.batch_size
+        back = rows if MATCHING[self.settings.loss].through_scores else 0
+        return NetworkCalls(
+            teacher=guided * rows, teacher_backward=guided * back, critic=rows, critic_backward=back
+        )
+
+    def draw(self, microbatch: Microbatch, rng: torch.Generator, space: Space) -> Microbatch:
+        """Its times; see `DMD.draw`."""
+        return replace(microbatch, matching=space.at(microbatch.matching, self.settings.range))
+
+    def sample_loss(self, seen: SamplesSeen) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean over the samples."""
+        matching = MATCHING[self.settings.loss]
+        inputs = seen.diffused(seen.microbatch.matching)
+        real, fake = seen.predictions(inputs, matching.through_scores, judge=True)
+        return seen.weighted(matching.loss(seen.x0, real, fake)).mean(), {}
