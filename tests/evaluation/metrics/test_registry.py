@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from pipeline.models.families.gaussian import gaussian_teacher
 
 from pipeline.config import Config
 from pipeline.evaluation import speed
 from pipeline.evaluation.metrics import bootstrap
 from pipeline.evaluation.metrics.metric import Estimate, Estimates, Metric, TwoSets
 from pipeline.evaluation.metrics.registry import METRICS
+from pipeline.models.families.gaussian import gaussian_teacher
 from pipeline.report.comparisons import comparisons
 from pipeline.stages import evaluate
 
