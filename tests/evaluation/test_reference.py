@@ -205,7 +205,7 @@ def test_small_pixels_are_compared_whole_with_the_labels_of_their_folders(
     teacher = gaussian_teacher((3, 8, 8), 3)
     source = save_classes(tmp_path / "real", teacher, 240)
     found = []
-    for batch_size in (7, 500):
+    for batch_size in (37, 500):
         own = {"count": 240, "student": "s", "reference": str(source), "batch_size": batch_size}
         config = settings(tmp_path / "run", source, teacher=GAUSSIAN, evaluate=own)
         found.append(judge(config, Perfect(teacher), monkeypatch))
