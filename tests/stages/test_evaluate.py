@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.config import Config
 from pipeline.data.images import load_images
+from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import EDM, expand
 from pipeline.evaluation import classifier, speed
 from pipeline.evaluation.metrics import bootstrap
@@ -41,14 +42,15 @@ class Perfect(Denoiser):
     def __init__(self, teacher: Denoiser) -> None:
         super().__init__()
         self.teacher, self.schedule = teacher, EDM()
-        self.shape, self.classes = teacher.shape, teacher.classes
+        self.shape, self.conditioner = teacher.shape, teacher.conditioner
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        return sample_teacher(self.teacher, x_t / expand(t, x_t), condition, "heun", 18, 1.0)
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        noise, labels = x_t / expand(t, x_t), condition.get("labels")
+        return sample_teacher(self.teacher, noise, labels, "heun", 18, 1.0)
 
 
 class Broken(Perfect):
-    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return x_t * math.nan
 
 
@@ -59,10 +61,9 @@ class Memory(Perfect):
         super().__init__(teacher)
         self.real = load_images("digits", 8, None)
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        assert condition is not None
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         chosen = []
-        for label, noise in zip(condition, x_t, strict=True):
+        for label, noise in zip(condition["labels"], x_t, strict=True):
             members = (self.real.labels == label).nonzero().flatten()
             chosen.append(members[int(noise.sum().abs() * 1e4) % len(members)])
         return self.real.images[torch.stack(chosen)]
