@@ -42,7 +42,7 @@ def train(
     accelerator, output = training.step.accelerator, RunFolder(run.storage)
     done = start = resume(run, training)
     with ExitStack() as stack:
-        log = stack.enter_context(_metrics_log(config, output, start, accelerator))
+        log = stack.enter_context(_metrics_log(run, output, start, accelerator))
         own: list[Hook] = [
             EMA(training),
             Watchdog(distill.bad_steps, output.folder, accelerator),
@@ -67,17 +67,17 @@ def train(
 
 @contextmanager
 def _metrics_log(
-    config: Config, output: RunFolder, start: int, accelerator: Accelerator
+    run: Run, output: RunFolder, start: int, accelerator: Accelerator
 ) -> Iterator[MetricsLog | None]:
     """The first worker's log of metrics, stored with the run at the end; None on the others."""
     if not accelerator.is_main_process:
         yield None
         return
-    settings = config.model_dump(mode="json")
+    settings = run.config.model_dump(mode="json")
     output.download("metrics.jsonl", "skipped.jsonl", events.FILE)
     workers, device = accelerator.num_processes, accelerator.device
     try:
-        with MetricsLog(config.distill, settings, output.folder, start, workers, device) as log:
+        with MetricsLog(run.config.distill, settings, output.folder, start, workers, device) as log:
             output.try_upload()
             yield log
     finally:

@@ -91,7 +91,7 @@ def test_a_score_that_fails_costs_nothing_else(ray_cluster, tmp_path, caplog):
     config = config_at(tmp_path / "run", distill={"scoring": {"count": 10}})
     torn = next(Path(config.distill.output).glob("checkpoints/0000008-*/*.safetensors"))
     torn.unlink()
-    Scoring(config).finish()
+    Scoring(Run(config)).finish()
     assert "step 8 has no score: the checkpoint 0000008" in caplog.text
     names = [path.name[:7] for path in Path(config.distill.output).glob("checkpoints/*.score")]
     assert names == ["0000004"]
