@@ -163,7 +163,7 @@ def test_the_price_knows_steps_guidance_and_the_gan():
         assert teacher == plain[0] and trained > 1.05 * plain[1]
     assert price(matching={"loss": "sid"})[0] == 3 * plain[0]
     shared, separate = (price(gan=GAN, draws=draws)[1] for draws in ("shared", "separate"))
-    assert plain[1] < shared < separate
+    assert price(draws="shared")[1] < shared < separate
 
 
 @pytest.mark.parametrize(
@@ -265,3 +265,20 @@ def test_a_term_from_outside_trains_prices_and_refuses_as_the_others(toy, tiny_r
     ):
         with pytest.raises(ValidationError, match=setting):
             Config.model_validate({"distill": {"terms": wrong}})
+
+
+def test_plugins_are_imported_before_other_settings_are_read(tmp_path, monkeypatch):
+    (tmp_path / "my_term.py").write_text(
+        "from pipeline.methods.terms import TERMS\n"
+        "from tests.methods.test_terms import Brightness\n"
+        "TERMS['mine'] = Brightness\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(TERMS, "mine", Brightness)
+    monkeypatch.delitem(TERMS, "mine")
+    tree = {"plugins": ["my_term"], "distill": {"terms": {"mine": {"value": 0.2}}}}
+    config = Config.model_validate(tree)
+    assert config.distill.terms["mine"].value == 0.2
+    assert Config.model_validate(config.model_dump(mode="json")) == config
+    with pytest.raises(ValidationError, match="plugins: no_such_module"):
+        Config.model_validate({"plugins": ["no_such_module"]})
