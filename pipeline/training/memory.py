@@ -69,13 +69,14 @@ def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
     method = build_method(distill, teacher, torch.device("meta"))
     pairs = distill.regression.batch_size // distill.lanes if method.recipe.needs.pairs else 0
     trained, shared = _own(student) + _own(critic), 0
+    learning = _learning(student) + _learning(critic)
     if distill.sharded:  # each has a part of its own of what is shared otherwise
         shared = sum(_bytes(each) - _own(each) for each in (student, student, critic)) // half
     return Footprint(
         weights=(trained + _own(student) + shared) // parts
         + taught // (parts if distill.shard_teacher else 1),
-        gradients=trained // parts,
-        moments=trained // 4 * _MOMENTS[distill.optimizer] // parts,
+        gradients=learning // parts,
+        moments=learning // 4 * _MOMENTS[distill.optimizer] // parts,
         activations=_activations(student, critic, distill.batch_size // distill.lanes, pairs)
         // half,
         distance=sum(_held_bytes(term, teacher.shape, pairs) for term in method.terms),
@@ -167,6 +168,12 @@ def _attention_inputs(
 def _bytes(network: nn.Module) -> int:
     values: Sequence[Tensor] = [*network.parameters(), *network.buffers()]
     return sum(value.numel() * value.element_size() for value in values)
+
+
+def _learning(network: nn.Module) -> int:
+    """Bytes of the weights that learn: buffers have no gradients and no moments."""
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    return sum(weight.numel() * weight.element_size() for weight in weights)
 
 
 def _own(network: nn.Module) -> int:
