@@ -21,7 +21,7 @@ from pipeline.methods.terms import TERMS
 from pipeline.methods.terms.term import Needs, NetworkCalls, Space, Term
 from pipeline.models.condition import ClassLabels
 from pipeline.models.critic import Critic
-from pipeline.models.loading import new_unet
+from pipeline.models.families.edm import new_unet
 from pipeline.models.sampling import guide
 from pipeline.runs import identity
 from pipeline.stages.plan import training_calls
