@@ -1,5 +1,6 @@
 """What all tests share: fixed seeds, one thread, one Ray cluster."""
 
+import gc
 import os
 import secrets
 
@@ -19,6 +20,24 @@ import torch
 pytest_plugins = ["tests.fixtures.runs", "tests.fixtures.families"]
 
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Share the tests out by file (`--dist loadgroup`), with those on Ray first and together.
+
+    So a run has one Ray cluster, and the longest group does not begin last.
+    """
+    on_ray = {item: "ray_cluster" in getattr(item, "fixturenames", ()) for item in items}
+    for item, ray in on_ray.items():
+        item.add_marker(pytest.mark.xdist_group("ray" if ray else item.nodeid.split("::")[0]))
+    items.sort(key=lambda item: not on_ray[item])
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector the objects of all imports, which stay."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
