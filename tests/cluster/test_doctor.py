@@ -16,10 +16,10 @@ from moto.core import set_initial_no_auth_action_count
 from pipeline.cluster import doctor as room
 from pipeline.cluster.doctor import Examination, doctor
 from pipeline.cluster.node import Speed
-from pipeline.cluster.pairs import make_pairs
 from pipeline.config import Config
 from pipeline.data import s3
 from pipeline.utils.errors import UserError
+from tests.fixtures.in_process import make_pairs
 
 ROOT = Path(__file__).resolve().parents[2]
 

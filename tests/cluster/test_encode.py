@@ -24,7 +24,7 @@ def configure(run: Path, source: Path, teacher: Path | None = None) -> Config:
             "run": str(run),
             "data": {"name": None},
             "teacher": gaussian if teacher is None else {"output": str(teacher)},
-            "encode": {"source": str(source), "shard_size": 4},
+            "encode": {"source": str(source), "shard_size": 4, "actors": {"max": 1}},
         }
     )
 

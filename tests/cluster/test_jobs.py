@@ -1,6 +1,12 @@
-"""Pairs and distillation through a real Ray cluster."""
+"""Pairs and distillation through a real Ray cluster.
+
+A process that Ray starts takes ten seconds to import torch and diffusers: so one finished run
+serves all tests that only read it, and a job that is to fail has one worker.
+"""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,32 +48,56 @@ def config_at(run: Path, **branches: dict) -> Config:
     return Config.model_validate(tree)
 
 
-def test_pairs_then_a_student_and_a_second_run_does_nothing(ray_cluster, tmp_path, capfd):
-    config = config_at(tmp_path / "run")
+@pytest.fixture(scope="module")
+def finished(ray_cluster, tmp_path_factory) -> Config:
+    """A run whose pairs two actors made, and two workers its student."""
+    config = config_at(tmp_path_factory.mktemp("finished") / "run")
     make_pairs(config)
-    store = Storage(config.pairs.output, config.s3, "pairs.output")
+    distill(config)
+    return config
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Callable[..., Config]:
+    """Copies that run for a test that harms it; `distill` as overridden."""
+
+    def make(**distill: object) -> Config:
+        shutil.copytree(finished.run, tmp_path / "run")
+        return config_at(tmp_path / "run", distill=distill)
+
+    return make
+
+
+@pytest.fixture
+def paired(finished, tmp_path) -> Callable[..., Config]:
+    """Copies its pairs for a run of one worker, which has no student yet."""
+
+    def make(**distill: object) -> Config:
+        shutil.copytree(finished.pairs.output, tmp_path / "run" / "pairs")
+        return config_at(tmp_path / "run", distill={"workers": {"max": 1}, **distill})
+
+    return make
+
+
+def test_pairs_then_a_student_and_a_second_run_does_nothing(finished, capfd):
+    store = Storage(finished.pairs.output, finished.s3, "pairs.output")
     manifest = shards.read_manifest(store)
     assert [shard.first for shard in manifest.shards] == list(range(0, 96, 16))
     reader = PairReader(store, seed=0, batch_size=96)
     assert sorted(reader.batch(0).ids.tolist()) == list(range(96))
 
-    distill(config)
-    lines = (Path(config.distill.output) / "metrics.jsonl").read_text().splitlines()
+    lines = (Path(finished.distill.output) / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4, 6, 8]
-    assert load_student(config.evaluate.student).shape == (1, 4, 4)
+    assert load_student(finished.evaluate.student).shape == (1, 4, 4)
 
     capfd.readouterr()
-    make_pairs(config)
-    distill(config)
+    make_pairs(finished)
+    distill(finished)
     assert "is finished already" in capfd.readouterr().out
 
 
-def test_checkpoints_are_scored_on_other_resources_and_the_best_is_saved(
-    ray_cluster, tmp_path, capfd
-):
-    more = {"steps": 12, "scoring": {"count": 96}, "pick": "best"}
-    config = config_at(tmp_path / "run", distill=more)
-    make_pairs(config)
+def test_checkpoints_are_scored_on_other_resources_and_the_best_is_saved(paired, capfd):
+    config = paired(steps=12, scoring={"count": 96}, pick="best")
     distill(config)
     printed = [line for line in capfd.readouterr().out.splitlines() if line.startswith("score ")]
     checkpoints = Run(config).checkpoints
@@ -85,10 +115,8 @@ def test_checkpoints_are_scored_on_other_resources_and_the_best_is_saved(
     assert "is finished already" in capfd.readouterr().out
 
 
-def test_a_score_that_fails_costs_nothing_else(ray_cluster, tmp_path, caplog):
-    make_pairs(config_at(tmp_path / "run"))
-    distill(config_at(tmp_path / "run"))
-    config = config_at(tmp_path / "run", distill={"scoring": {"count": 10}})
+def test_a_score_that_fails_costs_nothing_else(copied, caplog):
+    config = copied(scoring={"count": 10})
     torn = next(Path(config.distill.output).glob("checkpoints/0000008-*/*.safetensors"))
     torn.unlink()
     Scoring(Run(config)).finish()
@@ -97,32 +125,25 @@ def test_a_score_that_fails_costs_nothing_else(ray_cluster, tmp_path, caplog):
     assert names == ["0000004"]
 
 
-def test_a_bad_shard_is_the_users_error_not_a_ray_traceback(ray_cluster, tmp_path, monkeypatch):
-    config = config_at(tmp_path / "run")
-    Path(config.pairs.output).mkdir(parents=True)
-    name = "pairs-000000000000-000000000016.parquet"
-    make_pairs(config)
+def test_a_bad_shard_is_the_users_error_not_a_ray_traceback(paired):
+    config, name = paired(), "pairs-000000000000-000000000016.parquet"
     (Path(config.pairs.output) / name).write_bytes(b"PAR1 torn")
     with pytest.raises(UserError, match=name):
         distill(config)
 
 
-def test_a_node_that_does_not_see_the_run_refuses(ray_cluster, tmp_path, monkeypatch):
-    config = config_at(tmp_path / "run")
-    make_pairs(config)
+def test_a_node_that_does_not_see_the_run_refuses(paired, monkeypatch):
     monkeypatch.setattr(Run, "claim", lambda _: None)  # as on a disk of the driver alone
     with pytest.raises(UserError, match="distill.output: node .* does not see .*share"):
-        distill(config)
+        distill(paired())
 
 
-def test_another_seed_in_the_same_folder_is_refused(ray_cluster, tmp_path):
-    config = config_at(tmp_path / "run")
-    make_pairs(config)
+def test_another_seed_in_the_same_folder_is_refused(copied):
     with pytest.raises(UserError, match="seed 0, not 1"):
-        make_pairs(config.model_copy(update={"seed": 1}))
+        make_pairs(copied().model_copy(update={"seed": 1}))
 
 
 def test_what_an_actor_refuses_ends_the_job_with_its_message(ray_cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "open_plan", lambda *_: None)  # as on a disk of the driver alone
     with pytest.raises(UserError, match="pairs.output: node .* does not see .*plan.json"):
-        make_pairs(config_at(tmp_path / "run"))
+        make_pairs(config_at(tmp_path / "run", pairs={"actors": {"max": 1}}))
