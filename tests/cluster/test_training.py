@@ -13,10 +13,10 @@ import ray
 
 from pipeline.cli import load
 from pipeline.cluster.distill import RESTARTS
-from pipeline.cluster.pairs import make_pairs
 from pipeline.runs.run import Run
 from pipeline.stages.score import score
 from pipeline.stages.teacher import make_teacher
+from tests.fixtures.in_process import make_pairs
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -192,13 +192,14 @@ def lines(config) -> list[dict]:
 def test_a_node_lost_and_a_node_got_change_neither_steps_nor_samples(ray_cluster, start, tmp_path):
     more = {"distill__steps": 100, "distill__log_every": 1, "distill__keep": 100}
     elastic = settings(tmp_path / "elastic", 2, **more, distill__workers__min=1)
+    config, _ = load("distill", elastic)
+    make_pairs(config)
     waits = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}  # for a node that is going
     job = start("-m", "tests.cluster.losing_nodes", *elastic, **waits)
     printed = job.finish(seconds=450)
     events = [line.split() for line in printed if line.startswith(("lost ", "got ", "done "))]
     assert "a node is about to be taken away" in job.log.read_text()
     assert [name for name, _ in events] == ["lost", "got", "done"]
-    config, _ = load("distill", elastic)
     assert int(events[-1][1]) == 100
     sizes = [len(commit.files) for commit in reversed(Run(config).checkpoints.commits())]
     assert sizes[0] == 2 and 1 in sizes and sizes[-1] == 2, "shrunk and grown"
