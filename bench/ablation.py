@@ -33,10 +33,10 @@ from pipeline.diffusion import matching, seeds
 from pipeline.evaluation.classifier import accuracy, read, train_classifier
 from pipeline.evaluation.metrics.frechet import frechet_distance
 from pipeline.evaluation.metrics.neighbours import support
+from pipeline.methods.recipe import Recipe
 from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.models.students import load_student
-from pipeline.runs.identity import needs_pairs
 from pipeline.runs.run import Run
 from pipeline.stages.teacher import make_teacher
 from pipeline.training import loop
@@ -202,7 +202,7 @@ def main() -> int:
         for name, variant in chosen.items():
             config = configure(variant, seed, name)
             make_teacher(config)
-            if needs_pairs(config):
+            if Recipe.of(config.distill).needs.pairs:
                 make_pairs(config)
             if variant.normaliser:
                 train(config)

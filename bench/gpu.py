@@ -213,12 +213,12 @@ def measure(config: Config, teacher: Denoiser) -> Figures:
     torch.cuda.reset_peak_memory_stats()
     training, cycle = prepare(config, teacher), config.distill.student.every
     ema = EMA(training)
-    training.step(0, training.lanes(0), ema.after_student_update)
+    training.step(0, training.microbatches(0), ema.after_student_update)
     torch.cuda.synchronize()
 
     def plan() -> None:
         for number in range(cycle, 2 * cycle):
-            training.step(number, training.lanes(number), ema.after_student_update)
+            training.step(number, training.microbatches(number), ema.after_student_update)
         torch.cuda.synchronize()
 
     spent = seconds(plan) / cycle

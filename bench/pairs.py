@@ -66,7 +66,7 @@ class Timed:
 def new_maker(folder: Path, delay: float, rows: int) -> PairMaker:
     """A maker of a new set, its teacher loaded."""
     config = configure(delay, rows)
-    plan, store = pair_plan(config), LocalStore(folder)
+    plan, store = pair_plan(config.teacher, config.pairs, config.seed), LocalStore(folder)
     shards.open_plan(store, plan)
     maker = PairMaker(config.teacher, plan, store, rows)
     maker.make(0)

@@ -167,7 +167,7 @@ def checkpoints(config: Config, repeats: int) -> dict[str, list[float]]:
 
     def step() -> None:
         number = next(numbers)
-        training.step(number, training.lanes(number), ema.after_student_update)
+        training.step(number, training.microbatches(number), ema.after_student_update)
 
     for _ in range(10):
         step()
@@ -197,7 +197,7 @@ def loader(config: Config, repeats: int) -> list[float]:
     training, batch = build.prepare(config), config.distill.regression.batch_size
     ema, ratios = EMA(training), []
     for number in range(repeats):
-        steps = [(n, training.lanes(n)) for n in range(2 * number, 2 * number + 2)]
+        steps = [(n, training.microbatches(n)) for n in range(2 * number, 2 * number + 2)]
         begin = time.perf_counter()
         for step in steps:
             training.step(*step, ema.after_student_update)
@@ -238,7 +238,10 @@ def update(config: Config, repeats: int) -> list[float]:
 
 def make_pairs(config: Config) -> None:
     """The pair set that all parts read."""
-    plan, store = pair_plan(config), Storage(config.pairs.output, config.s3, "pairs.output")
+    plan, store = (
+        pair_plan(config.teacher, config.pairs, config.seed),
+        Storage(config.pairs.output, config.s3, "pairs.output"),
+    )
     shards.open_plan(store, plan)
     maker = PairMaker(config.teacher, plan, store, config.pairs.batch_size)
     for index in shards.missing(store, plan, config.pairs.count):

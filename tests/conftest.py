@@ -22,16 +22,22 @@ pytest_plugins = ["tests.fixtures.runs", "tests.fixtures.families"]
 torch.set_num_threads(1)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Share the tests out by file (`--dist loadgroup`), with those on Ray first and together.
+def _on_ray(item: pytest.Item) -> bool:
+    return "ray_cluster" in getattr(item, "fixturenames", ())
 
-    So a run has one Ray cluster, and the longest group does not begin last.
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Share the tests out by file (`--dist loadgroup`), with those on Ray together.
+
+    So a run has one Ray cluster.
     """
-    on_ray = {item: "ray_cluster" in getattr(item, "fixturenames", ()) for item in items}
-    for item, ray in on_ray.items():
-        item.add_marker(pytest.mark.xdist_group("ray" if ray else item.nodeid.split("::")[0]))
-    items.sort(key=lambda item: not on_ray[item])
+    group = "ray" if _on_ray(item) else item.nodeid.split("::")[0]
+    item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those on Ray first: the longest group does not begin last."""
+    items.sort(key=lambda item: not _on_ray(item))
 
 
 def pytest_collection_finish() -> None:

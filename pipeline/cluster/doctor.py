@@ -152,7 +152,7 @@ class Examination:
         store = Storage(self.config.pairs.output, self.config.s3, "pairs.output")
         if shards.PLAN not in store.list(shards.PLAN):
             return "none yet"
-        wanted = pair_plan(self.local)
+        wanted = pair_plan(self.local.teacher, self.config.pairs, self.config.seed)
         shards.open_plan(store, wanted)
         left = len(shards.missing(store, wanted, self.config.pairs.count))
         if store.list("manifest-"):
@@ -244,8 +244,8 @@ class Examination:
         """Hours and price of both jobs, from the measured speeds."""
         config, prices, total, lines = self.config, self.config.doctor, 0.0, []
         work = {
-            "pairs.actors": (teacher_calls(config) * config.pairs.count, 0.0),
-            "distill.workers": training_calls(config).evaluations(),
+            "pairs.actors": (teacher_calls(config.pairs) * config.pairs.count, 0.0),
+            "distill.workers": training_calls(config.distill, config.pairs.guidance).evaluations(),
         }
         for name, (by_teacher, by_student) in work.items():
             speed = self.speeds[name]
@@ -267,6 +267,6 @@ class Examination:
         whole = footprint(config, self.teacher)
         state = whole.moments + 3 * whole.gradients // 2  # gradients are of two networks of three
         return {
-            config.pairs.output: config.pairs.count * pair_bytes(config, shape),
+            config.pairs.output: config.pairs.count * pair_bytes(shape),
             config.distill.output: (config.distill.keep + 2) * state,
         }

@@ -26,9 +26,10 @@ def encode_images(config: Config) -> None:
     store = open_output()
     probe(store)
     plan = real_plan(fetch_inputs(config, "teacher"), store)
+    source = str(encode.source), config.s3
 
     def new_maker() -> RealMaker:  # on the actor's node, with a VAE of its own
-        return RealMaker(fetch_inputs(config, "teacher"), plan, open_output())
+        return RealMaker(fetch_inputs(config, "teacher").teacher, source, plan, open_output())
 
     work = Work("encode", "images", encode, new_maker)
     pool.make_missing(store, plan, plan.count, work)

@@ -19,7 +19,8 @@ def make_pairs(config: Config) -> None:
             refuses, or no shard comes for `pairs.patience` seconds; if shards failed, after all
             others are made.
     """
-    pairs, plan = config.pairs, pair_plan(fetch_inputs(config, "teacher"))
+    pairs, teacher = config.pairs, fetch_inputs(config, "teacher").teacher
+    plan = pair_plan(teacher, pairs, config.seed)
     open_output = partial(Storage, pairs.output, config.s3, "pairs.output")
     store = open_output()
     probe(store)

@@ -73,6 +73,11 @@ class _Reader(Generic[_Batch]):
         self._epoch = lru_cache(maxsize=2)(self._plan_epoch)
         self._window = lru_cache(maxsize=2)(self._load_window)
 
+    @property
+    def uri(self) -> str:
+        """Where the set is."""
+        return self._store.uri("")
+
     def batch(self, index: int) -> _Batch:
         """The index-th batch, index >= 0; in float32.
 

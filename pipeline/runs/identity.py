@@ -35,7 +35,7 @@ def definition(config: Config) -> dict[str, Any]:
     teacher = teacher_fingerprint(config.teacher)
     pairs, distance = None, {}
     free = _FREE if distill.terms else {*_FREE, "terms"}  # runs from before there were any go on
-    if needs_pairs(config):
+    if Recipe.of(config.distill).needs.pairs:
         manifest = read_manifest(Storage(config.pairs.output, credentials, "pairs.output"))
         manifest.check_teacher(teacher)
         pairs = {"plan": manifest.plan.fingerprint(), "count": manifest.count}
@@ -62,8 +62,3 @@ def definition(config: Config) -> dict[str, Any]:
         **distance,
         **real,
     }
-
-
-def needs_pairs(config: Config) -> bool:
-    """Whether any step learns from stored pairs."""
-    return Recipe.of(config.distill).needs.pairs

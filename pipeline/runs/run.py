@@ -12,6 +12,7 @@ from pipeline.config import Config, settings_yaml
 from pipeline.data.fetch import fetch_inputs
 from pipeline.data.shards import check_stored, read_manifest
 from pipeline.data.storage import Storage, ensure_json
+from pipeline.methods.recipe import Recipe
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.frozen import load_learnt
 from pipeline.models.loading import load_teacher
@@ -81,7 +82,7 @@ class Run:
             UserError: If another run is there (names every difference), or a shard of the pairs is
                 missing or of another size; and as `identity.definition`.
         """
-        if identity.needs_pairs(self.config):
+        if Recipe.of(self.config.distill).needs.pairs:
             pairs = Storage(self.config.pairs.output, self.config.s3, "pairs.output")
             check_stored(pairs, read_manifest(pairs))
         ensure_json(self.storage, RUN, self.definition, "distill.output")

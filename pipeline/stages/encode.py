@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from pipeline.config import Config, TeacherConfig
+from pipeline.config import Config, S3Config, TeacherConfig
 from pipeline.data import real, shards
 from pipeline.data.crop import CHANNELS, UnreadableError
 from pipeline.data.plans import RealPlan
@@ -68,14 +68,17 @@ class RealMaker:
     """Makes whole shards; what is in them follows from the plan and the source alone.
 
     Args:
-        config: Says where teacher and source are; the VAE is loaded once, at the first shard.
+        teacher: Whose VAE is loaded once, at the first shard.
+        source: Where the images are, with what reaches them.
         plan: What defines the set.
         store: Where the set is.
     """
 
-    def __init__(self, config: Config, plan: RealPlan, store: Store) -> None:
+    def __init__(
+        self, teacher: TeacherConfig, source: tuple[str, S3Config], plan: RealPlan, store: Store
+    ) -> None:
         self.plan = plan
-        self._config, self._store = config, store
+        self._teacher, self._source, self._store = teacher, source, store
         self._spans = plan.spans(plan.count)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -96,7 +99,7 @@ class RealMaker:
             UserError: If this machine does not see the set, or has another VAE.
         """
         shards.check_shared(self._store, self.plan)
-        teacher: TeacherConfig = self._config.teacher
+        teacher = self._teacher
         if vae_fingerprint(teacher) != self.plan.codec:
             raise UserError(
                 f"teacher.output: node {socket.gethostname()} has another VAE than the job "
@@ -110,7 +113,7 @@ class RealMaker:
 
     @cached_property
     def _reader(self) -> Reader:
-        return self._listing.reader(str(self._config.encode.source), self._config.s3)
+        return self._listing.reader(*self._source)
 
     def make(self, index: int) -> str:
         """Make one shard and store it, unless it is stored already; returns its name.

@@ -98,7 +98,14 @@ def evaluate(config: Config, stream: Stream = in_process) -> Evaluation:
     reader = open_reader(config)
     sets, peak = _read(reader, config.evaluate.batch_size, stream)
     found = memorization(sets) if "real" in sets else None
-    evaluation = _evaluation(config, reader, sets, found)
+    evaluation = _evaluation(
+        reader,
+        sets,
+        found,
+        _teacher_reference(config.teacher, config.pairs, config.seed),
+        batch_size=config.evaluate.batch_size,
+        data=config.data.name,
+    )
     evaluation.metrics["memory"] = {"makers_peak_mib": peak, "own_peak_mib": peak_mib()}
     figures: dict[str, Any] = {**evaluation.figures()}
     if digest := weights_digest(config.evaluate.student):
@@ -193,20 +200,25 @@ def _statistics(sets: ImageSets, name: SetName) -> SetStatistics:
 
 
 def _evaluation(
-    config: Config, reader: ImageReader, sets: Statistics, found: Memorization | None
+    reader: ImageReader,
+    sets: Statistics,
+    found: Memorization | None,
+    teacher: dict[str, str],
+    *,
+    batch_size: int,
+    data: str | None,
 ) -> Evaluation:
+    """What comes of the sets; `teacher` names the teacher's images, `data` those it learnt from."""
     compared, real = compare_all(sets), reader.sets.real
-    comparisons = comparison_records(
-        compared.teacher, _teacher_reference(config.teacher, config.pairs, config.seed)
-    )
+    comparisons = comparison_records(compared.teacher, teacher)
     figures = AgainstReal()
     if real is not None:
         figures, reference = against_real(sets, compared.real), real_reference(real)
         comparisons += comparison_records(compared.real, reference)
         comparisons += comparison_records(compared.half, {**reference, "name": "real, half"})
-    speed, costs = _speed(reader.sets, config.evaluate.batch_size)
+    speed, costs = _speed(reader.sets, batch_size)
     metrics = {
-        "features": features_record(reader, config.data.name),
+        "features": features_record(reader, data),
         "comparisons": comparisons,
         "reference": reference_record(real),
         "clip": clip_record(sets, reader.clip),
@@ -215,7 +227,7 @@ def _evaluation(
         "speed": costs,
     }
     versus = against_teacher(sets, compared.teacher)
-    return Evaluation(versus, figures, speed, costs["teacher"]["nfe"], config.seed, metrics)
+    return Evaluation(versus, figures, speed, costs["teacher"]["nfe"], reader.sets.seed, metrics)
 
 
 def _teacher_reference(teacher: TeacherConfig, pairs: PairsConfig, seed: int) -> dict[str, str]:

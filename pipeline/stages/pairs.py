@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from pipeline.config import Config, TeacherConfig
+from pipeline.config import PairsConfig, TeacherConfig
 from pipeline.data import schema, shards
 from pipeline.data.plans import PairPlan
 from pipeline.data.storage import Store
@@ -20,16 +20,16 @@ from pipeline.models.sampling import sample_teacher
 from pipeline.utils.errors import UserError
 
 
-def pair_plan(config: Config) -> PairPlan:
+def pair_plan(settings: TeacherConfig, pairs: PairsConfig, seed: int) -> PairPlan:
     """All that defines the content of the configured set.
 
     Raises:
         UserError: If the teacher cannot be loaded, or has not as many classes as weights.
     """
-    teacher, pairs = load_teacher(config.teacher), config.pairs
+    teacher = load_teacher(settings)
     if teacher.prompts is not None and not teacher.prompts:
         raise UserError(
-            f"teacher.prompts: {config.teacher.output} takes text; give a file of prompts (.txt, "
+            f"teacher.prompts: {settings.output} takes text; give a file of prompts (.txt, "
             ".csv, .parquet, or the folder of a Hugging Face dataset)"
         )
     if pairs.weights is not None and len(pairs.weights) != teacher.classes:
@@ -38,8 +38,8 @@ def pair_plan(config: Config) -> PairPlan:
             f"{teacher.classes or 'no'} classes; give one per class, or null"
         )
     return PairPlan(
-        teacher=teacher_fingerprint(config.teacher),
-        seed=config.seed,
+        teacher=teacher_fingerprint(settings),
+        seed=seed,
         solver=pairs.solver,
         steps=pairs.steps,
         guidance=pairs.guidance,
@@ -48,7 +48,7 @@ def pair_plan(config: Config) -> PairPlan:
         classes=teacher.classes,
         weights=pairs.weights,
         prompts=_digest(teacher.prompts),
-        negative_prompt=None if teacher.prompts is None else config.teacher.negative_prompt,
+        negative_prompt=None if teacher.prompts is None else settings.negative_prompt,
     )
 
 

@@ -12,10 +12,10 @@ from pipeline.evaluation.classifier import read
 from pipeline.evaluation.generate import generate, generators
 from pipeline.evaluation.metrics.frechet import frechet_distance
 from pipeline.evaluation.real import open_training_images
+from pipeline.methods.recipe import Recipe
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.loading import load_teacher
 from pipeline.runs.checkpoint_store import Score
-from pipeline.runs.identity import needs_pairs
 from pipeline.runs.run import Run
 from pipeline.utils.errors import UserError
 
@@ -42,7 +42,7 @@ def score(config: Config, name: str, floor: float | None = None) -> Score:
             raise UserError(f"the checkpoint {name} is gone")
         student = run.stored_student(teacher, found[1])
     by_student, by_teacher = generators(student, teacher, config.pairs)
-    if needs_pairs(config):
+    if Recipe.of(config.distill).needs.pairs:
         store = Storage(config.pairs.output, config.s3, "pairs.output")
         count = min(scoring.count, read_manifest(store).count)
         pairs = PairReader(store, config.seed, count).batch(0)

@@ -19,18 +19,16 @@ from pipeline.data.reader import PairReader
 from pipeline.data.storage import Storage
 from pipeline.diffusion import seeds
 from pipeline.methods.dmd import DMD
-from pipeline.methods.microbatch import Microbatch
+from pipeline.methods.microbatch import Microbatch, RealImages
 from pipeline.models.critic import Critic
-from pipeline.models.denoiser import Denoiser
 from pipeline.models.ema import Average, ema_of
 from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import guide
-from pipeline.models.students import new_critic, new_student
 from pipeline.runs.checkpoint import State
 from pipeline.runs.init_from import InitFrom
 from pipeline.runs.run import Run
 from pipeline.training.gan_images import new_source
-from pipeline.training.method import build_method
+from pipeline.training.method import build_method, new_networks
 from pipeline.training.sample_grid import SampleGrid
 from pipeline.training.step import Trained, TrainStep
 from pipeline.utils.errors import UserError
@@ -42,7 +40,7 @@ class TrainingRun:
 
     Attributes:
         step: The optimiser step.
-        lanes: This worker's lanes at a step, by their numbers: the same draws and pairs
+        microbatches: This worker's microbatches at a step, by their numbers: the same draws and
             whichever worker has them.
         grid: Pictures from fixed noise.
         ema: Moving average of the student, which the hook `EMA` updates.
@@ -51,7 +49,7 @@ class TrainingRun:
     """
 
     step: TrainStep
-    lanes: Callable[[int], dict[int, Microbatch]]
+    microbatches: Callable[[int], dict[int, Microbatch]]
     grid: SampleGrid
     ema: Average
     state: State
@@ -69,7 +67,10 @@ def prepare(config: Config) -> TrainingRun:
     device = accelerator.device
     teacher = load_teacher(config.teacher).to(device)
     method = build_method(distill, teacher, device)
-    student, critic = _new_networks(config, teacher, device)
+    student, critic = new_networks(config, teacher)
+    if distill.start_from:
+        InitFrom(distill, config.teacher, config.s3).load(student, critic)
+    student, critic = student.to(device), critic.to(device)
     if distill.precision == "bf16":
         for weight in teacher.parameters():
             weight.data = weight.data.bfloat16()
@@ -82,6 +83,11 @@ def prepare(config: Config) -> TrainingRun:
         name: _trained(networks[name], rate, accelerator, distill)
         for name, rate in (("student", student_rate(distill)), ("critic", critic_rate(distill)))
     }
+    pairs = None
+    if method.recipe.needs.pairs:
+        size = distill.regression.batch_size // distill.lanes
+        storage = Storage(config.pairs.output, config.s3, "pairs.output")
+        pairs = PairReader(storage, config.seed, size)
     guided = guide(teacher, config.pairs.guidance)
     solver = (config.pairs.solver, config.pairs.steps, config.pairs.guidance)
     return TrainingRun(
@@ -94,7 +100,9 @@ def prepare(config: Config) -> TrainingRun:
             microbatches=distill.lanes,
             clip=distill.clip,
         ),
-        lanes=_lanes(config, method, teacher, accelerator),
+        microbatches=_Microbatches(
+            method, distill, config.seed, pairs, new_source(config, teacher), accelerator
+        ),
         grid=SampleGrid(method, teacher, guided, solver, config.seed, device),
         ema=ema,
         state=State(networks, {name: each.optimizer for name, each in trained.items()}),
@@ -111,18 +119,6 @@ def _accelerator(precision: str) -> Accelerator:
         mixed_precision="bf16" if precision == "bf16" else "no",
         kwargs_handlers=[wrapper],
     )
-
-
-def _new_networks(
-    config: Config, teacher: Denoiser, device: torch.device
-) -> tuple[nn.Module, nn.Module]:
-    """Student and critic as they begin."""
-    distill = config.distill
-    critic = new_critic(teacher, config.network, config.seed, distill)
-    student = new_student(teacher, config.network, config.seed, distill.student, distill.recompute)
-    if distill.start_from:
-        InitFrom(distill, config.teacher, config.s3).load(student, critic)
-    return student.to(device), critic.to(device)
 
 
 def student_rate(distill: DistillConfig) -> Callable[[int], float]:
@@ -203,33 +199,46 @@ def _trained(
     return Trained(prepared, prepared_optimizer, rate)
 
 
-def _lanes(
-    config: Config, method: DMD, teacher: Denoiser, accelerator: Accelerator
-) -> Callable[[int], dict[int, Microbatch]]:
-    distill, reader, source = config.distill, None, new_source(config, teacher)
-    if method.recipe.needs.pairs:
-        size = distill.regression.batch_size // distill.lanes
-        reader = PairReader(
-            Storage(config.pairs.output, config.s3, "pairs.output"), config.seed, size
-        )
-    rank, workers = accelerator.process_index, accelerator.num_processes
+@dataclass(frozen=True)
+class _Microbatches:
+    """This worker's microbatches at a step, by their numbers.
 
-    def microbatch(step: int, number: int) -> Microbatch:
-        rng = seeds.generator("distill", config.seed, step, number)
-        plan, index, pairs, real = method.plan(step), step * distill.lanes + number, None, None
-        if reader is not None and plan.on_pairs:
-            pairs = reader.batch(index)
-        if source is not None and plan.critic:
-            real = source(index)
-        step_index = method.step_index(seeds.generator("exit", config.seed, step))
-        return method.draw(
-            distill.batch_size // distill.lanes, rng, pairs, real, step_index, accelerator.device
-        )
+    Args:
+        method: What is drawn.
+        distill: Sizes.
+        seed: Of all draws.
+        pairs: Stored pairs, where the method needs them.
+        real: The index-th batch of real images, where it needs them.
+        accelerator: Which worker this is.
+    """
 
-    def lanes(step: int) -> dict[int, Microbatch]:
-        mine = {number: microbatch(step, number) for number in range(rank, distill.lanes, workers)}
-        if distill.sharded and len(mine) < -(-distill.lanes // workers):
+    method: DMD
+    distill: DistillConfig
+    seed: int
+    pairs: PairReader | None
+    real: Callable[[int], RealImages] | None
+    accelerator: Accelerator
+
+    def __call__(self, step: int) -> dict[int, Microbatch]:
+        rank, workers = self.accelerator.process_index, self.accelerator.num_processes
+        count = self.distill.lanes
+        mine = {number: self._draw(step, number) for number in range(rank, count, workers)}
+        if self.distill.sharded and len(mine) < -(-count // workers):
             mine[rank + len(mine) * workers] = replace(mine[rank], weight=0.0)
         return mine
 
-    return lanes
+    def _draw(self, step: int, number: int) -> Microbatch:
+        distill, plan = self.distill, self.method.plan(step)
+        index, pairs, real = step * distill.lanes + number, None, None
+        if self.pairs is not None and plan.on_pairs:
+            pairs = self.pairs.batch(index)
+        if self.real is not None and plan.critic:
+            real = self.real(index)
+        return self.method.draw(
+            distill.batch_size // distill.lanes,
+            seeds.generator("distill", self.seed, step, number),
+            pairs,
+            real,
+            self.method.step_index(seeds.generator("exit", self.seed, step)),
+            self.accelerator.device,
+        )

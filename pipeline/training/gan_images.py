@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from pipeline.config import Config
+from pipeline.config import Config, DataConfig
 from pipeline.data.images import load_images
 from pipeline.data.reader import PairReader, RealReader
 from pipeline.data.storage import Storage
@@ -17,23 +17,23 @@ from pipeline.utils.errors import UserError
 
 
 def new_source(config: Config, teacher: Denoiser) -> Callable[[int], RealImages] | None:
-    """The index-th batch of one lane's size, in an endless seeded order; None without a GAN.
+    """The index-th batch of a microbatch's size, in an endless seeded order; None without a GAN.
 
     Raises:
         UserError: If the images cannot be read, or are not of the teacher's kind.
     """
     size = config.distill.batch_size // config.distill.lanes
+    seed = seeds.generator("real", config.seed).initial_seed()  # not the order of the regression
     match config.distill.gan.real:
         case None:
             return None
         case "data":
-            source, shape = _data(config, teacher, size)
+            source, shape = _data(config.data, teacher, size, config.seed)
         case "encoded":
-            source, shape = _encoded(config, teacher, size)
+            encoded = Storage(config.encode.output, config.s3, "encode.output")
+            source, shape = _encoded(RealReader(encoded, seed, size), teacher)
         case "pairs":
-            reader = PairReader(
-                Storage(config.pairs.output, config.s3, "pairs.output"), _seed(config), size
-            )
+            reader = PairReader(Storage(config.pairs.output, config.s3, "pairs.output"), seed, size)
             shape = reader.manifest.plan.shape
 
             def source(index: int) -> RealImages:
@@ -48,24 +48,19 @@ def new_source(config: Config, teacher: Denoiser) -> Callable[[int], RealImages]
     return source
 
 
-def _seed(config: Config) -> int:
-    """Another order than that of the regression's pairs."""
-    return seeds.generator("real", config.seed).initial_seed()
-
-
 def _data(
-    config: Config, teacher: Denoiser, size: int
+    data: DataConfig, teacher: Denoiser, size: int, seed: int
 ) -> tuple[Callable[[int], RealImages], tuple[int, ...]]:
-    real = load_images(config.data.name, config.data.size, config.data.folder)
+    real = load_images(data.name, data.size, data.folder)
     if teacher.classes not in (None, real.classes):
         raise UserError(
-            f"distill.gan.real: data {config.data.name} has {real.classes} classes, and the "
+            f"distill.gan.real: data {data.name} has {real.classes} classes, and the "
             f"teacher {teacher.classes}: use those it learnt from"
         )
 
     @lru_cache(maxsize=2)
     def order(epoch: int) -> Tensor:
-        rng = seeds.generator("real", config.seed, epoch)
+        rng = seeds.generator("real", seed, epoch)
         return torch.randperm(len(real.images), generator=rng)
 
     def source(index: int) -> RealImages:
@@ -77,11 +72,8 @@ def _data(
 
 
 def _encoded(
-    config: Config, teacher: Denoiser, size: int
+    reader: RealReader, teacher: Denoiser
 ) -> tuple[Callable[[int], RealImages], tuple[int, ...]]:
-    reader = RealReader(
-        Storage(config.encode.output, config.s3, "encode.output"), _seed(config), size
-    )
     numbers = {prompt: number for number, prompt in enumerate(teacher.prompts or ())}
 
     def source(index: int) -> RealImages:
@@ -91,14 +83,14 @@ def _encoded(
         if teacher.prompts is None:
             if batch.labels is None or int(batch.labels.max()) >= teacher.classes:
                 raise UserError(
-                    f"encode.output: {config.encode.output} lacks labels below the teacher's "
+                    f"encode.output: {reader.uri} lacks labels below the teacher's "
                     f"{teacher.classes}: encode images that have them"
                 )
             return batch.images, batch.labels
         unknown = [each for each in batch.captions or ("",) if each not in numbers]
         if batch.captions is None or unknown:
             raise UserError(
-                f"teacher.prompts: {unknown[0]!r}, a caption in {config.encode.output}, is not "
+                f"teacher.prompts: {unknown[0]!r}, a caption in {reader.uri}, is not "
                 "among them: use the set's own listing.parquet"
             )
         return batch.images, torch.tensor([numbers[each] for each in batch.captions])

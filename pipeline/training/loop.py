@@ -54,7 +54,7 @@ def train(
         hooks = Hooks(stack.enter_context(hook) for hook in own)
         for done in range(start + 1, distill.steps + 1):
             with training.step.clock("data"):
-                microbatches = training.lanes(done - 1)
+                microbatches = training.microbatches(done - 1)
             result = training.step(done - 1, microbatches, hooks.after_student_update)
             hooks.after_step(done, result)
             leave = done < distill.steps and done % distill.log_every == 0 and leaving()

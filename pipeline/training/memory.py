@@ -16,8 +16,7 @@ from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Denoiser, blank
 from pipeline.models.frozen import frozen
 from pipeline.models.network import Network
-from pipeline.models.students import new_critic, new_student
-from pipeline.training.method import build_method
+from pipeline.training.method import build_method, new_networks
 
 _MOMENTS = {"adamw": 8, "adamw8bit": 2}
 """Bytes of both moments, for each weight."""
@@ -62,7 +61,9 @@ def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
         UserError: If the weights of a perceptual distance cannot be read.
     """
     distill = config.distill
-    student, critic = _networks(config, teacher)
+    at_meta = copy.deepcopy(teacher).to("meta")
+    student, critic = new_networks(config, at_meta)
+    student, critic = student.to("meta"), critic.to("meta")
     half = 2 if distill.precision == "bf16" else 1
     taught = _bytes(teacher) // half
     parts = workers if distill.sharded else 1
@@ -82,14 +83,6 @@ def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
         distance=sum(_held_bytes(term, teacher.shape, pairs) for term in method.terms),
         encoders=sum(_bytes(part) for part in teacher.frozen_parts),
     )
-
-
-def _networks(config: Config, teacher: Denoiser) -> tuple[Network, Network | Critic]:
-    """Student and critic, on the meta device."""
-    distill, at_meta = config.distill, copy.deepcopy(teacher).to("meta")
-    student = new_student(at_meta, config.network, config.seed, distill.student, distill.recompute)
-    critic = new_critic(at_meta, config.network, config.seed, distill)
-    return student.to("meta"), critic.to("meta")
 
 
 def _activations(student: Network, critic: Network | Critic, fresh: int, pairs: int) -> int:

@@ -1,16 +1,18 @@
-"""From the settings and a loaded teacher to the method."""
+"""From the settings and a loaded teacher to the method and its networks."""
 
 from dataclasses import replace
 
 import torch
 
-from pipeline.config import DistillConfig
+from pipeline.config import Config, DistillConfig
 from pipeline.methods.dmd import DMD
 from pipeline.methods.recipe import Recipe
 from pipeline.methods.terms.regression import Regression
+from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Denoiser
+from pipeline.models.network import Network
 from pipeline.models.perceptual.distance import new_distance
-from pipeline.models.students import few_step_sampler
+from pipeline.models.students import few_step_sampler, new_critic, new_student
 
 
 def build_method(distill: DistillConfig, teacher: Denoiser, device: torch.device) -> DMD:
@@ -35,3 +37,11 @@ def build_method(distill: DistillConfig, teacher: Denoiser, device: torch.device
         recipe = replace(recipe, terms=tuple(terms))
     steps = few_step_sampler(teacher.schedule, distill.student)
     return DMD(teacher.schedule, teacher.shape, teacher.conditioner, recipe, steps)
+
+
+def new_networks(config: Config, teacher: Denoiser) -> tuple[Network, Network | Critic]:
+    """Student and critic as they begin, copies of the teacher on its device."""
+    distill = config.distill
+    critic = new_critic(teacher, config.network, config.seed, distill)
+    student = new_student(teacher, config.network, config.seed, distill.student, distill.recompute)
+    return student, critic

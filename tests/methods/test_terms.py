@@ -154,7 +154,8 @@ def test_the_declared_calls_are_those_of_a_real_step(settings, guidance, monkeyp
 def test_the_price_knows_steps_guidance_and_the_gan():
     def price(guidance: float = 1.0, **distill) -> tuple[float, float]:
         tree = {"pairs": {"guidance": guidance}, "distill": distill}
-        return training_calls(Config.model_validate(tree)).evaluations()
+        config = Config.model_validate(tree)
+        return training_calls(config.distill, config.pairs.guidance).evaluations()
 
     plain = price()
     assert price(guidance=3.0) == (2 * plain[0], plain[1])
@@ -251,7 +252,8 @@ def test_a_term_from_outside_trains_prices_and_refuses_as_the_others(toy, tiny_r
     logged = [json.loads(line) for line in file.read_text().splitlines()]
     assert logged[-1]["brightness"] >= 0 and logged[-1]["brightness_gradient"] > 0
     plain = tiny_run("plain")
-    more = training_calls(config).critic - training_calls(plain).critic
+    more, less = (training_calls(each.distill, 1.0).critic for each in (config, plain))
+    more -= less
     assert more == 4 * config.distill.batch_size
     assert identity.definition(config)["distill"]["terms"] == {
         "brightness": {"weight": 0.3, "value": 0.5}

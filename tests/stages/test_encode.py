@@ -52,11 +52,15 @@ def store_of(config: Config) -> LocalStore:
     return LocalStore(Path(config.encode.output))
 
 
+def maker_of(config: Config, plan: RealPlan, store: LocalStore) -> RealMaker:
+    return RealMaker(config.teacher, (str(config.encode.source), config.s3), plan, store)
+
+
 def opened(config: Config) -> RealMaker:
     """A maker of an opened set."""
     plan = real_plan(config, store_of(config))
     shards.open_plan(store_of(config), plan)
-    return RealMaker(config, plan, store_of(config))
+    return maker_of(config, plan, store_of(config))
 
 
 def make(config: Config) -> RealReader:
@@ -222,11 +226,11 @@ def test_a_node_without_the_set_or_with_another_vae_does_not_begin(teacher, sour
     config = configure(tmp_path, teacher, source)
     plan = opened(config).plan
     with pytest.raises(UserError, match="encode.output: node .* does not see .*plan.json"):
-        RealMaker(config, plan, LocalStore(tmp_path / "lonely")).make(0)
+        maker_of(config, plan, LocalStore(tmp_path / "lonely")).make(0)
     shared = LocalStore(tmp_path / "shared")
     shards.open_plan(shared, replace(plan, codec="other"))
     with pytest.raises(UserError, match="teacher.output: node .* has another VAE than the job"):
-        RealMaker(config, replace(plan, codec="other"), shared).make(0)
+        maker_of(config, replace(plan, codec="other"), shared).make(0)
 
 
 def test_another_size_gives_other_latents(teacher, source, tmp_path):

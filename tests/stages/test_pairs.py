@@ -50,9 +50,11 @@ class Shrink(Denoiser):
         )
 
 
-def configure(**values: object) -> Config:
+def planned(**values: object) -> PairPlan:
     gaussian = {"kind": "gaussian", "gaussian": {"classes": 5}}
-    return Config.model_validate({"data": {"name": None}, "teacher": gaussian, "pairs": values})
+    tree = {"data": {"name": None}, "teacher": gaussian, "pairs": values}
+    config = Config.model_validate(tree)
+    return pair_plan(config.teacher, config.pairs, config.seed)
 
 
 @pytest.fixture
@@ -174,11 +176,11 @@ def test_without_a_batch_size_it_is_halved_until_memory_holds_it(teachers, tmp_p
 
 
 def test_weights_are_one_per_class():
-    assert pair_plan(configure(weights=[1, 0, 2, 0, 1])).weights == (1, 0, 2, 0, 1)
+    assert planned(weights=[1, 0, 2, 0, 1]).weights == (1, 0, 2, 0, 1)
     with pytest.raises(UserError, match="pairs.weights: 2 values, but the teacher has 5 classes"):
-        pair_plan(configure(weights=[1, 2]))
+        planned(weights=[1, 2])
     with pytest.raises(ValueError, match="pairs.weights: at least one class"):
-        configure(weights=[0, 0])
+        planned(weights=[0, 0])
 
 
 def test_values_that_are_not_finite_are_not_stored(teachers, tmp_path, monkeypatch):

@@ -33,7 +33,10 @@ def configure(folder: Path, **pairs: object) -> Config:
 def config(tmp_path: Path) -> Config:
     """The settings of a closed set of 40 pairs in 2 shards."""
     config = configure(tmp_path)
-    plan, store = pair_plan(config), LocalStore(tmp_path / "pairs")
+    plan, store = (
+        pair_plan(config.teacher, config.pairs, config.seed),
+        LocalStore(tmp_path / "pairs"),
+    )
     shards.open_plan(store, plan)
     maker = PairMaker(config.teacher, plan, store, 20)
     for index in (0, 1):

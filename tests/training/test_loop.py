@@ -301,7 +301,7 @@ def start_settings(config, origin: str, weights: str) -> dict:
 
 
 def test_all_lanes_of_a_step_share_the_exit_and_nothing_else(tiny_run):
-    lanes = build.prepare(tiny_run(student={"times": [80.0, 9.0, 3.0, 1.0]}, lanes=4)).lanes
+    lanes = build.prepare(tiny_run(student={"times": [80.0, 9.0, 3.0, 1.0]}, lanes=4)).microbatches
     steps = [list(lanes(step).values()) for step in range(6, 30)]
     exits = [{microbatch.step_index for microbatch in step} for step in steps]
     assert all(len(each) == 1 for each in exits) and set().union(*exits) == {0, 1, 2, 3}

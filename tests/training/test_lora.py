@@ -99,7 +99,7 @@ def test_a_step_teaches_adapters_alone_over_one_base(make, recompute):
     taught = {k: v.clone() for k, v in teacher.state_dict().items()}
     ema = EMA(made)
     for step in range(3):
-        made.step(step, made.lanes(step), ema.after_student_update)
+        made.step(step, made.microbatches(step), ema.after_student_update)
     assert all(torch.equal(value, taught[k]) for k, value in teacher.state_dict().items())
     after = made.state.tensors()
     weights = {k for k in after if k.startswith(("student.", "critic.", "ema.module."))}

@@ -45,7 +45,7 @@ def test_what_a_gan_keeps_is_counted(tiny_run, recompute):
     config = tiny_run(**GAN, recompute=recompute)
     counted = footprint(config, load_teacher(config.teacher)).activations
     training = build.prepare(config)
-    step, microbatch = training.step, training.lanes(7)[0]
+    step, microbatch = training.step, training.microbatches(7)[0]
     plan, student, critic = step.method.plan(7), step.student.network, step.critic.network
 
     def taught():

@@ -11,10 +11,10 @@ from diffusers import DiffusionPipeline
 from pipeline.cli import load, main
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
+from pipeline.methods.recipe import Recipe
 from pipeline.models.lora import FILE
 from pipeline.models.sampling import sample_student
 from pipeline.models.students import load_student
-from pipeline.runs.identity import needs_pairs
 from pipeline.runs.run import Run
 from pipeline.stages.teacher import make_teacher
 from pipeline.training import loop
@@ -34,7 +34,7 @@ SMALL = {
 
 def run_it(config: Config, *losses: str) -> None:
     """Two steps of training and the student, in this process; pairs where they are needed."""
-    if needs_pairs(config):
+    if Recipe.of(config.distill).needs.pairs:
         make_pairs(config)
     Run(config).claim()
     assert loop.train(config) == 2
