@@ -6,6 +6,7 @@ Across Ray it travels as `config.model_dump(mode="json")` and comes back through
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
@@ -72,6 +73,17 @@ __all__ = [
 ]
 
 
+def _import(plugins: Iterable[str]) -> None:
+    for name in plugins:
+        try:
+            import_module(name)
+        except Exception as error:
+            raise ValueError(
+                f"plugins: {name} cannot be imported ({error!r}); give the name of a module that "
+                "is on PYTHONPATH on every node"
+            ) from error
+
+
 class Config(Branch):
     """Every setting of a run."""
 
@@ -112,15 +124,13 @@ class Config(Branch):
     def _import_plugins(cls, tree: Any) -> Any:
         """Before all other settings are read, for they may name what a plugin registers."""
         plugins = tree.get("plugins") if isinstance(tree, dict) else None
-        for name in plugins if isinstance(plugins, list | tuple) else ():
-            try:
-                import_module(name)
-            except Exception as error:
-                raise ValueError(
-                    f"plugins: {name} cannot be imported ({error!r}); give the name of a module "
-                    "that is on PYTHONPATH on every node"
-                ) from error
+        _import(plugins if isinstance(plugins, list | tuple) else ())
         return tree
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """A copy in another process knows the plugins too."""
+        super().__setstate__(state)
+        _import(self.plugins)
 
     @model_validator(mode="after")
     def _places(self) -> Config:

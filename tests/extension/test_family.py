@@ -38,12 +38,13 @@ def auraflow() -> AuraFlowPipeline:
     )
 
 
+AURAFLOW = OnLatents(
+    family="auraflow",
+    make=auraflow,
+    few={"fresh": ((1.0, 0.75, 0.5, 0.25), True)},
+    wrong={"_class_name": "DDIMScheduler", "beta_schedule": "linear"},
+)
+
+
 class TestAuraFlow(Conformance):
-    builders = {
-        "auraflow": OnLatents(
-            family="auraflow",
-            make=auraflow,
-            few={"fresh": ((1.0, 0.75, 0.5, 0.25), True)},
-            wrong={"_class_name": "DDIMScheduler", "beta_schedule": "linear"},
-        )
-    }
+    builders = {"auraflow": AURAFLOW}

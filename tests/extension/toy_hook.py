@@ -5,8 +5,6 @@ from pathlib import Path
 
 from pipeline.training.hooks import Hook, register_hook
 
-FILE = "student_steps.txt"
-
 
 @register_hook("student_steps")
 class StudentSteps(Hook):
@@ -18,4 +16,4 @@ class StudentSteps(Hook):
 
     def __exit__(self, *error: object) -> None:
         folder = Path(os.environ["TOY_STORE"])
-        (folder / FILE).write_text(" ".join(map(str, self.steps)))
+        (folder / "student_steps.txt").write_text(" ".join(map(str, self.steps)))

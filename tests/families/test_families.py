@@ -6,7 +6,8 @@ from tests.families.conformance import Conformance
 
 
 def test_every_family_has_a_builder():
-    assert {builder.family for builder in BUILDERS.values()} == FAMILIES.keys()
+    ours = {name for name, each in FAMILIES.items() if each.__module__.startswith("pipeline.")}
+    assert {builder.family for builder in BUILDERS.values()} == ours
 
 
 class TestFamilies(Conformance):
