@@ -47,7 +47,7 @@ class LocalStore:
 
     def open(self, name: str) -> pa.NativeFile:
         try:
-            return pa.OSFile(self.uri(name))
+            return pa.OSFile(str(self.folder / name))
         except OSError as error:
             raise self._unreadable(name, error) from error
 
