@@ -38,7 +38,7 @@ def fetch_inputs(config: Config, *branches: str) -> Config:
             local = str(fetch(url, config.s3, f"{branch}.{field}"))
             config = config.model_copy(update={branch: group.model_copy(update={field: local})})
     teacher = local_prompts(config.teacher, config.s3)
-    return config.model_copy(update={"teacher": teacher})
+    return config if teacher is config.teacher else config.model_copy(update={"teacher": teacher})
 
 
 def fetch(url: str, credentials: S3Config, setting: str) -> Path:

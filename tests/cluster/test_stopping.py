@@ -7,7 +7,8 @@ import time
 import pytest
 
 from pipeline.cluster import distill
-from pipeline.config import Config
+from pipeline.config import S3Config
+from pipeline.data.storage import Storage
 
 
 def test_a_doubled_signal_is_one_and_a_later_one_ends_the_driver(tmp_path, monkeypatch, capsys):
@@ -22,7 +23,7 @@ def test_a_doubled_signal_is_one_and_a_later_one_ends_the_driver(tmp_path, monke
         outlived += 1
 
     with pytest.raises(KeyboardInterrupt):
-        with distill._stoppable(Config(run=str(tmp_path))) as stopped:
+        with distill._stoppable(Storage(str(tmp_path), S3Config(), "distill.output")) as stopped:
             send()
             assert stopped.is_set()
             send()

@@ -15,8 +15,12 @@ ROOT = Path(__file__).parents[2]
 def upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The package Ray makes of a checkout with a run, data and a repository in it."""
     checkout = tmp_path / "checkout"
-    left = shutil.ignore_patterns(".git", ".venv", "runs", ".*_cache", "__pycache__")
-    shutil.copytree(ROOT, checkout, ignore=left)
+    left = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__")
+
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        return left(folder, names) | ({"runs"} if Path(folder) == ROOT else set())
+
+    shutil.copytree(ROOT, checkout, ignore=ignored)
     for name in ("runs/digits/pairs", "data", ".git", ".venv/lib"):
         (checkout / name).mkdir(parents=True)
         (checkout / name / "large").write_bytes(bytes(2 * 10**6))

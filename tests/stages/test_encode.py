@@ -16,6 +16,7 @@ from pipeline.data.local import LocalStore
 from pipeline.data.plans import RealPlan
 from pipeline.data.reader import RealReader
 from pipeline.data.real import RealBatch
+from pipeline.models.vae import VAE
 from pipeline.stages import encode
 from pipeline.stages.encode import RealMaker, real_plan
 from pipeline.stages.verify import inspect_real, verify_real
@@ -94,6 +95,7 @@ def test_latents_are_those_of_diffusers(teacher, tmp_path):
 def test_shift_and_scale_come_back_through_decode(teacher):
     latents = encode.load_vae(Config.model_validate({"teacher": {"output": str(teacher)}}).teacher)
     latents.vae.register_to_config(shift_factor=0.3, scaling_factor=2.0)
+    latents = VAE(latents.vae)
     images = torch.randn(2, 3, 16, 16)
     mode = latents.vae.encode(images).latent_dist.mode()
     torch.testing.assert_close(latents.encode(images), (mode - 0.3) * 2)
