@@ -93,7 +93,7 @@ def range_problems(
 
 
 def distill_problems(distill: DistillConfig) -> Problems:
-    """Batches in lanes, scores and sharding; the terms have rules of their own."""
+    """Batches in microbatches, scores and sharding; the terms have rules of their own."""
     if distill.batch_size % distill.lanes:
         yield (
             f"distill.batch_size: {distill.batch_size} is not a multiple of distill.lanes "

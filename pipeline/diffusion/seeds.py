@@ -157,7 +157,7 @@ def renewed(first: Tensor, number: int) -> Tensor:
 
 
 def generator(*key: int | str, device: str | torch.device = "cpu") -> torch.Generator:
-    """A generator seeded by a hash of its key, such as (seed, "matching", step, lane).
+    """A generator seeded by a hash of its key, such as (seed, "distill", step, microbatch).
 
     Its numbers depend on the key and the kind of device (of the seed's 64 bits torch's CPU
     generator keeps 32): for draws that are never stored or compared across machines.

@@ -1,4 +1,4 @@
-"""What a step is made of: whose turn it is, the draws of every lane, and what came of them."""
+"""What a step is made of: who learns, the draws of every microbatch, and what came of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -83,14 +83,14 @@ class Microbatch:
         condition: Of every sample.
         matching: Of the matching loss.
         critic: Of the critic's denoising loss.
-        exit: Which of the student's times it learns at; the same for all lanes of a step.
+        step_index: Which of the student's timesteps it trains; the same for all of a step.
         fooling, telling: Of the GAN's losses of student and critic; None where those share the
             draws above.
         real: Real images, where there is a GAN.
         pairs: Teacher pairs of the regression loss, where the step has one.
         pairs_condition: Theirs.
         draws: Of the other terms, by their names: tensors, or what has a `to` of its own.
-        weight: 0 for a lane that only fills up: sharded networks need every worker's call.
+        weight: 0 for one that only fills up: sharded networks need every worker's call.
     """
 
     noise: Tensor
@@ -107,7 +107,7 @@ class Microbatch:
     weight: float = 1.0
 
     def to(self, device: torch.device) -> "Microbatch":
-        """The same lane on a device."""
+        """The same on a device."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         draws = {name: value.to(device) for name, value in self.draws.items()}
         return replace(
@@ -119,7 +119,7 @@ class Microbatch:
 
 @dataclass(frozen=True)
 class Loss:
-    """The loss of one lane.
+    """The loss of one microbatch.
 
     Attributes:
         total: What is minimised, (); of the student's losses on fresh noise only the gradient

@@ -30,7 +30,7 @@ class Footprint:
         weights: Of student, critic, average and teacher; with adapters, what is shared once.
         gradients: Of student and critic.
         moments: Of their optimisers.
-        activations: That the backward pass of one lane needs, the student's or the critic's.
+        activations: That the backward pass of one microbatch needs, the student's or the critic's.
         distance: Weights and activations of the terms' own networks: a perceptual distance's, the
             decoder's with them.
         encoders: Of the teacher's VAE and text encoders.
@@ -86,7 +86,7 @@ def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
 
 
 def _activations(student: Network, critic: Network | Critic, fresh: int, pairs: int) -> int:
-    """Bytes that are kept for the backward pass in the fuller turn: of so many images and pairs."""
+    """Bytes kept for the backward pass in the fuller of both passes, of so many images and pairs."""
     taught = saved_bytes(student, fresh + pairs)
     if not isinstance(critic, Critic) or not critic.heads:
         return taught

@@ -49,7 +49,7 @@ class Watchdog(Hook):
         """Count, and write down what was skipped.
 
         Raises:
-            UserError: If it is one too many; names the loss, the lane and the file with the
+            UserError: If it is one too many; names the loss, the microbatch and the file with the
                 batch's ids.
         """
         skipped = {each.network for each in result.skipped}
@@ -117,4 +117,4 @@ def _row(step: int, skipped: Skipped) -> dict[str, Any]:
 def _where(row: dict[str, Any]) -> str:
     if row["loss"] is None:
         return f"of the {row['network']} though its losses are finite"
-    return f"of the {row['network']}: loss {row['loss']!r} in lane {row['lane']}"
+    return f"of the {row['network']}: loss {row['loss']!r} in microbatch {row['lane']}"

@@ -160,7 +160,7 @@ def test_a_checkpoint_that_cannot_be_stored_ends_the_run(tiny_run, monkeypatch):
 
 
 def spoil(monkeypatch, steps: range) -> None:
-    """The matching loss of lane 1 is not finite at some steps."""
+    """The matching loss of microbatch 1 is not finite at some steps."""
     loss, calls = DMD.student_loss, []
 
     def spoilt(self, plan, student, teacher, critic, microbatch):
@@ -188,7 +188,9 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(tiny_run, monke
 def test_too_many_in_a_row_end_the_run_and_name_loss_lane_and_pairs(tiny_run, monkeypatch):
     config = tiny_run(bad_steps=2)
     spoil(monkeypatch, range(2, 9))
-    with pytest.raises(UserError, match="step 4: 2 steps in a row .*loss 'regression' in lane 1"):
+    with pytest.raises(
+        UserError, match="step 4: 2 steps in a row .*loss 'regression' in microbatch 1"
+    ):
         loop.train(config)
     rows = (Path(config.distill.output) / "skipped.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [3, 4]
