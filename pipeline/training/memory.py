@@ -86,7 +86,7 @@ def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
 
 
 def _activations(student: Network, critic: Network | Critic, fresh: int, pairs: int) -> int:
-    """Bytes kept for the backward pass in the fuller of both passes, of so many images and pairs."""
+    """Bytes kept for the backward pass in the fuller of both passes, for so many rows."""
     taught = saved_bytes(student, fresh + pairs)
     if not isinstance(critic, Critic) or not critic.heads:
         return taught
