@@ -84,7 +84,7 @@ class Microbatch:
         matching: Of the matching loss.
         critic: Of the critic's denoising loss.
         step_index: Which of the student's timesteps it trains; the same for all of a step.
-        fooling, telling: Of the GAN's losses of student and critic; None where those share the
+        generator_noise, discriminator_noise: Of the GAN's losses of student and critic; None where those share the
             draws above.
         real: Real images, where there is a GAN.
         pairs: Teacher pairs of the regression loss, where the step has one.

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import load
 from pipeline.data.local import LocalStore
 from tests.cluster.job import Job
-from tests.fixtures.in_process import make_pairs
 
 PAIRS = [
     *("--config", "configs/gaussian.yaml", "--s3.region", "us-east-1"),
@@ -19,9 +17,9 @@ PAIRS = [
 
 @pytest.fixture(scope="session")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What one undisturbed process leaves of `PAIRS` in a local folder."""
+    """What an undisturbed job leaves of `PAIRS` in a local folder."""
     folder = tmp_path_factory.mktemp("clean")
-    make_pairs(load("pairs", [*PAIRS, "--run", str(folder)])[0])
+    Job(1000, folder / "log", ["jobs/pairs.py", *PAIRS, "--run", str(folder)], {}).finish()
     store = LocalStore(folder / "pairs")
     shards = [f"pairs-{i:012}-{i + 20:012}.parquet" for i in range(0, 240, 20)]
     assert list(store.list()) == ["manifest-240.json", *shards, "plan.json"]

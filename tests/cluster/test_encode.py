@@ -66,9 +66,12 @@ def test_what_a_reader_refuses_ends_the_job_with_its_message(
     ray_cluster, tmp_path, classes, monkeypatch
 ):
     config = configure(tmp_path / "run", classes)
-    wrong = config.encode.model_copy(update={"source": str(tmp_path / "elsewhere")})
-    broken = config.model_copy(update={"encode": wrong})  # as on a node that has no such folder
-    monkeypatch.setattr(encode, "RealMaker", lambda _, plan, store: RealMaker(broken, plan, store))
+    wrong = str(tmp_path / "elsewhere"), config.s3  # as on a node that has no such folder
+
+    def broken(teacher, _, *rest):
+        return RealMaker(teacher, wrong, *rest)
+
+    monkeypatch.setattr(encode, "RealMaker", broken)
     with pytest.raises(UserError, match="cannot read .*elsewhere/0/000.jpg"):
         encode_images(config)
 
