@@ -12,7 +12,7 @@ from pipeline.diffusion.noise import Schedule, diffuse
 from pipeline.diffusion.pairs import PairBatch
 
 RealImages = tuple[Tensor, Tensor | None]
-"""Images (B, C, H, W) as the teacher denoises them, and their conditions (B,) or None."""
+"""Images (B, C, H, W) as the teacher denoises them, and their labels (B,) or None."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ class Microbatch:
         matching: Of the matching loss.
         critic: Of the critic's denoising loss.
         step_index: Which of the student's timesteps it trains; the same for all of a step.
-        generator_noise, discriminator_noise: Of the GAN's losses of student and critic; None where those share the
-            draws above.
+        generator_noise, discriminator_noise: Of the GAN's losses of student and critic; None where
+            those share the draws above.
         real: Real images, where there is a GAN.
         pairs: Teacher pairs of the regression loss, where the step has one.
         pairs_condition: Theirs.
