@@ -19,7 +19,7 @@ PAIRS = [
 def clean(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What an undisturbed job leaves of `PAIRS` in a local folder."""
     folder = tmp_path_factory.mktemp("clean")
-    Job(1000, folder / "log", ["jobs/pairs.py", *PAIRS, "--run", str(folder)], {}).finish()
+    Job(folder / "log", ["jobs/pairs.py", *PAIRS, "--run", str(folder)], {}).finish()
     store = LocalStore(folder / "pairs")
     shards = [f"pairs-{i:012}-{i + 20:012}.parquet" for i in range(0, 240, 20)]
     assert list(store.list()) == ["manifest-240.json", *shards, "plan.json"]
@@ -33,7 +33,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Job]]:
 
     def job(*command: str, **env: str) -> Job:
         number = len(started)
-        started.append(Job(number, tmp_path / f"job-{number}.log", list(command), env))
+        started.append(Job(tmp_path / f"job-{number}.log", list(command), env))
         return started[-1]
 
     yield job

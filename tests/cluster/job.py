@@ -6,17 +6,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+
+_homes = count()
 
 
 class Job:
     """A script of this repository, in a session of its own and with its own Ray files."""
 
-    def __init__(self, number: int, log: Path, command: list[str], env: dict[str, str]) -> None:
-        # Ray's sockets need a short path; a new folder, so that no other cluster is joined.
-        home = f"/tmp/ray-test-{os.getpid()}-{number}"
+    def __init__(self, log: Path, command: list[str], env: dict[str, str]) -> None:
+        # Ray's sockets need a short path; a new folder for every job of all tests, so that no
+        # other cluster is joined, nor waited for where a killed one has left its address.
+        home = f"/tmp/ray-test-{os.getpid()}-{next(_homes)}"
         self.log = log
         with log.open("w") as output:
             self.process = subprocess.Popen(

@@ -43,9 +43,9 @@ def test_six_additions_go_through_pairs_distill_export_and_evaluate(tmp_path):
     file = tmp_path / "settings.yaml"
     file.write_text(json.dumps(settings))
     env = {"TOY_STORE": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    for number, name in enumerate(("pairs", "distill", "export", "evaluate")):
+    for name in ("pairs", "distill", "export", "evaluate"):
         command = [f"jobs/{name}.py", "--config", str(file)]
-        Job(number, tmp_path / f"{name}.log", command, env).finish()
+        Job(tmp_path / f"{name}.log", command, env).finish()
 
     bucket = tmp_path / "bucket"
     manifest = read_manifest(Storage(str(bucket / "pairs"), S3Config(), "pairs.output"))
