@@ -1,12 +1,11 @@
 """Hooks: what runs beside the steps of a training run.
 
-A new one is a file with one class:
+One of this project stands in the list in `loop.py`. One from outside is a module with one class,
+named in the setting `plugins`:
 
     @register_hook("name")
     class Mine(Hook):
         def __init__(self, distill: DistillConfig, training: TrainingRun) -> None: ...
-
-and one line in `loop.py` that imports the file.
 """
 
 from collections.abc import Callable, Iterable
