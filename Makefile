@@ -22,9 +22,6 @@ $$root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-re
   $(1) >/dev/null || { echo "test-cluster needs on the PATH: $(1)" >&2; exit 1; }
 endef
 
-# One process a core; tests/conftest.py says which tests stay together.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
-
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-cluster prove check format
 
@@ -42,7 +39,7 @@ demo: $(READY) ## teacher, pairs, student, evaluation, report (SEED=0 CONFIG=dig
 	@echo "report:  runs/$(CONFIG)/report.html"
 
 test: $(READY) ## the fast tests, one short case of everything (at most 12 minutes on 2 cores)
-	$(PYTEST) -m "not cluster and not prove"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not cluster and not prove"
 
 test-cluster: $(READY) ## tests with kills, servers and several Ray nodes (at most 25 minutes)
 	@command -v radosgw >/dev/null || { $(call install,$(S3_SERVER)); }

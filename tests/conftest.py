@@ -22,22 +22,9 @@ pytest_plugins = ["tests.fixtures.runs", "tests.fixtures.families"]
 torch.set_num_threads(1)
 
 
-def _on_ray(item: pytest.Item) -> bool:
-    return "ray_cluster" in getattr(item, "fixturenames", ())
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Share the tests out by file (`--dist loadgroup`), with those on Ray together.
-
-    So a run has one Ray cluster.
-    """
-    group = "ray" if _on_ray(item) else item.nodeid.split("::")[0]
-    item.add_marker(pytest.mark.xdist_group(group))
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those on Ray first: the longest group does not begin last."""
-    items.sort(key=lambda item: not _on_ray(item))
+    """Those on Ray first: the longest files do not begin last."""
+    items.sort(key=lambda item: "ray_cluster" not in getattr(item, "fixturenames", ()))
 
 
 def pytest_collection_finish() -> None:
