@@ -78,21 +78,30 @@ def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
         + taught // (parts if distill.shard_teacher else 1),
         gradients=learning // parts,
         moments=learning // 4 * _MOMENTS[distill.optimizer] // parts,
-        activations=_activations(student, critic, distill.batch_size // distill.lanes, pairs)
+        activations=_activations(
+            student, critic, distill.batch_size // distill.lanes, pairs, method.recipe.shared
+        )
         // half,
         distance=sum(_held_bytes(term, teacher.shape, pairs) for term in method.terms),
         encoders=sum(_bytes(part) for part in teacher.frozen_parts),
     )
 
 
-def _activations(student: Network, critic: Network | Critic, fresh: int, pairs: int) -> int:
-    """Bytes kept for the backward pass in the fuller of both passes, for so many rows."""
-    taught = saved_bytes(student, fresh + pairs)
+def _activations(
+    student: Network, critic: Network | Critic, fresh: int, pairs: int, shared: bool
+) -> int:
+    """Bytes kept for the backward pass in the fuller of both passes, for so many rows.
+
+    With shared draws pairs are among the fresh samples, and the critic denoises and judges these in
+    one pass.
+    """
+    taught = saved_bytes(student, max(fresh, pairs) if shared else fresh + pairs)
     if not isinstance(critic, Critic) or not critic.heads:
         return taught
     inputs = blank(critic.denoiser, fresh)
     judged = inputs._replace(x_t=inputs.x_t.clone().requires_grad_())
-    taught += kept_bytes(lambda: critic.logits(judged), critic)
+    judge = critic.denoise_and_logits if shared else critic.logits
+    taught += kept_bytes(lambda: judge(judged), critic)
     return max(taught, kept_bytes(lambda: critic(*inputs, judged=inputs), critic))
 
 

@@ -40,9 +40,10 @@ def test_activations_on_meta_are_those_of_a_real_pass_and_recompute_keeps_fewer(
     assert saved_bytes(again, 16) < 0.7 * real
 
 
+@pytest.mark.parametrize("draws", ["separate", "shared"])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_what_a_gan_keeps_is_counted(tiny_run, recompute):
-    config = tiny_run(**GAN, recompute=recompute)
+def test_what_a_gan_keeps_is_counted(tiny_run, recompute, draws):
+    config = tiny_run(**GAN, recompute=recompute, draws=draws)
     counted = footprint(config, load_teacher(config.teacher)).activations
     training = build.prepare(config)
     step, microbatch = training.step, training.microbatches(7)[0]
