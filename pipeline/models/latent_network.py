@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import diffusers
@@ -18,6 +19,7 @@ from pipeline.models.folder import ModelFolder, load_parts, need_transformers
 from pipeline.models.network import Network
 from pipeline.models.schedulers import is_edm, read_scheduler, student_scheduler
 from pipeline.models.vae import VAE
+from pipeline.models.views import view
 from pipeline.utils.errors import UserError
 
 
@@ -60,6 +62,7 @@ class LatentNetwork(Network):
         teacher: Prompts and guidance.
 
     Attributes:
+        embedded_guidance: Guidance as an input, for a backbone that has one.
         call_defaults: To the pipeline in every call, where its habit is not that of `encode`.
         call_at_size: To the pipeline for images of another size than the model's own.
         patch: Latents to an input of the backbone, in height and in width.
@@ -85,6 +88,7 @@ class LatentNetwork(Network):
             backbone, schedule, prediction, self.shape_for(backbone, frozen.vae, size, size)
         )
         self.latents, self.frozen, self.size = frozen.vae, frozen, size
+        self.embedded_guidance = teacher.embedded_guidance
         prompts, encode = read_prompts(teacher.prompts), partial(self._encode, frozen)
         self.conditioner = Prompts(
             prompts, teacher.negative_prompt, encode, self.guidable(backbone)
@@ -117,6 +121,8 @@ class LatentNetwork(Network):
         schedule, prediction = cls.read_schedule(folder.scheduler, tokens)
         cls.check_noise(folder, schedule, prediction)
         pipe = kind(**parts, **dict.fromkeys({*cls.unused, cls.part}), **flags)
+        # some ask it for widths while they encode prompts; a pipeline's own setter refuses this
+        vars(pipe)[cls.part] = SimpleNamespace(config=backbone.config)
         frozen = FrozenPipeline(pipe, vae, flags, required - {cls.part})
         return cls(backbone, schedule, prediction, frozen, size, teacher)
 
@@ -199,6 +205,13 @@ class LatentNetwork(Network):
         assert isinstance(self.schedule, Flow)
         position = t * self.schedule.steps_table
         return position.floor() if self.schedule.spacing == "multistep" else position
+
+    def with_guidance(self, scale: float | None) -> "LatentNetwork":
+        if scale is None:
+            return self
+        told = view(self, {})
+        told.embedded_guidance = scale
+        return told
 
     @property
     def frozen_parts(self) -> list[nn.Module]:

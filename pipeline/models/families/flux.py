@@ -12,18 +12,13 @@ from pipeline.config import TeacherConfig
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow, Schedule
 from pipeline.models.family import register_family
-from pipeline.models.latent_network import FrozenPipeline, LatentTransformer
+from pipeline.models.latent_network import LatentTransformer
 from pipeline.models.schedulers import read_scheduler
-from pipeline.models.views import view
 
 
 @register_family
 class Flux(LatentTransformer):
-    """A `FluxTransformer2DModel`; with `guidance_embeds` guidance is an input of the network.
-
-    Attributes:
-        embedded_guidance: That input.
-    """
+    """A `FluxTransformer2DModel`; with `guidance_embeds` guidance is an input of the network."""
 
     family = "flux"
     pipelines = ("FluxPipeline",)
@@ -33,18 +28,6 @@ class Flux(LatentTransformer):
         *LatentTransformer.lora_modules,
         *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
     )
-
-    def __init__(
-        self,
-        backbone: Any,
-        schedule: Schedule,
-        prediction: str,
-        frozen: FrozenPipeline,
-        size: int,
-        teacher: TeacherConfig,
-    ) -> None:
-        super().__init__(backbone, schedule, prediction, frozen, size, teacher)
-        self.embedded_guidance = teacher.embedded_guidance
 
     @classmethod
     def read_schedule(cls, config: Mapping[str, Any], tokens: int) -> tuple[Schedule, str]:
@@ -73,13 +56,6 @@ class Flux(LatentTransformer):
     def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
         tokens, pooled, _ = pipe.encode_prompt(texts, device=device)
         return Condition({"tokens": tokens, "pooled": pooled})
-
-    def with_guidance(self, scale: float | None) -> "Flux":
-        if scale is None:
-            return self
-        told = view(self, {})
-        told.embedded_guidance = scale
-        return told
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         guidance = None

@@ -1,15 +1,14 @@
 """Stable Diffusion 3 and 3.5: a transformer on latents with three text encoders."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipeline.diffusion.condition import Condition
-from pipeline.diffusion.noise import Flow, Schedule
+from pipeline.diffusion.noise import Flow
 from pipeline.models.family import register_family
-from pipeline.models.latent_network import FrozenPipeline, LatentTransformer
+from pipeline.models.latent_network import LatentTransformer
 
 
 @register_family
@@ -26,18 +25,6 @@ class SD3(LatentTransformer):
         *LatentTransformer.lora_modules,
         *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
     )
-
-    def __init__(
-        self,
-        backbone: Any,
-        schedule: Schedule,
-        prediction: str,
-        frozen: FrozenPipeline,
-        *rest: Any,
-    ) -> None:
-        super().__init__(backbone, schedule, prediction, frozen, *rest)
-        # asked for the width of the zeros that stand for an encoder left out
-        vars(frozen.pipe)["transformer"] = SimpleNamespace(config=backbone.config)
 
     @staticmethod
     def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
