@@ -216,12 +216,12 @@ def measure(config: Config, teacher: Denoiser) -> Figures:
     training.step(0, training.microbatches(0), ema.after_student_update)
     torch.cuda.synchronize()
 
-    def plan() -> None:
+    def one_cycle() -> None:
         for number in range(cycle, 2 * cycle):
             training.step(number, training.microbatches(number), ema.after_student_update)
         torch.cuda.synchronize()
 
-    spent = seconds(plan) / cycle
+    spent = seconds(one_cycle) / cycle
     held = torch.cuda.max_memory_allocated()
     copies: dict[str, Tensor] = {}
     first, again = (seconds(partial(training.state.copy, copies)) for _ in range(2))

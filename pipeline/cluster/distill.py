@@ -73,21 +73,22 @@ class CheckpointWatch:
     def __init__(self, run: Run, scoring: Scoring) -> None:
         self._checkpoints, self._scoring = run.checkpoints, scoring
         self._wanted = run.config.distill.scoring.count > 0
-        self._seen, self._next = 0, 0.0
+        self._seen, self._next = "", 0.0
 
     def look(self) -> None:
-        """Look, if it is time; never fails."""
+        """Look, if it is time; never fails. While one is measured the store is left alone."""
         if not self._wanted or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + LOOK_SECONDS
         try:
-            self._scoring.poll()
-            newest = max((commit.step for commit in self._checkpoints.commits()), default=0)
-            if newest > self._seen:
-                self._scoring.at_checkpoint(newest)
-                self._seen = newest
+            if self._scoring.poll():  # it finds the newest itself when it is done
+                return
+            newest = next(iter(self._checkpoints.commits()), None)
+            if newest is not None and newest.name != self._seen:
+                self._scoring.at_checkpoint(newest.step)
+                self._seen = newest.name
         except UserError as error:
-            self._seen = 0  # told again
+            self._seen = ""  # told again
             log.warning("%s: looked again later", error)
 
 

@@ -47,11 +47,16 @@ class Scoring(Hook):
         if self._task is None:
             self._begin()
 
-    def poll(self) -> None:
-        """Take the result if it is there, and begin with the next checkpoint; raises the same."""
+    def poll(self) -> bool:
+        """Take the result if it is there, and begin with the next checkpoint; raises the same.
+
+        Returns:
+            Whether a checkpoint is being measured now.
+        """
         if self._task is not None and ray.wait([self._task[1]], timeout=0)[0]:
             self._take()
             self._begin()
+        return self._task is not None
 
     def finish(self) -> None:
         """Measure what is still without a score, and wait for it.

@@ -53,7 +53,10 @@ class Store(Protocol):
         """Remove an object; nothing happens if there is none."""
 
     def uri(self, name: str) -> str:
-        """Full path of an object."""
+        """Address of an object, such as <scheme>://bucket/prefix/name: `Storage` opens it again.
+
+        That of "" is the place itself, for what is put in it.
+        """
 
 
 Opener = Callable[[str, str, S3Config], Store]

@@ -17,7 +17,7 @@ from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.gallery.studio import MOST, Studio
 from pipeline.models.loading import load_teacher
-from pipeline.models.students import load_student
+from pipeline.models.students import check_student, load_student
 from pipeline.utils.errors import UserError
 
 
@@ -31,7 +31,9 @@ def gallery(config: Config) -> None:
     local = fetch_inputs(config, "teacher", "evaluate")
     guidance = local.distill.student.embedded_guidance
     student = load_student(local.evaluate.student, local.teacher, guidance)
-    studio = Studio(student, load_teacher(local.teacher), config.pairs, config.seed)
+    teacher = load_teacher(local.teacher)
+    check_student(student, teacher, config.evaluate.student)
+    studio = Studio(student, teacher, config.pairs, config.seed)
     server = new_server(studio, config.sample.host, config.sample.port)
     host, port = server.server_address[:2]
     shown = f"[{host!s}]" if ":" in str(host) else str(host)

@@ -17,6 +17,7 @@ from pipeline.diffusion.solver import SOLVERS
 from pipeline.models.condition import Prompts
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.sampling import sample_student, sample_teacher
+from pipeline.models.students import check_student
 from pipeline.utils.errors import UserError
 from pipeline.utils.image_grid import png_row
 
@@ -72,11 +73,7 @@ class Studio:
     """
 
     def __init__(self, student: Denoiser, teacher: Denoiser, pairs: PairsConfig, seed: int) -> None:
-        if (student.shape, student.classes) != (teacher.shape, teacher.classes):
-            raise UserError(
-                f"evaluate.student: {student.shape} images of {student.classes} classes, where the "
-                f"teacher makes {teacher.shape} of {teacher.classes}; name its own student"
-            )
+        check_student(student, teacher)
         self.pairs, self.seed = pairs, seed
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.student, self.teacher = student.to(self.device), teacher.to(self.device)

@@ -109,6 +109,7 @@ class LatentNetwork(Network):
         index = folder.index
         if any(isinstance(part, list) and part[0] == "transformers" for part in index.values()):
             need_transformers(folder.path)
+        cls.check_noise(folder, *cls.read_schedule(folder.scheduler, tokens=1))
         kind = getattr(diffusers, folder.pipeline)
         parameters = inspect.signature(kind.__init__).parameters
         required = {
@@ -119,7 +120,6 @@ class LatentNetwork(Network):
         size = cls.image_size(backbone, vae, teacher.image_size)
         tokens = (size // vae.factor // cls._unit(backbone)) ** 2
         schedule, prediction = cls.read_schedule(folder.scheduler, tokens)
-        cls.check_noise(folder, schedule, prediction)
         pipe = kind(**parts, **dict.fromkeys({*cls.unused, cls.part}), **flags)
         # some ask it for widths while they encode prompts; a pipeline's own setter refuses this
         vars(pipe)[cls.part] = SimpleNamespace(config=backbone.config)

@@ -184,9 +184,9 @@ def _dynamic_shift(name: str, config: Mapping[str, Any], tokens: int | None) -> 
     """Of an image of so many tokens (Esser et al., 2024, arXiv 2403.03206, Section 5.3.2)."""
     if tokens is None:
         raise UserError(f"{name}: use_dynamic_shifting is not supported for this kind of model")
-    own_sampler, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
-    mu = low + (high - low) * (tokens - own_sampler) / (many - own_sampler)
+    mu = low + (high - low) * (tokens - few) / (many - few)
     return float(mu if config.get("time_shift_type") == "linear" else math.exp(mu))
 
 

@@ -47,6 +47,19 @@ def load_student(
     return student.eval().requires_grad_(False)
 
 
+def check_student(student: Denoiser, teacher: Denoiser, uri: str = "the student") -> None:
+    """Refuse a student of another teacher; `uri` says where it is.
+
+    Raises:
+        UserError: If its images or conditions are others.
+    """
+    if (student.shape, student.classes) != (teacher.shape, teacher.classes):
+        raise UserError(
+            f"evaluate.student: {uri} makes {student.shape} images of {student.classes} classes, "
+            f"its teacher {teacher.shape} of {teacher.classes}; name the student of this teacher"
+        )
+
+
 def new_student(
     teacher: Denoiser,
     network: NetworkConfig,

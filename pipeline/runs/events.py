@@ -49,13 +49,11 @@ def note(folder: Path, event: Event) -> None:
     Raises:
         UserError: If it cannot be written.
     """
-    call_defaults = {
-        name: value for name, value in asdict(event).items() if value not in (None, {})
-    }
+    fields = {name: value for name, value in asdict(event).items() if value not in (None, {})}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / FILE).open("a") as lines:
-            lines.write(json.dumps(call_defaults) + "\n")
+            lines.write(json.dumps(fields) + "\n")
     except OSError as error:
         raise UserError(f"distill.output: cannot write {folder / FILE}: {error}") from error
 

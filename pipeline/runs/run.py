@@ -43,7 +43,8 @@ class Run:
     """The run of a config, begun or not; nothing is made or read yet.
 
     Args:
-        config: Of the run.
+        config: As the user gave it; with a teacher already copied here a run trains, but its card
+            would not know where the teacher came from.
 
     Attributes:
         storage: The folder of the run, `distill.output`.

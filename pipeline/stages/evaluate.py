@@ -42,7 +42,7 @@ from pipeline.models.denoiser import Denoiser
 from pipeline.models.loading import load_teacher, teacher_fingerprint
 from pipeline.models.perceptual.clip import load_clip
 from pipeline.models.perceptual.features import load_features
-from pipeline.models.students import load_student
+from pipeline.models.students import check_student, load_student
 from pipeline.models.weights import weights_digest
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import check_writable, write_file
@@ -140,12 +140,7 @@ def open_reader(
         evaluate.student, config.teacher, config.distill.student.embedded_guidance
     )
     teacher = load_teacher(config.teacher)
-    if (student.shape, student.classes) != (teacher.shape, teacher.classes):
-        raise UserError(
-            f"evaluate.student: {evaluate.student} makes {student.shape} images of "
-            f"{student.classes} classes, its teacher {teacher.shape} of {teacher.classes}; "
-            "name the student of this teacher"
-        )
+    check_student(student, teacher, evaluate.student)
     net, clip = load_features(evaluate), load_clip(evaluate, teacher.prompts)
     if net is None and training_set(config.teacher, config.data) is None:
         _check_values(teacher, evaluate.reference)

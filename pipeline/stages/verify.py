@@ -102,7 +102,7 @@ def verify(config: Config) -> None:
         manifest, lambda shard: _sound_images(store, plan, shard, stored.get(shard.name)), "pairs"
     )
     if config.pairs.resolve:
-        _resolve(config.teacher, config.pairs, store, manifest)
+        _resolve(config.teacher, config.pairs, config.seed, store, manifest)
 
 
 def verify_real(config: Config) -> None:
@@ -235,13 +235,13 @@ def _fingerprints(images: Tensor) -> np.ndarray:
 
 
 def _resolve(
-    teacher: TeacherConfig, settings: PairsConfig, store: Store, manifest: Manifest
+    teacher: TeacherConfig, settings: PairsConfig, seed: int, store: Store, manifest: Manifest
 ) -> None:
-    """Compare random pairs with what their seed and the teacher give now."""
+    """Compare random pairs, chosen by a seed, with what their own and the teacher give now."""
     plan, rows = manifest.plan, settings.batch_size or manifest.plan.shard_size
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = load_teacher(teacher).to(device)
-    pairs = PairReader(store, plan.seed, min(settings.resolve, manifest.count)).batch(0)
+    pairs = PairReader(store, seed, min(settings.resolve, manifest.count)).batch(0)
     noise = schema.storable(seeds.noise(plan.seed, pairs.ids, plan.shape, stream=seeds.PAIRS))
     if not torch.equal(noise, pairs.noise):
         raise UserError(f"{store.uri('')} holds other noise than its seed {plan.seed} gives")

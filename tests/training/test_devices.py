@@ -49,7 +49,7 @@ def teacher_of(tmp_path_factory) -> Callable[[str], Denoiser]:
 
 
 @pytest.mark.parametrize("kind", TIMES)
-@pytest.mark.parametrize("own_sampler", [False, True], ids=["one step", "two steps"])
+@pytest.mark.parametrize("two_steps", [False, True], ids=["one step", "two steps"])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -60,13 +60,13 @@ def teacher_of(tmp_path_factory) -> Callable[[str], Denoiser]:
     ],
     ids=["separate", "lora", "f-distill", "sid"],
 )
-def test_a_step_stays_on_one_device(kind, own_sampler, settings, teacher_of):
+def test_a_step_stays_on_one_device(kind, two_steps, settings, teacher_of):
     teacher = teacher_of(kind)
     gan = {"real": "encoded", "student_weight": 0.1, **settings.get("gan", {})}
     own = {
         **settings.get("student", {}),
         "renoise": False,
-        "times": TIMES[kind] if own_sampler else None,
+        "times": TIMES[kind] if two_steps else None,
     }
     distill = Config.model_validate(
         {"distill": {"regression": {"weight": 0}, **settings, "gan": gan, "student": own}}
@@ -78,8 +78,8 @@ def test_a_step_stays_on_one_device(kind, own_sampler, settings, teacher_of):
     noise, images = torch.randn(2, ROWS, *teacher.shape, generator=rng)
     labels = torch.tensor([0, 1])
     pairs = PairBatch(torch.arange(ROWS), labels, noise, images)
-    microbatch = dmd.draw(ROWS, rng, pairs, (images, labels), int(own_sampler), "meta")
-    on_pairs = {} if own_sampler else {"regression": 0.5}
+    microbatch = dmd.draw(ROWS, rng, pairs, (images, labels), int(two_steps), "meta")
+    on_pairs = {} if two_steps else {"regression": 0.5}
     plan = StepPlan(on_pairs, {"matching": 1.0, "gan": 0.1}, critic=True)
 
     guided = guide(teacher, 1.0 if kind == "pixels" else 3.0)

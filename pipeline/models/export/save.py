@@ -42,7 +42,7 @@ def save_denoiser(
         denoiser: A network of `pipeline.models.loading`.
         folder: Target; an older folder there is replaced once the new one is complete.
         provenance: What made it (config, seed, step), stored as `provenance.json`.
-        dress: Called on the new folder before it gets its name.
+        add_files: Called on the new folder before it gets its name.
 
     Raises:
         UserError: If the folder cannot be written.

@@ -63,11 +63,11 @@ class Clip:
         ).to(self.device)
         with full_precision(pixels.device):
             seen = self.model.vision_model(pixel_values=self.prepare(pixels)).pooler_output
-            call_defaults = self.model.text_model(
+            text = self.model.text_model(
                 input_ids=words["input_ids"], attention_mask=words["attention_mask"]
             ).pooler_output
             cosine = torch.cosine_similarity(
-                self.model.visual_projection(seen), self.model.text_projection(call_defaults)
+                self.model.visual_projection(seen), self.model.text_projection(text)
             )
         return (100 * cosine).clamp(min=0)
 

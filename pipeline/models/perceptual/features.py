@@ -210,7 +210,7 @@ def colours(name: str, revision: str, default: Any) -> Any:
     from transformers.image_processing_base import ImageProcessingMixin
 
     try:
-        call_defaults, _ = ImageProcessingMixin.get_image_processor_dict(name, revision=revision)
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(name, revision=revision)
     except OSError:
         return default
-    return call_defaults.get("image_mean", default[0]), call_defaults.get("image_std", default[1])
+    return settings.get("image_mean", default[0]), settings.get("image_std", default[1])
