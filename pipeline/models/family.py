@@ -94,8 +94,8 @@ def family_of(folder: ModelFolder) -> type[Family]:
     if family is None:
         known = ", ".join(sorted({name for each in FAMILIES.values() for name in each.pipelines}))
         raise UserError(
-            f"{folder.path} is a {folder.title}, which no family reads; set teacher.output to one "
-            f"of {known}"
+            f"{folder.path} is a {folder.title}, which no family reads (known are {known}); "
+            f"{folder.way_out}"
         )
     if problem := family.problem(folder):
         refuse(folder, problem)
@@ -105,6 +105,5 @@ def family_of(folder: ModelFolder) -> type[Family]:
 def refuse(folder: ModelFolder, problem: str) -> None:
     """Raises the UserError of a folder whose family is known."""
     raise UserError(
-        f"{folder.path} is a {folder.title} that is not supported: {problem}; set teacher.output "
-        "to another model"
+        f"{folder.path} is a {folder.title} that is not supported: {problem}; {folder.way_out}"
     )

@@ -25,12 +25,14 @@ class ModelFolder:
         index: Content of `model_index.json`; empty for a lone UNet without one.
         backbone: Content of the backbone's `config.json`.
         scheduler: Content of `scheduler_config.json`.
+        way_out: What the user can do if it is no such model.
     """
 
     path: Path
     index: dict[str, Any]
     backbone: dict[str, Any]
     scheduler: dict[str, Any]
+    way_out: str = "set teacher.output to another model"
 
     @property
     def pipeline(self) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config import TeacherConfig
@@ -40,7 +41,7 @@ def load_denoiser(
     """
     if not Path(folder).is_dir():
         raise UserError(f"no model at {folder}: {way_out}")
-    found = read_folder(Path(folder))
+    found = replace(read_folder(Path(folder)), way_out=way_out)
     network = family_of(found).load(found, teacher or TeacherConfig())
     assert isinstance(network, Network)
     return network
