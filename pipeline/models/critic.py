@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers.models.embeddings import TimestepEmbedding
 from torch import Tensor, nn
 
 from pipeline.diffusion.condition import Condition, Inputs
@@ -138,10 +137,11 @@ class Critic(nn.Module):
             return self.denoiser
         index = self.exits.num_embeddings - 1 if step_index is None else step_index
         vector = _PACE * self.exits.weight[index]
-        embeddings = _time_embeddings(self.denoiser)
-        return view(
-            self.denoiser, {name: Shifted(each, vector) for name, each in embeddings.items()}
-        )
+        shifted = {
+            name: Shifted(self.denoiser.get_submodule(name), vector)
+            for name in self.denoiser.time_embeddings()
+        }
+        return view(self.denoiser, shifted)
 
     def _features(self, inputs: Inputs, step_index: int | None = None) -> list[Tensor]:
         """The judged stages' maps alone: the network ends at the last of them."""
@@ -165,19 +165,9 @@ class Critic(nn.Module):
         return [each.shape for each in self._features(blank(self.denoiser, 1))]
 
 
-def _time_embeddings(denoiser: Network) -> dict[str, TimestepEmbedding]:
-    """What embeds the time, and nothing else that is embedded alike (sizes, guidance), by name."""
-    return {
-        name: module
-        for name, module in denoiser.named_modules()
-        if isinstance(module, TimestepEmbedding) and name.rpartition(".")[2].startswith("time")
-    }
-
-
 def _exit_embedding(denoiser: Network, exits: int) -> nn.Embedding:
-    embedding = next(iter(_time_embeddings(denoiser).values()))
-    weight = embedding.linear_2.weight
-    zeros = torch.zeros(exits, len(weight), device=weight.device)
+    *_, bias = denoiser.get_submodule(denoiser.time_embeddings()[0]).parameters()
+    zeros = torch.zeros(exits, len(bias), device=bias.device)
     return nn.Embedding.from_pretrained(zeros, freeze=False)
 
 

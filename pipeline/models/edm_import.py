@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor
 
 from pipeline.diffusion.noise import EDM
 from pipeline.models.edm_file import Module, read_edm
 from pipeline.models.families.edm import EDMUNet
+from pipeline.models.families.song import Song
 from pipeline.models.song_unet import SongUNet
 from pipeline.utils.errors import UserError
 
@@ -38,8 +39,9 @@ def import_edm(file: str | Path) -> EDMUNet:
         if network.kind not in _BUILDERS:
             raise UserError(f"its network is a {network.kind}; known are {', '.join(_BUILDERS)}")
         _check(network)
-        unet = _BUILDERS[network.kind](network, root.settings)
-        return EDMUNet(unet, EDM(sigma_data=root.settings["sigma_data"]), "edm")
+        family, build = _BUILDERS[network.kind]
+        unet = build(network, root.settings)
+        return family(unet, EDM(sigma_data=root.settings["sigma_data"]), "edm")
     except UserError as error:
         raise UserError(f"teacher.file: {file}: {error}") from error
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -151,9 +153,9 @@ def _shape(network: Module, settings: Mapping[str, Any]) -> tuple[dict[str, Any]
     return shared, ["qkv" in blocks[0].parts for blocks in levels]
 
 
-def _adm(network: Module, settings: Mapping[str, Any]) -> UNet2DModel:
+def _adm(network: Module, settings: Mapping[str, Any]) -> "diffusers.UNet2DModel":
     shared, attends = _shape(network, settings)
-    unet = UNet2DModel(
+    unet = diffusers.UNet2DModel(
         **shared,
         down_block_types=[
             "AttnDownBlock2D" if here else "ResnetDownsampleBlock2D" for here in attends
@@ -205,7 +207,7 @@ def _ddpmpp(network: Module, settings: Mapping[str, Any]) -> SongUNet:
     return unet
 
 
-_BUILDERS = {"DhariwalUNet": _adm, "SongUNet": _ddpmpp}
+_BUILDERS = {"DhariwalUNet": (EDMUNet, _adm), "SongUNet": (Song, _ddpmpp)}
 
 
 def _ends(network: Module, norm: Module, conv: Module) -> Weights:

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from pipeline.config import TeacherConfig
@@ -34,7 +33,11 @@ class FrozenPipeline:
     """
 
     def __init__(
-        self, pipe: DiffusionPipeline, vae: VAE, flags: dict[str, Any], required: set[str]
+        self,
+        pipe: "diffusers.DiffusionPipeline",
+        vae: VAE,
+        flags: dict[str, Any],
+        required: set[str],
     ) -> None:
         self.pipe, self.vae, self.flags, self.required = pipe, vae, flags, required
         for encoder in self.text_encoders:
@@ -221,7 +224,7 @@ class LatentNetwork(Network):
         """The VAE's images of latents."""
         return self.latents.decode(x0)
 
-    def pipeline(self) -> DiffusionPipeline:
+    def pipeline(self) -> "diffusers.DiffusionPipeline":
         """Its own, with a scheduler that takes the student's steps, the last one to x0 itself."""
         pipe = self.frozen.pipe
         scheduler = student_scheduler(pipe.scheduler.config, self.sampler)
@@ -268,6 +271,7 @@ class LatentTransformer(LatentNetwork):
     """
 
     part = "transformer"
+    time_embedding = "timestep_embedder"
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks", "single_transformer_blocks")
 
     def stages(self) -> list[str]:

@@ -55,9 +55,11 @@ def adapted(teacher: Network, lora: LoraConfig, whose: str, seed: int) -> Networ
             peft.inject_adapter_in_model(settings, network.backbone, _NAME)
         except ValueError as error:
             modules, reason = ", ".join(lora.modules), str(error).partition(". ")[0]
-            known = ", ".join(teacher.lora_modules)
+            names = [f".{name}" for name, _ in network.backbone.named_modules()]
+            usual = [e for e in LoraConfig().modules if any(n.endswith(f".{e}") for n in names)]
             raise UserError(
-                f"distill.{whose}.lora.modules: {modules}: {reason}; this model has {known}"
+                f"distill.{whose}.lora.modules: {modules}: {reason}; this model has "
+                f"{', '.join(usual)}"
             ) from error
     return network.eval()
 

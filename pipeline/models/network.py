@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from diffusers import DiffusionPipeline
+import diffusers
 from torch import Tensor, nn
 
 from pipeline.diffusion.condition import Condition
@@ -11,8 +11,6 @@ from pipeline.diffusion.prediction import to_x0
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.family import Family
 from pipeline.models.schedulers import spaced_timesteps
-
-_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 class Network(Denoiser, Family):
@@ -28,12 +26,12 @@ class Network(Denoiser, Family):
 
     Attributes:
         part: What the backbone is called in a pipeline of diffusers, and here.
-        lora_modules: Ends of the names of modules that adapters learn beside.
+        time_embedding: Last part of the names of modules that embed the time, (B,) -> (B, D).
         lora: Adapters that were merged into the backbone, by diffusers' names; else None.
     """
 
     part: ClassVar[str] = "unet"
-    lora_modules: ClassVar[tuple[str, ...]] = _ATTENTION
+    time_embedding: ClassVar[str] = "time_embedding"
     lora: dict[str, Tensor] | None = None
 
     def __init__(
@@ -74,7 +72,7 @@ class Network(Denoiser, Family):
         """The same weights told another guidance, where that is an input; None: the same one."""
         return self
 
-    def pipeline(self) -> DiffusionPipeline:
+    def pipeline(self) -> "diffusers.DiffusionPipeline":
         """A pipeline of diffusers; called with `settings`, its images are `sample_student`'s."""
         raise NotImplementedError
 
@@ -101,6 +99,11 @@ class Network(Denoiser, Family):
     def stages(self) -> list[str]:
         """Names of blocks whose output tells what an image holds: of a UNet its narrowest alone."""
         return [f"{self.part}.mid_block"]
+
+    def time_embeddings(self) -> list[str]:
+        """Names of the modules whose output is the embedding of time."""
+        end = f".{self.time_embedding}"
+        return [name for name, _ in self.named_modules() if name.endswith(end)]
 
     def up_to(self, stage: str) -> dict[str, nn.Module]:
         """What ends the network after one of its `stages`: names of modules -> what to put there.

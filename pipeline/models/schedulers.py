@@ -4,14 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from diffusers.schedulers import (
-    CMStochasticIterativeScheduler,
-    DDIMScheduler,
-    DDPMScheduler,
-    EDMDPMSolverMultistepScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    LCMScheduler,
-)
+import diffusers
 
 from pipeline.diffusion.noise import EDM, VP, Flow, Schedule
 from pipeline.diffusion.prediction import PREDICTIONS
@@ -27,7 +20,7 @@ _ALONE = {
 }
 """Settings that are known with one value alone."""
 _FLOW = ("invert_sigmas", "shift_terminal")
-_CONSISTENCY = CMStochasticIterativeScheduler.__name__
+_CONSISTENCY = "CMStochasticIterativeScheduler"
 _RAISED = ("DPMSolverMultistep", "EulerDiscrete", "EulerAncestralDiscrete", "UniPC")
 """Schedulers that put 2^-24 in the place of a table's exact 0."""
 
@@ -109,16 +102,18 @@ def student_scheduler(config: Mapping[str, Any], sampler: FewStepSampler) -> Any
         case EDM(sigma_min, sigma_max, sigma_data, rho):
             settings = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho}
             if config.get("_class_name") == _CONSISTENCY:
-                return CMStochasticIterativeScheduler(
+                return diffusers.CMStochasticIterativeScheduler(
                     **settings, sigma_data=sigma_data, clip_denoised=False
                 )
-            return EDMDPMSolverMultistepScheduler(**settings, sigma_data=sigma_data)
+            return diffusers.EDMDPMSolverMultistepScheduler(**settings, sigma_data=sigma_data)
         case Flow(shift, table):
             if len(sampler.timesteps) > 1:
-                return FlowMatchEulerDiscreteScheduler(table, stochastic_sampling=sampler.renoise)
-            if config.get("_class_name") == FlowMatchEulerDiscreteScheduler.__name__:
-                return FlowMatchEulerDiscreteScheduler.from_config(config)
-            return FlowMatchEulerDiscreteScheduler(table, shift=shift)
+                return diffusers.FlowMatchEulerDiscreteScheduler(
+                    table, stochastic_sampling=sampler.renoise
+                )
+            if config.get("_class_name") == "FlowMatchEulerDiscreteScheduler":
+                return diffusers.FlowMatchEulerDiscreteScheduler.from_config(config)
+            return diffusers.FlowMatchEulerDiscreteScheduler(table, shift=shift)
     assert isinstance(schedule, VP)
     return _vp_student(config, schedule, sampler)
 
@@ -140,15 +135,17 @@ def _vp_student(config: Mapping[str, Any], schedule: VP, sampler: FewStepSampler
     more: dict[str, Any] = {}
     raised = config.get("rescale_betas_zero_snr") and table[-1] > 0
     if raised or count < config.get("num_train_timesteps", 1000):
-        betas = DDPMScheduler(**_betas(config)).betas
+        betas = diffusers.DDPMScheduler(**_betas(config)).betas
         if raised:
             betas[-1] = 1 - table[-1] / table[-2]
         more = {"trained_betas": betas[:count].tolist(), "rescale_betas_zero_snr": False}
     more |= {"num_train_timesteps": count, "clip_sample": False, "thresholding": False}
     if len(times) > 1 and sampler.renoise:
-        return LCMScheduler.from_config(config, **more, original_inference_steps=len(times))
+        return diffusers.LCMScheduler.from_config(
+            config, **more, original_inference_steps=len(times)
+        )
     more |= {"timestep_spacing": "trailing", "steps_offset": 1, "set_alpha_to_one": True}
-    return DDIMScheduler.from_config(config, **more)
+    return diffusers.DDIMScheduler.from_config(config, **more)
 
 
 def _vp(name: str, config: Mapping[str, Any], prediction: str, multistep: bool) -> VP:
@@ -156,7 +153,7 @@ def _vp(name: str, config: Mapping[str, Any], prediction: str, multistep: bool) 
     default = "linspace" if multistep else "leading"
     spacing = str(config.get("timestep_spacing", default))
     try:
-        table = DDPMScheduler(**_betas(config)).alphas_cumprod
+        table = diffusers.DDPMScheduler(**_betas(config)).alphas_cumprod
     except NotImplementedError as error:
         raise UserError(f"{name}: beta_schedule {config['beta_schedule']!r} is unknown") from error
     if table[-1] == 0 and name.startswith(_RAISED):

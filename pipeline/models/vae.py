@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from diffusers import AutoencoderDC, AutoencoderKL
 from torch import Tensor
 
 from pipeline.models.precision import full_precision
@@ -50,13 +49,11 @@ class VAE:
     them a little.
 
     Args:
-        vae: The network.
+        vae: The network, an `AutoencoderKL`, `AutoencoderDC` or `AutoencoderTiny`.
         normaliser: Of its latents; None: the scaling and shift factor of its config.
     """
 
-    def __init__(
-        self, vae: AutoencoderKL | AutoencoderDC, normaliser: Normaliser | None = None
-    ) -> None:
+    def __init__(self, vae: Any, normaliser: Normaliser | None = None) -> None:
         self.vae = vae.eval().requires_grad_(False)
         self.vae.enable_slicing()
         config = self.vae.config

@@ -18,6 +18,7 @@ class AuraFlow(LatentTransformer):
     family = "auraflow"
     pipelines = ("AuraFlowPipeline",)
     takes = {Flow: ("flow_prediction",)}
+    time_embedding = "time_step_proj"
     blocks = ("joint_transformer_blocks",)  # the others mix text into the image's tokens
 
     @staticmethod

@@ -45,7 +45,7 @@ class Builder:
         labels: Of two samples; None for a model without.
         side: Height and width of x0.
         channels: Of x0.
-        guidable: Whether the pipeline calls its network without the condition too.
+        guidable: Whether its network knows no condition, so that it can be guided.
         solver: What the pipeline's own sampler is called here.
         few: Students of a few steps that diffusers can take, by a name.
         wrong: A scheduler that the family does not take.
@@ -208,6 +208,7 @@ class OnImages(Builder):
 
     labels: tuple[int, int] | None = None
     channels: int = 3
+    guidable: bool = False
 
     def _steps(self, pipe: Any, teacher: Network, steps: int) -> list[tuple[Tensor, ...]]:
         """Of every step of the scheduler: what it is given (output, time, x_t), and gives."""

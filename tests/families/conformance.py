@@ -84,6 +84,7 @@ class Conformance(AdapterLaws, TrainingLaws):
         assert isinstance(teacher, family)
         assert not teacher.training and not any(w.requires_grad for w in teacher.parameters())
         assert teacher.shape == tuple(builder.noise()[0].shape)
+        assert guidable(teacher) == builder.guidable
         assert all(not w.requires_grad for part in teacher.frozen_parts for w in part.parameters())
 
     @torch.no_grad()
@@ -105,8 +106,7 @@ class Conformance(AdapterLaws, TrainingLaws):
         if negative and teacher.prompts is None:
             pytest.skip("it takes no prompts")
         pipe = builder.open(config.output)
-        if not (builder.guidable and guidable(teacher)):
-            guidance = 1.0
+        guidance = guidance if builder.guidable else 1.0
         labels, start = builder.labels_of(teacher), builder.start(pipe, teacher)
         if builder.solver == "student":
             steps, ours = 1, sample_student(teacher, start, labels).clamp(-1, 1)
@@ -168,20 +168,25 @@ class Conformance(AdapterLaws, TrainingLaws):
         for change in ({"prompts": str(other)}, {"negative_prompt": "other"}):
             assert teacher_fingerprint(copy.model_copy(update=change)) != before
         assert teacher_fingerprint(copy) == before
-        scheduler = next(folder.glob("**/scheduler_config.json"))
-        content = scheduler.read_text()
-        scheduler.write_text(content + "\n")
-        assert teacher_fingerprint(copy) != before
-        scheduler.write_text(content)
-        weights = builder.save(tmp_path / "seed", seed=1)
-        assert teacher_fingerprint(copy.model_copy(update={"output": str(weights)})) != before
+        on_latents = (folder / "vae").is_dir()
+        if on_latents:
+            larger = copy.model_copy(update={"image_size": 32})
+            assert teacher_fingerprint(larger) != before
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        for file in files if on_latents else {*files} - {folder / "model_index.json"}:
+            content = file.read_bytes()
+            file.write_bytes(content + b"\n")
+            assert teacher_fingerprint(copy) != before, file
+            file.write_bytes(content)
+        assert teacher_fingerprint(copy) == before
 
     def test_what_it_does_not_take_is_one_line(self, stock, builder, copy):
         folder = Path(copy.output)
         scheduler = next(folder.glob("**/scheduler_config.json"))
         content = scheduler.read_text()
         scheduler.write_text(json.dumps(builder.wrong))
-        refused(copy)
+        problem = refused(copy)
+        assert any(said in problem for said in ("its noise is", builder.wrong["_class_name"]))
         scheduler.write_text(content)
         load_teacher(copy)
         index = folder / "model_index.json"

@@ -1,11 +1,13 @@
 """A family can be learnt from: copies, critic, a run in the jobs, and what it takes."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
@@ -54,18 +56,26 @@ class TrainingLaws:
         assert not torch.allclose(first, second, atol=1e-4)
 
     def test_a_discriminator_reads_every_stage(self, stock, builder, teacher):
-        """Its maps are those of a whole pass, and they tell one image from another."""
+        """What hooks see in a whole pass, no further than needed; it tells images apart."""
         stages = teacher.stages()
         critic = Critic(teacher, range(len(stages)))
-        condition = teacher.conditioner(builder.labels_of(teacher), 2)
+        labels = builder.labels_of(teacher)
+        condition = teacher.conditioner(None if labels is None else labels[:1].expand(2), 2)
         t = torch.full((2,), teacher.schedule.start / 2)
         inputs = Inputs(builder.noise(), t, condition)
+        seen = outputs(teacher, stages)
+        teacher(*inputs)
+        hooked = [head(each) for head, each in zip(critic.heads, seen, strict=True)]
         alone = critic.logits(inputs)
         x0, together = critic.denoise_and_logits(inputs)
         assert alone.shape == (2, len(stages)) and alone.isfinite().all()
+        close(alone, torch.stack(hooked, 1), 1e-5)
         close(together, alone, 1e-5)
         close(x0, teacher(*inputs), 1e-5)
         assert not torch.equal(alone[0], alone[1])
+        seen.clear()
+        Critic(teacher, [0]).logits(inputs)
+        assert len(seen) == 2, "its shape was asked, its logits were made"
 
     def test_a_student_learns_in_the_jobs(
         self, builder, config, teacher, name, tmp_path, monkeypatch
@@ -98,13 +108,14 @@ class TrainingLaws:
         run = Run(local)
         run.claim()
         assert loop.train(local) == 4
+        fresh = new_student(teacher, NETWORK, 0)
+        buffers = len({name for name, _ in fresh.named_buffers()} & fresh.state_dict().keys())
         with run.checkpoints.newest() as found:
             for network in ("student", "critic"):
                 weights = read_part(found[1], network)
                 moments = read_part(found[1], f"{network}_optimizer")
                 means = [v for k, v in moments.items() if k.endswith("exp_avg")]
-                buffers = sum(1 for _ in teacher.buffers())
-                assert len(means) >= len(weights) - buffers, "all weights have a gradient"
+                assert len(means) == len(weights) - buffers, "all weights have a gradient"
                 assert all(value.isfinite().all() for value in (*means, *weights.values()))
         run.finish()
         output = Path(local.distill.output)
@@ -144,3 +155,18 @@ class TrainingLaws:
         assert counted.moments == pytest.approx(4 * trained, rel=0.05)
         real = saved_bytes(student, whole.distill.batch_size // whole.distill.lanes)
         assert counted.activations == pytest.approx(real, rel=0.05)
+
+
+def outputs(network: Network, stages: Sequence[str]) -> list[Tensor]:
+    """Filled by hooks with what these stages give, as (B, C, H, W)."""
+    seen: list[Tensor] = []
+
+    def note(module: nn.Module, given: Any, output: Any) -> None:
+        features = output[-1] if isinstance(output, tuple) else output
+        if features.ndim == 3:
+            features = features.mT.unflatten(2, (round(features.shape[1] ** 0.5), -1))
+        seen.append(features)
+
+    for stage in stages:
+        network.get_submodule(stage).register_forward_hook(note)
+    return seen

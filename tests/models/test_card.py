@@ -11,7 +11,7 @@ from pipeline.config import TeacherConfig
 from pipeline.models.export.card import model_card, read_origin, usage
 from pipeline.models.families.unet2d import UNet2D
 from pipeline.models.loading import load_teacher
-from pipeline.models.song_unet import SongUNet
+from tests.families.builders.song import BUILDERS
 from tests.fixtures.tiny_models import save_tiny
 
 REPO, COMMIT = "owner/name", "1" * 40
@@ -110,6 +110,6 @@ def test_each_kind_of_network_is_used_its_own_way(
     ):
         settings = TeacherConfig(output=str(save_tiny(tmp_path / version, version)))
         assert call in usage(load_teacher(settings), "x")
-    song = tiny()
-    song.unet.__class__ = type("Song", (SongUNet,), {})
-    assert "import pipeline.models.song_unet" in usage(song, "x")
+    song = BUILDERS["song"]
+    settings = song.teacher(song.save(tmp_path / "song"), Path())
+    assert "import pipeline.models.song_unet" in usage(load_teacher(settings), "x")

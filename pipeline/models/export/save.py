@@ -8,8 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
+import diffusers
 import torch
-from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
 
 from pipeline.models.lora import save_lora
@@ -94,7 +94,7 @@ def add_variant(folder: Path, variant: Variant) -> None:
     `from_pretrained(folder, variant="fp16", torch_dtype=torch.float16)` reads them.
     """
     with TemporaryDirectory(dir=folder.parent) as scratch:
-        half = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float16)
+        half = diffusers.DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float16)
         half.save_pretrained(scratch, variant=variant)
         for file in Path(scratch).glob(f"*/*.{variant}*"):
             file.rename(folder / file.relative_to(scratch))

@@ -1,10 +1,8 @@
 """UNets inside EDM's preconditioning, or that of consistency models; and new ones."""
 
-from typing import Any
-
+import diffusers
 import torch
-from diffusers import UNet2DModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.config import NetworkConfig
 from pipeline.diffusion import seeds
@@ -15,14 +13,11 @@ from pipeline.models.families.unet2d import UNet2D
 from pipeline.models.family import register_family
 from pipeline.models.folder import ModelFolder
 from pipeline.models.schedulers import is_edm
-from pipeline.models.song_unet import SongUNet
-
-_NETWORKS = {"UNet2DModel": UNet2DModel, "SongUNet": SongUNet}
 
 
 @register_family
 class EDMUNet(UNet2D):
-    """A `UNet2DModel` or `SongUNet` on noise without a factor of the image, read as x0.
+    """A `UNet2DModel` on noise without a factor of the image, read as x0.
 
     Source: Karras et al., 2022, arXiv 2206.00364; Song et al., 2023, arXiv 2303.01469.
     """
@@ -35,12 +30,7 @@ class EDMUNet(UNet2D):
     @classmethod
     def reads(cls, folder: ModelFolder) -> bool:
         """Any pipeline of such a network."""
-        edm = is_edm(folder.scheduler)
-        return folder.network == "SongUNet" or (folder.network == "UNet2DModel" and edm)
-
-    @staticmethod
-    def network(folder: ModelFolder) -> Any:
-        return _NETWORKS[folder.network]
+        return folder.network == "UNet2DModel" and is_edm(folder.scheduler)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predict x0; see `Denoiser.forward`."""
@@ -54,27 +44,6 @@ class EDMUNet(UNet2D):
         x_t, c_noise = edm_inputs(x_t, expand(t, x_t), self.schedule.sigma_data)
         times = c_noise.flatten() * (1000 if self.prediction == "consistency" else 1)
         return super().predict(x_t, times, condition)
-
-    @property
-    def imports(self) -> tuple[str, ...]:
-        """That of a `SongUNet`."""
-        if not isinstance(self.backbone, SongUNet):
-            return ()
-        return ("import pipeline.models.song_unet  # of ray-dmd: diffusers has no such network",)
-
-    def stages(self) -> list[str]:
-        if isinstance(self.backbone, SongUNet):
-            return [f"{self.part}.decoder.1"]
-        return super().stages()
-
-    def up_to(self, stage: str) -> dict[str, nn.Module]:
-        if not isinstance(self.backbone, SongUNet):
-            return super().up_to(stage)
-        return {
-            f"{self.part}.conv_norm_out": nn.Identity(),
-            f"{self.part}.conv_out": nn.Identity(),
-            f"{self.part}.decoder": nn.ModuleList(self.backbone.decoder[:2]),
-        }
 
 
 def new_unet(
@@ -91,7 +60,7 @@ def new_unet(
     channels, height, width = shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.generator("weights", seed).initial_seed())
-        unet = UNet2DModel(
+        unet = diffusers.UNet2DModel(
             # diffusers' pipelines understand only one number
             sample_size=height if height == width else (height, width),
             in_channels=channels,

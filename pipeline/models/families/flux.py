@@ -24,10 +24,6 @@ class Flux(LatentTransformer):
     pipelines = ("FluxPipeline",)
     takes = {Flow: ("flow_prediction",)}
     patch = 2
-    lora_modules = (
-        *LatentTransformer.lora_modules,
-        *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
-    )
 
     @classmethod
     def read_schedule(cls, config: Mapping[str, Any], tokens: int) -> tuple[Schedule, str]:

@@ -21,10 +21,6 @@ class SD3(LatentTransformer):
     family = "sd3"
     pipelines = ("StableDiffusion3Pipeline",)
     takes = {Flow: ("flow_prediction",)}
-    lora_modules = (
-        *LatentTransformer.lora_modules,
-        *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
-    )
 
     @staticmethod
     def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:

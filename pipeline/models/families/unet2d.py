@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from diffusers import ConsistencyModelPipeline, UNet2DModel
+import diffusers
 from torch import Tensor
 
 from pipeline.config import TeacherConfig
@@ -82,7 +82,7 @@ class UNet2D(Network):
     @staticmethod
     def network(folder: ModelFolder) -> Any:
         """The class of the backbone."""
-        return UNet2DModel
+        return diffusers.UNet2DModel
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predict x0; see `Denoiser.forward`."""
@@ -92,9 +92,9 @@ class UNet2D(Network):
         output: Tensor = self.backbone(x_t, t, class_labels=condition.get("labels")).sample
         return output
 
-    def pipeline(self) -> ConsistencyModelPipeline:
+    def pipeline(self) -> "diffusers.ConsistencyModelPipeline":
         """The one pipeline of diffusers that takes classes, as in `Network.pipeline`."""
-        return ConsistencyModelPipeline(
+        return diffusers.ConsistencyModelPipeline(
             self.backbone, student_scheduler(self.scheduler, self.sampler)
         )
 

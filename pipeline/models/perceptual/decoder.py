@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from diffusers import AutoencoderTiny
+import diffusers
 
 from pipeline.models.vae import VAE
 from pipeline.utils.errors import UserError
@@ -18,7 +18,7 @@ def load_decoder(folder: str) -> VAE:
         UserError: If there is none.
     """
     try:
-        network, report = AutoencoderTiny.from_pretrained(
+        network, report = diffusers.AutoencoderTiny.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
         if missing := report["missing_keys"]:

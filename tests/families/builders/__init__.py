@@ -11,12 +11,14 @@ from tests.families.builders import (
     sd,
     sd3,
     sdxl,
+    song,
     unet2d,
 )
 
 BUILDERS: dict[str, Builder] = {
     **unet2d.BUILDERS,
     **edm.BUILDERS,
+    **song.BUILDERS,
     **gaussian.BUILDERS,
     **sd.BUILDERS,
     **sdxl.BUILDERS,

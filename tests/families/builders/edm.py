@@ -7,24 +7,10 @@ from diffusers import (
     EDMEulerScheduler,
 )
 
-from pipeline.models.song_unet import SongUNet
 from tests.families.builder import Builder, OnImages
 from tests.families.builders.unet2d import CLASSES, unet
 
 WRONG = {"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction"}
-
-
-def song() -> SongUNet:
-    return SongUNet(
-        sample_size=8,
-        in_channels=3,
-        out_channels=3,
-        stem_channels=8,
-        block_out_channels=(8, 8),
-        layers_per_block=1,
-        attention=(False, True),
-        time_embedding_dim=16,
-    )
 
 
 BUILDERS: dict[str, Builder] = {
@@ -47,11 +33,6 @@ BUILDERS: dict[str, Builder] = {
         make=lambda: ConsistencyModelPipeline(unet(CLASSES), CMStochasticIterativeScheduler()),
         labels=(2, 0),
         solver="student",
-        wrong=WRONG,
-    ),
-    "song": OnImages(
-        family="edm",
-        make=lambda: ConsistencyModelPipeline(song(), EDMEulerScheduler()),
         wrong=WRONG,
     ),
 }

@@ -41,10 +41,7 @@ def flux(version: str) -> FluxPipeline:
 
 @dataclass(frozen=True, kw_only=True)
 class Packed(OnLatents):
-    """Its latents are packed, and its guidance is an input."""
-
-    guidable: bool = False
-    negatable: bool = False
+    """Its latents are packed; `guidance_scale` is an input, guidance has another name."""
 
     def pack(self, latents: Tensor) -> Tensor:
         return FluxPipeline._pack_latents(latents, *latents.shape)
@@ -53,7 +50,8 @@ class Packed(OnLatents):
         return FluxPipeline._unpack_latents(latents, 16, 16, 2)
 
     def arguments(self, guidance: float) -> tuple[Any, dict[str, Any]]:
-        return super().arguments(3.5)
+        first, settings = super().arguments(3.5)
+        return first, settings | ({"true_cfg_scale": guidance} if self.guidable else {})
 
 
 def _builder(version: str) -> Packed:
@@ -62,6 +60,8 @@ def _builder(version: str) -> Packed:
         make=partial(flux, version),
         settings={"image_size": 16},
         call={"height": 16, "width": 16},
+        guidable=version == "flux-schnell",
+        negatable=version == "flux-schnell",
         wrong=DDIM,
     )
 

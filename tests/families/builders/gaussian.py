@@ -18,6 +18,7 @@ BUILDERS: dict[str, Builder] = {
         family="gaussian",
         make=None,
         settings={"kind": "gaussian", "gaussian": {"shape": [1, 8, 8], "classes": 3}},
+        labels=(2, 0),
         channels=1,
     )
 }
