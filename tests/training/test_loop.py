@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.config import Config
 from pipeline.methods.dmd import DMD
 from pipeline.models.students import load_student
 from pipeline.runs.checkpoint import read_part
@@ -19,6 +20,7 @@ from pipeline.runs.run import Run
 from pipeline.training import build, loop
 from pipeline.training.watchdog import DriftWarnings
 from pipeline.utils.errors import UserError
+from tests.fixtures.runs import runs_in
 
 
 class Killed(BaseException):
@@ -53,9 +55,26 @@ def lines(config) -> list[dict]:
     return [{k: v for k, v in row.items() if not k.startswith(costs)} for row in rows]
 
 
-def test_a_run_leaves_checkpoints_metrics_and_pictures(tiny_run):
-    config = tiny_run(keep=3)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Config:
+    """A run of ten steps and its student, which are only read."""
+    config = runs_in(tmp_path_factory.mktemp("finished"))(keep=3)
     assert loop.train(config) == 10
+    assert not Run(config).is_finished()
+    Run(config).finish()
+    return config
+
+
+@pytest.fixture
+def copied(finished, tiny_run) -> Config:
+    """The same run in a folder of its own."""
+    config = tiny_run("copied", keep=3)
+    shutil.copytree(finished.distill.output, config.distill.output)
+    return config
+
+
+def test_a_run_leaves_checkpoints_metrics_and_pictures(finished):
+    config = finished
     assert kept(config) == [10, 8, 6]
     assert [line["step"] for line in lines(config)] == [2, 4, 6, 8, 10]
     assert {"regression", "student_norm"} <= lines(config)[0].keys()
@@ -68,15 +87,22 @@ def test_a_run_leaves_checkpoints_metrics_and_pictures(tiny_run):
 
 
 @pytest.mark.parametrize("die_at", [2, 4, 8])
-def test_a_broken_run_ends_like_an_unbroken_one_bit_for_bit(tiny_run, monkeypatch, die_at):
-    whole, broken = tiny_run("whole", checkpoint_every=10), tiny_run("broken")
-    loop.train(whole)
+def test_a_broken_run_ends_like_an_unbroken_one_bit_for_bit(
+    finished, tiny_run, monkeypatch, die_at
+):
+    broken = tiny_run("broken")
     with monkeypatch.context() as patch, pytest.raises(Killed):
         die_after(patch, die_at)
         loop.train(broken)
     loop.train(broken)
-    assert digests(whole) == digests(broken)
-    assert lines(whole) == lines(broken)
+    assert digests(finished) == digests(broken)
+    assert lines(finished) == lines(broken)
+
+
+def test_other_checkpoints_change_no_bit(finished, tiny_run):
+    rare = tiny_run(checkpoint_every=10)
+    loop.train(rare)
+    assert digests(rare) == digests(finished)
 
 
 def test_leaving_keeps_a_checkpoint_of_that_step(tiny_run):
@@ -86,12 +112,10 @@ def test_leaving_keeps_a_checkpoint_of_that_step(tiny_run):
     assert loop.train(config) == 10
 
 
-def test_a_finished_run_does_nothing_more(tiny_run):
-    config = tiny_run()
-    loop.train(config)
-    before = digests(config)
-    assert loop.train(config) == 10
-    assert digests(config) == before
+def test_a_finished_run_does_nothing_more(copied):
+    before = digests(copied)
+    assert loop.train(copied) == 10
+    assert digests(copied) == before
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tiny_run):
@@ -108,10 +132,9 @@ def test_a_longer_run_goes_on_from_a_shorter_one(tiny_run):
 
 
 @pytest.mark.parametrize("harm", ["truncated", "missing", "flipped"])
-def test_a_torn_checkpoint_is_passed_over_for_the_one_before(tiny_run, caplog, harm):
-    whole, config = tiny_run("whole"), tiny_run("torn")
-    for each in (whole, config):
-        loop.train(each)
+def test_a_torn_checkpoint_is_passed_over_for_the_one_before(finished, copied, caplog, harm):
+    config = copied
+    (Path(config.distill.output) / "state.json").unlink()
     newest = sorted((Path(config.distill.output) / "checkpoints").glob("0000010-*/*.safetensors"))
     if harm == "missing":
         newest[0].unlink()
@@ -123,7 +146,7 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before(tiny_run, caplog, h
         assert found[0].step == 8
     assert "torn or missing: the checkpoint of step 10 is passed over" in caplog.text
     loop.train(config)
-    assert digests(config) == digests(whole)
+    assert digests(config) == digests(finished)
 
 
 def test_a_later_copy_is_the_new_state_in_the_memory_of_the_first(tiny_run):
@@ -141,13 +164,11 @@ def test_a_later_copy_is_the_new_state_in_the_memory_of_the_first(tiny_run):
         assert value.data_ptr() == places[name] != now[name].data_ptr()
 
 
-def test_when_no_checkpoint_is_whole_nothing_is_trained_over_it(tiny_run):
-    config = tiny_run()
-    loop.train(config)
-    for file in (Path(config.distill.output) / "checkpoints").glob("*/*.safetensors"):
+def test_when_no_checkpoint_is_whole_nothing_is_trained_over_it(copied):
+    for file in (Path(copied.distill.output) / "checkpoints").glob("*/*.safetensors"):
         file.unlink()
     with pytest.raises(UserError, match="not one checkpoint is whole"):
-        loop.train(config)
+        loop.train(copied)
 
 
 def test_a_checkpoint_that_cannot_be_stored_ends_the_run(tiny_run, monkeypatch):
@@ -224,25 +245,19 @@ def test_missing_pairs_and_pairs_of_another_teacher_are_refused(tiny_run):
         Run(config).claim()
 
 
-def test_export_is_the_averaged_student(tiny_run):
-    config = tiny_run()
-    loop.train(config)
-    assert not Run(config).is_finished()
-    Run(config).finish()
-    assert Run(config).is_finished()
-    with Run(config).checkpoints.newest() as found:
+def test_export_is_the_averaged_student(finished):
+    assert Run(finished).is_finished()
+    with Run(finished).checkpoints.newest() as found:
         average = read_part(found[1], "ema")
-    student = load_student(config.evaluate.student)
+    student = load_student(finished.evaluate.student)
     for name, value in student.state_dict().items():
         assert torch.equal(value, average[f"module.{name}"])
 
 
-def test_recomputed_activations_change_no_bit(tiny_run):
-    kept_in_memory, again = tiny_run("kept"), tiny_run("again", recompute=True)
-    loop.train(kept_in_memory)
+def test_recomputed_activations_change_no_bit(finished, tiny_run):
+    again = tiny_run("again", recompute=True)
     loop.train(again)
-    ours, theirs = digests(again), digests(kept_in_memory)
-    assert ours == theirs
+    assert digests(again) == digests(finished)
 
 
 def test_moments_of_8_bits_come_back_bit_for_bit_after_a_break(tiny_run, monkeypatch):
@@ -315,10 +330,10 @@ def test_all_lanes_of_a_step_share_the_exit_and_nothing_else(tiny_run):
     ("origin", "weights"),
     [("run", "ema"), ("run", "raw"), ("checkpoint", "raw"), ("student", "ema")],
 )
-def test_a_new_run_starts_from_earlier_weights_with_fresh_optimisers(tiny_run, origin, weights):
-    first = tiny_run("first")
-    loop.train(first)
-    Run(first).finish()
+def test_a_new_run_starts_from_earlier_weights_with_fresh_optimisers(
+    finished, tiny_run, origin, weights
+):
+    first = finished
     second = tiny_run("second", **start_settings(first, origin, weights))
     made = build.prepare(second)
     student = made.state.networks["student"].state_dict()
@@ -340,13 +355,10 @@ def test_a_new_run_starts_from_earlier_weights_with_fresh_optimisers(tiny_run, o
         Run(tiny_run("second", regression_steps=0)).claim()
 
 
-def test_start_from_something_else_is_one_clear_line(tiny_run, tmp_path):
+def test_start_from_something_else_is_one_clear_line(finished, tiny_run, tmp_path):
     with pytest.raises(UserError, match="distill.start_from: .*no finished run .*no student's"):
         build.prepare(tiny_run(start_from=str(tmp_path)))
-    other = tiny_run("other", regression_steps=2)
-    loop.train(other)
-    Run(other).finish()
-    config = tiny_run("wide", start_from=f"{other.distill.output}/student")
+    config = tiny_run("wide", start_from=f"{finished.distill.output}/student")
     config = config.model_copy(
         update={"network": config.network.model_copy(update={"channels": (16,)})}
     )

@@ -49,7 +49,7 @@ def test_sharded_networks_take_the_steps_of_copied_ones(tiny_run, lanes, more):
         "regression": {"batch_size": 12},
         "log_every": 1,
     }
-    settings |= {"steps": 20, "checkpoint_every": 20}
+    settings |= {"steps": 12, "checkpoint_every": 12}
     copied, sharded = (
         tiny_run(f"{name}", **settings, sharded=name == "sharded") for name in ("copied", "sharded")
     )
@@ -58,9 +58,9 @@ def test_sharded_networks_take_the_steps_of_copied_ones(tiny_run, lanes, more):
     for ours, theirs in zip(lines(sharded), lines(copied), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-7)
     weights(sharded)
-    longer = tiny_run("sharded", **settings | {"steps": 22})
+    longer = tiny_run("sharded", **settings | {"steps": 14})
     train(longer, 1)
-    assert lines(longer)[-1]["step"] == 22
+    assert lines(longer)[-1]["step"] == 14
 
 
 def test_in_float64_any_number_of_workers_takes_the_same_20_steps(tiny_run):
