@@ -1,6 +1,7 @@
 """What a network is in this house: (x_t, t, condition) -> x0."""
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from pipeline.diffusion.condition import Condition, Conditioner, Inputs
 from pipeline.diffusion.noise import Schedule
 from pipeline.diffusion.sampler import FewStepSampler
 from pipeline.models.vae import VAE
+from pipeline.models.views import view
 
 
 class Denoiser(nn.Module):
@@ -43,6 +45,12 @@ class Denoiser(nn.Module):
     def sampler(self) -> FewStepSampler:
         """How it goes from noise to images as a student: in one step from the noisiest time."""
         return self.own_sampler or FewStepSampler(self.schedule, (self.schedule.start,))
+
+    def with_sampler(self, sampler: FewStepSampler | None) -> Self:
+        """The same weights told how they go from noise to images as a student."""
+        told = view(self, {})
+        told.own_sampler = sampler
+        return told
 
     @property
     def pixels(self) -> tuple[int, int, int]:

@@ -37,13 +37,12 @@ def load_student(
     Arguments as `load_denoiser` and `new_student`.
     """
     saved = load_denoiser(folder, "run jobs/distill.py, or set evaluate.student", teacher)
-    student = saved.with_guidance(embedded_guidance)
+    student: Network = saved.with_guidance(embedded_guidance)
     if (Path(folder) / PROVENANCE).is_file():
         made: Any = (read_provenance(folder) or {}).get("distill", {})
         if times := made.get("student", {}).get("times"):
-            student.own_sampler = FewStepSampler(
-                student.schedule, tuple(times), made["student"]["renoise"]
-            )
+            renoise = made["student"]["renoise"]
+            student = student.with_sampler(FewStepSampler(student.schedule, tuple(times), renoise))
     return student.eval().requires_grad_(False)
 
 
@@ -88,7 +87,7 @@ def new_student(
     else:
         student = new_unet(network, teacher.shape, teacher.classes, seed)
     if isinstance(settings, StudentConfig):
-        student.own_sampler = few_step_sampler(student.schedule, settings)
+        student = student.with_sampler(few_step_sampler(student.schedule, settings))
     if recompute:
         student.backbone.enable_gradient_checkpointing()
     return student
