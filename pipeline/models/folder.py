@@ -67,6 +67,9 @@ def read_folder(path: Path) -> ModelFolder:
     scheduler = read_json(place(path, "scheduler"), "scheduler_config.json")
     backbone = read_json(backbone_folder(path), "config.json")
     index = read_json(path, INDEX) if (path / INDEX).is_file() else {}
+    match index.get("scheduler"):
+        case [_, str(name)]:  # diffusers opens the file as this class, whatever the file says
+            scheduler["_class_name"] = name
     return ModelFolder(path, index, backbone, scheduler)
 
 
