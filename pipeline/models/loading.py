@@ -98,9 +98,13 @@ def teacher_fingerprint(teacher: TeacherConfig) -> str:
     files = [backbone / "config.json", place(folder, "scheduler") / "scheduler_config.json"]
     files += weight_files(backbone, _MAKE_TEACHER)
     _need(files)
-    if family := find_family(read_folder(folder)):
+    found = read_folder(folder)
+    if family := find_family(found):
         told = family.fingerprint_settings(teacher, read_json(backbone, "config.json"))
         digest.update(told.encode())
+    name = found.scheduler.get("_class_name")
+    if name != read_json(files[1].parent, files[1].name).get("_class_name"):
+        digest.update(str(name).encode())
     if (folder / "vae").is_dir():
         files += [folder / INDEX]
         digest.update(str(teacher.image_size).encode() if teacher.image_size else b"")
