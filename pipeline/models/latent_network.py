@@ -236,10 +236,10 @@ class LatentNetwork(Network):
         return made
 
     @property
-    def settings(self) -> dict[str, Any] | None:
-        """As `Network.settings`; with the images' size, where it is not the model's own."""
+    def call_settings(self) -> dict[str, Any] | None:
+        """As `Network.call_settings`; with the images' size, where it is not the model's own."""
         times, taken = self.sampler.timesteps, inspect.signature(type(self.frozen.pipe).__call__)
-        steps = super().settings
+        steps = super().call_settings
         if steps is None and isinstance(self.schedule, Flow):
             steps = {"sigmas": list(times)}
         elif steps is None and self.sampler.renoise and "timesteps" in taken.parameters:

@@ -27,6 +27,7 @@ def resume(run: Run, training: TrainingRun) -> int:
 
     Raises:
         UserError: If it is of a run with other settings, or no checkpoint can be read.
+        RuntimeError: If this worker does not see the checkpoint that the first one found.
     """
     main = training.step.accelerator.is_main_process
     with ExitStack() as stack:

@@ -131,7 +131,7 @@ def model_card(
 
 def usage(network: Network, name: str, half: bool = False) -> str:
     """Python that makes an image of the student, or of its fp16 variant, and saves it."""
-    if network.settings is None:
+    if network.call_settings is None:
         return (
             "# diffusers cannot take this student's steps; from the run that made it:\n"
             "# python jobs/sample.py --evaluate.student <this folder>\n"
@@ -146,7 +146,7 @@ def usage(network: Network, name: str, half: bool = False) -> str:
 
 def _as_lora(network: Network, name: str, teacher: str) -> list[str]:
     """How the adapters of a student make one of its teacher, where diffusers can load them."""
-    if network.lora is None or network.settings is None:
+    if network.lora is None or network.call_settings is None:
         return []
     if not hasattr(pipe := network.pipeline(), "load_lora_weights"):
         return []
