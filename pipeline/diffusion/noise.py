@@ -282,25 +282,3 @@ class Flow:
                 last = self.time_from_fraction(last)
             fractions = torch.linspace(1, last.item(), steps, dtype=torch.float64)
         return torch.cat([self.time_from_fraction(fractions), fractions.new_zeros(1)])
-
-
-def slerp(first: Tensor, second: Tensor, part: Tensor) -> Tensor:
-    """Spherical interpolation: between two noises, noises of about the same length.
-
-    Args:
-        first, second: Noise, (1, C, H, W).
-        part: The way from the first, 0, to the second, 1; (B,).
-
-    Returns:
-        (B, C, H, W), dtype of `first`.
-
-    Source: Shoemake, 1985, "Animating rotation with quaternion curves", Section 3.3.
-    """
-    one, two = (x.double().flatten() for x in (first, second))
-    angle = torch.acos((one @ two / (one.norm() * two.norm())).clamp(-1, 1))
-    part = part.double()
-    if angle.sin() < 1e-6:  # the same noise
-        weights = torch.stack([1 - part, part], 1)
-    else:
-        weights = torch.stack([((1 - part) * angle).sin(), (part * angle).sin()], 1) / angle.sin()
-    return (weights @ torch.stack([one, two])).view(-1, *first.shape[1:]).to(first.dtype)

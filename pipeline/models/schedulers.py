@@ -222,11 +222,12 @@ def _vp(config: Mapping[str, Any]) -> VP:
 
 def _made(config: Mapping[str, Any]) -> Any:
     """The scheduler itself."""
-    own = {key: value for key, value in config.items() if key != "_class_name"}
+    own = dict(config)
+    name = own.pop("_class_name")
     try:
-        return getattr(diffusers, config["_class_name"])(**own)
+        return getattr(diffusers, name)(**own)
     except (NotImplementedError, TypeError, ValueError) as error:
-        raise UserError(f"{config['_class_name']}: diffusers does not take it: {error}") from error
+        raise UserError(f"{name}: diffusers does not take it: {error}") from error
 
 
 def _dynamic_shift(config: Mapping[str, Any], tokens: int | None) -> float:

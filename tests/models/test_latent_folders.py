@@ -114,7 +114,7 @@ def test_the_fingerprint_covers_guidance_where_it_is_an_input(tmp_path, version)
             {"time_cond_proj_dim": 8},
             r"guidance as an input \(time_cond_proj_dim",
         ),
-        ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "has EDM's sigm"),
+        ("model_index.json", {"scheduler": ["diffusers", "EDMEulerScheduler"]}, "has EDM's sigm"),
     ],
 )
 def test_what_would_be_left_out_is_refused_by_name(tmp_path, file, values, message):
