@@ -46,7 +46,7 @@ from pipeline.models.students import check_student, load_student
 from pipeline.models.weights import weights_digest
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import check_writable, write_file
-from pipeline.utils.progress import progress
+from pipeline.utils.progress import Progress
 
 _LARGEST_BATCH = 1024
 """Images of the largest batch that is timed."""
@@ -177,7 +177,7 @@ def _read(reader: ImageReader, batch_size: int, stream: Stream) -> tuple[Statist
     """What is kept of every set, and the most memory that a process which made them held."""
     sets = {name: _statistics(reader.sets, name) for name in reader.sets.counts}
     peak = 0
-    with progress(sum(reader.sets.counts.values()), "evaluate", "images") as bar:
+    with Progress(sum(reader.sets.counts.values()), "evaluate", "images") as bar:
         for batch in stream(reader, tasks(reader.sets, batch_size)):
             sets[batch.task.name].take(batch.task.first, batch.readout)
             peak = max(peak, batch.peak)

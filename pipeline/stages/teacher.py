@@ -5,7 +5,6 @@ import math
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor
 
 from pipeline.config import Config, DataConfig, NetworkConfig, TrainingConfig
@@ -21,7 +20,7 @@ from pipeline.models.families.edm import new_unet
 from pipeline.models.families.unet2d import UNet2D
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import check_writable
-from pipeline.utils.progress import progress
+from pipeline.utils.progress import Progress
 from pipeline.utils.uris import is_remote
 
 
@@ -45,10 +44,9 @@ def make_teacher(config: Config) -> None:
         raise UserError(
             f"teacher.output: {teacher.output} is there to be read; write into a local folder"
         )
-    recipe = _recipe(
-        config.seed, data=config.data, network=config.network, training=teacher.training
-    )
-    provenance = _file(teacher.file) if teacher.file else recipe
+    branches = {"data": config.data, "network": config.network, "training": teacher.training}
+    recipe = {name: branch.model_dump(mode="json") for name, branch in branches.items()}
+    provenance = _file(teacher.file) if teacher.file else {"seed": config.seed, **recipe}
     verb = "imported" if teacher.file else "trained"
     if (found := read_provenance(teacher.output)) is not None:
         if found != provenance:
@@ -67,11 +65,6 @@ def make_teacher(config: Config) -> None:
         network = _trained(images, config.network, teacher.training, config.seed)
     save_denoiser(network, teacher.output, provenance)
     print(f"teacher  saved {teacher.output}")
-
-
-def _recipe(seed: int, **branches: BaseModel) -> dict[str, object]:
-    settings = {name: branch.model_dump(mode="json") for name, branch in branches.items()}
-    return {"seed": seed, **settings}
 
 
 def _file(path: str) -> dict[str, object]:
@@ -119,7 +112,7 @@ def train(
     )
     ema = ema_of(network, training.ema)
     network.train()
-    with progress(training.steps, "teacher", "steps") as bar:
+    with Progress(training.steps, "teacher", "steps") as bar:
         for step in range(training.steps):
             for group in optimizer.param_groups:
                 group["lr"] = training.lr * _ramp(step, training.steps)

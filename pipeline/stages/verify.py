@@ -23,7 +23,7 @@ from pipeline.models.loading import load_teacher, teacher_fingerprint
 from pipeline.models.sampling import sample_teacher
 from pipeline.utils.errors import DamagedError, UserError
 from pipeline.utils.image_grid import save_grid
-from pipeline.utils.progress import progress
+from pipeline.utils.progress import Progress
 
 TOLERANCE = 0.02
 """Largest difference of a pixel solved again, in [-1, 1]: other hardware rounds otherwise."""
@@ -141,7 +141,7 @@ def _check_all(manifest: Manifest[Any], sound: Callable[[Shard], Tensor], unit: 
     faults: dict[str, str] = {}
     sums = torch.zeros(2, plan.shape[0], dtype=torch.float64)
     prints = [np.zeros(0, dtype=np.uint64)]
-    with progress(manifest.count, "verify", unit) as bar:
+    with Progress(manifest.count, "verify", unit) as bar:
         for shard in manifest.shards:
             try:
                 images = sound(shard)

@@ -17,7 +17,7 @@ from pipeline.data.sources import files, rows, tars
 from pipeline.data.sources.sample import Sample, SourceError, Wanted, is_image
 from pipeline.data.storage import Storage, Store
 from pipeline.utils.errors import UserError
-from pipeline.utils.progress import Progress, progress
+from pipeline.utils.progress import Progress
 from pipeline.utils.threads import ahead
 
 THREADS = 8
@@ -72,7 +72,7 @@ class Source:
         """
         names = list(self._marks)
         units = [name for name in names if self.kind != "image" or is_image(name)]
-        with _named(self._setting), progress(len(units), "listing", "files") as bar:
+        with _named(self._setting), Progress(len(units), "listing", "files") as bar:
             found = _KINDS[self.kind].samples(self._store, names, wanted, classes)
             table = _table(_shown(found, bar), wanted)
             _check(table, wanted, classes, self._store)
