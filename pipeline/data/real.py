@@ -59,20 +59,6 @@ class RealBatch:
         return replace(self, images=self.images.float())
 
 
-def concat(batches: Sequence[RealBatch]) -> RealBatch:
-    """One batch of all images, in the given order; a copy unless there is only one."""
-    if len(batches) == 1:
-        return batches[0]
-    labels = [batch.labels for batch in batches if batch.labels is not None]
-    captions = [batch.captions for batch in batches if batch.captions is not None]
-    return RealBatch(
-        torch.cat([batch.ids for batch in batches]),
-        torch.cat(labels) if labels else None,
-        tuple(chain(*captions)) if captions else None,
-        torch.cat([batch.images for batch in batches]),
-    )
-
-
 @dataclass(frozen=True)
 class Damaged:
     """An image that could not be read, and has no row."""

@@ -11,7 +11,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from itertools import chain
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -52,17 +53,20 @@ PAIRS = Kind("pairs", "pair", "pairs.output", "jobs/pairs.py")
 REAL = Kind("real", "real", "encode.output", "jobs/encode.py")
 
 
-def concat(batches: Sequence[PairBatch]) -> PairBatch:
-    """One batch of all pairs, in the given order; a copy unless there is only one."""
+def concat(batches: Sequence[Batch]) -> Batch:
+    """One batch of all rows, in the given order; a copy unless there is only one.
+
+    Args:
+        batches: Of one kind; a field is a tensor or a tuple with an entry for each row, or None.
+    """
     if len(batches) == 1:
         return batches[0]
-    labels = [batch.labels for batch in batches if batch.labels is not None]
-    return PairBatch(
-        torch.cat([batch.ids for batch in batches]),
-        torch.cat(labels) if labels else None,
-        torch.cat([batch.noise for batch in batches]),
-        torch.cat([batch.images for batch in batches]),
-    )
+    columns: dict[str, Any] = {}
+    for name in vars(batches[0]):
+        parts = [part for batch in batches if (part := getattr(batch, name)) is not None]
+        tensors = bool(parts) and isinstance(parts[0], Tensor)
+        columns[name] = torch.cat(parts) if tensors else tuple(chain(*parts)) if parts else None
+    return type(batches[0])(**columns)
 
 
 def storable(noise: Tensor) -> Tensor:
