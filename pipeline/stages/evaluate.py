@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from pipeline.evaluation.figures import (
     AgainstTeacher,
     against_real,
     against_teacher,
-    flat,
 )
 from pipeline.evaluation.figures_png import save_evaluation, save_failures, save_neighbours
 from pipeline.evaluation.image_reader import ImageReader, Stream, in_process, tasks
@@ -74,8 +73,9 @@ class Evaluation:
 
     def figures(self) -> dict[str, float | int | None]:
         """The main figures by their names, in one flat table."""
-        own = {"nfe_teacher": self.nfe_teacher, "seed": self.seed}
-        return flat(self.teacher, self.real, self.speed) | own
+        parts = (asdict(part) for part in (self.teacher, self.real, self.speed))
+        found = {name: value for part in parts for name, value in part.items()}
+        return found | {"nfe_teacher": self.nfe_teacher, "seed": self.seed}
 
 
 def evaluate(config: Config, stream: Stream = in_process) -> Evaluation:
