@@ -1,6 +1,5 @@
 """A teacher: a small class-conditional one trained on real images, or one of NVIDIA's files."""
 
-import hashlib
 import math
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from pipeline.models.export.save import read_provenance, save_denoiser
 from pipeline.models.families.edm import new_unet
 from pipeline.models.families.unet2d import UNet2D
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import check_writable
+from pipeline.utils.files import check_writable, file_sha256
 from pipeline.utils.progress import Progress
 from pipeline.utils.uris import is_remote
 
@@ -71,8 +70,7 @@ def _file(path: str) -> dict[str, object]:
     if is_remote(path):
         raise UserError(f"teacher.file: {path} is no local file; download it first")
     try:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_sha256(Path(path)).hex()
     except OSError as error:
         raise UserError(
             f"teacher.file: cannot read {path}: {error.strerror}; name an EDM file (.pkl), or "
