@@ -15,6 +15,7 @@ from pipeline.models.network import Network
 from pipeline.models.vae import VAE
 from pipeline.models.weights import part_files, weight_files
 from pipeline.utils.errors import UserError
+from pipeline.utils.files import file_sha256
 
 _MAKE_TEACHER = "run jobs/teacher.py, or set teacher.output"
 _BESIDE = (
@@ -69,8 +70,7 @@ def vae_fingerprint(teacher: TeacherConfig) -> str:
         return "pixels"
     digest = hashlib.sha256()
     for file in sorted(vae.glob("*.json")) + sorted(vae.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(file_sha256(file))
     return digest.hexdigest()
 
 
@@ -114,8 +114,7 @@ def teacher_fingerprint(teacher: TeacherConfig) -> str:
     digest.update(teacher.negative_prompt.encode())
     _need(files)
     for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(file_sha256(file))
     return digest.hexdigest()
 
 
