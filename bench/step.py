@@ -63,11 +63,12 @@ class Cycle:
     def __init__(self, rows: int) -> None:
         config = load("step", ["--config", str(ROOT / "configs" / "mnist.yaml"), *SETTINGS])[0]
         shape = (1, config.data.size, config.data.size)
-        self.method = DMD(EDM(), shape, ClassLabels(CLASSES), Recipe.of(config.distill))
-        self.plan = self.method.plan(0)
         self.student, self.teacher, denoiser = (
             new_unet(config.network, shape, CLASSES, seed) for seed in range(3)
         )
+        weight, recipe = self.teacher.error_weight, Recipe.of(config.distill)
+        self.method = DMD(EDM(), weight, shape, ClassLabels(CLASSES), recipe)
+        self.plan = self.method.plan(0)
         self.teacher.requires_grad_(False)
         torch.manual_seed(0)
         self.critic = Critic(denoiser)
@@ -118,7 +119,7 @@ class Cycle:
         assert real is not None
         x_t = draw.add_noise(samples, schedule)
         inputs = Inputs(x_t, draw.t, microbatch.condition)
-        denoising_loss(self.critic(*inputs), samples, schedule.weight(draw.t)).backward()
+        denoising_loss(self.critic(*inputs), samples, self.method.error_weight(draw.t)).backward()
         fake = self.critic.logits(inputs)
         x_t, t = real.noise_sample.add_noise(real.images, schedule), real.noise_sample.t
         true = self.critic.logits(Inputs(x_t, t, real.condition))
