@@ -7,4 +7,4 @@ from pipeline.cli import main
 from pipeline.cluster.doctor import doctor as job
 
 if __name__ == "__main__":
-    sys.exit(main(job, __doc__))
+    sys.exit(main(job, __doc__, writes=("pairs", "distill")))

@@ -8,4 +8,5 @@ from pipeline.cluster.encode import encode_images as job
 from pipeline.stages.verify import inspect_real, verify_real
 
 if __name__ == "__main__":
-    sys.exit(main(job, __doc__, instead={"inspect": inspect_real, "verify": verify_real}))
+    flags = {"inspect": inspect_real, "verify": verify_real}
+    sys.exit(main(job, __doc__, instead=flags, writes=("encode",)))

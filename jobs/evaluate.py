@@ -16,4 +16,4 @@ def job(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(job, __doc__))
+    sys.exit(main(job, __doc__, writes=("evaluate", "report")))

@@ -8,4 +8,5 @@ from pipeline.cluster.pairs import make_pairs as job
 from pipeline.stages.verify import inspect, verify
 
 if __name__ == "__main__":
-    sys.exit(main(job, __doc__, instead={"inspect": inspect, "verify": verify}))
+    flags = {"inspect": inspect, "verify": verify}
+    sys.exit(main(job, __doc__, instead=flags, writes=("pairs",)))

@@ -7,4 +7,4 @@ from pipeline.cli import main
 from pipeline.report.page import report as job
 
 if __name__ == "__main__":
-    sys.exit(main(job, __doc__, words="report.runs"))
+    sys.exit(main(job, __doc__, words="report.runs", writes=("report",)))

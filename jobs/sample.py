@@ -8,4 +8,4 @@ from pipeline.gallery.server import gallery
 from pipeline.stages.sample import sample as job
 
 if __name__ == "__main__":
-    sys.exit(main(job, __doc__, instead={"interactive": gallery}))
+    sys.exit(main(job, __doc__, instead={"interactive": gallery}, writes=("sample",)))

@@ -8,14 +8,17 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from pipeline.config import Config, settings_yaml
+from pipeline.config import Config, rules, settings_yaml
 from pipeline.utils.errors import StoppedError, UserError
+from pipeline.utils.files import no_empty_folders
+from pipeline.utils.uris import absolute
 
 DRY_RUN = "dry-run"
 DEFAULT_FILE = "configs/digits.yaml"
@@ -32,6 +35,7 @@ def main(
     arguments: Sequence[str] | None = None,
     instead: Mapping[str, Job] = MappingProxyType({}),
     words: str = "",
+    writes: Sequence[str] = (),
 ) -> int:
     """Read the settings, then run a job on them.
 
@@ -42,6 +46,8 @@ def main(
         instead: Name of a flag -> what it does instead of the job; the first line of its
             docstring is the flag's help.
         words: Name of a setting that takes the arguments without a name; none by default.
+        writes: Branches of settings whose `output` the job writes: what would be lost with it is
+            refused, and a refused job leaves none of them behind empty.
 
     Returns:
         Exit code: 0 done (or dry run printed), 2 bad input, 130 interrupted. Any other
@@ -50,6 +56,14 @@ def main(
     try:
         arguments = sys.argv[1:] if arguments is None else arguments
         config, flag = load(description, arguments, instead, words)
+        shown, *_ = *config.report.runs, config.evaluate.output  # a report is beside it
+        outputs = {
+            branch: absolute(getattr(config, branch).output or shown)
+            for branch in writes
+            if flag not in instead
+        }
+        for problem in rules.lost_problems(config.run, outputs):
+            raise UserError(problem)
         if flag == DRY_RUN:
             from pipeline.stages.plan import plan  # torch: not for --help
 
@@ -59,7 +73,8 @@ def main(
                 end="",
             )
         else:
-            instead.get(flag, job)(config)
+            with no_empty_folders([Path(each) for each in outputs.values()]):
+                instead.get(flag, job)(config)
     except UserError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         if isinstance(error, StoppedError):

@@ -1,5 +1,6 @@
 """One command line for all jobs: precedence, help, dry run, one-line errors, exit codes."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -223,6 +224,75 @@ def test_exit_codes_of_the_job(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(interrupted, "", []) == 130
     with pytest.raises(RuntimeError, match="bug"):
         main(broken, "", [])
+
+
+JOBS = sorted(path.stem for path in (Path(__file__).parents[1] / "jobs").glob("*.py"))
+"""Each writes the output of the branch of its name; the doctor, those of pairs and distill."""
+
+
+def run_job(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit code of a script in `jobs/`, in this process."""
+    script = Path(__file__).parents[1] / "jobs" / f"{name}.py"
+    monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    return int(ended.value.code or 0)
+
+
+REFUSED = {
+    "teacher": ["--teacher.file", "/none.pkl"],
+    "pairs": ["--teacher.output", "/none"],
+    "encode": ["--encode.source", "/none"],
+    "distill": [],
+    "export": [],
+    "evaluate": ["--evaluate.student", "/none"],
+    "sample": ["--evaluate.student", "/none"],
+    "report": [],
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refused_job_leaves_no_folder_behind(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "new" / "run"
+    assert run_job(name, ["--run", str(run), *REFUSED[name]], monkeypatch) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_refused_job_leaves_what_is_in_use(tmp_path: Path) -> None:
+    """Folders that were there, and what is no longer empty."""
+    (tmp_path / "there").mkdir()
+    run = tmp_path / "run"
+
+    def job(_: Config) -> None:
+        (run / "pairs" / "empty").mkdir(parents=True)
+        (run / "log").touch()
+        raise UserError("no")
+
+    flags = ["--run", str(run), "--distill.output", str(tmp_path / "there")]
+    assert main(job, "", flags, writes=("pairs", "distill")) == 2
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        *("log", "run", "settings.yaml", "there")
+    ]
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_submitted_job_refuses_what_it_would_lose_and_nothing_else(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "runtime_resources" / "working_dir_files" / "package"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    assert run_job(name, ["--run", "run", "--dry-run"], monkeypatch) == 2
+    lost = f"run: {copy}/run would be lost with this job's copy of the working directory"
+    assert capsys.readouterr().err.startswith(lost)
+    own = ("pairs", "distill") if name == "doctor" else (name,)
+    kept = [f"--{branch}.output={tmp_path}/kept" for branch in own]
+    assert run_job(name, ["--run", "run", *kept, "--dry-run"], monkeypatch) == 0
+    assert run_job(name, [*kept[1:], f"--{own[0]}.output=out", "--dry-run"], monkeypatch) == 2
+    assert f"{own[0]}.output: {copy}/out would be lost" in capsys.readouterr().err
 
 
 def test_exit_code_in_a_process() -> None:

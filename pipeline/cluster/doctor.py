@@ -64,6 +64,17 @@ def doctor(config: Config) -> None:
         print(f"cost  {line}")
 
 
+def _problem(error: Exception) -> str:
+    """In one line: what the user can mend in full, of any other error its type and first line."""
+    if isinstance(error, UserError):
+        return " ".join(str(error).split())
+    return f"{type(error).__name__}: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
 class Examination:
     """The checks of one configuration, each made once.
 
@@ -93,9 +104,8 @@ class Examination:
         for title, check in checks.items():
             try:
                 yield Finding(title, True, check())
-            except UserError as error:
-                text = " ".join(str(error).split())
-                if text not in problems:
+            except Exception as error:
+                if (text := _problem(error)) not in problems:
                     yield Finding(title, False, text)
                 problems.add(text)
 
@@ -182,8 +192,7 @@ class Examination:
                     "Ray refuses the token: set RAY_AUTH_MODE=token and the cluster's own token, "
                     "in RAY_AUTH_TOKEN or ~/.ray/auth_token"
                 )
-            line = str(error).strip().splitlines()[0]
-            return f"Ray cannot be joined: {line}; check RAY_ADDRESS"
+            return f"Ray cannot be joined: {_first_line(error)}; check RAY_ADDRESS"
         return ""
 
     def check_versions(self) -> str:

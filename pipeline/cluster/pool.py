@@ -24,7 +24,7 @@ from pipeline.utils.progress import Progress
 WAVE = 2000
 """Shards handed to Ray at once: planning more would take its driver time and memory."""
 TRIES = 3
-"""Times an actor tries a shard before it is reported as failed."""
+"""Times an actor tries a shard before it is reported as failed; once, if it cannot but fail."""
 
 
 class Maker(Protocol):
@@ -87,8 +87,8 @@ def make_missing(store: Store, plan: Plan, count: int, work: Work) -> None:
     if failed:
         index, error = min(failed.items())
         raise UserError(
-            f"{len(failed)} of {len(todo)} shards failed {TRIES} times each, the first of them "
-            f"shard {index}: {error}; the others are stored: mend it and run the same command again"
+            f"{len(failed)} of {len(todo)} shards failed, the first of them shard {index}: {error}"
+            "; the others are stored: mend it and run the same command again"
         )
 
 
@@ -204,6 +204,8 @@ class Actor:
                 return nothing | {"refused": str(error)}
             except torch.OutOfMemoryError:
                 return nothing | {"refused": self.maker.too_large}
+            except FloatingPointError as error:  # it follows from the plan, at every try
+                return nothing | {"failed": f"{type(error).__name__}: {error}"}
             except Exception as error:
-                reason = f"{type(error).__name__}: {error}"
+                reason = f"{type(error).__name__}: {error} ({TRIES} times)"
         return nothing | {"failed": reason}

@@ -181,7 +181,6 @@ class Config(Branch):
         yield from rules.gan_problems(distill, data, teacher)
         yield from recipe.problems(distill)
         yield from rules.evaluate_problems(evaluate, data, teacher)
-        yield from rules.lost_problems(self.run, outputs)
         yield from rules.overlap_problems("encode.source", self.encode.source, outputs["encode"])
         yield from rules.overlap_problems(
             "evaluate.reference", evaluate.reference, outputs["evaluate"]

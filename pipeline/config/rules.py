@@ -140,11 +140,12 @@ _WORKING_DIR = "/runtime_resources/working_dir_files/"
 
 
 def lost_problems(run: str, outputs: Mapping[str, str]) -> Problems:
-    """Outputs, by branch, that would be lost with a job."""
-    folders = {"run": run, **{f"{branch}.output": place for branch, place in outputs.items()}}
-    for setting, folder in folders.items():
-        if _WORKING_DIR in folder:
-            bucket = setting.startswith(("pairs", "encode", "distill", "export"))
+    """Outputs of a job, by branch, that would be lost with it; of one in the run, the run."""
+    for branch, output in outputs.items():
+        if _WORKING_DIR in output:
+            within = f"{output}/".startswith(f"{run}/")
+            setting, folder = ("run", run) if within else (f"{branch}.output", output)
+            bucket = not within and branch in ("pairs", "encode", "distill", "export")
             yield (
                 f"{setting}: {folder} would be lost with this job's copy of the working directory; "
                 "give an absolute path that all nodes share"

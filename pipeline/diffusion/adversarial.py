@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 RATIOS = (0.1, 20.0)
-"""Ends of the weights that follow from an estimated density ratio (f-distill, Section 4)."""
+"""Ends of the density ratio that logits give, as in the code of f-distill's authors (FastGen)."""
 
 
 def fool_loss(fake: Tensor) -> Tensor:
@@ -56,11 +56,13 @@ def ratio_weights(logits: Tensor, divergence: str) -> Tensor | None:
         divergence: A name in `DIVERGENCES`.
 
     Returns:
-        (B,), without gradient, between the ends of `RATIOS`; None for weight 1.
+        (B,), without gradient, of mean 1; None for weight 1.
 
-    Source: f-distill (Xu et al., 2025), arXiv 2502.15681, Theorem 1 and Table 1.
+    Source: f-distill (Xu et al., 2025), arXiv 2502.15681, Theorem 1 and Table 1. As in FastGen the
+    ratio is clipped to `RATIOS` and its weight then divided by the mean over the samples.
     """
     weight = DIVERGENCES[divergence]
     if weight is None:
         return None
-    return weight(logits.detach().mean(1).exp()).clamp(*RATIOS)
+    weights = weight(logits.detach().mean(1).exp().clamp(*RATIOS))
+    return weights / weights.mean()

@@ -11,7 +11,7 @@ def denoising_loss(prediction: Tensor, x0: Tensor, weight: Tensor) -> Tensor:
     Args:
         prediction: Predicted x0, (B, C, H, W).
         x0: The clean image, same shape.
-        weight: Weight of each sample, (B,), from `Schedule.weight`.
+        weight: Weight of each sample, (B,), from `error_weight` of its network.
 
     Returns:
         Mean over all samples and pixels, ().

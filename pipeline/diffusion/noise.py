@@ -42,9 +42,6 @@ class Schedule(Protocol):
     def scale(self, t: Tensor) -> Tensor:
         """Factor that takes x_t to the coordinates of the ODE, y = x_t / scale."""
 
-    def weight(self, t: Tensor) -> Tensor:
-        """Weight of the squared error of x0 that makes it the error of the network's output."""
-
     def time_from_fraction(self, fraction: Tensor) -> Tensor:
         """Time at a fraction of the way from the cleanest (0) to the noisiest (1) time."""
 
@@ -79,7 +76,7 @@ class EDM:
 
     Args:
         sigma_min, sigma_max: Ends of the noise range, in data units.
-        sigma_data: Standard deviation of the data, for the preconditioning and loss weight.
+        sigma_data: Standard deviation of the data, for the preconditioning.
         rho: Exponent of the Karras spacing.
     """
 
@@ -106,10 +103,6 @@ class EDM:
 
     def scale(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
-
-    def weight(self, t: Tensor) -> Tensor:
-        """1/sigma^2 + 1/sigma_data^2: Karras et al., Table 1."""
-        return t**-2 + self.sigma_data**-2
 
     def time_from_fraction(self, fraction: Tensor) -> Tensor:
         """Karras spacing, Eq. 5: t^(1/rho) is linear in the fraction."""
@@ -194,10 +187,6 @@ class VP:
         """alpha, and 2^-12 where that is 0: the coordinates have no such point."""
         return self.alpha(t).clamp(min=2.0**-12)
 
-    def weight(self, t: Tensor) -> Tensor:
-        """alpha^2/sigma^2, the signal-to-noise ratio: the error of eps."""
-        return (self.alpha(t) / self.sigma(t)) ** 2
-
     def time_from_fraction(self, fraction: Tensor) -> Tensor:
         """The table position nearest to the fraction: discrete models know no other times."""
         return (fraction * self.start).round()
@@ -262,10 +251,6 @@ class Flow:
 
     def scale(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
-
-    def weight(self, t: Tensor) -> Tensor:
-        """1/sigma^2: the error of the velocity."""
-        return t**-2
 
     def time_from_fraction(self, fraction: Tensor) -> Tensor:
         return self.shift * fraction / (1 + (self.shift - 1) * fraction)

@@ -1,9 +1,10 @@
-r"""What a network's output means: every kind of prediction to and from x0.
+r"""What a network's output means: every kind of prediction to and from x0, and its error.
 
 With x_t = alpha x0 + sigma eps a network may predict eps, x0 itself ("sample"), the velocity
 v = alpha eps - sigma x0, or the flow eps - x0. The names are diffusers' `prediction_type`.
 """
 
+import torch
 from torch import Tensor
 
 PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction")
@@ -57,6 +58,32 @@ def from_x0(kind: str, x0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) ->
     return x0
 
 
+def error_weight(kind: str, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """Weight of the squared error of x0 that makes it that of the network's own output.
+
+    It is the square of d output / d x0 in `from_x0`: the signal-to-noise ratio alpha^2/sigma^2 for
+    eps, (alpha^2 + sigma^2)^2/sigma^2 for v, (alpha + sigma)^2/sigma^2 for the flow, 1 for x0.
+
+    Args:
+        kind: One of `PREDICTIONS`.
+        alpha, sigma: Factors of image and noise, of one shape; sigma must be positive.
+
+    Returns:
+        The same shape.
+
+    Raises:
+        ValueError: If the kind is unknown.
+    """
+    _check(kind)
+    if kind == "epsilon":
+        return (alpha / sigma) ** 2
+    if kind == "v_prediction":
+        return (sigma / (alpha**2 + sigma**2)) ** -2
+    if kind == "flow_prediction":
+        return (sigma / (alpha + sigma)) ** -2
+    return torch.ones_like(sigma)
+
+
 def edm_inputs(x_t: Tensor, sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor]:
     """EDM's network inputs: (c_in x_t, c_noise).
 
@@ -92,3 +119,8 @@ def edm_from_x0(x0: Tensor, x_t: Tensor, sigma: Tensor, sigma_data: float) -> Te
     """The inverse of `edm_to_x0`: the network output that means x0, for sigma > 0."""
     variance = sigma**2 + sigma_data**2
     return (x0 - sigma_data**2 / variance * x_t) / (sigma * sigma_data) * variance.sqrt()
+
+
+def edm_error_weight(sigma: Tensor, sigma_data: float) -> Tensor:
+    """As `error_weight`, in EDM's preconditioning: 1/sigma^2 + 1/sigma_data^2. Source: as there."""
+    return sigma**-2 + sigma_data**-2

@@ -1,6 +1,6 @@
 """The method: which losses, on which draws, at which step."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +28,8 @@ class DMD:
 
     Args:
         schedule: Of all three networks.
+        error_weight: Of all three: times (B,) -> the weight of x0's squared error at each that
+            makes it the error of what the network itself gives, (B,).
         shape: One image, (C, H, W).
         conditioner: Of all three networks.
         recipe: Phases and terms.
@@ -40,6 +42,7 @@ class DMD:
     """
 
     schedule: Schedule
+    error_weight: Callable[[Tensor], Tensor]
     shape: tuple[int, int, int]
     conditioner: Conditioner
     recipe: Recipe
@@ -214,7 +217,7 @@ class DMD:
         """Of the critic, on the student's samples, (B, C, H, W), detached, in one pass."""
         step, noise_sample = self._step_conditioned(microbatch), microbatch.critic
         x_t, t = noise_sample.add_noise(samples, self.schedule), noise_sample.t
-        inputs, weight = Inputs(x_t, t, microbatch.condition), self.schedule.weight(t)
+        inputs, weight = Inputs(x_t, t, microbatch.condition), self.error_weight(t)
         judged_with = (each.judged_with(microbatch, samples, self.schedule) for each in self.terms)
         judged, logits = next((each for each in judged_with if each is not None), None), None
         if judged is None:

@@ -77,6 +77,10 @@ class Denoiser(nn.Module):
         """
         raise NotImplementedError
 
+    def error_weight(self, t: Tensor) -> Tensor:
+        """Weight of x0's squared error at times t that makes it that of the output, shape of t."""
+        raise NotImplementedError
+
     def guided(self, uncond: Tensor, cond: Tensor, scale: float) -> Tensor:
         """x0 under guidance, of x0 without and with the condition, each (B, C, H, W)."""
         return guidance.guided(uncond, cond, scale)

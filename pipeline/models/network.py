@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Schedule, expand
-from pipeline.diffusion.prediction import to_x0
+from pipeline.diffusion.prediction import error_weight, to_x0
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.family import Family
 from pipeline.models.schedulers import spaced_timesteps
@@ -119,6 +119,10 @@ class Network(Denoiser, Family):
         """x0, from what the network gives at x_t (B, C, H, W) and t."""
         alpha, sigma = expand(self.schedule.alpha(t), x_t), expand(self.schedule.sigma(t), x_t)
         return to_x0(self.prediction, output, x_t, alpha, sigma)
+
+    def error_weight(self, t: Tensor) -> Tensor:
+        """Of its prediction; see `Denoiser.error_weight`."""
+        return error_weight(self.prediction, self.schedule.alpha(t), self.schedule.sigma(t))
 
     def _arguments(self) -> str:
         """`call_settings` as they stand in a call."""

@@ -121,7 +121,7 @@ def train(
             x_t = diffuse(images[rows], eps, sigma, schedule)
             condition = network.conditioner(labels[rows], len(rows))
             prediction = network(x_t, sigma, condition)
-            loss = denoising_loss(prediction, images[rows], schedule.weight(sigma))
+            loss = denoising_loss(prediction, images[rows], network.error_weight(sigma))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -20,7 +20,7 @@ def build_method(distill: DistillConfig, teacher: Denoiser, device: torch.device
 
     Args:
         distill: The settings.
-        teacher: Whose schedule, shape and conditions it has.
+        teacher: Whose schedule, prediction, shape and conditions it has.
         device: Of the networks that its terms have of their own.
 
     Raises:
@@ -36,7 +36,9 @@ def build_method(distill: DistillConfig, teacher: Denoiser, device: torch.device
         )
         recipe = replace(recipe, terms=tuple(terms))
     steps = few_step_sampler(teacher.schedule, distill.student)
-    return DMD(teacher.schedule, teacher.shape, teacher.conditioner, recipe, steps)
+    return DMD(
+        teacher.schedule, teacher.error_weight, teacher.shape, teacher.conditioner, recipe, steps
+    )
 
 
 def new_networks(config: Config, teacher: Denoiser) -> tuple[Network, Network | Critic]:

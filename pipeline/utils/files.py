@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.utils.errors import UserError
@@ -38,6 +39,29 @@ def check_writable(folder: Path, setting: str) -> None:
         raise UserError(
             f"{setting}: cannot write to {folder}: {error.strerror}; choose another folder"
         ) from error
+
+
+@contextmanager
+def no_empty_folders(outputs: Iterable[Path]) -> Iterator[None]:
+    """After a `UserError`, remove empty folders that were not there before.
+
+    Args:
+        outputs: Files and folders of this machine, or URIs, which stay; with all above and in them.
+    """
+    new = {
+        each
+        for output in outputs
+        for each in (output, *output.parents)
+        if output.is_absolute() and not each.exists()
+    }
+    try:
+        yield
+    except UserError:
+        for each in new:
+            for folder, *_ in os.walk(each, topdown=False):
+                with suppress(OSError):  # it is not empty
+                    os.rmdir(folder)
+        raise
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -87,6 +87,22 @@ def test_a_wrong_token(ray_cluster, healthy, tmp_path):
     assert done.stderr.splitlines()[-1] == "1 of 5 checks failed: Ray"
 
 
+CHECKS = [name for name in vars(Examination) if name.startswith("check_")]
+
+
+@pytest.mark.parametrize("broken", CHECKS)
+def test_whatever_a_check_raises_is_one_line(broken, healthy, monkeypatch, capsys):
+    def breaks(*_: object) -> str:
+        raise RuntimeError("\nno such luck\nsecond line")
+
+    for name in CHECKS:
+        monkeypatch.setattr(Examination, name, breaks if name == broken else lambda *_: "fine")
+    with pytest.raises(UserError, match="1 of .* checks failed"):
+        doctor(healthy(evaluate={"reference": "/photos"}))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line[:4] == "FAIL"]
+    assert line.endswith(" RuntimeError: no such luck")
+
+
 def test_a_missing_bucket(ray_cluster, healthy, bucket):
     found = faults(healthy(pairs={"output": "s3://other/pairs"}))
     assert "NoSuchBucket; check the bucket's name, or make it" in found["pairs.output"]

@@ -62,11 +62,21 @@ def test_a_shard_that_fails_now_and_then_is_tried_again(in_process, config, monk
 
 def test_a_bad_shard_is_reported_after_all_others_are_made(in_process, config, monkeypatch):
     failing(monkeypatch, {1: 99, 3: 99}, RuntimeError("a wall"))
-    with pytest.raises(UserError, match="2 of 5 shards failed 3 times.*shard 1: RuntimeError: a w"):
+    with pytest.raises(
+        UserError, match=r"2 of 5 shards failed, .*1: RuntimeError: a wall \(3 times"
+    ):
         make_pairs(config)
     stored = LocalStore(Path(config.pairs.output)).list()
     assert len([name for name in stored if name.endswith(".parquet")]) == 3
     assert "manifest-80.json" not in stored
+
+
+def test_a_shard_that_cannot_but_fail_is_tried_once(in_process, config, monkeypatch):
+    """Its values follow from the plan; the others are made first."""
+    tried = failing(monkeypatch, {1: 99}, FloatingPointError("values that are not finite"))
+    with pytest.raises(UserError, match="1 of 5 shards failed, .*shard 1: FloatingPointError: val"):
+        make_pairs(config)
+    assert tried == [0, 1, 2, 3, 4]
 
 
 def test_what_the_user_can_mend_ends_the_job_at_once(in_process, config, monkeypatch):

@@ -121,6 +121,16 @@ def test_example_is_valid(path: Path) -> None:
             "it needs distill.gan.real, and distill.draws shared",
         ),
         (
+            {
+                "distill": {
+                    **{"gan": {"real": "data", "divergence": "js"}, "draws": "shared"},
+                    **{"batch_size": 4, "lanes": 4, "regression": {"batch_size": 4}},
+                }
+            },
+            "distill.gan.divergence: js weighs the samples of a microbatch against each other, and "
+            "distill.lanes (4) leaves one in each; use fewer lanes",
+        ),
+        (
             {"distill": {"gan": {"divergence": "kl"}, "draws": "shared"}},
             "distill.gan.divergence: kl weighs the matching loss by the logits of the same draws; "
             "it needs distill.gan.real, and distill.draws shared",

@@ -24,13 +24,23 @@ def test_a_weight_is_the_divergences_curvature_times_the_squared_ratio(name, f):
     (slope,) = torch.autograd.grad(f(ratio).sum(), ratio, create_graph=True)
     (curve,) = torch.autograd.grad(slope.sum(), ratio)
     weights = ratio_weights(ratio.detach().log()[:, None], name)
-    torch.testing.assert_close(weights, (curve * ratio**2).detach().clamp(*RATIOS))
+    expected = (curve * ratio**2).detach()
+    torch.testing.assert_close(weights, expected / expected.mean())
 
 
-def test_dmds_own_divergence_has_no_weights_and_the_others_ends():
-    logits = torch.tensor([[-50.0, -50.0], [50.0, 50.0]])
-    assert ratio_weights(logits, "reverse-kl") is None
-    assert ratio_weights(logits, "kl").tolist() == pytest.approx(RATIOS)
+def test_dmds_own_divergence_has_no_weights():
+    assert ratio_weights(torch.tensor([[-50.0, -50.0], [50.0, 50.0]]), "reverse-kl") is None
+
+
+@pytest.mark.parametrize(("name", "ends"), [("kl", RATIOS), ("js", [r / (1 + r) for r in RATIOS])])
+def test_the_ratio_has_ends_and_its_weights_a_mean_of_one(name, ends):
+    """The ratio, not the weight: js has weights between 0.09 and 0.95."""
+    low, high = ends
+    weights = ratio_weights(torch.tensor([[-90.0, -50.0], [90.0, 50.0]]), name)
+    assert weights.tolist() == pytest.approx([2 * end / (low + high) for end in ends])
+    many = ratio_weights(3 * torch.randn(64, 2, generator=torch.Generator().manual_seed(0)), name)
+    assert many.mean().item() == pytest.approx(1)
+    assert (many.max() / many.min()).item() <= high / low * (1 + 1e-6)
 
 
 def test_losses_are_least_where_they_should_be():

@@ -4,11 +4,14 @@ import diffusers
 import pytest
 import torch
 
+from pipeline.diffusion.noise import EDM, VP, Flow, Schedule
 from pipeline.diffusion.prediction import (
     PREDICTIONS,
+    edm_error_weight,
     edm_from_x0,
     edm_inputs,
     edm_to_x0,
+    error_weight,
     from_x0,
     to_x0,
 )
@@ -56,7 +59,62 @@ def test_edm_preconditioning_is_that_of_diffusers_and_makes_the_round_trip():
     assert torch.allclose(edm_to_x0(output, x_t, sigma, 0.4), X0, atol=1e-8)
 
 
+def vp(zero_snr: bool = False) -> VP:
+    scheduler = diffusers.DDPMScheduler(
+        beta_schedule="scaled_linear", rescale_betas_zero_snr=zero_snr
+    )
+    return VP(scheduler.alphas_cumprod)
+
+
+def times(schedule: Schedule) -> torch.Tensor:
+    """All of a table, and as many of a schedule without one."""
+    fractions = torch.linspace(0, 1, 1000, dtype=torch.float64)
+    return schedule.time_from_fraction(fractions).clamp(min=1e-3 * isinstance(schedule, Flow))
+
+
+def guesses(schedule: Schedule, t: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """An image, a wrong guess of it, and its x_t at each time, all (T, 3)."""
+    x0, eps, error = torch.randn(3, len(t), 3, generator=torch.Generator().manual_seed(1)).double()
+    alpha, sigma = schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]
+    return x0, x0 + error, alpha * x0 + sigma * eps
+
+
+@pytest.mark.parametrize(
+    "schedule", [vp(), vp(zero_snr=True), Flow(3.0)], ids=["VP", "zero", "flow"]
+)
+@pytest.mark.parametrize("kind", PREDICTIONS)
+def test_the_weighted_error_of_x0_is_that_of_the_networks_own_output(kind, schedule):
+    t = times(schedule)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    x0, guess, x_t = guesses(schedule, t)
+    factors = alpha[:, None], sigma[:, None]
+    error = from_x0(kind, guess, x_t, *factors) - from_x0(kind, x0, x_t, *factors)
+    weighted = error_weight(kind, alpha, sigma)[:, None] * (guess - x0) ** 2
+    torch.testing.assert_close(weighted, error**2, rtol=1e-6, atol=1e-9)
+
+
+def test_the_weighted_error_of_x0_is_that_of_the_output_in_edms_preconditioning():
+    t = times(EDM())
+    x0, guess, x_t = guesses(EDM(), t)
+    error = edm_from_x0(guess, x_t, t[:, None], 0.4) - edm_from_x0(x0, x_t, t[:, None], 0.4)
+    weighted = edm_error_weight(t, 0.4)[:, None] * (guess - x0) ** 2
+    torch.testing.assert_close(weighted, error**2, rtol=1e-6, atol=1e-9)
+
+
+def test_weights_are_those_of_the_papers_bit_by_bit():
+    """eps: the signal-to-noise ratio; flow: 1/t^2 (alpha + sigma is 1); v: never 0."""
+    t = times(Flow(3.0)).float()
+    assert torch.equal(error_weight("flow_prediction", 1 - t, t), t**-2)
+    schedule, t = vp(zero_snr=True), torch.arange(1000.0)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    assert torch.equal(error_weight("epsilon", alpha, sigma), (alpha / sigma) ** 2)
+    assert error_weight("v_prediction", alpha, sigma)[-1] == 1
+    assert (error_weight("sample", alpha, sigma) == 1).all()
+
+
 def test_an_unknown_prediction_is_refused():
     for translate in (to_x0, from_x0):
         with pytest.raises(ValueError, match="unknown prediction type 'noise'; known are epsilon"):
             translate("noise", X0, X0, ALPHA, ALPHA)
+    with pytest.raises(ValueError, match="unknown prediction type 'noise'; known are epsilon"):
+        error_weight("noise", ALPHA, ALPHA)

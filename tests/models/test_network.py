@@ -1,5 +1,6 @@
 """Adapters: our x0 is the one diffusers' own schedulers read from the same raw network."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,13 +13,17 @@ from diffusers import (
 )
 from torch import Tensor
 
-from pipeline.diffusion.noise import EDM, VP
+from pipeline.config import DistillConfig
+from pipeline.diffusion.noise import EDM, VP, Schedule, expand
+from pipeline.diffusion.prediction import PREDICTIONS, edm_from_x0, edm_inputs, from_x0
 from pipeline.models.families.edm import EDMUNet
 from pipeline.models.families.unet2d import UNet2D
 from pipeline.models.schedulers import read_scheduler
+from pipeline.training.method import build_method
 from pipeline.utils.errors import UserError
 from tests.families.builders.unet2d import unet
 from tests.fixtures.denoise import denoise
+from tests.fixtures.double import double
 from tests.models.test_schedulers import saved
 
 
@@ -74,3 +79,43 @@ def test_a_network_of_classes_needs_labels(schedule: Any) -> None:
     denoiser = kind(raw_unet(classes=3), schedule, prediction)
     with pytest.raises(UserError, match=r"no unconditional branch.*pairs\.guidance"):
         denoise(denoiser, images(2), torch.ones(2, dtype=torch.float64))
+
+
+def own_error(network: UNet2D, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """Mean squared error of what the backbone itself gives."""
+    schedule, level = network.schedule, expand(t, x_t)
+    if isinstance(schedule, EDM):
+        scaled, c_noise = edm_inputs(x_t, level, schedule.sigma_data)
+        meant = edm_from_x0(x0, x_t, level, schedule.sigma_data)
+        return ((network.backbone(scaled, c_noise.flatten()).sample - meant) ** 2).mean()
+    alpha, sigma = schedule.alpha(level), schedule.sigma(level)
+    meant = from_x0(network.prediction, x0, x_t, alpha, sigma)
+    return ((network.backbone(x_t, t).sample - meant) ** 2).mean()
+
+
+ZERO_SNR = VP(DDPMScheduler(rescale_betas_zero_snr=True).alphas_cumprod)
+OUTPUTS: list[tuple[str, Schedule]] = [
+    *((kind, VP(DDPMScheduler().alphas_cumprod)) for kind in PREDICTIONS),
+    *((kind, ZERO_SNR) for kind in PREDICTIONS if kind != "epsilon"),
+    ("edm", EDM(sigma_data=0.4)),
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("prediction", "schedule"), OUTPUTS)
+def test_a_critics_loss_is_the_error_of_what_its_network_gives(
+    prediction: str, schedule: Schedule
+) -> None:
+    kind = EDMUNet if isinstance(schedule, EDM) else UNet2D
+    network = kind(raw_unet(), schedule, prediction)
+    settings = {"regression": {"weight": 0.0}, "regression_steps": 0}
+    distill = DistillConfig.model_validate({**settings, "critic": {"range": (0.0, 1.0)}})
+    method = build_method(distill, network, torch.device("cpu"))
+    drawn = double(method.draw(8, torch.Generator().manual_seed(0)))
+    ends = schedule.time_from_fraction(torch.tensor([0.02, 1.0], dtype=torch.float64))
+    t = torch.cat([drawn.critic.t[2:], ends])
+    microbatch = replace(drawn, critic=replace(drawn.critic, t=t))
+    x0 = images(8)
+    x_t = microbatch.critic.add_noise(x0, schedule)
+    found = method.critic_loss(network, x0, microbatch).total
+    torch.testing.assert_close(found, own_error(network, x0, x_t, t), rtol=1e-6, atol=0)

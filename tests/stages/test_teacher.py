@@ -65,7 +65,7 @@ def loss_of(network: UNet2D) -> float:
     images, labels = data.test_images[:256], data.test_labels[:256]
     sigma = (-1.2 + 1.2 * torch.randn(256, generator=rng)).exp()
     x_t = diffuse(images, torch.randn(images.shape, generator=rng), sigma, network.schedule)
-    weight = network.schedule.weight(sigma)
+    weight = network.error_weight(sigma)
     return float(denoising_loss(denoise(network.eval(), x_t, sigma, labels), images, weight))
 
 

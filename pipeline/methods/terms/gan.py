@@ -83,9 +83,17 @@ class GAN(Term[GANConfig]):
         return Needs(pairs=self.settings.real == "pairs", real=True, heads=True)
 
     def problems(self) -> Iterator[str]:
-        """A divergence without the logits that it takes."""
-        gan = self.settings
-        if gan.divergence != "reverse-kl" and not (self.active and self._shared):
+        """A divergence without the logits that it takes, or without others to weigh against."""
+        gan, rows = self.settings, self.distill.batch_size // self.distill.lanes
+        if gan.divergence == "reverse-kl":
+            return
+        if rows == 1:
+            yield (
+                f"distill.gan.divergence: {gan.divergence} weighs the samples of a microbatch "
+                "against each other, and distill.lanes "
+                f"({self.distill.lanes}) leaves one in each; use fewer lanes"
+            )
+        if not (self.active and self._shared):
             yield (
                 f"distill.gan.divergence: {gan.divergence} weighs the matching loss by the logits "
                 "of the same draws; it needs distill.gan.real, and distill.draws shared"

@@ -8,7 +8,12 @@ from pipeline.config import NetworkConfig
 from pipeline.diffusion import seeds
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import EDM, expand
-from pipeline.diffusion.prediction import consistency_to_x0, edm_inputs, edm_to_x0
+from pipeline.diffusion.prediction import (
+    consistency_to_x0,
+    edm_error_weight,
+    edm_inputs,
+    edm_to_x0,
+)
 from pipeline.models.families.unet2d import UNet2D
 from pipeline.models.family import register_family
 from pipeline.models.folder import ModelFolder
@@ -39,6 +44,10 @@ class EDMUNet(UNet2D):
         if self.prediction == "consistency":
             return consistency_to_x0(output, x_t, sigma, schedule.sigma_data, schedule.sigma_min)
         return edm_to_x0(output, x_t, sigma, schedule.sigma_data)
+
+    def error_weight(self, t: Tensor) -> Tensor:
+        """EDM's, for consistency models too: their own is near it, but infinite at sigma_min."""
+        return edm_error_weight(t, self.schedule.sigma_data)
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         x_t, c_noise = edm_inputs(x_t, expand(t, x_t), self.schedule.sigma_data)

@@ -13,6 +13,7 @@ from pipeline.config import TeacherConfig
 from pipeline.diffusion import seeds
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import EDM, Schedule, expand
+from pipeline.diffusion.prediction import edm_error_weight
 from pipeline.models.condition import ClassLabels
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.family import Family, register_family
@@ -88,6 +89,11 @@ class GaussianMixture(Denoiser, Family):
         means = torch.stack([x0 for x0, _ in parts])
         mixture = (weights[..., None] * means).sum(0).view_as(x_t)
         return torch.where(expand(labels < 0, x_t), mixture, known)
+
+    def error_weight(self, t: Tensor) -> Tensor:
+        """Of the networks that learn from it, which are in EDM's preconditioning."""
+        assert isinstance(self.schedule, EDM)
+        return edm_error_weight(t, self.schedule.sigma_data)
 
     def _component(
         self, x_t: Tensor, alpha: Tensor, sigma: Tensor, label: Tensor
