@@ -207,7 +207,9 @@ class LatentNetwork(Network):
         """Flow time in [0, 1] as a position in the table of training steps."""
         assert isinstance(self.schedule, Flow)
         position = t * self.schedule.steps_table
-        return position.floor() if self.schedule.spacing == "multistep" else position
+        if self.schedule.spacing != "multistep":
+            return position
+        return (position + 1e-4).floor()  # in float32 a multiple may lie a little lower
 
     def with_guidance(self, scale: float | None) -> "LatentNetwork":
         if scale is None:

@@ -80,7 +80,7 @@ class Network(Denoiser, Family):
     def settings(self) -> dict[str, Any] | None:
         """How the pipeline is called for the student's steps; None if it cannot take them."""
         times = self.sampler.timesteps
-        if len(times) == 1 or times == spaced_timesteps(self.sampler):
+        if times == spaced_timesteps(self.sampler):
             return {"num_inference_steps": len(times)}
         return None
 
