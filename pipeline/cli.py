@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -87,8 +87,12 @@ def load(
     parser = _parser(description, instead, words)
     parse = parser.parse_known_intermixed_args if words else parser.parse_known_args
     known, unknown = parse(arguments)
+    if unknown and not unknown[0].startswith("--"):
+        raise UserError(
+            f"{unknown[0]}: unexpected argument; write settings as `--distill.steps 500`"
+        )
     if unknown:
-        raise UserError(_unknown_argument(unknown[0]))
+        raise UserError(_unknown(unknown[0][2:].partition("=")[0]))
     given = vars(known)
     if named := given.pop(_WORDS, None):
         given[words] = named
@@ -102,20 +106,14 @@ def load(
         raise UserError(_line(error.errors()[0])) from None
 
 
-class _Setting(NamedTuple):
-    name: str
-    group: str
-    schema: dict[str, Any]
-
-
-def _settings() -> list[_Setting]:
-    """List every leaf of the tree, in order, with its group's help and its own JSON schema."""
+def _settings() -> list[tuple[str, str, dict[str, Any]]]:
+    """Name of every leaf of the tree, in order, its group's help and its own JSON schema."""
     tree = Config.model_json_schema()
 
-    def walk(node: dict[str, Any], prefix: str) -> Iterator[_Setting]:
+    def walk(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
         for key, schema in node["properties"].items():
             if "$ref" not in schema:
-                yield _Setting(prefix + key, node["description"], schema)
+                yield prefix + key, node["description"], schema
         for key, schema in node["properties"].items():
             if "$ref" in schema:
                 yield from walk(tree["$defs"][schema["$ref"].split("/")[-1]], f"{prefix}{key}.")
@@ -204,14 +202,8 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     branch[leaf] = value
 
 
-def _unknown_argument(argument: str) -> str:
-    if not argument.startswith("--"):
-        return f"{argument}: unexpected argument; write settings as `--distill.steps 500`"
-    return _unknown(argument[2:].partition("=")[0])
-
-
 def _unknown(key: str) -> str:
-    names = [setting.name for setting in _settings()]
+    names = [name for name, _, _ in _settings()]
     if any(name.startswith(f"{key}.") for name in names):
         inside = ", ".join(name for name in names if name.startswith(f"{key}."))
         return f"{key}: a group of settings, not a setting; it has {inside}"
@@ -235,7 +227,8 @@ def _unknown(key: str) -> str:
 def _line(error: ErrorDetails) -> str:
     """Say in one line one of pydantic's errors: key, value, what is right."""
     key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error["loc"]).lstrip(".")
-    kind, value = error["type"], _show(error["input"])
+    kind, value = error["type"], json.dumps(error["input"], default=str)
+    value = value if len(value) <= 60 else f"{value[:57]}..."
     reason = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
     if not key:
         return reason
@@ -250,8 +243,3 @@ def _line(error: ErrorDetails) -> str:
     if kind == "tuple_type":
         reason = "must be a list such as [1, 2]"
     return f"{key}: {value} is not accepted: {reason}"
-
-
-def _show(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -232,7 +232,8 @@ class Examination:
         need = parts.total + (CONTEXT if workers.gpus else 0)
         found = self.speeds["distill.workers"].memory
         if need > found:
-            shares = ", ".join(f"{k} {v / GIB:.1f}" for k, v in vars(parts).items())
+            sizes = (f"{k.replace('_', ' ')} {v / GIB:.1f}" for k, v in vars(parts).items())
+            shares = ", ".join(sizes)
             raise UserError(
                 f"a worker needs {need / GIB:.1f} GiB ({shares}) and has {found / GIB:.1f}: set "
                 "distill.precision bf16, distill.recompute, more distill.lanes, distill.sharded, "

@@ -6,7 +6,6 @@ import platform
 import shutil
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,9 +148,15 @@ def _measured(settings: dict[str, Any]) -> Speed:
     labels = None if teacher.classes is None else torch.zeros(rows, dtype=torch.int64)
     condition = teacher.conditioner(labels, rows, device)
 
+    @torch.no_grad()
     def seconds(network: Any) -> float:
-        with torch.no_grad():
-            return _seconds(lambda: teacher.sampler.images(network, noise, condition)) / rows
+        times = []
+        for _ in range(4):
+            start = time.perf_counter()
+            images = teacher.sampler.images(network, noise, condition)
+            images.flatten()[0].item()  # waits for a GPU
+            times.append(time.perf_counter() - start)
+        return min(times) / rows
 
     if device.type == "cuda":
         name, memory = (
@@ -161,16 +166,6 @@ def _measured(settings: dict[str, Any]) -> Speed:
     else:
         name, memory = "CPU", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Speed(name, memory, seconds(teacher), seconds(student))
-
-
-def _seconds(call: Callable[[], torch.Tensor]) -> float:
-    """Of one call, the least of several."""
-    times = []
-    for _ in range(4):
-        start = time.perf_counter()
-        call().flatten()[0].item()  # waits for a GPU
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def _existing(folder: Path) -> Path:

@@ -19,7 +19,7 @@ from pipeline.data.s3 import REQUESTS
 from pipeline.data.shards import Manifest
 from pipeline.data.storage import Store
 from pipeline.utils.errors import UserError
-from pipeline.utils.progress import progress
+from pipeline.utils.progress import Progress
 
 WAVE = 2000
 """Shards handed to Ray at once: planning more would take its driver time and memory."""
@@ -77,7 +77,7 @@ def make_missing(store: Store, plan: Plan, count: int, work: Work) -> None:
     todo, spans = shards.missing(store, plan, count), plan.spans(count)
     done = count - sum(len(spans[index]) for index in todo)
     failed: dict[int, str] = {}
-    with progress(count, work.name, work.unit, start=done) as bar:
+    with Progress(count, work.name, work.unit, start=done) as bar:
         for first in range(0, len(todo), WAVE):
             for row in outcomes(todo[first : first + WAVE], work):
                 if row["failed"]:

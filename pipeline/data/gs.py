@@ -51,7 +51,7 @@ class GSStore:
                     data, "application/octet-stream", if_generation_match=0
                 )
             return True
-        except _TakenError:
+        except PreconditionFailed:
             return False
 
     def get(self, name: str) -> bytes:
@@ -120,8 +120,8 @@ class GSStore:
                 f"{where}: no credentials; run `gcloud auth application-default login`, or give "
                 "the machine a service account"
             ) from error
-        except PreconditionFailed as error:
-            raise _TakenError from error
+        except PreconditionFailed:  # the name has an object already
+            raise
         except GoogleAPICallError as error:
             reason, advice = (
                 error.message,
@@ -132,10 +132,6 @@ class GSStore:
             raise UserError(f"{where}: {reason}; {advice}") from error
         except (RetryError, RequestException) as error:
             raise UserError(f"{where}: {error}; check the network, run again") from error
-
-
-class _TakenError(Exception):
-    """The name has an object already."""
 
 
 @cache

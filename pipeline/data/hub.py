@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from huggingface_hub import HfApi, get_token, snapshot_download
 from huggingface_hub.errors import (
@@ -56,20 +55,8 @@ def is_model(uri: str) -> bool:
     return split(uri)[0] == "hf"
 
 
-class Address(NamedTuple):
-    """A model on the Hub.
-
-    Attributes:
-        repo: owner/name.
-        revision: A commit, branch or tag, if one is given.
-    """
-
-    repo: str
-    revision: str | None
-
-
-def parse(url: str, setting: str) -> Address:
-    """The parts of hf://owner/name@revision.
+def parse(url: str, setting: str) -> tuple[str, str | None]:
+    """The parts of hf://owner/name@revision: owner/name, and a commit, branch or tag, if given.
 
     Raises:
         UserError: If it is none.
@@ -77,7 +64,7 @@ def parse(url: str, setting: str) -> Address:
     found = _ADDRESS.fullmatch(url)
     if found is None:
         raise UserError(f"{setting}: {url} is no model on the Hub; give hf://owner/name@commit")
-    return Address(*found.groups())
+    return found[1], found[2]
 
 
 def fetch_model(url: str, setting: str) -> Path:

@@ -2,7 +2,7 @@
 
 import gzip
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,15 +53,19 @@ def load_images(name: str | None, size: int, folder: str | None) -> RealImages:
         UserError: If the set is unknown or not installed, or a file is missing or damaged.
     """
     if folder is not None:
-        return _resize(_load_idx(Path(folder)), size)
-    match name:
-        case "digits":
-            return _resize(_split(*_digits()), size)
-        case "mnist":
-            return _resize(_split(*_mnist()), size)
-        case "fashion-mnist":
-            return _resize(_load_idx(Path(FASHION_MNIST)), size)
-    raise UserError(f"data.name {name!r} is no set of images: use digits, mnist or fashion-mnist")
+        found = _load_idx(Path(folder))
+    elif name == "digits":
+        found = _split(*_digits())
+    elif name == "mnist":
+        found = _split(*_mnist())
+    elif name == "fashion-mnist":
+        found = _load_idx(Path(FASHION_MNIST))
+    else:
+        raise UserError(
+            f"data.name {name!r} is no set of images: use digits, mnist or fashion-mnist"
+        )
+    images, test_images = (_at_size(each, size) for each in (found.images, found.test_images))
+    return replace(found, images=images, test_images=test_images)
 
 
 def _digits() -> tuple[Tensor, Tensor]:
@@ -127,16 +131,6 @@ def _split(images: Tensor, labels: Tensor) -> RealImages:
         order = torch.randperm(len(members), generator=generator("test split", label))
         test[members[order[: round(TEST_PART * len(members))]]] = True
     return RealImages(images[~test], labels[~test], images[test], labels[test], classes)
-
-
-def _resize(data: RealImages, size: int) -> RealImages:
-    return RealImages(
-        _at_size(data.images, size),
-        data.labels,
-        _at_size(data.test_images, size),
-        data.test_labels,
-        data.classes,
-    )
 
 
 def _at_size(images: Tensor, size: int) -> Tensor:

@@ -9,12 +9,11 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from pipeline.config import S3Config, TeacherConfig
+from pipeline.data.sources.sample import NAMES, field
 from pipeline.data.storage import Storage, Store
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import cache_folder, write_file
 
-COLUMNS = ("prompt", "caption", "text")
-"""Where a table has its prompts, the first of these that it has, in any case of letters."""
 _COPY = ".prompts"
 _FILES = (".txt", ".csv", ".parquet", ".arrow")
 
@@ -71,16 +70,11 @@ def _read(store: Store, name: str) -> Iterator[str]:
                 table = pq.read_table(file)
             else:
                 table = pa.ipc.open_stream(file).read_all()
-            lines = table[_column(table, store.uri(name))].to_pylist()
+            column = field(table.column_names, "captions")
+            if column is None:
+                raise UserError(
+                    f"teacher.prompts: {store.uri(name)} has no column "
+                    f"{', '.join(NAMES['captions'])}; it has {', '.join(table.column_names)}"
+                )
+            lines = table[column].to_pylist()
     yield from (line for each in lines if (line := str(each or "").strip()))
-
-
-def _column(table: pa.Table, where: str) -> str:
-    found = {name.lower(): name for name in reversed(table.column_names)}
-    for column in COLUMNS:
-        if column in found:
-            return found[column]
-    raise UserError(
-        f"teacher.prompts: {where} has no column {', '.join(COLUMNS)}; it has "
-        f"{', '.join(table.column_names)}"
-    )

@@ -48,7 +48,6 @@ class _Reader(Generic[_Batch]):
         batch_size: Rows in a batch.
         window: Row groups shuffled together.
         decode: Reads a row group, as `schema.decode`.
-        concat: Joins batches, as `schema.concat`.
     """
 
     def __init__(
@@ -59,11 +58,10 @@ class _Reader(Generic[_Batch]):
         batch_size: int,
         window: int,
         decode: Callable[[pa.NativeFile, int, tuple[int, int, int], str, str], _Batch],
-        concat: Callable[[list[_Batch]], _Batch],
     ) -> None:
         self._plan, self._store, self._seed = manifest.plan, store, seed
         self._count, self._fingerprint = manifest.count, manifest.plan.fingerprint()
-        self._decode, self._concat = decode, concat
+        self._decode = decode
         self._batch_size, self._window_size = batch_size, window
         self._groups = [
             (shard, group, min(schema.GROUP, shard.rows - group * schema.GROUP))
@@ -95,7 +93,7 @@ class _Reader(Generic[_Batch]):
             parts.append(window.rows(rows))
             position += len(rows)
             needed -= len(rows)
-        return self._concat(parts).float()
+        return schema.concat(parts).float()
 
     def _plan_epoch(self, epoch: int) -> tuple[list[int], list[int]]:
         """The groups in this epoch's order, and the first row of each window."""
@@ -108,7 +106,7 @@ class _Reader(Generic[_Batch]):
         """The rows of a window as stored, and the order of its rows."""
         first = number * self._window_size
         order = self._epoch(epoch)[0][first : first + self._window_size]
-        window = self._concat([self._read(*self._groups[group]) for group in order])
+        window = schema.concat([self._read(*self._groups[group]) for group in order])
         rng = generator(self._seed, f"{self._plan.kind.title} rows", epoch, number)
         return window, torch.randperm(len(window.ids), generator=rng)
 
@@ -141,9 +139,7 @@ class PairReader(_Reader[PairBatch]):
 
     def __init__(self, store: Store, seed: int, batch_size: int, window: int = 8) -> None:
         self.manifest = read_manifest(store)
-        super().__init__(
-            store, self.manifest, seed, batch_size, window, schema.decode, schema.concat
-        )
+        super().__init__(store, self.manifest, seed, batch_size, window, schema.decode)
 
 
 class RealReader(_Reader[RealBatch]):
@@ -151,4 +147,4 @@ class RealReader(_Reader[RealBatch]):
 
     def __init__(self, store: Store, seed: int, batch_size: int, window: int = 8) -> None:
         self.manifest = read_manifest(store, RealPlan)
-        super().__init__(store, self.manifest, seed, batch_size, window, real.decode, real.concat)
+        super().__init__(store, self.manifest, seed, batch_size, window, real.decode)

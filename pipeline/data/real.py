@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pipeline.data import crop, schema, shards
 from pipeline.data.plans import RealPlan
+from pipeline.data.schema import Content
 from pipeline.data.shards import Manifest
 from pipeline.data.storage import Store
 from pipeline.utils.errors import UserError
@@ -56,20 +57,6 @@ class RealBatch:
     def float(self) -> "RealBatch":
         """The same with images in float32."""
         return replace(self, images=self.images.float())
-
-
-def concat(batches: Sequence[RealBatch]) -> RealBatch:
-    """One batch of all images, in the given order; a copy unless there is only one."""
-    if len(batches) == 1:
-        return batches[0]
-    labels = [batch.labels for batch in batches if batch.labels is not None]
-    captions = [batch.captions for batch in batches if batch.captions is not None]
-    return RealBatch(
-        torch.cat([batch.ids for batch in batches]),
-        torch.cat(labels) if labels else None,
-        tuple(chain(*captions)) if captions else None,
-        torch.cat([batch.images for batch in batches]),
-    )
 
 
 @dataclass(frozen=True)
@@ -149,22 +136,7 @@ def decode(
         return _batch(schema.read_group(file, group, plan), shape)
 
 
-@dataclass(frozen=True)
-class Content:
-    """A whole shard.
-
-    Attributes:
-        batch: All its images.
-        metadata: What its footer says.
-        sha256: `schema.digest` of the rows as they are now.
-    """
-
-    batch: RealBatch
-    metadata: dict[str, str]
-    sha256: str
-
-
-def decode_all(file: pa.NativeFile, shape: tuple[int, int, int], name: str) -> Content:
+def decode_all(file: pa.NativeFile, shape: tuple[int, int, int], name: str) -> Content[RealBatch]:
     """Read a whole shard, to check it; as `schema.decode_all`."""
     with schema.readable(name, schema.REAL):
         shard = pq.ParquetFile(file)
@@ -174,9 +146,5 @@ def decode_all(file: pa.NativeFile, shape: tuple[int, int, int], name: str) -> C
 
 def _batch(table: pa.Table, shape: tuple[int, int, int]) -> RealBatch:
     captions = tuple(table[_CAPTION].to_pylist()) if _CAPTION in table.column_names else None
-    return RealBatch(
-        schema.ids_of(table),
-        schema.labels_of(table),
-        captions,
-        schema.images_of(table, schema.IMAGE, shape),
-    )
+    images = schema.images_of(table, schema.IMAGE, shape)
+    return RealBatch(*schema.numbers_of(table), captions, images)

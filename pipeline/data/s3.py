@@ -79,7 +79,7 @@ class S3Store:
         raise UserError(f"cannot write {self.uri(name)}: other writers keep it busy; run again")
 
     def get(self, name: str) -> bytes:
-        return self._patient(name, lambda client, key: _body(client.get_object(**key)))
+        return self._patient(name, lambda client, key: client.get_object(**key)["Body"].read())
 
     def upload(self, file: Path, name: str) -> None:
         with self._errors("write", name):
@@ -91,7 +91,7 @@ class S3Store:
         def part(first: int, last: int) -> bytes:
             span = f"bytes={first}-{last}"
             return self._patient(
-                name, lambda client, key: _body(client.get_object(**key, Range=span))
+                name, lambda client, key: client.get_object(**key, Range=span)["Body"].read()
             )
 
         return pa.PythonFile(Ranges(part, size), mode="r")
@@ -177,10 +177,6 @@ class S3Store:
             raise UserError(f"{where}: {error}; check s3.endpoint and the network") from error
 
 
-def _body(answer: Any) -> bytes:
-    return bytes(answer["Body"].read())
-
-
 class _TakenError(Exception):
     """The name has an object already."""
 
@@ -207,9 +203,7 @@ def _connect(endpoint: str | None, region: str | None, profile: str | None) -> A
     )
     session = boto3.session.Session(profile_name=profile, region_name=region)
     client = session.client("s3", endpoint_url=endpoint, config=settings)
-    client.meta.events.register("request-created.s3", _count)
+    client.meta.events.register(
+        "request-created.s3", lambda operation_name, **_: REQUESTS.update([operation_name])
+    )
     return client
-
-
-def _count(operation_name: str, **_: Any) -> None:
-    REQUESTS[operation_name] += 1

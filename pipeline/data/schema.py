@@ -11,6 +11,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +29,7 @@ GROUP = 256
 
 ID, LABEL, IMAGE = "sample_id", "label", "image"
 _PROMPT, _NOISE = "prompt", "noise"
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
@@ -50,17 +53,20 @@ PAIRS = Kind("pairs", "pair", "pairs.output", "jobs/pairs.py")
 REAL = Kind("real", "real", "encode.output", "jobs/encode.py")
 
 
-def concat(batches: Sequence[PairBatch]) -> PairBatch:
-    """One batch of all pairs, in the given order; a copy unless there is only one."""
+def concat(batches: Sequence[Batch]) -> Batch:
+    """One batch of all rows, in the given order; a copy unless there is only one.
+
+    Args:
+        batches: Of one kind; a field is a tensor or a tuple with an entry for each row, or None.
+    """
     if len(batches) == 1:
         return batches[0]
-    labels = [batch.labels for batch in batches if batch.labels is not None]
-    return PairBatch(
-        torch.cat([batch.ids for batch in batches]),
-        torch.cat(labels) if labels else None,
-        torch.cat([batch.noise for batch in batches]),
-        torch.cat([batch.images for batch in batches]),
-    )
+    columns: dict[str, Any] = {}
+    for name in vars(batches[0]):
+        parts = [part for batch in batches if (part := getattr(batch, name)) is not None]
+        tensors = bool(parts) and isinstance(parts[0], Tensor)
+        columns[name] = torch.cat(parts) if tensors else tuple(chain(*parts)) if parts else None
+    return type(batches[0])(**columns)
 
 
 def storable(noise: Tensor) -> Tensor:
@@ -154,23 +160,23 @@ def read_group(file: pa.NativeFile, group: int, plan: str) -> pa.Table:
 
 
 @dataclass(frozen=True)
-class Content:
+class Content(Generic[Batch]):
     """A whole shard.
 
     Attributes:
-        pairs: All its pairs, as `decode` gives them.
+        batch: All its rows, as `decode` gives them.
         metadata: What its footer says.
         sha256: `digest` of the rows as they are now.
         prompts: Of each pair, or None.
     """
 
-    pairs: PairBatch
+    batch: Batch
     metadata: dict[str, str]
     sha256: str
-    prompts: list[str] | None
+    prompts: list[str] | None = None
 
 
-def decode_all(file: pa.NativeFile, shape: tuple[int, int, int], name: str) -> Content:
+def decode_all(file: pa.NativeFile, shape: tuple[int, int, int], name: str) -> Content[PairBatch]:
     """Read a whole shard, to check it; arguments and errors as in `decode`, whatever its plan."""
     with readable(name, PAIRS):
         shard = pq.ParquetFile(file)
@@ -186,17 +192,14 @@ def footer(shard: pq.ParquetFile) -> dict[str, str]:
 
 def _pairs(table: pa.Table, shape: tuple[int, int, int]) -> PairBatch:
     noise, images = (images_of(table, column, shape) for column in (_NOISE, IMAGE))
-    return PairBatch(ids_of(table), labels_of(table), noise, images)
+    return PairBatch(*numbers_of(table), noise, images)
 
 
-def ids_of(table: pa.Table) -> Tensor:
-    """The sample ids, (B,) int64."""
-    return _values(table[ID], torch.int64)
-
-
-def labels_of(table: pa.Table) -> Tensor | None:
-    """The labels, (B,) int64, or None."""
-    return _values(table[LABEL], torch.int32).long() if LABEL in table.column_names else None
+def numbers_of(table: pa.Table) -> tuple[Tensor, Tensor | None]:
+    """What `numbers` was given: sample ids, (B,) int64, and labels, (B,) int64, or None."""
+    labelled = LABEL in table.column_names
+    labels = _values(table[LABEL], torch.int32).long() if labelled else None
+    return _values(table[ID], torch.int64), labels
 
 
 def images_of(table: pa.Table, column: str, shape: tuple[int, int, int]) -> Tensor:

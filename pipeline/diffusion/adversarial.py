@@ -40,14 +40,10 @@ def smoothness_loss(real: Tensor, nearby: Tensor, distance: float) -> Tensor:
     return ((real - nearby) / distance).square().mean()
 
 
-def _js(ratio: Tensor) -> Tensor:
-    return ratio / (1 + ratio)
-
-
 DIVERGENCES: dict[str, Callable[[Tensor], Tensor] | None] = {
     "reverse-kl": None,
     "kl": lambda ratio: ratio,
-    "js": _js,
+    "js": lambda ratio: ratio / (1 + ratio),
 }
 """f-divergences by their weight f''(r) r^2 of the ratio r = real / fake; None: 1, DMD's own."""
 

@@ -34,7 +34,10 @@ class Schedule(Protocol):
         """Standard deviation of the noise at time t."""
 
     def init_noise_sigma(self, t: Tensor) -> Tensor:
-        """Standard deviation of the noise a sampler puts in where it starts, at time t."""
+        """Standard deviation of the noise a student is given where it starts, at time t."""
+
+    def solver_sigma(self, t: Tensor) -> Tensor:
+        """As `init_noise_sigma`, for a solver of the teacher."""
 
     def scale(self, t: Tensor) -> Tensor:
         """Factor that takes x_t to the coordinates of the ODE, y = x_t / scale."""
@@ -98,6 +101,9 @@ class EDM:
     def init_noise_sigma(self, t: Tensor) -> Tensor:
         return t
 
+    def solver_sigma(self, t: Tensor) -> Tensor:
+        return t
+
     def scale(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
@@ -117,7 +123,7 @@ class EDM:
         return torch.cat([times, times.new_zeros(1)])
 
 
-_SPACINGS = ("leading", "trailing", "linspace")
+_SPACINGS = ("leading", "trailing", "linspace", "rounded")
 _MULTISTEP = ("multistep-leading", "multistep-linspace")
 
 
@@ -132,12 +138,13 @@ class VP:
         alphas_cumprod: Table abar, (T,), descending in [0, 1]; 0 at its end alone (zero terminal
             SNR), where x_t is noise and nothing else.
         spacing: Spacing of `times`: "leading", "trailing" or "linspace"
-            (Lin et al., 2023, arXiv 2305.08891, Table 2); with "multistep-" before the first or
-            the last, that of diffusers' DPMSolverMultistepScheduler, which makes one time more
-            and leaves out the cleanest.
+            (Lin et al., 2023, arXiv 2305.08891, Table 2); "rounded" is "linspace" at whole
+            times; with "multistep-" before "leading" or "linspace", that of diffusers'
+            DPMSolverMultistepScheduler, which makes one time more and leaves out the cleanest.
         steps_offset: Added to the times of the "leading" spacing (SD: 1).
         clean_end: Whether the last step ends at the clean image or at abar[0]
             (diffusers' `set_alpha_to_one`).
+        starts_at_prior: Whether a solver starts from noise of variance 1, or of sigma(t)^2.
 
     Source: Ho et al., 2020, arXiv 2006.11239, Eq. 4.
     """
@@ -146,6 +153,7 @@ class VP:
     spacing: str = "leading"
     steps_offset: int = 0
     clean_end: bool = True
+    starts_at_prior: bool = True
 
     @property
     def start(self) -> float:
@@ -179,6 +187,9 @@ class VP:
         """1: the prior, which sigma(t) only comes near; as diffusers' `init_noise_sigma`."""
         return torch.ones_like(t)
 
+    def solver_sigma(self, t: Tensor) -> Tensor:
+        return self.init_noise_sigma(t) if self.starts_at_prior else self.sigma(t)
+
     def scale(self, t: Tensor) -> Tensor:
         """alpha, and 2^-12 where that is 0: the coordinates have no such point."""
         return self.alpha(t).clamp(min=2.0**-12)
@@ -202,7 +213,9 @@ class VP:
         else:
             times = torch.linspace(total - 1, 0, more, dtype=torch.float64)
         if spacing in _MULTISTEP:
-            times = times[:-1].round()
+            times = times[:-1]
+        if spacing in (*_MULTISTEP, "rounded"):
+            times = times.round()
         if steps > total or times[0] >= total:
             raise ValueError(
                 f"{steps} steps with offset {self.steps_offset} do not fit a table of {total}"
@@ -219,7 +232,8 @@ class Flow:
         shift: Resolution shift of the spacing, t = shift u / (1 + (shift - 1) u).
         steps_table: Number of training steps N.
         spacing: Spacing of `times`. "linspace" (SD3) runs from 1 to the shifted 1/N and is then
-            shifted once more; "trailing" (Flux) shifts 1 to 1/steps; "multistep" (SANA's
+            shifted once more; "once" (SD3 with a shift that follows the size) shifts 1 to 1/N;
+            "trailing" (Flux) shifts 1 to 1/steps; "multistep" (SANA's
             DPMSolverMultistepScheduler) shifts 1 - 1/N to 0 and leaves out the last.
 
     Source: Esser et al., 2024, arXiv 2403.03206, Eq. 23.
@@ -243,6 +257,9 @@ class Flow:
         """1: the prior, also where a spacing starts a little below it."""
         return torch.ones_like(t)
 
+    def solver_sigma(self, t: Tensor) -> Tensor:
+        return self.init_noise_sigma(t)
+
     def scale(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
@@ -255,35 +272,13 @@ class Flow:
 
     def times(self, steps: int, spacing: str | None = None) -> Tensor:
         spacing = spacing or self.spacing
-        _check(steps, spacing, ("linspace", "trailing", "multistep"))
-        if spacing != "linspace":
+        _check(steps, spacing, ("linspace", "trailing", "once", "multistep"))
+        if spacing in ("trailing", "multistep"):
             first = 1 if spacing == "trailing" else 1 - 1 / self.steps_table
             fractions = torch.linspace(first, 0, steps + 1, dtype=torch.float64)[:-1]
         else:
-            last = self.time_from_fraction(
-                torch.tensor(1 / self.steps_table, dtype=torch.float64)
-            ).item()
-            fractions = torch.linspace(1, last, steps, dtype=torch.float64)
+            last = torch.tensor(1 / self.steps_table, dtype=torch.float64)
+            if spacing == "linspace":
+                last = self.time_from_fraction(last)
+            fractions = torch.linspace(1, last.item(), steps, dtype=torch.float64)
         return torch.cat([self.time_from_fraction(fractions), fractions.new_zeros(1)])
-
-
-def slerp(first: Tensor, second: Tensor, part: Tensor) -> Tensor:
-    """Spherical interpolation: between two noises, noises of about the same length.
-
-    Args:
-        first, second: Noise, (1, C, H, W).
-        part: The way from the first, 0, to the second, 1; (B,).
-
-    Returns:
-        (B, C, H, W), dtype of `first`.
-
-    Source: Shoemake, 1985, "Animating rotation with quaternion curves", Section 3.3.
-    """
-    one, two = (x.double().flatten() for x in (first, second))
-    angle = torch.acos((one @ two / (one.norm() * two.norm())).clamp(-1, 1))
-    part = part.double()
-    if angle.sin() < 1e-6:  # the same noise
-        weights = torch.stack([1 - part, part], 1)
-    else:
-        weights = torch.stack([((1 - part) * angle).sin(), (part * angle).sin()], 1) / angle.sin()
-    return (weights @ torch.stack([one, two])).view(-1, *first.shape[1:]).to(first.dtype)

@@ -167,3 +167,25 @@ def generator(*key: int | str, device: str | torch.device = "cpu") -> torch.Gene
     """
     digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=8).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "little"))
+
+
+def slerp(first: Tensor, second: Tensor, part: Tensor) -> Tensor:
+    """Spherical interpolation: between two noises, noises of about the same length.
+
+    Args:
+        first, second: Noise, (1, C, H, W).
+        part: The way from the first, 0, to the second, 1; (B,).
+
+    Returns:
+        (B, C, H, W), dtype of `first`.
+
+    Source: Shoemake, 1985, "Animating rotation with quaternion curves", Section 3.3.
+    """
+    one, two = (x.double().flatten() for x in (first, second))
+    angle = torch.acos((one @ two / (one.norm() * two.norm())).clamp(-1, 1))
+    part = part.double()
+    if angle.sin() < 1e-6:  # the same noise
+        weights = torch.stack([1 - part, part], 1)
+    else:
+        weights = torch.stack([((1 - part) * angle).sin(), (part * angle).sin()], 1) / angle.sin()
+    return (weights @ torch.stack([one, two])).view(-1, *first.shape[1:]).to(first.dtype)

@@ -89,7 +89,7 @@ def _x0(x_t: Tensor, slope: Tensor, here: _Level) -> Tensor:
 
 def _solve(guess: _Guess, noise: Tensor, schedule: Schedule, times: Tensor) -> Tensor:
     levels = _levels(schedule, times, noise)
-    x_t = schedule.init_noise_sigma(times[0]).item() * noise
+    x_t = schedule.solver_sigma(times[0]).item() * noise
     for here, there in pairwise(levels):
         x_t = _step(x_t, guess(x_t, here, there), here, there)
     return x_t

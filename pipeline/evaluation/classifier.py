@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.diffusion.seeds import generator
-from pipeline.utils.progress import progress
+from pipeline.utils.progress import Progress
 
 FEATURES = 64
 _BATCH = 128
@@ -74,7 +74,7 @@ def train_classifier(images: Tensor, labels: Tensor, classes: int) -> Classifier
     """
     steps = _steps(len(images))
     rng = generator("classifier")
-    with torch.random.fork_rng(devices=[]), progress(steps, "classifier", "steps") as bar:
+    with torch.random.fork_rng(devices=[]), Progress(steps, "classifier", "steps") as bar:
         torch.manual_seed(0)  # initial weights and dropout
         network = Classifier(images.shape[1], classes, images.shape[2])
         optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=0.05)

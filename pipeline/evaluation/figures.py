@@ -1,7 +1,6 @@
 """The main figures of an evaluation, each by its name in a flat table."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,7 +8,6 @@ from torch import Tensor
 from pipeline.diffusion import seeds
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.metrics.frechet import frechet_distance, gaussian_distance
-from pipeline.evaluation.speed import Speed
 from pipeline.evaluation.statistics import SetStatistics, Statistics
 
 
@@ -111,11 +109,6 @@ def half_against_half(features: Tensor, labels: Tensor, splits: int = 10) -> flo
         order = order[: len(order) // 2 * 2]
         total += frechet_distance(features[order[0::2]], features[order[1::2]])
     return total / splits
-
-
-def flat(*parts: AgainstTeacher | AgainstReal | Speed) -> dict[str, Any]:
-    """The fields of all parts in one table."""
-    return {name: value for part in parts for name, value in asdict(part).items()}
 
 
 def _pixel_fd(a: SetStatistics, b: SetStatistics) -> float | None:

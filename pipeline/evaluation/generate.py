@@ -8,7 +8,7 @@ from pipeline.evaluation.speed import Generate
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.utils.errors import UserError
-from pipeline.utils.progress import progress
+from pipeline.utils.progress import Progress
 
 
 def generators(
@@ -46,7 +46,7 @@ def generate(
         UserError: If an image is not finite.
     """
     images = []
-    with progress(len(noise), label, "images") as bar:
+    with Progress(len(noise), label, "images") as bar:
         for first in range(0, len(noise), batch_size):
             rows = slice(first, first + batch_size)
             images.append(by(noise[rows], None if labels is None else labels[rows]))

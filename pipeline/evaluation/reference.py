@@ -17,7 +17,7 @@ from pipeline.evaluation.real import RealPart
 from pipeline.evaluation.statistics import KEPT
 from pipeline.models.denoiser import Denoiser
 from pipeline.utils.errors import UserError
-from pipeline.utils.progress import progress
+from pipeline.utils.progress import Progress
 
 SETTING = "evaluate.reference"
 FEWEST = 20
@@ -151,7 +151,7 @@ def _looked_through(
     """The ids of images that cannot be read, and a digest of the others."""
     damaged: dict[int, str] = {}
     digest = hashlib.sha256()
-    with progress(len(samples), "reference", "images") as bar:
+    with Progress(len(samples), "reference", "images") as bar:
         found = source.reader().pixels(samples.values(), *pixels)
         for (id, sample), image in zip(samples.items(), found, strict=True):
             if isinstance(image, UnreadableError):

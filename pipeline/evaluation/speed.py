@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.utils.progress import progress
+from pipeline.utils.progress import Progress
 
 Generate = Callable[[Tensor, Tensor | None], Tensor]
 """(noise (B, C, H, W), labels (B,) int64 or None) -> images on the CPU."""
@@ -44,7 +44,7 @@ def compare_speed(
         repeats: Rounds that count.
     """
     rounds = []
-    with progress(repeats + 3, "latency", "rounds") as bar:
+    with Progress(repeats + 3, "latency", "rounds") as bar:
         for _ in range(repeats + 3):
             start = time.perf_counter()
             student(noise, labels)

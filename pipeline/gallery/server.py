@@ -38,7 +38,8 @@ def gallery(config: Config) -> None:
     host, port = server.server_address[:2]
     shown = f"[{host!s}]" if ":" in str(host) else str(host)
     print(f"sample   open http://{shown}:{port} in a browser; Ctrl-C ends it", flush=True)
-    if not _loopback(str(host)):
+    address = _address(str(host))
+    if address is None or not address.is_loopback:
         print("sample   whoever reaches this address can use it: there is no password", flush=True)
     with server:
         try:
@@ -61,7 +62,7 @@ def new_server(studio: Studio, host: str, port: int) -> ThreadingHTTPServer:
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
-        address_family = _family(host)
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
     try:
         return Server((host, port), partial(Handler, studio=studio, name=host))
@@ -181,12 +182,3 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return ipaddress.ip_address(text)
     except ValueError:
         return None
-
-
-def _loopback(host: str) -> bool:
-    address = _address(host)
-    return address is not None and address.is_loopback
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET

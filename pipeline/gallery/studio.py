@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.config import PairsConfig
 from pipeline.diffusion import seeds
-from pipeline.diffusion.noise import slerp
+from pipeline.diffusion.seeds import slerp
 from pipeline.diffusion.solver import SOLVERS
 from pipeline.models.condition import Prompts
 from pipeline.models.denoiser import Denoiser

@@ -204,7 +204,9 @@ class DMD:
         for term, weight in self._weighted(plan.on_samples):
             loss, log = term.sample_loss(seen)
             (gradient,) = torch.autograd.grad(loss, seen.x0, retain_graph=seen.logits is not None)
-            parts |= {**log, f"{term.name}_gradient": _size(gradient)}
+            # RMS of the gradient of a summed loss, from that of its mean
+            rms = gradient.square().mean().sqrt() * gradient.numel()
+            parts |= {**log, f"{term.name}_gradient": rms}
             total += weight * gradient
         return total, parts
 
@@ -223,8 +225,3 @@ class DMD:
         losses = [loss for term in self.terms if (loss := term.critic_loss(seen)) is not None]
         total = sum((loss for loss, _ in losses[1:]), losses[0][0])
         return Loss(total, {name: value for _, log in losses for name, value in log.items()})
-
-
-def _size(gradient: Tensor) -> Tensor:
-    """RMS of the gradient of a summed loss, from that of its mean."""
-    return gradient.square().mean().sqrt() * gradient.numel()

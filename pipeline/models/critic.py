@@ -65,7 +65,11 @@ class Critic(nn.Module):
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
-        self.exits = _exit_embedding(denoiser, exits) if exits > 1 else None
+        self.exits: nn.Embedding | None = None
+        if exits > 1:
+            *_, bias = denoiser.get_submodule(denoiser.time_embeddings()[0]).parameters()
+            zeros = torch.zeros(exits, len(bias), device=bias.device)
+            self.exits = nn.Embedding.from_pretrained(zeros, freeze=False)
         stages = denoiser.stages()
         numbers = [len(stages) // 2] if blocks is None else sorted(set(blocks))
         if numbers and numbers[-1] >= len(stages):
@@ -163,12 +167,6 @@ class Critic(nn.Module):
         if not self.stages:
             return []
         return [each.shape for each in self._features(blank(self.denoiser, 1))]
-
-
-def _exit_embedding(denoiser: Network, exits: int) -> nn.Embedding:
-    *_, bias = denoiser.get_submodule(denoiser.time_embeddings()[0]).parameters()
-    zeros = torch.zeros(exits, len(bias), device=bias.device)
-    return nn.Embedding.from_pretrained(zeros, freeze=False)
 
 
 def _map(output: Any) -> Tensor:

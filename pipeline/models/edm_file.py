@@ -105,21 +105,13 @@ def _tensor(storage: Tensor, offset: int, size: Any, stride: Any, *_: object) ->
     return storage.as_strided(size, stride, offset)
 
 
-def _parameter(data: Tensor, *_: object) -> Tensor:
-    return data
-
-
-def _values(*values: object) -> tuple[object, ...]:
-    return values
-
-
-_STAND_INS = {
+_STAND_INS: dict[str, Any] = {
     "torch_utils.persistence._reconstruct_persistent_obj": Module,
     "torch.nn.modules.container.ModuleDict": _ModuleDict,
-    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch.storage._load_from_bytes": _storage,
-    "torch.device": _values,
+    "torch.device": lambda *values: values,
     "torch.Size": tuple,
     "collections.OrderedDict": dict,
     "builtins.set": set,

@@ -1,14 +1,10 @@
 """Exponential moving average of weights, on PyTorch's own AveragedModel."""
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from pipeline.models.frozen import frozen, learnt, sharing_copy
-
-_Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class Average(AveragedModel):
@@ -22,7 +18,7 @@ class Average(AveragedModel):
         super().__init__(nn.Module())
         self.module = sharing_copy(model)
         self.shared = {f"module.{name}" for name in frozen(model)}
-        self._learnt, self._update = learnt(model), _update(decay)
+        self._learnt, self._decay = learnt(model), decay
 
     def update_parameters(self, model: nn.Module) -> None:
         """Take in the model's weights; the first time they are copied."""
@@ -34,7 +30,9 @@ class Average(AveragedModel):
             for average, current in zip(mine, theirs, strict=True):
                 average.copy_(current)
         else:
-            self._update(mine, theirs, self.n_averaged)
+            n = int(self.n_averaged)
+            decay = min(self._decay, (1 + n) / (10 + n))
+            torch._foreach_lerp_(mine, theirs, 1 - decay)
         self.n_averaged += 1
 
 
@@ -49,12 +47,3 @@ def ema_of(model: nn.Module, decay: float) -> Average:
         decay: Share of the old average that a late update keeps, in [0, 1).
     """
     return Average(model, decay).requires_grad_(False).eval()
-
-
-def _update(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
-    @torch.no_grad()
-    def update(average: _Tensors, current: _Tensors, updates: Tensor | int) -> None:
-        n = int(updates)
-        torch._foreach_lerp_(average, current, 1 - min(decay, (1 + n) / (10 + n)))
-
-    return update

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pipeline.models.weights import weight_files
-from pipeline.utils.errors import UserError
+from pipeline.utils.errors import UserError, first_line
 
 INDEX = "model_index.json"
 _LIBRARIES = ("diffusers", "transformers")
@@ -86,6 +86,9 @@ def read_folder(path: Path) -> ModelFolder:
     scheduler = read_json(place(path, "scheduler"), "scheduler_config.json")
     backbone = read_json(backbone_folder(path), "config.json")
     index = read_json(path, INDEX) if (path / INDEX).is_file() else {}
+    match index.get("scheduler"):
+        case [_, str(name)]:  # diffusers opens the file as this class, whatever the file says
+            scheduler["_class_name"] = name
     return ModelFolder(path, index, backbone, scheduler)
 
 
@@ -101,7 +104,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         content = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{folder} is no diffusers model: cannot read {file} ({_first_line(error)})"
+            f"{folder} is no diffusers model: cannot read {file} ({first_line(error)})"
         ) from error
     return content if isinstance(content, dict) else {}
 
@@ -129,7 +132,7 @@ def load_network(kind: Any, folder: Path) -> Any:
             folder, use_safetensors=True, output_loading_info=True, **own
         )
     except Exception as error:
-        raise UserError(f"cannot load {folder}: {_first_line(error)}") from error
+        raise UserError(f"cannot load {folder}: {first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"cannot load {folder}: no weights for {', '.join(missing[:3])}")
     return network
@@ -178,8 +181,4 @@ def _open(kind: Any, folder: Path, part: str) -> Any:
     try:
         return kind.from_pretrained(folder / part)
     except Exception as error:
-        raise UserError(f"cannot load {folder}/{part}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"cannot load {folder}/{part}: {first_line(error)}") from error

@@ -22,7 +22,7 @@ from pipeline.models.folder import (
     size_problem,
 )
 from pipeline.models.network import Network
-from pipeline.models.schedulers import is_edm, read_scheduler, student_scheduler
+from pipeline.models.schedulers import completed, is_edm, read_scheduler, student_scheduler
 from pipeline.models.vae import VAE
 from pipeline.models.views import view
 from pipeline.utils.errors import UserError
@@ -76,6 +76,7 @@ class LatentNetwork(Network):
         call_at_size: To the pipeline for images of another size than the model's own.
         patch: Latents to an input of the backbone, in height and in width.
         unused: Components of the pipeline that are left out.
+        shifts_by_size: Whether the pipeline tells its scheduler a shift that follows the size.
     """
 
     latents: VAE
@@ -83,6 +84,7 @@ class LatentNetwork(Network):
     call_at_size: ClassVar[dict[str, Any]] = {}
     patch: ClassVar[int] = 1
     unused: ClassVar[frozenset[str]] = frozenset()
+    shifts_by_size: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -128,8 +130,8 @@ class LatentNetwork(Network):
         backbone, vae, flags = parts.pop(cls.part), cls.vae(parts["vae"]), cls.flags(index)
         size = cls.image_size(backbone, vae, teacher.image_size)
         tokens = (size // vae.factor // cls._unit(backbone)) ** 2
-        schedule, prediction = cls.read_schedule(folder.scheduler, tokens)
         pipe = kind(**parts, **dict.fromkeys({*cls.unused, cls.part}), **flags)
+        schedule, prediction = cls.read_schedule(_config(pipe.scheduler), tokens)
         # some ask it for widths while they encode prompts; a pipeline's own setter refuses this
         vars(pipe)[cls.part] = SimpleNamespace(config=backbone.config)
         frozen = FrozenPipeline(pipe, vae, flags, required - {cls.part})
@@ -138,7 +140,7 @@ class LatentNetwork(Network):
     @classmethod
     def read_schedule(cls, config: Mapping[str, Any], tokens: int) -> tuple[Schedule, str]:
         """Noise schedule and prediction, from `scheduler_config.json` and an image's tokens."""
-        return read_scheduler(config, tokens)
+        return read_scheduler(config, tokens if cls.shifts_by_size else None)
 
     @classmethod
     def vae(cls, network: Any) -> VAE:
@@ -237,17 +239,17 @@ class LatentNetwork(Network):
     def pipeline(self) -> "diffusers.DiffusionPipeline":
         """Its own, with a scheduler that takes the student's steps, the last one to x0 itself."""
         pipe = self.frozen.pipe
-        scheduler = student_scheduler(pipe.scheduler.config, self.sampler)
+        scheduler = student_scheduler(completed(_config(pipe.scheduler)), self.sampler)
         parts = {**pipe.components, self.part: self.backbone, "scheduler": scheduler}
         made = type(pipe)(**parts, **self.frozen.flags)
         made.register_to_config(**self.frozen.flags)
         return made
 
     @property
-    def settings(self) -> dict[str, Any] | None:
-        """As `Network.settings`; with the images' size, where it is not the model's own."""
+    def call_settings(self) -> dict[str, Any] | None:
+        """As `Network.call_settings`; with the images' size, where it is not the model's own."""
         times, taken = self.sampler.timesteps, inspect.signature(type(self.frozen.pipe).__call__)
-        steps = super().settings
+        steps = super().call_settings
         if steps is None and isinstance(self.schedule, Flow):
             steps = {"sigmas": list(times)}
         elif steps is None and self.sampler.renoise and "timesteps" in taken.parameters:
@@ -271,6 +273,11 @@ class LatentNetwork(Network):
     def _usage(self, condition: str, scale: float = 1.0) -> str:
         """One line, of an input in Python and the guidance that the pipeline shall apply."""
         return f"images = student({condition}, {self._arguments()}, guidance_scale={scale}).images"
+
+
+def _config(scheduler: Any) -> dict[str, Any]:
+    """Its settings, with what its pipeline corrected."""
+    return {**scheduler.config, "_class_name": type(scheduler).__name__}
 
 
 class LatentTransformer(LatentNetwork):

@@ -23,6 +23,7 @@ from pipeline.models.network import Network
 from pipeline.models.vae import VAE
 from pipeline.models.weights import part_files, weight_files
 from pipeline.utils.errors import UserError
+from pipeline.utils.files import file_sha256
 
 _MAKE_TEACHER = "run jobs/teacher.py, or set teacher.output"
 _BESIDE = (
@@ -77,8 +78,7 @@ def vae_fingerprint(teacher: TeacherConfig) -> str:
         return "pixels"
     digest = hashlib.sha256()
     for file in sorted(vae.glob("*.json")) + sorted(vae.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(file_sha256(file))
     return digest.hexdigest()
 
 
@@ -112,9 +112,13 @@ def teacher_fingerprint(teacher: TeacherConfig) -> str:
     files = [backbone / "config.json", place(folder, "scheduler") / "scheduler_config.json"]
     files += weight_files(backbone, _MAKE_TEACHER)
     _need(files)
-    if family := find_family(read_folder(folder)):
+    found = read_folder(folder)
+    if family := find_family(found):
         told = family.fingerprint_settings(teacher, read_json(backbone, "config.json"))
         digest.update(told.encode())
+    name = found.scheduler.get("_class_name")
+    if name != read_json(files[1].parent, files[1].name).get("_class_name"):
+        digest.update(str(name).encode())
     if (folder / "vae").is_dir():
         files += [folder / INDEX]
         digest.update(str(teacher.image_size).encode() if teacher.image_size else b"")
@@ -124,8 +128,7 @@ def teacher_fingerprint(teacher: TeacherConfig) -> str:
     digest.update(teacher.negative_prompt.encode())
     _need(files)
     for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(file_sha256(file))
     return digest.hexdigest()
 
 

@@ -78,11 +78,11 @@ class Network(Denoiser, Family):
         return self
 
     def pipeline(self) -> "diffusers.DiffusionPipeline":
-        """A pipeline of diffusers; called with `settings`, its images are `sample_student`'s."""
+        """A pipeline of diffusers; with `call_settings` its images are `sample_student`'s."""
         raise NotImplementedError
 
     @property
-    def settings(self) -> dict[str, Any] | None:
+    def call_settings(self) -> dict[str, Any] | None:
         """How the pipeline is called for the student's steps; None if it cannot take them."""
         times = self.sampler.timesteps
         if times == spaced_timesteps(self.sampler):
@@ -90,10 +90,9 @@ class Network(Denoiser, Family):
         return None
 
     def usage(self) -> list[str]:
-        """Lines of Python that make `images` with the pipeline `student`, called with `settings`.
+        """Lines of Python that call the pipeline `student` with `call_settings` for `images`.
 
-        Raises:
-            ValueError: If it has no settings.
+        Of a network without `call_settings` they mean nothing.
         """
         raise NotImplementedError
 
@@ -127,5 +126,5 @@ class Network(Denoiser, Family):
         return to_x0(self.prediction, output, x_t, alpha, sigma)
 
     def _arguments(self) -> str:
-        """`settings` as they stand in a call."""
-        return ", ".join(f"{key}={value}" for key, value in (self.settings or {}).items())
+        """`call_settings` as they stand in a call."""
+        return ", ".join(f"{key}={value}" for key, value in (self.call_settings or {}).items())

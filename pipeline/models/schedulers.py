@@ -1,5 +1,6 @@
 """diffusers' scheduler configs: the noise schedules in them, and those of students."""
 
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -11,24 +12,69 @@ from pipeline.diffusion.prediction import PREDICTIONS
 from pipeline.diffusion.sampler import FewStepSampler
 from pipeline.utils.errors import UserError
 
-_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+_STEPS = (
+    *("DDIMScheduler", "DDIMParallelScheduler", "DDPMScheduler", "DDPMParallelScheduler"),
+    *("PNDMScheduler", "LCMScheduler", "TCDScheduler"),
+)
+"""Schedulers that take whole training times."""
+_SIGMAS = (
+    *("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler"),
+    *("LMSDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
+)
+"""Schedulers in sigma / alpha, which take times between those of training."""
+_MULTISTEP = (
+    *("DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler"),
+    *("DEISMultistepScheduler", "SASolverScheduler"),
+)
+"""Schedulers that make one time more than steps and leave out the cleanest."""
+_CONSISTENCY = "CMStochasticIterativeScheduler"
+_EDM = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", _CONSISTENCY)
+_FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+KNOWN = (*_STEPS, *_SIGMAS, *_MULTISTEP, *_EDM, *_FLOW)
+"""Classes whose files are read."""
+
+_SPACINGS = {
+    f"use_{name}": False
+    for name in ("karras_sigmas", "exponential_sigmas", "beta_sigmas", "lu_lambdas")
+}
+"""Settings that only space the steps of a solver."""
 _ALONE = {
     "sigma_schedule": "karras",
     "final_sigmas_type": "zero",
     "interpolation_type": "linear",
     "timestep_type": "discrete",
+    "lambda_min_clipped": -math.inf,
+    "invert_sigmas": False,
+    "shift_terminal": None,
 }
 """Settings that are known with one value alone."""
-_FLOW = ("invert_sigmas", "shift_terminal")
-_CONSISTENCY = "CMStochasticIterativeScheduler"
-_RAISED = ("DPMSolverMultistep", "EulerDiscrete", "EulerAncestralDiscrete", "UniPC")
-"""Schedulers that put 2^-24 in the place of a table's exact 0."""
+_ENDS_AT_TABLE = ("DEISMultistepScheduler", "SASolverScheduler")
+"""Schedulers whose last step ends at the table's first level."""
 
 
 def is_edm(config: Mapping[str, Any]) -> bool:
     """Whether a `scheduler_config.json` is of EDM or of consistency models."""
+    return config.get("_class_name") in _EDM
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A `scheduler_config.json` as its class takes it.
+
+    Keys that the class does not know are left out, those that the file leaves out have the
+    defaults of its constructor.
+
+    Raises:
+        UserError: If the class is none of `KNOWN`.
+    """
     name = str(config.get("_class_name", ""))
-    return name.startswith("EDM") or name == _CONSISTENCY
+    if name not in KNOWN:
+        raise UserError(
+            f"scheduler {name or 'without a class name'} is not supported; name one of "
+            f"{', '.join(KNOWN)} in scheduler_config.json and model_index.json"
+        )
+    known = inspect.signature(getattr(diffusers, name).__init__).parameters
+    own = {key: config.get(key, each.default) for key, each in known.items() if key != "self"}
+    return {"_class_name": name, **own}
 
 
 def read_scheduler(config: Mapping[str, Any], tokens: int | None = None) -> tuple[Schedule, str]:
@@ -44,48 +90,49 @@ def read_scheduler(config: Mapping[str, Any], tokens: int | None = None) -> tupl
     Raises:
         UserError: If the scheduler's class, prediction type, betas or spacing are not known here.
     """
-    name = str(config.get("_class_name", ""))
-    prediction = str(config.get("prediction_type", "epsilon"))
+    config = completed(config)
+    _check(config)
+    name, prediction = config["_class_name"], config.get("prediction_type", "flow_prediction")
+    if name in _EDM:
+        keys = ("sigma_min", "sigma_max", "sigma_data", "rho")
+        schedule = EDM(**{key: config[key] for key in keys})
+        if name == _CONSISTENCY:
+            return schedule, "consistency"
+        _known(name, prediction, ("epsilon",))
+        return schedule, "edm"
+    if name in _FLOW or config.get("use_flow_sigmas"):
+        _known(name, prediction, ("flow_prediction",))
+        return _flow(config, tokens), prediction
+    _known(name, prediction, PREDICTIONS)
+    return _vp(config), prediction
+
+
+def _check(config: Mapping[str, Any]) -> None:
+    """Raises UserError for the first setting that has a value which is not read."""
+    name = config["_class_name"]
     for key, known in _ALONE.items():
         if (value := config.get(key, known)) != known:
             raise UserError(f"{name}: {key} {value!r} is not supported; known is {known}")
-    if is_edm(config):
-        _known(name, prediction, ("epsilon",))
-        keys = ("sigma_min", "sigma_max", "sigma_data", "rho")
-        schedule = EDM(**{key: config[key] for key in keys if key in config})
-        return schedule, "consistency" if name == _CONSISTENCY else "edm"
-    for key in _SIGMAS:
+    for key in _SPACINGS:
         if config.get(key):
             raise UserError(
                 f"{name}: {key} is not supported; set it to false in scheduler_config.json: it "
                 "only spaces a solver's steps, the noise is the same"
             )
-    if name.startswith("FlowMatch"):
-        for key in _FLOW:
-            if config.get(key):
-                raise UserError(f"{name}: {key} is not supported")
-        spacing = "trailing" if config.get("use_dynamic_shifting") else "linspace"
-        shift = _dynamic_shift(name, config, tokens) if spacing == "trailing" else None
-        return Flow(
-            float(config.get("shift", 1.0)) if shift is None else shift,
-            config.get("num_train_timesteps", 1000),
-            spacing,
-        ), "flow_prediction"
-    multistep = name.startswith("DPMSolverMultistep")
+    if config.get("use_flow_sigmas") and name != "DPMSolverMultistepScheduler":
+        raise UserError(f"{name}: use_flow_sigmas is known of DPMSolverMultistepScheduler alone")
+
+
+def _flow(config: Mapping[str, Any], tokens: int | None) -> Flow:
+    table = config["num_train_timesteps"]
+    shift, spacing = config.get("shift", config.get("flow_shift")), "linspace"
     if config.get("use_flow_sigmas"):
-        if not multistep:
-            raise UserError(
-                f"{name}: use_flow_sigmas is known of DPMSolverMultistepScheduler alone"
-            )
-        _known(name, prediction, ("flow_prediction",))
-        table = config.get("num_train_timesteps", 1000)
-        return Flow(config.get("flow_shift", 1.0), table, "multistep"), prediction
-    if "beta_schedule" in config or "trained_betas" in config:
-        return _vp(name, config, prediction, multistep), prediction
-    raise UserError(
-        f"scheduler {name or 'without a class name'} is not supported; "
-        f"known are EDM*, FlowMatch*, {_CONSISTENCY} and diffusers' schedulers with betas"
-    )
+        spacing = "multistep"
+    elif config.get("use_dynamic_shifting"):
+        spacing = "once"
+    if config.get("use_dynamic_shifting") and (tokens is not None or spacing == "once"):
+        shift = _dynamic_shift(config, tokens)
+    return Flow(float(shift), table, spacing)
 
 
 def student_scheduler(config: Mapping[str, Any], sampler: FewStepSampler) -> Any:
@@ -94,7 +141,7 @@ def student_scheduler(config: Mapping[str, Any], sampler: FewStepSampler) -> Any
     For EDM it takes the one step from the noisiest time, whatever the student's are.
 
     Args:
-        config: The `scheduler_config.json` of its teacher; of EDM it may be empty.
+        config: That of its teacher, `completed`; of EDM it may be empty.
         sampler: The student's.
     """
     schedule = sampler.schedule
@@ -136,8 +183,8 @@ def _vp_student(config: Mapping[str, Any], schedule: VP, sampler: FewStepSampler
     count = int(times[0]) + 1 if len(times) == 1 else len(table)
     more: dict[str, Any] = {}
     raised = config.get("rescale_betas_zero_snr") and table[-1] > 0
-    if raised or count < config.get("num_train_timesteps", 1000):
-        betas = diffusers.DDPMScheduler(**_betas(config)).betas
+    if raised or count < config["num_train_timesteps"]:
+        betas = _made(config).betas
         if raised:
             betas[-1] = 1 - table[-1] / table[-2]
         more = {"trained_betas": betas[:count].tolist(), "rescale_betas_zero_snr": False}
@@ -150,43 +197,51 @@ def _vp_student(config: Mapping[str, Any], schedule: VP, sampler: FewStepSampler
     return diffusers.DDIMScheduler.from_config(config, **more)
 
 
-def _vp(name: str, config: Mapping[str, Any], prediction: str, multistep: bool) -> VP:
-    _known(name, prediction, PREDICTIONS)
-    default = "linspace" if multistep else "leading"
-    spacing = str(config.get("timestep_spacing", default))
-    try:
-        table = diffusers.DDPMScheduler(**_betas(config)).alphas_cumprod
-    except NotImplementedError as error:
-        raise UserError(f"{name}: beta_schedule {config['beta_schedule']!r} is unknown") from error
-    if table[-1] == 0 and name.startswith(_RAISED):
-        table[-1] = 2.0**-24
-    if table[-1] == 0 and prediction == "epsilon":
+def _vp(config: Mapping[str, Any]) -> VP:
+    name, spacing = config["_class_name"], config.get("timestep_spacing", "linspace")
+    table, steps = _made(config).alphas_cumprod, config["num_train_timesteps"]
+    if len(table) != steps:
+        raise UserError(
+            f"{name}: num_train_timesteps is {steps}, but trained_betas has {len(table)} values"
+        )
+    if table[-1] == 0 and config["prediction_type"] == "epsilon":
         raise UserError(
             f"{name}: rescale_betas_zero_snr with prediction_type epsilon is not supported: where "
             "there is noise alone, predicting it says nothing of the image"
         )
+    if name in _MULTISTEP and spacing != "trailing":
+        kind = f"multistep-{spacing}"
+    else:
+        kind = "rounded" if name in _STEPS and spacing == "linspace" else spacing
     return VP(
         alphas_cumprod=table,
-        spacing=f"multistep-{spacing}" if multistep and spacing != "trailing" else spacing,
-        steps_offset=config.get("steps_offset", 0) if spacing == "leading" else 0,
-        clean_end=multistep or config.get("set_alpha_to_one", True),
+        spacing=kind,
+        steps_offset=config["steps_offset"] if spacing == "leading" else 0,
+        clean_end=config.get("set_alpha_to_one", name not in _ENDS_AT_TABLE),
+        starts_at_prior=name not in _SIGMAS or spacing == "leading",
     )
 
 
-def _betas(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What DDPMScheduler knows of any config with betas; it would take the rest for errors."""
-    keys = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "num_train_timesteps")
-    return {key: config[key] for key in (*keys, "rescale_betas_zero_snr") if key in config}
+def _made(config: Mapping[str, Any]) -> Any:
+    """The scheduler itself."""
+    own = dict(config)
+    name = own.pop("_class_name")
+    try:
+        return getattr(diffusers, name)(**own)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise UserError(f"{name}: diffusers does not take it: {error}") from error
 
 
-def _dynamic_shift(name: str, config: Mapping[str, Any], tokens: int | None) -> float:
+def _dynamic_shift(config: Mapping[str, Any], tokens: int | None) -> float:
     """Of an image of so many tokens (Esser et al., 2024, arXiv 2403.03206, Section 5.3.2)."""
     if tokens is None:
-        raise UserError(f"{name}: use_dynamic_shifting is not supported for this kind of model")
+        raise UserError(
+            f"{config['_class_name']}: use_dynamic_shifting is not supported for this kind of model"
+        )
     few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
     mu = low + (high - low) * (tokens - few) / (many - few)
-    return float(mu if config.get("time_shift_type") == "linear" else math.exp(mu))
+    return float(mu if config["time_shift_type"] == "linear" else math.exp(mu))
 
 
 def _known(scheduler: str, prediction: str, kinds: tuple[str, ...]) -> None:

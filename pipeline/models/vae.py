@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,19 +13,9 @@ TILED = 1536
 """Pixels a side, of images above which a VAE works in tiles: whole, they take too much memory."""
 
 
-class Normaliser(Protocol):
-    """Brings a VAE's latents to unit variance, and back."""
-
-    def normalise(self, latents: Tensor) -> Tensor:
-        """Latents of unit variance, of those that the VAE gives, (B, C, h, w)."""
-
-    def restore(self, latents: Tensor) -> Tensor:
-        """Latents as the VAE takes them, of those of unit variance, (B, C, h, w)."""
-
-
 @dataclass(frozen=True)
-class ScaleShift(Normaliser):
-    """One scale and one shift for all channels.
+class ScaleShift:
+    """Brings a VAE's latents to unit variance, and back: one scale and one shift for all channels.
 
     Args:
         scale: Factor of the latents, once the shift is taken from them.
@@ -36,9 +26,11 @@ class ScaleShift(Normaliser):
     shift: float = 0.0
 
     def normalise(self, latents: Tensor) -> Tensor:
+        """Latents of unit variance, of those that the VAE gives, (B, C, h, w)."""
         return (latents - self.shift) * self.scale
 
     def restore(self, latents: Tensor) -> Tensor:
+        """Latents as the VAE takes them, of those of unit variance, (B, C, h, w)."""
         return latents / self.scale + self.shift
 
 
@@ -53,7 +45,7 @@ class VAE:
         normaliser: Of its latents; None: the scaling and shift factor of its config.
     """
 
-    def __init__(self, vae: Any, normaliser: Normaliser | None = None) -> None:
+    def __init__(self, vae: Any, normaliser: ScaleShift | None = None) -> None:
         self.vae = vae.eval().requires_grad_(False)
         self.vae.enable_slicing()
         config = self.vae.config

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from pipeline.utils.errors import UserError
+from pipeline.utils.files import file_sha256
 
 _NAME = re.compile(r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 _OTHERS = (".safetensors", ".bin", ".ckpt", ".msgpack")
@@ -58,8 +59,7 @@ def weights_digest(folder: str | Path) -> str | None:
     for name in ("unet", "transformer"):
         if (part := Path(folder) / name).is_dir():
             for file in weight_files(part):
-                with file.open("rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+                digest.update(file_sha256(file))
             return digest.hexdigest()
     return None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.config import Config
+from pipeline.config import Config, settings_yaml
 from pipeline.report import tables
 from pipeline.report.charts import Chart, short
 from pipeline.report.comparisons import Table, comparisons, features
@@ -124,7 +124,10 @@ def render(runs: list[FoundRun], now: float | None = None) -> str:
     """
     now = time.time() if now is None else now
     templates = _templates()
-    script, style = (_file(name) for name in ("report.js", "report.css"))
+    script, style = (
+        templates.loader.get_source(templates, name)[0]  # type: ignore[union-attr]
+        for name in ("report.js", "report.css")
+    )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     views = comparable([view(run, now) for run in runs])
     several = len(runs) > 1
@@ -165,6 +168,7 @@ def view(run: FoundRun, now: float) -> View:
         if found := _figure(png, words, f"samples/step-{step:07d}.png", troubles):
             frames[step] = found
     machines = [event.machine for event in run.events if event.machine]
+    settings = run.settings or run.definition
     return View(
         name=run.place.name,
         where=run.place.distill,
@@ -182,7 +186,7 @@ def view(run: FoundRun, now: float) -> View:
         features=features(run.evaluation),
         others=tables.others(run.evaluation),
         changed=tables.changed(run),
-        settings=tables.settings(run) if run.settings or run.definition else "",
+        settings=settings_yaml.dump(settings) if settings else "",
         troubles=troubles,
     )
 
@@ -241,8 +245,3 @@ def _templates() -> Environment:
     templates.filters["short"] = short
     templates.filters["duration"] = duration
     return templates
-
-
-def _file(name: str) -> str:
-    source, _, _ = _templates().loader.get_source(_templates(), name)  # type: ignore[union-attr]
-    return source

@@ -1,8 +1,10 @@
 """What a run has left so far, read from its folders: whatever is there, whole or not."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -122,7 +124,8 @@ def read_run(place: Place, s3: S3Config) -> FoundRun:
 
 def _read_training(run: FoundRun, store: Storage, names: Any) -> None:
     if "config.yaml" in names:
-        run.settings = _take(run, store, "config.yaml", _settings)
+        read = partial(settings_yaml.read_text, path="config.yaml")
+        run.settings = _take(run, store, "config.yaml", read)
     if "run.json" in names:
         run.definition = _take(run, store, "run.json", _object) or {}
     if "metrics.jsonl" in names:
@@ -139,8 +142,8 @@ def _read_training(run: FoundRun, store: Storage, names: Any) -> None:
         if score := _take(run, checkpoints.store, name, TypeAdapter(Score).validate_json):
             run.scores[step] = score
     samples = store / "samples"
-    steps = {name: _step(name) for name in samples.list("step-")}
-    known = sorted((step, name) for name, step in steps.items() if step is not None)
+    found = (re.fullmatch(r"step-(\d+)\.png", name) for name in samples.list("step-"))
+    known = sorted((int(each[1]), each[0]) for each in found if each)
     for step, name in evenly(known, FRAMES):
         if png := _take(run, samples, name, lambda data: data):
             run.grids[step] = png
@@ -175,10 +178,6 @@ def _evaluation(data: bytes) -> dict[str, Any]:
     return found
 
 
-def _settings(data: bytes) -> dict[str, Any]:
-    return settings_yaml.read_text(data, "config.yaml")
-
-
 def _metrics(data: bytes) -> list[dict[str, float]]:
     """Lines with a step, in order of steps; a line that is torn is left out."""
     lines: dict[float, dict[str, float]] = {}
@@ -205,8 +204,3 @@ def _lines(data: bytes) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return [line for line in found if isinstance(line, dict)]
-
-
-def _step(name: str) -> int | None:
-    digits = name.removeprefix("step-").removesuffix(".png")
-    return int(digits) if digits.isdecimal() and name.endswith(".png") else None

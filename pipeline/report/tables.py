@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config import Config, settings_yaml
+from pipeline.config import Config
 from pipeline.report.charts import short
 from pipeline.report.comparisons import SIDES, comparisons, features, real_images
 from pipeline.report.source import FoundRun
@@ -123,11 +123,6 @@ def differences(runs: list[FoundRun]) -> list[tuple[str, list[str]]]:
         if not inside and any(cell != cells[0] for cell in cells):
             rows.append((name, [_said(cell) for cell in cells]))
     return rows
-
-
-def settings(run: FoundRun) -> str:
-    """All settings that were kept, as YAML."""
-    return settings_yaml.dump(run.settings or run.definition)
 
 
 def _flat(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,6 @@ The second half of the name is of the attempt that made it, so that no attempt e
 another one did.
 """
 
-import hashlib
 import json
 import logging
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from pipeline.data.storage import Storage
 from pipeline.utils.errors import UserError
+from pipeline.utils.files import file_sha256
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class CheckpointStore:
         sums = {}
         for file in sorted(folder.iterdir()):
             self.store.upload(file, f"{name}/{file.name}")
-            sums[file.name] = _sha256(file)
+            sums[file.name] = file_sha256(file).hex()
         return sums
 
     def commit(self, commit: Commit) -> None:
@@ -159,7 +159,7 @@ class CheckpointStore:
                 lost = [name for name in names if name not in stored]
                 if not lost:
                     folder = self._local(commit, Path(copy))
-                    sums = {name: _sha256(folder / name) for name in commit.files}
+                    sums = {name: file_sha256(folder / name).hex() for name in commit.files}
                     if sums == commit.files:
                         yield commit, folder
                         return
@@ -182,8 +182,3 @@ class CheckpointStore:
         for name in commit.files:
             self.store.download(f"{commit.name}/{name}", copy / name)
         return copy
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -28,8 +28,9 @@ def definition(config: Config) -> dict[str, Any]:
         config: Of the run, with its teacher here.
 
     Raises:
-        UserError: If the teacher, the pairs or the weights of the distance cannot be read, the
-            pairs are of another teacher, or an encoded set is not complete.
+        UserError: If the teacher, the pairs, the weights or decoder of the distance, or the weights
+            in `distill.start_from` are missing or cannot be read; the pairs are of another
+            teacher; or the pair set or the encoded set is not complete.
     """
     distill, credentials = config.distill, config.s3
     teacher = teacher_fingerprint(config.teacher)

@@ -19,7 +19,7 @@ from pipeline.runs.run_folder import RunFolder
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import write_file
 from pipeline.utils.image_grid import save_grid
-from pipeline.utils.progress import progress
+from pipeline.utils.progress import Progress
 
 _SHOWN = ("regression", "matching_gradient", "critic", "sample_std", "student_norm", "skipped")
 
@@ -66,7 +66,7 @@ class MetricsLog:
         if distill.wandb:
             self.wandb = _WeightsAndBiases(distill.wandb, distill.output, settings, output)
         self.done = start
-        self.bar = progress(distill.steps, "distill", "steps", start)
+        self.bar = Progress(distill.steps, "distill", "steps", start)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line of metrics.jsonl, and one point on each curve."""

@@ -49,6 +49,10 @@ class Run:
     Attributes:
         storage: The folder of the run, `distill.output`.
         checkpoints: What a restart goes on from.
+
+    Raises:
+        UserError: If `distill.output` is a URI of an unknown kind, or its library is missing. Every
+            method that reads or writes the folder raises one too where the store refuses.
     """
 
     def __init__(self, config: Config) -> None:
@@ -63,12 +67,12 @@ class Run:
 
     @cached_property
     def definition(self) -> dict[str, Any]:
-        """As `identity.definition`."""
+        """As `identity.definition`, of the local settings; raises as it and as `local`."""
         return identity.definition(self.local)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the definition; a checkpoint of another run is refused by it."""
+        """SHA-256 of the definition, which tells the checkpoints of another run; raises as it."""
         return hashlib.sha256(json.dumps(self.definition, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -80,8 +84,8 @@ class Run:
         """Mark the folder as this run's, or make sure that it is.
 
         Raises:
-            UserError: If another run is there (names every difference), or a shard of the pairs is
-                missing or of another size; and as `identity.definition`.
+            UserError: If another run is there (names every difference), its mark is damaged, or a
+                shard of the pairs is missing or of another size; and as `definition`.
         """
         if Recipe.of(self.config.distill).needs.pairs:
             pairs = Storage(self.config.pairs.output, self.config.s3, "pairs.output")
@@ -93,7 +97,12 @@ class Run:
         return RUN in self.storage.list()
 
     def is_finished(self) -> bool:
-        """Whether the student of this run's last step is saved already."""
+        """Whether the student of this run's last step is saved already.
+
+        Raises:
+            UserError: If the student's folder holds something else; where a student is there, also
+                as `definition`.
+        """
         found = stored_provenance(self._student)
         return found is not None and found == self._provenance(self.config.distill.steps)
 
@@ -101,7 +110,7 @@ class Run:
         """Leave all settings as `config.yaml`, those of the newest start.
 
         Raises:
-            UserError: If the store refuses.
+            UserError: If the file cannot be written.
         """
         settings = settings_yaml.dump(self.config.model_dump(mode="json"))
         self._leave(SETTINGS, settings)
@@ -110,7 +119,7 @@ class Run:
         """Write down that the workers failed, and begin again with so many steps done.
 
         Raises:
-            UserError: If the store refuses.
+            UserError: If `events.jsonl` cannot be read or written.
         """
         output = RunFolder(self.storage)
         output.download(events.FILE)
@@ -125,8 +134,10 @@ class Run:
         step but of the checkpoint with the best score.
 
         Raises:
-            UserError: If a checkpoint cannot be read or is not of the last step, or the folder
-                cannot be written.
+            UserError: If the teacher cannot be loaded, no checkpoint is whole, the newest one is
+                not of the last step, or the folder cannot be written; and as `stored_student`,
+                `definition` and, with `distill.pick: best`, `best_checkpoint`.
+            RuntimeError: As `stored_student`.
         """
         distill, teacher = self.config.distill, load_teacher(self.local.teacher)
         with self.checkpoints.newest() as found:
@@ -154,7 +165,10 @@ class Run:
         """The student of a checkpoint's files, in eval mode, its adapters merged.
 
         Raises:
-            UserError: If the files cannot be read.
+            UserError: If the files cannot be read, or the student of the settings cannot be made:
+                it has times that the schedule has not, or adapters for modules that are not there
+                or without peft.
+            RuntimeError: If the weights are of another network.
         """
         config = self.config
         student = new_student(teacher, config.network, config.seed, config.distill.student)
@@ -166,7 +180,7 @@ class Run:
         """The checkpoint with the best score, its files in a local folder while the block runs.
 
         Raises:
-            UserError: If no checkpoint has a score, or the best one is torn.
+            UserError: If the checkpoints cannot be read, none has a score, or the best one is torn.
         """
         best = self.checkpoints.best(self.checkpoints.commits())
         if best is None:
@@ -181,7 +195,7 @@ class Run:
 
     @property
     def cards(self) -> CardWriter:
-        """What writes the cards of its students."""
+        """What writes the cards of its students; raises as `local`."""
         return CardWriter(
             self.local.teacher,
             self.config.teacher.output,

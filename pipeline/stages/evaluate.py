@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from pipeline.evaluation.figures import (
     AgainstTeacher,
     against_real,
     against_teacher,
-    flat,
 )
 from pipeline.evaluation.figures_png import save_evaluation, save_failures, save_neighbours
 from pipeline.evaluation.image_reader import ImageReader, Stream, in_process, tasks
@@ -46,7 +45,7 @@ from pipeline.models.students import check_student, load_student
 from pipeline.models.weights import weights_digest
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import check_writable, write_file
-from pipeline.utils.progress import progress
+from pipeline.utils.progress import Progress
 
 _LARGEST_BATCH = 1024
 """Images of the largest batch that is timed."""
@@ -74,8 +73,9 @@ class Evaluation:
 
     def figures(self) -> dict[str, float | int | None]:
         """The main figures by their names, in one flat table."""
-        own = {"nfe_teacher": self.nfe_teacher, "seed": self.seed}
-        return flat(self.teacher, self.real, self.speed) | own
+        parts = (asdict(part) for part in (self.teacher, self.real, self.speed))
+        found = {name: value for part in parts for name, value in part.items()}
+        return found | {"nfe_teacher": self.nfe_teacher, "seed": self.seed}
 
 
 def evaluate(config: Config, stream: Stream = in_process) -> Evaluation:
@@ -177,7 +177,7 @@ def _read(reader: ImageReader, batch_size: int, stream: Stream) -> tuple[Statist
     """What is kept of every set, and the most memory that a process which made them held."""
     sets = {name: _statistics(reader.sets, name) for name in reader.sets.counts}
     peak = 0
-    with progress(sum(reader.sets.counts.values()), "evaluate", "images") as bar:
+    with Progress(sum(reader.sets.counts.values()), "evaluate", "images") as bar:
         for batch in stream(reader, tasks(reader.sets, batch_size)):
             sets[batch.task.name].take(batch.task.first, batch.readout)
             peak = max(peak, batch.peak)

@@ -2,7 +2,6 @@
 
 import hashlib
 import socket
-from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -37,6 +36,10 @@ def pair_plan(settings: TeacherConfig, pairs: PairsConfig, seed: int) -> PairPla
             f"pairs.weights: {len(pairs.weights)} values, but the teacher has "
             f"{teacher.classes or 'no'} classes; give one per class, or null"
         )
+    prompts = negative = None
+    if teacher.prompts is not None:
+        prompts = hashlib.sha256("\0".join(teacher.prompts).encode()).hexdigest()
+        negative = settings.negative_prompt
     return PairPlan(
         teacher=teacher_fingerprint(settings),
         seed=seed,
@@ -47,15 +50,9 @@ def pair_plan(settings: TeacherConfig, pairs: PairsConfig, seed: int) -> PairPla
         shape=teacher.shape,
         classes=teacher.classes,
         weights=pairs.weights,
-        prompts=_digest(teacher.prompts),
-        negative_prompt=None if teacher.prompts is None else settings.negative_prompt,
+        prompts=prompts,
+        negative_prompt=negative,
     )
-
-
-def _digest(prompts: Sequence[str] | None) -> str | None:
-    if prompts is None:
-        return None
-    return hashlib.sha256("\0".join(prompts).encode()).hexdigest()
 
 
 class PairMaker:

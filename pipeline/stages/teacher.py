@@ -1,11 +1,9 @@
 """A teacher: a small class-conditional one trained on real images, or one of NVIDIA's files."""
 
-import hashlib
 import math
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor
 
 from pipeline.config import Config, DataConfig, NetworkConfig, TrainingConfig
@@ -20,8 +18,8 @@ from pipeline.models.export.save import read_provenance, save_denoiser
 from pipeline.models.families.edm import new_unet
 from pipeline.models.families.unet2d import UNet2D
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import check_writable
-from pipeline.utils.progress import progress
+from pipeline.utils.files import check_writable, file_sha256
+from pipeline.utils.progress import Progress
 from pipeline.utils.uris import is_remote
 
 
@@ -45,10 +43,9 @@ def make_teacher(config: Config) -> None:
         raise UserError(
             f"teacher.output: {teacher.output} is there to be read; write into a local folder"
         )
-    recipe = _recipe(
-        config.seed, data=config.data, network=config.network, training=teacher.training
-    )
-    provenance = _file(teacher.file) if teacher.file else recipe
+    branches = {"data": config.data, "network": config.network, "training": teacher.training}
+    recipe = {name: branch.model_dump(mode="json") for name, branch in branches.items()}
+    provenance = _file(teacher.file) if teacher.file else {"seed": config.seed, **recipe}
     verb = "imported" if teacher.file else "trained"
     if (found := read_provenance(teacher.output)) is not None:
         if found != provenance:
@@ -69,17 +66,11 @@ def make_teacher(config: Config) -> None:
     print(f"teacher  saved {teacher.output}")
 
 
-def _recipe(seed: int, **branches: BaseModel) -> dict[str, object]:
-    settings = {name: branch.model_dump(mode="json") for name, branch in branches.items()}
-    return {"seed": seed, **settings}
-
-
 def _file(path: str) -> dict[str, object]:
     if is_remote(path):
         raise UserError(f"teacher.file: {path} is no local file; download it first")
     try:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_sha256(Path(path)).hex()
     except OSError as error:
         raise UserError(
             f"teacher.file: cannot read {path}: {error.strerror}; name an EDM file (.pkl), or "
@@ -119,7 +110,7 @@ def train(
     )
     ema = ema_of(network, training.ema)
     network.train()
-    with progress(training.steps, "teacher", "steps") as bar:
+    with Progress(training.steps, "teacher", "steps") as bar:
         for step in range(training.steps):
             for group in optimizer.param_groups:
                 group["lr"] = training.lr * _ramp(step, training.steps)

@@ -12,8 +12,9 @@ from torch import Tensor
 from pipeline.config import Config, PairsConfig, TeacherConfig
 from pipeline.data import real, schema, shards
 from pipeline.data.fetch import fetch_inputs
-from pipeline.data.plans import PairPlan, Plan, RealPlan
+from pipeline.data.plans import PairPlan, RealPlan
 from pipeline.data.reader import PairReader
+from pipeline.data.schema import Batch, Content
 from pipeline.data.shards import Manifest, Shard
 from pipeline.data.sources.listing import Listing
 from pipeline.data.storage import Storage, Store
@@ -22,7 +23,7 @@ from pipeline.models.loading import load_teacher, teacher_fingerprint
 from pipeline.models.sampling import sample_teacher
 from pipeline.utils.errors import DamagedError, UserError
 from pipeline.utils.image_grid import save_grid
-from pipeline.utils.progress import progress
+from pipeline.utils.progress import Progress
 
 TOLERANCE = 0.02
 """Largest difference of a pixel solved again, in [-1, 1]: other hardware rounds otherwise."""
@@ -140,7 +141,7 @@ def _check_all(manifest: Manifest[Any], sound: Callable[[Shard], Tensor], unit: 
     faults: dict[str, str] = {}
     sums = torch.zeros(2, plan.shape[0], dtype=torch.float64)
     prints = [np.zeros(0, dtype=np.uint64)]
-    with progress(manifest.count, "verify", unit) as bar:
+    with Progress(manifest.count, "verify", unit) as bar:
         for shard in manifest.shards:
             try:
                 images = sound(shard)
@@ -174,11 +175,7 @@ def _sound_real(
     expected: dict[int, str | int | None],
 ) -> Tensor:
     """As `_sound_images`; expected are the ids, and the label or caption of each."""
-    _check_size(shard, size)
-    with store.open(shard.name) as file:
-        content = real.decode_all(file, plan.shape, store.uri(shard.name))
-    batch = content.batch
-    _check_footer(content.metadata, content.sha256, plan)
+    batch = _read(store, plan, shard, size, real.decode_all)
     if batch.ids.tolist() != list(expected):
         raise DamagedError("holds other ids than its name says")
     if (batch.labels is not None) != (plan.classes is not None) or (
@@ -195,12 +192,9 @@ def _sound_real(
 
 def _sound_images(store: Store, plan: PairPlan, shard: Shard, size: int | None) -> Tensor:
     """A shard's images, (B, C, H, W) float16; raises DamagedError if anything is wrong with it."""
-    _check_size(shard, size)
-    with store.open(shard.name) as file:
-        content = schema.decode_all(file, plan.shape, store.uri(shard.name))
-    pairs, ids = content.pairs, shards.ids(plan, shard.first // plan.shard_size)
+    pairs = _read(store, plan, shard, size, schema.decode_all)
+    ids = shards.ids(plan, shard.first // plan.shard_size)
     labels = shards.labels(plan, ids)
-    _check_footer(content.metadata, content.sha256, plan)
     if not torch.equal(pairs.ids, ids):
         raise DamagedError("holds other ids than its name says")
     if not _equal(labels, pairs.labels):
@@ -210,16 +204,23 @@ def _sound_images(store: Store, plan: PairPlan, shard: Shard, size: int | None) 
     return pairs.images
 
 
-def _check_size(shard: Shard, size: int | None) -> None:
+def _read(
+    store: Store,
+    plan: PairPlan | RealPlan,
+    shard: Shard,
+    size: int | None,
+    decode_all: Callable[[Any, tuple[int, int, int], str], Content[Batch]],
+) -> Batch:
+    """All rows of a shard, whose size, plan and checksum are right."""
     if size != shard.bytes:
         raise DamagedError("is missing" if size is None else f"has {size} bytes, not {shard.bytes}")
-
-
-def _check_footer(metadata: dict[str, str], sha256: str, plan: Plan) -> None:
-    if metadata.get("plan") != plan.fingerprint():
+    with store.open(shard.name) as file:
+        content = decode_all(file, plan.shape, store.uri(shard.name))
+    if content.metadata.get("plan") != plan.fingerprint():
         raise DamagedError("is of another plan")
-    if sha256 != metadata.get("sha256"):
+    if content.sha256 != content.metadata.get("sha256"):
         raise DamagedError("has other values than when it was written")
+    return content.batch
 
 
 def _equal(one: Tensor | None, other: Tensor | None) -> bool:

@@ -27,6 +27,7 @@ def resume(run: Run, training: TrainingRun) -> int:
 
     Raises:
         UserError: If it is of a run with other settings, or no checkpoint can be read.
+        RuntimeError: If this worker does not see the checkpoint that the first one found.
     """
     main = training.step.accelerator.is_main_process
     with ExitStack() as stack:
@@ -62,8 +63,10 @@ class SaveCheckpoints(Hook):
 
     def __init__(self, run: Run, training: TrainingRun, output: RunFolder) -> None:
         self._training, self._output = training, output
+        attempt = [secrets.token_hex(4)]
+        broadcast_object_list(attempt)  # the first worker's, for all
         device = training.step.accelerator.device
-        self._saver = AsyncSaver(run.checkpoints, _attempt(), training.fingerprint, device)
+        self._saver = AsyncSaver(run.checkpoints, attempt[0], training.fingerprint, device)
 
     def at_checkpoint(self, step: int) -> None:
         with self._training.step.clock("checkpoint"):
@@ -74,10 +77,3 @@ class SaveCheckpoints(Hook):
     def __exit__(self, *error: object) -> None:
         """Wait until the last one is stored."""
         self._saver.__exit__(*error)
-
-
-def _attempt() -> str:
-    """A name for this start of the workers, the same for all."""
-    name: list[str] = [secrets.token_hex(4)]
-    broadcast_object_list(name)
-    return name[0]

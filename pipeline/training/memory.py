@@ -31,8 +31,8 @@ class Footprint:
         gradients: Of student and critic.
         moments: Of their optimisers.
         activations: That the backward pass of one microbatch needs, the student's or the critic's.
-        distance: Weights and activations of the terms' own networks: a perceptual distance's, the
-            decoder's with them.
+        term_networks: Weights and activations of the terms' own networks, such as a perceptual
+            distance's, the decoder's with them.
         encoders: Of the teacher's VAE and text encoders.
     """
 
@@ -40,7 +40,7 @@ class Footprint:
     gradients: int
     moments: int
     activations: int
-    distance: int = 0
+    term_networks: int = 0
     encoders: int = 0
 
     @property
@@ -82,7 +82,7 @@ def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
             student, critic, distill.batch_size // distill.lanes, pairs, method.recipe.shared
         )
         // half,
-        distance=sum(_held_bytes(term, teacher.shape, pairs) for term in method.terms),
+        term_networks=sum(_held_bytes(term, teacher.shape, pairs) for term in method.terms),
         encoders=sum(_bytes(part) for part in teacher.frozen_parts),
     )
 

@@ -14,3 +14,8 @@ class DamagedError(UserError):
 
 class StoppedError(UserError):
     """The user stopped the job, which can go on."""
+
+
+def first_line(error: Exception) -> str:
+    """Of an error's text, without the space around it; the error's class if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

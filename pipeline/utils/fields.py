@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -37,10 +37,6 @@ def _found(name: str) -> str:
     return os.path.abspath(name) if os.path.exists(name) else name
 
 
-def _blank(value: Any) -> Any:
-    return "" if value is None else value
-
-
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -51,7 +47,7 @@ Span = Annotated[tuple[Part, Part], Field(strict=False), AfterValidator(_rising)
 Times = Annotated[tuple[float, ...], AfterValidator(_falling)]
 Input = Annotated[str, Field(min_length=1), AfterValidator(absolute)]
 Model = Annotated[str, Field(min_length=1), AfterValidator(_found)]
-Folder = Annotated[str, BeforeValidator(_blank)]
+Folder = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
 """A folder of output; null or "" until `Config` fills in its place under `run`."""
 
 

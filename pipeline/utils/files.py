@@ -1,5 +1,6 @@
 """Small output files: whole or not at all, and a clear word where they cannot be written."""
 
+import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +11,12 @@ from pipeline.utils.errors import UserError
 def cache_folder() -> Path:
     """Where copies of inputs are: ray-dmd in XDG_CACHE_HOME, or in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ray-dmd"
+
+
+def file_sha256(file: Path) -> bytes:
+    """SHA-256 of a file's content; raises OSError if it cannot be read."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").digest()
 
 
 def check_writable(folder: Path, setting: str) -> None:

@@ -15,20 +15,27 @@ SECONDS_PER_LINE = 10.0
 
 
 class Progress:
-    """The way of a job from `start` to `total`, shown on standard output.
+    """The way of a job from `start` to `total`: a bar on a terminal, else a line now and then.
 
     ```python
-    with progress(4000, "teacher", "steps") as bar:
+    with Progress(4000, "teacher", "steps") as bar:
         for batch in batches:
             bar.update(1, loss=loss)
     ```
-    prints `teacher  1200/4000 steps  30%  85.2 steps/s  33 s left  loss 0.123`.
+    prints `teacher  1200/4000 steps  30%  85.2 steps/s  33 s left  loss 0.123`, every ten seconds
+    at most.
+
+    Args:
+        total: Count at the end.
+        label: Name of the job.
+        unit: What is counted, in the plural, such as "steps".
+        start: Count at the beginning, where an earlier run did a part.
+        shown: False counts in silence, as all workers but the first do.
     """
 
     def __init__(
         self, total: int, label: str, unit: str, start: int = 0, shown: bool = True
     ) -> None:
-        """See `progress`."""
         self.shown = shown
         self.total, self.label, self.unit, self.start = total, label, unit, start
         self.done = start
@@ -93,22 +100,6 @@ class Progress:
             f"{self.label}  {self.done}/{self.total} {self.unit}  {percent}%{pace}{figures}",
             flush=True,
         )
-
-
-def progress(total: int, label: str, unit: str, start: int = 0, shown: bool = True) -> Progress:
-    """Show how far a job is: a bar on a terminal, else a line every ten seconds at most.
-
-    Args:
-        total: Count at the end.
-        label: Name of the job.
-        unit: What is counted, in the plural, such as "steps".
-        start: Count at the beginning, where an earlier run did a part.
-        shown: False counts in silence, as all workers but the first do.
-
-    Returns:
-        A context manager with `update(n, **figures)`.
-    """
-    return Progress(total, label, unit, start, shown)
 
 
 def duration(seconds: float) -> str:

@@ -148,7 +148,7 @@ def test_too_little_gpu_memory(ray_cluster, healthy):
     examination.speeds = {"pairs.actors": gpu, "distill.workers": gpu}
     found = {each.title: each.text for each in examination.findings() if not each.fine}
     assert list(found) == ["memory"]
-    assert "distill.recompute" in found["memory"] and "activations" in found["memory"]
+    assert "distill.recompute" in found["memory"] and "term networks" in found["memory"]
 
 
 def test_a_missing_teacher(ray_cluster, healthy, tmp_path):

@@ -1,5 +1,7 @@
 """The encode job: through a real Ray cluster, and what the driver makes of failures."""
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -16,15 +18,16 @@ from tests.fixtures.image_sets import items, save_files, save_parquet, save_tars
 from tests.fixtures.tiny_models import save_tiny
 
 
-def configure(run: Path, source: Path, teacher: Path | None = None) -> Config:
+def configure(run: Path, source: Path, teacher: Path | None = None, actors: int = 1) -> Config:
     """Without a folder the teacher is a Gaussian of 3x8x8 pixels."""
     gaussian = {"kind": "gaussian", "gaussian": {"shape": [3, 8, 8], "classes": 3}}
+    count = {"min": actors, "max": actors}
     return Config.model_validate(
         {
             "run": str(run),
             "data": {"name": None},
             "teacher": gaussian if teacher is None else {"output": str(teacher)},
-            "encode": {"source": str(source), "shard_size": 4, "actors": {"max": 1}},
+            "encode": {"source": str(source), "shard_size": 4, "actors": count},
         }
     )
 
@@ -50,10 +53,28 @@ def classes(tmp_path) -> Path:
     return tmp_path / "source"
 
 
-def test_latents_are_made_by_actors_and_a_second_run_does_nothing(ray_cluster, tmp_path, capfd):
+def test_latents_are_made_by_actors_and_a_second_run_does_nothing(
+    ray_cluster, tmp_path, capfd, monkeypatch
+):
     source = save_tars(tmp_path / "source", items(10))
-    config = configure(tmp_path / "run", source, save_tiny(tmp_path / "teacher"))
-    encode_images(config)
+    config = configure(tmp_path / "run", source, save_tiny(tmp_path / "teacher"), actors=2)
+    (tmp_path / "actors").mkdir()
+
+    class Met(RealMaker):
+        """Begins when both actors are there."""
+
+        def make(self, index):
+            (tmp_path / "actors" / str(os.getpid())).touch()
+            end = time.monotonic() + 120
+            while len(os.listdir(tmp_path / "actors")) < 2:
+                if time.monotonic() > end:
+                    raise UserError("one actor has all the work")
+                time.sleep(0.05)
+            return super().make(index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encode, "RealMaker", Met)
+        encode_images(config)
     batch = RealReader(LocalStore(Path(config.encode.output)), 0, 10).batch(0)
     assert sorted(batch.captions) == sorted(caption for _, _, caption in items(10))
     assert batch.images.shape == (10, 4, 8, 8)

@@ -4,7 +4,7 @@ import diffusers
 import pytest
 import torch
 
-from pipeline.diffusion.noise import EDM, VP, Flow, diffuse, expand, slerp
+from pipeline.diffusion.noise import EDM, VP, Flow, diffuse, expand
 
 
 def table(schedule: str = "linear", zero_snr: bool = False) -> torch.Tensor:
@@ -143,16 +143,3 @@ def test_an_earlier_start_is_the_same_process():
     assert torch.equal(early.sigma(t), whole.sigma(t))
     with pytest.raises(ValueError, match="no time 1000 in a table of 1000"):
         whole.until(1000)
-
-
-def test_the_way_between_two_noises_keeps_to_their_sphere():
-    first, second = torch.randn(2, 1, 3, 16, 16)
-    way = slerp(first, second, torch.linspace(0, 1, 5))
-    torch.testing.assert_close(way[[0, -1]], torch.cat([first, second]))
-    radius = way.flatten(1).norm(dim=1)
-    ends = radius[[0, -1]]
-    assert radius.min() > 0.99 * ends.min() and radius.max() < 1.01 * ends.max()
-    straight = ((first + second) / 2).norm()
-    assert straight < 0.8 * radius[2]
-    same = slerp(first, first, torch.tensor([0.3]))
-    torch.testing.assert_close(same, first)

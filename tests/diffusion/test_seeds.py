@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from pipeline.diffusion import seeds
-from pipeline.diffusion.seeds import generator, inverse_normal, noise, philox
+from pipeline.diffusion.seeds import generator, inverse_normal, noise, philox, slerp
 
 ALL = 0xFFFFFFFF
 
@@ -113,3 +113,16 @@ def test_a_generator_is_its_key():
     assert generator(0, "matching", 3, 1).initial_seed() == 0x58A6B8E386B0B0C0
     with pytest.raises(TypeError):
         generator(0, np.int64(3))
+
+
+def test_the_way_between_two_noises_keeps_to_their_sphere():
+    first, second = torch.randn(2, 1, 3, 16, 16)
+    way = slerp(first, second, torch.linspace(0, 1, 5))
+    torch.testing.assert_close(way[[0, -1]], torch.cat([first, second]))
+    radius = way.flatten(1).norm(dim=1)
+    ends = radius[[0, -1]]
+    assert radius.min() > 0.99 * ends.min() and radius.max() < 1.01 * ends.max()
+    straight = ((first + second) / 2).norm()
+    assert straight < 0.8 * radius[2]
+    same = slerp(first, first, torch.tensor([0.3]))
+    torch.testing.assert_close(same, first)

@@ -199,7 +199,7 @@ class OnLatents(Builder):
 
     def stranger(self, student: Network) -> tuple[tuple[Any, ...], dict[str, Any]]:
         first, settings = self.arguments(1.0)
-        return (first,), {**settings, **(student.settings or {})}
+        return (first,), {**settings, **(student.call_settings or {})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,4 +262,4 @@ class OnImages(Builder):
         """Its initial latents are such as the pipeline makes."""
         start = student.schedule.init_noise_sigma(torch.tensor(student.sampler.timesteps[0]))
         given = 2, self.labels_of(student)
-        return given, {"latents": start * self.noise(), **(student.settings or {})}
+        return given, {"latents": start * self.noise(), **(student.call_settings or {})}

@@ -179,18 +179,25 @@ class Conformance(AdapterLaws, TrainingLaws):
             assert teacher_fingerprint(copy) != before, file
             file.write_bytes(content)
         assert teacher_fingerprint(copy) == before
+        index = folder / "model_index.json"
+        another = {"scheduler": ["diffusers", "DDPMParallelScheduler"]}
+        index.write_text(json.dumps(json.loads(index.read_text()) | another))
+        assert teacher_fingerprint(copy) != before
 
     def test_what_it_does_not_take_is_one_line(self, stock, builder, copy):
         folder = Path(copy.output)
+        index = folder / "model_index.json"
+        known = json.loads(index.read_text())
         scheduler = next(folder.glob("**/scheduler_config.json"))
         content = scheduler.read_text()
         scheduler.write_text(json.dumps(builder.wrong))
+        another = {"scheduler": ["diffusers", builder.wrong["_class_name"]]}
+        index.write_text(json.dumps(known | another))
         problem = refused(copy)
         assert any(said in problem for said in ("its noise is", builder.wrong["_class_name"]))
         scheduler.write_text(content)
+        index.write_text(json.dumps(known))
         load_teacher(copy)
-        index = folder / "model_index.json"
-        known = json.loads(index.read_text())
         backbone = next(f for f in folder.glob("**/config.json") if is_backbone(f))
         whole = backbone.read_text()
         index.write_text(json.dumps(known | {"_class_name": "KandinskyPipeline"}))

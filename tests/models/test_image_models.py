@@ -24,8 +24,8 @@ def changed(file: Path, **values: Any) -> None:
         ("unet/config.json", {"class_embed_type": "timestep"}, "its class_embed_type is timestep"),
         ("unet/config.json", {"out_channels": 6}, "it predicts a variance too"),
         (
-            "scheduler/scheduler_config.json",
-            {"_class_name": "FlowMatchEulerDiscreteScheduler"},
+            "model_index.json",
+            {"scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]},
             "its noise is Flow",
         ),
     ],

@@ -88,7 +88,7 @@ def test_steps_that_diffusers_cannot_take_are_told(tmp_path):
     config = settings_of("sd1", tmp_path)
     teacher = load_teacher(config)
     student = new_student(teacher, None, 0, StudentConfig(times=[999, 600], renoise=False))
-    assert student.settings is None and "jobs/sample.py" in usage(student, "x")
+    assert student.call_settings is None and "jobs/sample.py" in usage(student, "x")
     with pytest.raises(UserError, match=r"distill\.student\.times: 0\.5 is no time .* whole train"):
         new_student(teacher, None, 0, StudentConfig(times=[999, 0.5]))
 
@@ -123,7 +123,7 @@ def test_the_fingerprint_covers_guidance_where_it_is_an_input(tmp_path, version)
             {"time_cond_proj_dim": 8},
             r"guidance as an input \(time_cond_proj_dim",
         ),
-        ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "has EDM's sigm"),
+        ("model_index.json", {"scheduler": ["diffusers", "EDMEulerScheduler"]}, "has EDM's sigm"),
     ],
 )
 def test_what_would_be_left_out_is_refused_by_name(tmp_path, file, values, message):

@@ -167,7 +167,7 @@ def test_another_network_is_named(folder: Path, name: str | None) -> None:
 
 
 def test_another_scheduler_is_named(folder: Path) -> None:
-    change(folder / "scheduler" / "scheduler_config.json", _class_name="ScoreSdeVeScheduler")
+    change(folder / "model_index.json", scheduler=["diffusers", "ScoreSdeVeScheduler"])
     with pytest.raises(UserError, match="ScoreSdeVeScheduler is not supported"):
         load_denoiser(folder, "")
 

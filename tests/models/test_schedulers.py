@@ -1,8 +1,10 @@
 """Noise schedules are those of diffusers' scheduler configs, or refused by name."""
 
+import inspect
 import json
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers import (
@@ -12,12 +14,17 @@ from diffusers import (
     EDMEulerScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    KDPM2AncestralDiscreteScheduler,
+    KDPM2DiscreteScheduler,
 )
+from torch import Tensor
 
 from pipeline.diffusion.noise import EDM, VP, Flow
 from pipeline.diffusion.sampler import FewStepSampler
-from pipeline.models.schedulers import read_scheduler, student_scheduler
+from pipeline.models.schedulers import KNOWN, completed, read_scheduler, student_scheduler
 from pipeline.utils.errors import UserError
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # thousands, of NumPy
 
 
 def saved(scheduler: Any, **changes: Any) -> dict[str, Any]:
@@ -80,7 +87,7 @@ def test_the_schedule_of_flow_is_read() -> None:
         ),
         (
             saved(FlowMatchEulerDiscreteScheduler(shift_terminal=0.1)),
-            "FlowMatchEulerDiscreteScheduler: shift_terminal is not",
+            "FlowMatchEulerDiscreteScheduler: shift_terminal 0.1 is not",
         ),
         (
             saved(EulerDiscreteScheduler(use_karras_sigmas=True)),
@@ -113,13 +120,92 @@ def test_zero_terminal_snr_is_the_schedulers_own_and_the_students(kind: Any, sta
     assert isinstance(read, VP) and torch.equal(read.alphas_cumprod, student.alphas_cumprod)
 
 
-@pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
-@pytest.mark.parametrize("steps", [1, 4, 20])
-def test_the_times_of_a_multistep_solver_are_its_own(spacing: str, steps: int) -> None:
-    scheduler = DPMSolverMultistepScheduler(timestep_spacing=spacing, steps_offset=1)
-    schedule, _ = read_scheduler(saved(scheduler))
+def signature(name: str) -> set[str]:
+    """Names of the settings of a class."""
+    return {*inspect.signature(getattr(diffusers, name).__init__).parameters} - {"self"}
+
+
+WITH_BETAS = [name for name in KNOWN if "beta_schedule" in signature(name)]
+DISTILLED = ("LCMScheduler", "TCDScheduler")
+
+
+def own_times(scheduler: Any) -> Tensor:
+    """Each of its times once, without those that it makes between two steps."""
+    times = scheduler.timesteps.double()
+    if isinstance(scheduler, KDPM2DiscreteScheduler | KDPM2AncestralDiscreteScheduler):
+        return torch.cat([times[:1], times[2::2]])
+    return torch.unique_consecutive(times)
+
+
+@pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing", None])
+@pytest.mark.parametrize("steps", [4, 18])
+@pytest.mark.parametrize("name", [name for name in WITH_BETAS if name not in DISTILLED])
+def test_a_solver_steps_where_the_scheduler_does(name: str, steps: int, spacing: str) -> None:
+    """From the same noise, to the same end; without a word, by the habit of its class."""
+    file = {"_class_name": name, "num_train_timesteps": 1000, "steps_offset": 1}
+    file |= {"timestep_spacing": spacing} if spacing else {}
+    known = signature(name)
+    if "skip_prk_steps" in known:
+        file["skip_prk_steps"] = True
+    scheduler = getattr(diffusers, name).from_config(file)
+    schedule, _ = read_scheduler(file)
     scheduler.set_timesteps(steps)
-    assert schedule.times(steps).tolist() == [*scheduler.timesteps.tolist(), -1]
+    times = schedule.times(steps)
+    torch.testing.assert_close(times[:-1], own_times(scheduler), rtol=1e-6, atol=0)
+    end = getattr(scheduler, "final_alpha_cumprod", None)
+    if end is None and hasattr(scheduler, "sigmas"):
+        end = 1 / (1 + float(scheduler.sigmas[-1]) ** 2)
+    assert schedule.alpha(times)[-1].item() ** 2 == pytest.approx(float(1 if end is None else end))
+    starts = float(scheduler.init_noise_sigma)
+    if starts != 1:  # in sigma / alpha
+        starts *= schedule.alpha(times)[0].item()
+    assert schedule.solver_sigma(times)[0].item() == pytest.approx(starts, rel=1e-5)
+    assert schedule.init_noise_sigma(times)[0] == 1, "a student's noise is the prior"
+
+
+READ = {
+    *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas"),
+    *("prediction_type", "timestep_spacing", "steps_offset", "set_alpha_to_one"),
+    *("rescale_betas_zero_snr", "sigma_min", "sigma_max", "sigma_data", "rho"),
+    *("shift", "flow_shift", "use_flow_sigmas", "use_dynamic_shifting", "time_shift_type"),
+    *("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len"),
+}
+REFUSED = {
+    **dict.fromkeys(("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"), True),
+    **{"use_lu_lambdas": True, "invert_sigmas": True, "shift_terminal": 0.1},
+    **{"final_sigmas_type": "sigma_min", "interpolation_type": "log_linear"},
+    **{"timestep_type": "continuous", "sigma_schedule": "exponential", "lambda_min_clipped": -5.1},
+}
+SOLVERS_OWN = {
+    *("clip_sample", "clip_sample_range", "clip_denoised", "thresholding", "sample_max_value"),
+    *("dynamic_thresholding_ratio", "variance_type", "s_noise", "solver_order", "solver_type"),
+    *("algorithm_type", "lower_order_final", "euler_at_final", "predict_x0", "solver_p"),
+    *("disable_corrector", "predictor_order", "corrector_order", "tau_func", "skip_prk_steps"),
+    *("original_inference_steps", "timestep_scaling", "stochastic_sampling"),
+}
+"""What the scheduler's own solver does between its times: it says nothing of the noise."""
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_setting_is_read_or_refused_or_the_solvers_own(name: str) -> None:
+    """A new one in a newer diffusers is none of them, and fails here."""
+    known = signature(name)
+    assert known <= READ | REFUSED.keys() | SOLVERS_OWN
+    for key in known & REFUSED.keys():
+        file = {"_class_name": name, key: REFUSED[key]}
+        with pytest.raises(UserError, match=f"{name}: {key} "):
+            read_scheduler(file, tokens=64)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_what_the_class_does_not_know_is_ignored_and_what_is_left_out_is_its_own(name: str) -> None:
+    stray = {"set_alpha_to_one": False, "rescale_betas_zero_snr": True, "use_karras_sigmas": True}
+    file = {"_class_name": name, **{k: v for k, v in stray.items() if k not in signature(name)}}
+    own = getattr(diffusers, name)()
+    assert completed(file) == completed(saved(own)) == completed({"_class_name": name})
+    schedule, _ = read_scheduler(file, tokens=64)
+    if isinstance(schedule, VP):
+        assert torch.equal(schedule.alphas_cumprod, own.alphas_cumprod)
 
 
 @pytest.mark.parametrize("steps", [1, 4, 20])
@@ -139,6 +225,8 @@ def test_a_shift_follows_the_size_of_the_image(kind: str) -> None:
     schedule, _ = read_scheduler(saved(scheduler), tokens=1024)
     mu = 0.5 + (1.15 - 0.5) * (1024 - 256) / (4096 - 256)
     scheduler.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25], mu=mu)
+    torch.testing.assert_close(schedule.times(4, "trailing").float(), scheduler.sigmas)
+    scheduler.set_timesteps(4, mu=mu)
     torch.testing.assert_close(schedule.times(4).float(), scheduler.sigmas)
     wider, _ = read_scheduler(saved(scheduler), tokens=4096)
     assert wider.shift > schedule.shift

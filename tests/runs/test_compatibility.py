@@ -1,4 +1,4 @@
-"""A pair set and a run made before the house's second plan stay valid.
+"""Sets and runs made before the house's second plan stay valid.
 
 `tests/fixtures/before/run.tar.xz` holds, made by commit 1ebe1cc with its own jobs:
 
@@ -8,6 +8,11 @@
 
 The bits of a training step depend on PyTorch's version and the processor, so state.json must be
 the same on a machine of that kind; elsewhere the student's weights are compared.
+
+`sets.json` beside it holds settings, FILES for the folder of `sets.tar.xz`, and what that commit's
+`teacher_fingerprint`, `pair_plan`, `real_plan` and `run.fingerprint` made of them after
+`fetch_inputs`; the archive has the inputs (its models, tests/tiny_models.py filled with a constant
+a tensor; its files, of 1970), and what `run.claim`, pairs and encode left, without shards.
 """
 
 import json
@@ -20,22 +25,35 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.config import Config, settings_yaml
+from pipeline.data.storage import Storage
+from pipeline.models.loading import teacher_fingerprint
 from pipeline.models.students import load_student
 from pipeline.runs import events
 from pipeline.runs.checkpoint import read_part
 from pipeline.runs.run import Run
+from pipeline.stages.encode import real_plan
+from pipeline.stages.pairs import pair_plan
 from pipeline.stages.verify import verify
 from pipeline.training import loop
 
-ARCHIVE = Path(__file__).parents[1] / "fixtures" / "before" / "run.tar.xz"
+BEFORE = Path(__file__).parents[1] / "fixtures" / "before"
+CASES = json.loads((BEFORE / "sets.json").read_text())
+
+
+def unpack(name: str, folder: Path) -> Path:
+    with tarfile.open(BEFORE / name) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("compatibility")
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(folder, filter="data")
-    return folder
+    return unpack("run.tar.xz", tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory) -> Path:
+    return unpack("sets.tar.xz", tmp_path_factory.mktemp("sets")) / "sets"
 
 
 @pytest.fixture
@@ -85,6 +103,22 @@ def test_a_run_goes_on_to_the_same_state(config, files):
     if machine() == json.loads((files / "after" / "machine.json").read_text()):
         state = Path(config.distill.output) / "state.json"
         assert state.read_text() == (files / "after" / "state.json").read_text()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_tells_teachers_sets_and_runs_apart_is_as_before(sets, name):
+    case = CASES[name]
+    settings = json.dumps(case["settings"]).replace("FILES", str(sets))
+    run = Run(Config.model_validate(json.loads(settings)))
+    local = run.local
+    assert teacher_fingerprint(local.teacher) == case["teacher"]
+    assert pair_plan(local.teacher, local.pairs, local.seed).fingerprint() == case["pairs"]
+    if real := case.get("real"):
+        store = Storage(local.encode.output, local.s3, "encode.output")
+        assert real_plan(local, store).fingerprint() == real
+    before = (Path(local.distill.output) / "run.json").read_text()
+    assert json.loads(json.dumps(run.definition)) == json.loads(before)
+    assert run.fingerprint == case["run"]
 
 
 def machine() -> dict[str, str]:

@@ -51,7 +51,7 @@ def rewrite(config: Config, change: Callable[[PairBatch], PairBatch], **metadata
     with LocalStore(path.parent).open(path.name) as file:
         content = schema.decode_all(file, (3, 4, 4), "it")
     kept = {k: v for k, v in content.metadata.items() if k not in ("shape", "dtype", "sha256")}
-    data = schema.encode(change(content.pairs), kept | metadata)
+    data = schema.encode(change(content.batch), kept | metadata)
     assert len(data) == path.stat().st_size
     path.write_bytes(data)
 
@@ -80,7 +80,7 @@ def test_mean_deviation_and_doubles_are_those_of_the_images(config, capsys):
     with LocalStore(Path(config.pairs.output)).open(
         "pairs-000000000000-000000000020.parquet"
     ) as file:
-        first = schema.decode_all(file, (3, 4, 4), "it").pairs.images.double()
+        first = schema.decode_all(file, (3, 4, 4), "it").batch.images.double()
     images = torch.cat([first, torch.ones(20, 3, 4, 4)])[:, 1]
     expected = f"mean {images.mean():.4f}, deviation {images.std(correction=0):.4f}"
     assert f"channel 1: {expected}" in text

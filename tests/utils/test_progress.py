@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pipeline.utils.progress import duration, progress
+from pipeline.utils.progress import Progress, duration
 
 
 class Clock:
@@ -25,7 +25,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_lines(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with progress(400, "teacher", "steps") as bar:
+    with Progress(400, "teacher", "steps") as bar:
         for step in range(400):
             clock.now += 0.0625
             bar.update(1, loss=0.1234567 + step)
@@ -38,7 +38,7 @@ def test_lines(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_figures_stay_until_new_ones_come(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress(2, "distill", "steps") as bar:
+    with Progress(2, "distill", "steps") as bar:
         bar.update(1, loss=0.5)
         bar.update(1)
     assert capsys.readouterr().out.endswith("loss 0.5\n")
@@ -47,7 +47,7 @@ def test_figures_stay_until_new_ones_come(capsys: pytest.CaptureFixture[str]) ->
 def test_rate_counts_only_what_this_run_did(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with progress(5000, "pairs", "pairs", start=4000) as bar:
+    with Progress(5000, "pairs", "pairs", start=4000) as bar:
         clock.now += 10
         bar.update(500)
     assert capsys.readouterr().out.splitlines() == [
@@ -60,7 +60,7 @@ def test_rate_counts_only_what_this_run_did(
 def test_time_left_follows_a_change_of_speed(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with progress(3000, "distill", "steps") as bar:
+    with Progress(3000, "distill", "steps") as bar:
         for seconds in [0.05] * 1000 + [1.0] * 100:
             clock.now += seconds
             bar.update(1)
@@ -68,14 +68,14 @@ def test_time_left_follows_a_change_of_speed(
 
 
 def test_failed_job_still_ends_its_lines(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(RuntimeError), progress(10, "pairs", "shards") as bar:
+    with pytest.raises(RuntimeError), Progress(10, "pairs", "shards") as bar:
         bar.update(3)
         raise RuntimeError
     assert capsys.readouterr().out.splitlines()[-1].startswith("pairs  3/10 shards  30%")
 
 
 def test_silent_where_not_shown(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with progress(10, "distill", "steps", shown=False) as bar:
+    with Progress(10, "distill", "steps", shown=False) as bar:
         clock.now += 60
         bar.update(10)
     assert capsys.readouterr().out == ""
@@ -85,7 +85,7 @@ def test_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     screen.isatty = lambda: True  # type: ignore[method-assign]
     monkeypatch.setattr(sys, "stdout", screen)
-    with progress(4, "teacher", "steps") as bar:
+    with Progress(4, "teacher", "steps") as bar:
         bar.update(4, loss=0.5)
     assert "teacher: 100%" in screen.getvalue()
     assert "4/4" in screen.getvalue()

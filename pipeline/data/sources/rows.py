@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from threading import Lock
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,7 +34,7 @@ def samples(
 def has_images(store: Store, name: str) -> bool:
     """Whether a Parquet file has a column of images."""
     try:
-        return _image_column(_open(store, name).schema_arrow) is not None
+        return _image_column(pq.ParquetFile(store.open(name)).schema_arrow) is not None
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(store, name, error) from error
 
@@ -43,7 +42,7 @@ def has_images(store: Store, name: str) -> bool:
 def _scan(store: Store, name: str, wanted: Wanted) -> list[Sample]:
     where = store.uri(name)
     try:
-        file = _open(store, name)
+        file = pq.ParquetFile(store.open(name))
         columns = file.schema_arrow.names
         if _image_column(file.schema_arrow) is None:
             raise SourceError(
@@ -63,11 +62,6 @@ def _scan(store: Store, name: str, wanted: Wanted) -> list[Sample]:
     ]
 
 
-class _Open(NamedTuple):
-    file: pq.ParquetFile
-    ends: list[int]
-
-
 class Reader:
     """Gives the bytes of an image; many threads may ask at once.
 
@@ -82,7 +76,7 @@ class Reader:
     def read(self, sample: Sample) -> bytes:
         with self._lock:
             try:
-                ends = self._file(sample.file).ends
+                _, ends = self._file(sample.file)
                 number = bisect_right(ends, sample.at)
                 start = ends[number - 1] if number else 0
                 value = self._group(sample.file, number)[sample.at - start].as_py()
@@ -90,19 +84,16 @@ class Reader:
                 raise _unreadable(self._store, sample.file, error) from error
         return (value.get("bytes") if isinstance(value, dict) else value) or b""
 
-    def _open(self, name: str) -> _Open:
-        file = _open(self._store, name)
+    def _open(self, name: str) -> tuple[pq.ParquetFile, list[int]]:
+        """A file, and the row after the last one of each of its groups."""
+        file = pq.ParquetFile(self._store.open(name))
         groups = range(file.num_row_groups)
-        return _Open(file, list(accumulate(file.metadata.row_group(g).num_rows for g in groups)))
+        return file, list(accumulate(file.metadata.row_group(g).num_rows for g in groups))
 
     def _read_group(self, name: str, number: int) -> pa.ChunkedArray:
-        file = self._file(name).file
+        file, _ = self._file(name)
         column = _image_column(file.schema_arrow)
         return file.read_row_group(number, [column], use_threads=False)[column]
-
-
-def _open(store: Store, name: str) -> pq.ParquetFile:
-    return pq.ParquetFile(store.open(name))
 
 
 def _image_column(schema: pa.Schema) -> str | None:

@@ -4,11 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.data.prompts import COLUMNS
-
 Wanted = Literal["captions", "labels", "nothing"]
 """What the teacher needs to know of an image."""
-NAMES = {"captions": COLUMNS, "labels": ("label", "class", "cls"), "nothing": ()}
+NAMES = {
+    "captions": ("prompt", "caption", "text"),
+    "labels": ("label", "class", "cls"),
+    "nothing": (),
+}
 """Where a record has it: under the first of these names that it has, in any case of letters."""
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 THREADS = 32

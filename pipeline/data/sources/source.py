@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,13 +17,14 @@ from pipeline.data.sources import files, rows, tars
 from pipeline.data.sources.sample import Sample, SourceError, Wanted, is_image
 from pipeline.data.storage import Storage, Store
 from pipeline.utils.errors import UserError
-from pipeline.utils.progress import Progress, progress
+from pipeline.utils.progress import Progress
 from pipeline.utils.threads import ahead
 
 THREADS = 8
 """Images that are read, decoded and resized at once."""
 _KINDS = {"image": files, "Parquet": rows, "tar": tars}
 _SINGLE = (".parquet", ".tar")
+_HIDDEN = r"(^|/)(\.|__MACOSX)"
 
 
 class Source:
@@ -47,7 +49,7 @@ class Source:
         marks = self._store.tree()
         with _named(setting):
             if names is None:
-                names = [name for name in marks if not _hidden(name)]
+                names = [name for name in marks if not re.search(_HIDDEN, name)]
             elif not set(names) <= marks.keys():
                 raise SourceError(f"there is no {path}")
             self.kind = _kind(self._store, names)
@@ -70,7 +72,7 @@ class Source:
         """
         names = list(self._marks)
         units = [name for name in names if self.kind != "image" or is_image(name)]
-        with _named(self._setting), progress(len(units), "listing", "files") as bar:
+        with _named(self._setting), Progress(len(units), "listing", "files") as bar:
             found = _KINDS[self.kind].samples(self._store, names, wanted, classes)
             table = _table(_shown(found, bar), wanted)
             _check(table, wanted, classes, self._store)
@@ -142,10 +144,6 @@ def _open(path: str, s3: S3Config, setting: str) -> tuple[Store, list[str] | Non
         return Storage(path, s3, setting), None
     folder, _, name = path.rpartition("/")
     return Storage(folder, s3, setting), [name]
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
 
 
 def _kind(source: Store, names: Sequence[str]) -> str:

@@ -80,11 +80,7 @@ def frechet(sets: TwoSets) -> Estimate:
     return bootstrap.interval(value, torch.tensor(values, dtype=torch.float64))
 
 
-def _measure(sets: TwoSets) -> dict[str, Estimate]:
-    return {"fid": frechet(sets)}
-
-
-FRECHET = Metric(_measure, needs="moments")
+FRECHET = Metric(lambda sets: {"fid": frechet(sets)}, needs="moments")
 
 
 def _fit(features: Tensor) -> Gaussian:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline.evaluation.metrics.metric import Estimate, Metric, TwoSets, check_features
+from pipeline.evaluation.metrics.metric import Estimate, Metric, check_features
 
 _SUBSETS, _SUBSET_SIZE = 20, 1000
 
@@ -58,8 +58,8 @@ def kernel(reference: Tensor, other: Tensor) -> Estimate:
     return Estimate(found.mean, found.mean - margin, found.mean + margin)
 
 
-def _measure(sets: TwoSets) -> dict[str, Estimate]:
-    return {"kid": kernel(sets.reference.kept, sets.other.kept)}
-
-
-KERNEL = Metric(_measure, needs="features", packages=("torchmetrics", "torch"))
+KERNEL = Metric(
+    lambda sets: {"kid": kernel(sets.reference.kept, sets.other.kept)},
+    needs="features",
+    packages=("torchmetrics", "torch"),
+)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -56,11 +56,6 @@ def huber(x0: Tensor, pairs: PairBatch) -> Tensor:
 
 DISTANCES: dict[str, Distance] = {"l2": l2, "huber": huber}
 """Those that are no network; LPIPS is in `models.perceptual.distance`."""
-
-
-@runtime_checkable
-class _Holds(Protocol):
-    def held(self, shape: tuple[int, int, int], rows: int) -> Held: ...
 
 
 @dataclass(frozen=True)
@@ -126,4 +121,5 @@ class Regression(Term[RegressionConfig]):
 
     def held(self, shape: tuple[int, int, int], rows: int) -> Held | None:
         """What a perceptual distance holds."""
-        return self.distance.held(shape, rows) if isinstance(self.distance, _Holds) else None
+        held = getattr(self.distance, "held", None)
+        return held(shape, rows) if held else None

@@ -24,7 +24,7 @@ S = TypeVar("S", bound=Branch)
 
 
 class StudentSettings(Protocol):
-    """Of the student: how often it learns, and at which times it is asked."""
+    """The student's settings that terms read: `StudentConfig` describes them."""
 
     @property
     def every(self) -> int: ...
@@ -33,7 +33,7 @@ class StudentSettings(Protocol):
 
 
 class MethodSettings(Protocol):
-    """What a method reads of the settings `distill`, beside its terms' own."""
+    """The settings `distill`, as far as a method reads them: `DistillConfig` describes them."""
 
     @property
     def steps(self) -> int: ...
@@ -55,12 +55,12 @@ class MethodSettings(Protocol):
 
 @dataclass(frozen=True)
 class Needs:
-    """What a term needs beside student, teacher and critic.
+    """What a term needs beside the student, the teacher and the critic.
 
     Attributes:
-        pairs: Stored pairs.
-        real: Real images, in the critic's steps.
-        heads: Of the critic, so that it judges images too.
+        pairs: Whether it needs stored pairs.
+        real: Whether it needs real images in the critic's steps.
+        heads: Whether the critic needs discriminator heads, so that it judges images too.
     """
 
     pairs: bool = False
@@ -68,16 +68,16 @@ class Needs:
     heads: bool = False
 
     def __or__(self, other: Needs) -> Needs:
-        """What either of two needs."""
+        """The needs of two terms together: what at least one of them needs."""
         pairs = zip(astuple(self), astuple(other), strict=True)
         return Needs(*(mine or theirs for mine, theirs in pairs))
 
 
 @dataclass(frozen=True)
 class NetworkCalls:
-    """Images that go through the networks, forward and backward.
+    """How many images go through each network, and (`_backward`) how many gradients come back.
 
-    `features` are the critic's calls that end at the judged features.
+    `features` counts what goes through the critic only up to the features that its heads judge.
     """
 
     teacher: float = 0
@@ -90,18 +90,18 @@ class NetworkCalls:
     features_backward: float = 0
 
     def __add__(self, other: NetworkCalls) -> NetworkCalls:
-        """Both together."""
+        """The calls of both, added up network by network."""
         pairs = zip(astuple(self), astuple(other), strict=True)
         return NetworkCalls(*(mine + theirs for mine, theirs in pairs))
 
     def __mul__(self, times: float) -> NetworkCalls:
-        """So many times as often."""
+        """The same calls, each of them `times` as often."""
         return NetworkCalls(*(times * each for each in astuple(self)))
 
     def evaluations(self) -> tuple[float, float]:
-        """In calls of the teacher, and of student and critic, as long as a forward pass.
+        """What the calls cost: forward passes of the teacher, and of student and critic together.
 
-        A backward pass counts as two, and one to the judged features as half of a whole one.
+        A backward pass costs two of them; a pass to the judged features costs half of a whole one.
         """
         features = 0.5 * (self.features + 2 * self.features_backward)
         critic = self.critic + 2 * self.critic_backward + features
@@ -111,13 +111,13 @@ class NetworkCalls:
 
 @dataclass(frozen=True)
 class Held:
-    """What a term holds in memory.
+    """What a term holds in a worker's memory; its networks are on the meta device.
 
     Attributes:
-        networks: Its own, on the meta device.
-        shared: Those of the teacher that it calls too, on the meta device.
-        call: A call of its loss there, for one row.
-        rows: For how many rows it keeps the activations.
+        networks: The term's own networks, whose weights are counted.
+        shared: Networks of the teacher that `call` uses too; they are counted elsewhere.
+        call: Computes the term's loss of one image on the meta device.
+        rows: How many images the term keeps activations of at the same time.
     """
 
     networks: Sequence[nn.Module]
@@ -128,12 +128,12 @@ class Held:
 
 @dataclass(frozen=True)
 class Space:
-    """Where a term draws.
+    """What a term must know to draw its random numbers.
 
     Attributes:
-        schedule: Of all three networks.
-        shape: One image, (C, H, W).
-        real: Real images (B, C, H, W) and their condition, if a term needs them in this step.
+        schedule: The noise schedule that student, teacher and critic share.
+        shape: The shape of one image, (C, H, W).
+        real: Real images (B, C, H, W) and their condition; None where the step has none.
     """
 
     schedule: Schedule
@@ -141,11 +141,11 @@ class Space:
     real: tuple[Tensor, Condition] | None = None
 
     def at(self, uniform: NoiseSample, ends: tuple[float, float]) -> NoiseSample:
-        """Where to diffuse to, of uniform numbers in [0, 1) for the times.
+        """Turn uniform numbers into times of the schedule, (B,); the noise stays as it is.
 
         Args:
-            uniform: These, and the noise.
-            ends: Of the times, as fractions of `Schedule.time_from_fraction`.
+            uniform: Numbers in [0, 1) in place of the times, (B,), and the noise (B, C, H, W).
+            ends: The lowest and the highest noise level, from 0 (clean) to 1 (pure noise).
         """
         low, high = ends
         return replace(uniform, t=self.schedule.time_from_fraction(low + (high - low) * uniform.t))
@@ -153,12 +153,15 @@ class Space:
 
 @dataclass(frozen=True)
 class CriticPass:
-    """What the critic said in its step.
+    """What the critic predicted in its own step.
 
     Attributes:
-        x0: Its prediction at the diffused samples, (B, C, H, W), with gradient.
-        logits: Of these and of the images `judged_with`, (rows, heads); None without heads.
-        weight: Of every sample's denoising loss, (B,).
+        samples: The student's samples, (B, C, H, W), without gradient.
+        microbatch: All draws of the step.
+        x0: What the critic makes of the diffused samples, (B, C, H, W), with gradient.
+        logits: The heads' logits, (rows, heads), with gradient: B rows of the diffused samples,
+            then those of `Term.judged_with`. None where nothing is judged.
+        weight: The weight of each sample's denoising loss, (B,).
     """
 
     samples: Tensor
@@ -170,21 +173,21 @@ class CriticPass:
 
 @dataclass(frozen=True)
 class Term(Generic[S]):
-    """One loss of the student, of the critic, or of both.
+    """A term is one loss of the student, of the critic, or of both.
 
-    A subclass names its settings' class in `Settings` and has a loss for each network it teaches:
-    `sample_loss` or, with `on_pairs`, `pair_loss` for the student, `critic_loss` for the critic.
-    One line in `TERMS` makes it known.
+    A subclass names the class of its settings in `Settings` and has a loss for each network that it
+    trains: `sample_loss` or, with `on_pairs`, `pair_loss` for the student, `critic_loss` for the
+    critic. One line in `TERMS` registers it.
 
     Args:
-        name: In `TERMS`, in the settings and in the log.
-        settings: Its own.
-        distill: Those it must agree with.
+        name: The term's name in `TERMS`, in the settings and in the log.
+        settings: The term's own settings, an instance of `Settings`.
+        distill: The settings of the distillation, which the term's own must agree with.
     """
 
     Settings: ClassVar[type[Branch]]
     on_pairs: ClassVar[bool] = False
-    """Whether the student's loss is on images of the pairs' noise, not of fresh noise."""
+    """Whether the student's loss is on its images of the pairs' noise, not of fresh noise."""
 
     name: str
     settings: S
@@ -192,74 +195,102 @@ class Term(Generic[S]):
 
     @property
     def active(self) -> bool:
-        """Whether the settings ask for it at all."""
+        """Whether the settings turn the term on; one that is off has no part in a run."""
         return True
 
     @property
     def weight(self) -> float:
-        """Of the student's loss when both networks learn; at 0 it is not computed."""
+        """The weight of the student's loss in the third phase; at 0 it is not computed."""
         return 0.0
 
     @property
     def weight_alone(self) -> float:
-        """Of the loss on pairs in the first phase."""
+        """The weight of a loss on pairs in the first phase; at 0 it is not computed."""
         return 0.0
 
     def needs(self) -> Needs:
-        """What it cannot do without."""
+        """What the term needs beside the three networks."""
         return Needs()
 
     def problems(self) -> Iterator[str]:
-        """Settings that do not agree: lines that begin with one and end with the way out."""
+        """Yield a line for each setting that does not agree, which ends with the way out."""
         yield from ()
 
     def calls(self, plan: StepPlan, guided: int) -> NetworkCalls:
-        """Of one step, all its microbatches together.
+        """Count the network calls that the term adds to one step, over all its microbatches.
 
-        The student's calls are the method's, for the terms share them.
+        The method counts the student's calls, for the terms share them.
 
         Args:
-            plan: Of the step.
+            plan: Who trains at the step, and with which weights.
             guided: Images through the teacher for one prediction: 2 under guidance, else 1.
         """
         return NetworkCalls()
 
     def draw(self, microbatch: Microbatch, rng: torch.Generator, space: Space) -> Microbatch:
-        """The microbatch with its random numbers, in `draws` under its name.
+        """Return the microbatch with the term's random numbers, in `draws` under its name.
 
         Args:
-            microbatch: With what the terms before have drawn.
-            rng: Of the built-in terms together; another term has its own.
-            space: Where it draws.
+            microbatch: What the method and the terms before this one have drawn.
+            rng: The generator: one for all built-in terms, one of its own for any other term.
+            space: The schedule, the shape of an image, and the real images.
         """
         return microbatch
 
     def joins(self, plan: StepPlan, microbatch: Microbatch) -> bool:
-        """Whether the critic shall judge the samples in the pass in which it denoises them."""
+        """Whether the critic's heads judge the samples in the pass of the matching loss."""
         return False
 
     def weigh(self, losses: Tensor, logits: Tensor) -> Tensor:
-        """Matching losses (B,), weighted by logits (B, heads) of the same diffused samples."""
+        """Weight the matching losses (B,) by the logits (B, heads) of the same diffused samples.
+
+        Only a term that `joins` is asked. The result has the shape of the losses, (B,).
+        """
         return losses
 
     def pair_loss(self, images: Tensor, pairs: PairBatch) -> Tensor:
-        """Of the student's images (B, C, H, W) of the pairs' noise, ()."""
+        """The student's loss (), on its images (B, C, H, W) of the pairs' noise.
+
+        Raises:
+            NotImplementedError: If a subclass with `on_pairs` has a weight but no loss.
+        """
         raise NotImplementedError
 
     def sample_loss(self, seen: SamplesSeen) -> tuple[Tensor, dict[str, Tensor]]:
-        """Of the student's samples, (), with a gradient to `seen.x0`; and detached scalars."""
+        """The student's loss () on its samples, and detached scalars () for the log, by name.
+
+        The gradient of the loss flows to `seen.x0`.
+
+        Raises:
+            NotImplementedError: If a subclass without `on_pairs` has a weight but no loss.
+        """
         raise NotImplementedError
 
     def judged_with(
         self, microbatch: Microbatch, samples: Tensor, schedule: Schedule
     ) -> Inputs | None:
-        """What the critic judges in its step beside the samples (B, C, H, W)."""
+        """What the critic's heads judge in its step beside the diffused samples.
+
+        Args:
+            microbatch: All draws of the step.
+            samples: The student's samples, (B, C, H, W), without gradient.
+            schedule: The noise schedule of all networks.
+
+        Returns:
+            Diffused images (rows, C, H, W) with times and condition; None to judge nothing.
+        """
         return None
 
     def critic_loss(self, seen: CriticPass) -> tuple[Tensor, dict[str, Tensor]] | None:
-        """The critic's, (), and detached scalars; None if it teaches the student alone."""
+        """The critic's loss () with gradient, and detached scalars () for the log, by name.
+
+        None if the term does not train the critic.
+        """
         return None
 
     def held(self, shape: tuple[int, int, int], rows: int) -> Held | None:
-        """What it holds in memory for so many images of a shape; None: nothing to speak of."""
+        """What the term holds in memory with so many pairs (`rows`) of a shape (C, H, W).
+
+        None if it holds next to nothing.
+        """
         return None

@@ -117,7 +117,8 @@ def model_card(
         rows = "From one fixed noise: the teacher, this student, and what both scores make of it."
         sections.append(f"## Samples\n\n![samples]({PICTURE})\n\n{rows}")
     if figures:
-        rows = "\n".join(f"| {key} | {_cell(value)} |" for key, value in figures.items())
+        said = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in figures.items()}
+        rows = "\n".join(f"| {key} | {value} |" for key, value in said.items())
         sections.append(
             f"## Figures\n\n| figure | value |\n|---|---|\n{rows}\n\nOf `jobs/evaluate.py`. "
             "Fréchet distances (`fd`) are in these features, and may be compared with others in "
@@ -131,7 +132,7 @@ def model_card(
 
 def usage(network: Network, name: str, half: bool = False) -> str:
     """Python that makes an image of the student, or of its fp16 variant, and saves it."""
-    if network.settings is None:
+    if network.call_settings is None:
         return (
             "# diffusers cannot take this student's steps; from the run that made it:\n"
             "# python jobs/sample.py --evaluate.student <this folder>\n"
@@ -146,7 +147,7 @@ def usage(network: Network, name: str, half: bool = False) -> str:
 
 def _as_lora(network: Network, name: str, teacher: str) -> list[str]:
     """How the adapters of a student make one of its teacher, where diffusers can load them."""
-    if network.lora is None or network.settings is None:
+    if network.lora is None or network.call_settings is None:
         return []
     if not hasattr(pipe := network.pipeline(), "load_lora_weights"):
         return []
@@ -204,7 +205,3 @@ def _json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else f"{value}"

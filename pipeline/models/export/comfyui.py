@@ -103,15 +103,21 @@ def save_comfyui(network: Any, folder: Path, name: str) -> str:
         How they are installed, in Markdown.
     """
     (folder / FOLDER).mkdir()
-    clips = _encoders(network, name)
-    _save(network.backbone.state_dict(), folder / FOLDER / _unet(name))
+    clips, unet = _encoders(network, name), f"{name}.safetensors"
+    _save(network.backbone.state_dict(), folder / FOLDER / unet)
     for encoder, file in zip(network.frozen.text_encoders, clips, strict=True):
-        _save(_clip(encoder.state_dict()), folder / FOLDER / file)
+        weights = {
+            key
+            if key.startswith(("text_model.", "text_projection."))
+            else f"text_model.{key}": value
+            for key, value in encoder.state_dict().items()
+        }
+        _save(weights, folder / FOLDER / file)
     flow = json.dumps(workflow(network, name), indent=2)
     (folder / FOLDER / "workflow.json").write_text(flow + "\n")
-    copies = {f"{FOLDER}/{_unet(name)}": f"diffusion_models/{_unet(name)}"}
+    copies = {f"{FOLDER}/{unet}": f"diffusion_models/{unet}"}
     copies |= {f"{FOLDER}/{file}": f"text_encoders/{file}" for file in clips}
-    copies["vae/diffusion_pytorch_model.safetensors"] = f"vae/{_vae(name)}"
+    copies["vae/diffusion_pytorch_model.safetensors"] = f"vae/{name}-vae.safetensors"
     lines = "".join(f"cp {source} ComfyUI/models/{target}\n" for source, target in copies.items())
     how = (
         f"## ComfyUI\n\n```bash\n{lines}```\n\nThen load `{FOLDER}/workflow.json` (drag it "
@@ -151,9 +157,9 @@ def workflow(network: Any, name: str) -> dict[str, Any]:
             **size,
         )
     nodes = {
-        "unet": _node("UNETLoader", unet_name=_unet(name), weight_dtype="default"),
+        "unet": _node("UNETLoader", unet_name=f"{name}.safetensors", weight_dtype="default"),
         "clip": loader,
-        "vae": _node("VAELoader", vae_name=_vae(name)),
+        "vae": _node("VAELoader", vae_name=f"{name}-vae.safetensors"),
         "prompt": prompt,
         "latents": _node("EmptyLatentImage", batch_size=1, **size),
         "sampler": _node(
@@ -183,13 +189,6 @@ def _encoders(network: Any, name: str) -> list[str]:
     ]
 
 
-def _clip(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        key if key.startswith(("text_model.", "text_projection.")) else f"text_model.{key}": value
-        for key, value in weights.items()
-    }
-
-
 def _adapters(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Each adapter's two matrices and its alpha, which is its rank: the scale is in them."""
     named = {}
@@ -207,14 +206,6 @@ def _adapters(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _save(weights: Mapping[str, Tensor], file: Path) -> None:
     half = {key: value.half().contiguous() for key, value in weights.items()}
     save_file(half, file, {"format": "pt"})
-
-
-def _unet(name: str) -> str:
-    return f"{name}.safetensors"
-
-
-def _vae(name: str) -> str:
-    return f"{name}-vae.safetensors"
 
 
 def _node(kind: str, **inputs: Any) -> dict[str, Any]:

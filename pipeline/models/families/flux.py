@@ -13,7 +13,6 @@ from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow, Schedule
 from pipeline.models.family import register_family
 from pipeline.models.latent_network import LatentTransformer
-from pipeline.models.schedulers import read_scheduler
 
 
 @register_family
@@ -23,12 +22,14 @@ class Flux(LatentTransformer):
     family = "flux"
     pipelines = ("FluxPipeline",)
     takes = {Flow: ("flow_prediction",)}
+    shifts_by_size = True
     patch = 2
 
     @classmethod
     def read_schedule(cls, config: Mapping[str, Any], tokens: int) -> tuple[Schedule, str]:
-        schedule, prediction = read_scheduler(config, tokens)
-        if isinstance(schedule, Flow):  # the pipeline's own spacing, not the scheduler's
+        schedule, prediction = super().read_schedule(config, tokens)
+        if isinstance(schedule, Flow) and schedule.spacing != "multistep":
+            # the pipeline's own, not the scheduler's
             schedule = replace(schedule, spacing="trailing")
         return schedule, prediction
 

@@ -20,7 +20,7 @@ from pipeline.models.folder import (
     size_problem,
 )
 from pipeline.models.network import Network
-from pipeline.models.schedulers import is_edm, read_scheduler, student_scheduler
+from pipeline.models.schedulers import completed, is_edm, read_scheduler, student_scheduler
 from pipeline.utils.errors import UserError
 
 
@@ -32,7 +32,8 @@ class UNet2D(Network):
 
     Args:
         unet, schedule, prediction: As `Network`.
-        scheduler: The `scheduler_config.json` that it came with; of EDM it may be empty.
+        scheduler: The `scheduler_config.json` that it came with, `completed`; of EDM it may be
+            empty.
     """
 
     family = "unet2d"
@@ -83,7 +84,7 @@ class UNet2D(Network):
         schedule, prediction = read_scheduler(folder.scheduler)
         cls.check_noise(folder, schedule, prediction)
         unet = load_network(cls.network(folder), backbone_folder(folder.path))
-        return cls(unet, schedule, prediction, folder.scheduler)
+        return cls(unet, schedule, prediction, completed(folder.scheduler))
 
     @staticmethod
     def network(folder: ModelFolder) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.config import EvaluateConfig
 from pipeline.models.perceptual.features import colours, pinned, resized, weights_checksum
 from pipeline.models.precision import full_precision
-from pipeline.utils.errors import UserError
+from pipeline.utils.errors import UserError, first_line
 
 _CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -87,5 +87,6 @@ def load_clip(evaluate: EvaluateConfig, prompts: Sequence[str] | None) -> Clip |
     try:
         return Clip(evaluate.clip)
     except Exception as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"evaluate.clip: cannot load {evaluate.clip}: {line}") from error
+        raise UserError(
+            f"evaluate.clip: cannot load {evaluate.clip}: {first_line(error)}"
+        ) from error

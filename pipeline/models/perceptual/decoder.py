@@ -6,7 +6,8 @@ from pathlib import Path
 import diffusers
 
 from pipeline.models.vae import VAE
-from pipeline.utils.errors import UserError
+from pipeline.utils.errors import UserError, first_line
+from pipeline.utils.files import file_sha256
 
 _FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
@@ -24,10 +25,9 @@ def load_decoder(folder: str) -> VAE:
         if missing := report["missing_keys"]:
             raise ValueError(f"no weights for {', '.join(sorted(missing)[:3])}")
     except Exception as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"distill.regression.decoder: cannot load {folder}: {line}; name a local folder with "
-            "an AutoencoderTiny, or null for the teacher's VAE"
+            f"distill.regression.decoder: cannot load {folder}: {first_line(error)}; name a local "
+            "folder with an AutoencoderTiny, or null for the teacher's VAE"
         ) from error
     return VAE(network)
 
@@ -41,8 +41,7 @@ def decoder_fingerprint(folder: str) -> str:
     digest = hashlib.sha256()
     for name in _FILES:
         try:
-            with (Path(folder) / name).open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+            digest.update(file_sha256(Path(folder) / name))
         except OSError as error:
             raise UserError(
                 f"distill.regression.decoder: {folder}/{name}: {error.strerror}; name a local "

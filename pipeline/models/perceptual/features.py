@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.config import EvaluateConfig
 from pipeline.models.precision import full_precision
-from pipeline.utils.errors import UserError
+from pipeline.utils.errors import UserError, first_line
 
 _INCEPTION = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
@@ -84,10 +84,9 @@ def load_features(evaluate: EvaluateConfig) -> FeatureNet | None:
     except UserError:
         raise
     except Exception as error:  # whatever a damaged file may come to
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"evaluate.weights: cannot read the weights of {evaluate.features} "
-            f"({evaluate.weights or 'its own'}): {line}"
+            f"({evaluate.weights or 'its own'}): {first_line(error)}"
         ) from error
     return None
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.models.pickles import Array, Dtype, Unpickler, encode
-from pipeline.utils.errors import UserError
+from pipeline.utils.errors import UserError, first_line
 
 LEVELS = (2, 2, 3, 3, 3)
 """Convolutions of VGG16 up to each level whose features are compared."""
@@ -70,9 +70,8 @@ def read_weights(file: str | None) -> Weights:
         named = {name: value for each in files for name, value in _read(each).items()}
         return _weights(named)
     except Exception as error:  # whatever a damaged file may come to
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"distill.regression.lpips: cannot read {files[-1]}: {line}; {_WAY_OUT}"
+            f"distill.regression.lpips: cannot read {files[-1]}: {first_line(error)}; {_WAY_OUT}"
         ) from error
 
 

@@ -1,0 +1,121 @@
+"""Schedulers' files as models are released with, and as people change them: the pipeline's latents.
+
+Keys and values are those on the Hub, without what only names a version.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.models.loading import load_teacher
+from pipeline.models.sampling import sample_teacher
+from tests.families.builders import BUILDERS
+from tests.families.measures import close
+
+SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+OLD = {**SD, "set_alpha_to_one": False, "skip_prk_steps": True, "clip_sample": False}
+EULER = {"_class_name": "EulerDiscreteScheduler", **SD}
+V_ZERO = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
+BY_SIZE = {
+    **{"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15},
+    **{"shift": 3.0, "use_dynamic_shifting": True},
+}
+DPM = {
+    "_class_name": "DPMSolverMultistepScheduler",
+    **{"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"},
+    **{"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02},
+    **{"lower_order_final": True, "euler_at_final": False, "lambda_min_clipped": -math.inf},
+    **{"timestep_spacing": "linspace", "steps_offset": 0, "use_karras_sigmas": False},
+}
+FLOW_DPM = {**DPM, "prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+
+Case = tuple[str, str, dict[str, Any]]
+RELEASED: dict[str, Case] = {
+    "sd15": ("sd1", "plms", {"_class_name": "PNDMScheduler", **OLD, "steps_offset": 1}),
+    "sd2": (
+        "sd1",
+        "euler",
+        {"_class_name": "DDIMScheduler", **OLD, "steps_offset": 1}
+        | {"prediction_type": "v_prediction"},
+    ),
+    "sdxl": (
+        "sdxl",
+        "euler",
+        {**EULER, **OLD, "timestep_spacing": "leading", "steps_offset": 1}
+        | {"interpolation_type": "linear", "sample_max_value": 1.0, "use_karras_sigmas": False},
+    ),
+    "sd35": ("sd3", "euler", {**FLOW, "shift": 3.0}),
+    "flux-dev": ("flux-dev", "euler", {**FLOW, **BY_SIZE}),
+    "flux-schnell": ("flux-schnell", "euler", {**FLOW, "shift": 1.0, "base_shift": 0.5}),
+    "sana": ("sana", "dpmpp_2m", FLOW_DPM),
+    "pixart-alpha": ("pixart-alpha", "dpmpp_2m", DPM),
+    "dit": ("dit", "euler", {"_class_name": "DDIMScheduler", "clip_sample": False}),
+}
+CHANGED: dict[str, Case] = {
+    # as the class takes them
+    "nothing said": ("sd1", "euler", {"_class_name": "EulerDiscreteScheduler"}),
+    "linspace is Euler's habit": ("sd1", "euler", {**EULER, "set_alpha_to_one": False}),
+    "Euler from sigma": ("sdxl", "euler", {**EULER, "timestep_spacing": "trailing"}),
+    "zero terminal SNR": ("sdxl", "euler", {**EULER, **V_ZERO, "timestep_spacing": "trailing"}),
+    "Heun knows no zero terminal SNR": (
+        "sd1",
+        "heun",
+        {"_class_name": "HeunDiscreteScheduler", **SD, "rescale_betas_zero_snr": True},
+    ),
+    "PNDM ends at its table": (
+        "sd1",
+        "plms",
+        {"_class_name": "PNDMScheduler", **SD, "skip_prk_steps": True},
+    ),
+    # as the pipeline corrects them
+    "DDIM without an offset": ("sd1", "euler", {"_class_name": "DDIMScheduler", **OLD}),
+    "PNDM without an offset": ("sd1", "plms", {"_class_name": "PNDMScheduler", **OLD}),
+    "clipped": ("sd1", "euler", {"_class_name": "DDIMScheduler", **SD, "clip_sample": True}),
+    "SD3 shifts by size": ("sd3", "euler", {**FLOW, **BY_SIZE}),
+    "SANA shifts by nothing": ("sana", "dpmpp_2m", {**FLOW_DPM, "use_dynamic_shifting": True}),
+}
+
+
+@pytest.fixture
+def with_scheduler(tiny_model: Callable, prompts: Path, tmp_path: Path) -> Callable:
+    """Makes the tiny model of a builder with another scheduler's file; gives its settings."""
+
+    def make(name: str, scheduler: dict[str, Any]) -> Any:
+        folder = shutil.copytree(tiny_model(BUILDERS[name]), tmp_path / "model")
+        (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+        index = json.loads((folder / "model_index.json").read_text())
+        index["scheduler"] = ["diffusers", scheduler["_class_name"]]
+        (folder / "model_index.json").write_text(json.dumps(index))
+        return BUILDERS[name].teacher(folder, prompts)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("case", "steps"),
+    [*((case, steps) for case in RELEASED for steps in (4, 10, 50)), *((c, 10) for c in CHANGED)],
+)
+def test_latents_are_those_of_the_pipeline(case: str, steps: int, with_scheduler: Callable) -> None:
+    name, solver, scheduler = (RELEASED | CHANGED)[case]
+    builder, settings = BUILDERS[name], with_scheduler(name, scheduler)
+    teacher, pipe = load_teacher(settings), builder.open(settings.output)
+    start = builder.start(pipe, teacher)
+    ours = sample_teacher(teacher, start, builder.labels_of(teacher), solver, steps, 1.0)
+    close(builder.visible(teacher, ours), builder.end(pipe, teacher, steps, 1.0), 1e-4)
+
+
+def test_the_index_says_which_class_takes_the_file(with_scheduler: Callable) -> None:
+    """As diffusers does, whatever class the file itself names."""
+    settings = with_scheduler("sd1", {**EULER, "timestep_spacing": "trailing"})
+    file = Path(settings.output) / "scheduler" / "scheduler_config.json"
+    expected = load_teacher(settings).schedule.times(4)
+    file.write_text(json.dumps({**json.loads(file.read_text()), "_class_name": "PNDMScheduler"}))
+    schedule = load_teacher(settings).schedule
+    assert torch.equal(schedule.times(4), expected) and not schedule.starts_at_prior
