@@ -37,7 +37,7 @@ def test_two_equal_numbers_are_one(tmp_path: Path, version: str) -> None:
     teacher = load_teacher(sized(tmp_path / "model", version, [8, 8]))
     assert teacher.shape[1:] == (8, 8)
     student = new_student(teacher, None, 0)
-    assert student.settings == {"num_inference_steps": 1}
+    assert student.call_settings == {"num_inference_steps": 1}
     save_denoiser(student, tmp_path / "student", {})
     saved = json.loads((tmp_path / "student" / "unet" / "config.json").read_text())
     assert saved["sample_size"] == 8

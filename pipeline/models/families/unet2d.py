@@ -106,9 +106,9 @@ class UNet2D(Network):
         )
 
     @property
-    def settings(self) -> dict[str, Any] | None:
-        """As `Network.settings`; None for the student of a formula whose images are not square."""
-        return super().settings if one_side(self.shape[1:]) else None
+    def call_settings(self) -> dict[str, Any] | None:
+        """As `Network.call_settings`; None for images that are not square, of a formula's student."""
+        return super().call_settings if one_side(self.shape[1:]) else None
 
     def usage(self) -> list[str]:
         if not self.classes:
