@@ -107,7 +107,7 @@ class UNet2D(Network):
 
     @property
     def call_settings(self) -> dict[str, Any] | None:
-        """As `Network.call_settings`; None for images that are not square, of a formula's student."""
+        """As `Network.call_settings`; None where a formula's images are not square."""
         return super().call_settings if one_side(self.shape[1:]) else None
 
     def usage(self) -> list[str]:
