@@ -148,8 +148,9 @@ def heun(denoise: PredictX0, noise: Tensor, schedule: Schedule, times: Tensor) -
 def dpmpp_2m(denoise: PredictX0, noise: Tensor, schedule: Schedule, times: Tensor) -> Tensor:
     """DPM-Solver++(2M): one evaluation a step, second order.
 
-    x0 is extrapolated in lambda = log(alpha / sigma) to the middle of the step; the first step and
-    a step to sigma 0 are of first order. Arguments, result and errors as in `euler`.
+    x0 is extrapolated in lambda = log(alpha / sigma) to the middle of the step, from the last other
+    lambda; the first step and a step to sigma 0 are of first order. Arguments, result and errors as
+    in `euler`.
 
     Source: Lu et al., 2022, arXiv 2211.01095, Algorithm 2.
     """
@@ -157,10 +158,12 @@ def dpmpp_2m(denoise: PredictX0, noise: Tensor, schedule: Schedule, times: Tenso
 
     def guess(x_t: Tensor, here: _Level, there: _Level) -> Tensor:
         x0 = denoise(x_t, here.t)
-        before.append((x0, here))
+        if not before or before[-1][1].snr != here.snr:  # rounded times may come twice
+            before.append((x0, here))
+            del before[:-2]
         if len(before) == 1 or there.sigma == 0:
             return x0
-        x0_before, level = before.pop(0)
+        x0_before, level = before[0]
         reach = (there.snr - here.snr) / (here.snr - level.snr)
         return x0 + reach / 2 * (x0 - x0_before)
 

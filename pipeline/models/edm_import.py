@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ Weights = dict[str, Tensor]
 def import_edm(file: str | Path) -> EDMUNet:
     """The network of an EDM file in float32, without dropout and labels of augmentation.
 
-    The file says nothing of the range of noise: it is EDM's own sampler's, 0.002 to 80.
+    Its noise is that of EDM's own sampler, 0.002 to 80, within the limits that the file may have.
 
     Args:
         file: A local file, such as `edm-imagenet-64x64-cond-adm.pkl`.
@@ -41,7 +42,7 @@ def import_edm(file: str | Path) -> EDMUNet:
         _check(network)
         family, build = _BUILDERS[network.kind]
         unet = build(network, root.settings)
-        return family(unet, EDM(sigma_data=root.settings["sigma_data"]), "edm")
+        return family(unet, _noise(root.settings), "edm")
     except UserError as error:
         raise UserError(f"teacher.file: {file}: {error}") from error
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -49,6 +50,19 @@ def import_edm(file: str | Path) -> EDMUNet:
             f"teacher.file: {file}: its network is not built as NVIDIA's are: "
             f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         ) from error
+
+
+def _noise(settings: Mapping[str, Any]) -> EDM:
+    """EDM's noise, cut as NVIDIA's sampler does; limits of 0 and infinity are none."""
+    own = EDM(sigma_data=settings["sigma_data"])
+    limits = settings.get("sigma_min", 0.0), settings.get("sigma_max", math.inf)
+    low, high = max(limits[0], own.sigma_min), min(limits[1], own.sigma_max)
+    if not low < high:
+        raise UserError(
+            f"its sigma_min and sigma_max are {limits[0]:g} and {limits[1]:g}; known are limits "
+            f"that leave a part of {own.sigma_min:g} to {own.sigma_max:g}"
+        )
+    return replace(own, sigma_min=float(low), sigma_max=float(high))
 
 
 _COMMON: dict[str, dict[str, Any]] = {

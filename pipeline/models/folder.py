@@ -53,9 +53,28 @@ class ModelFolder:
         return read_json(self.path, f"{name}/config.json")
 
     @property
+    def sample_size(self) -> Any:
+        """Of the backbone; a transformer without one has that of its class, here 0."""
+        return self.backbone.get("sample_size", None if self.network.startswith("UNet") else 0)
+
+    @property
     def title(self) -> str:
         """The classes of pipeline and backbone, for messages."""
         return f"{self.pipeline} with a {self.network}" if self.pipeline else self.network
+
+
+def one_side(size: Any) -> int | None:
+    """The one number that a `sample_size` is, or has twice; else None."""
+    sides = {*size} if isinstance(size, list | tuple) else {size}
+    side = sides.pop()
+    return side if isinstance(side, int) and not sides else None
+
+
+def size_problem(size: Any) -> str | None:
+    """Why the pipelines of diffusers do not take a `sample_size`, or None."""
+    if one_side(size) is not None:
+        return None
+    return f"its sample_size is {json.dumps(size)}, and diffusers' pipelines take one number"
 
 
 def read_folder(path: Path) -> ModelFolder:

@@ -14,7 +14,13 @@ from pipeline.config import TeacherConfig
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow, Schedule
 from pipeline.models.condition import Prompts, read_prompts
-from pipeline.models.folder import ModelFolder, load_parts, need_transformers
+from pipeline.models.folder import (
+    ModelFolder,
+    load_parts,
+    need_transformers,
+    one_side,
+    size_problem,
+)
 from pipeline.models.network import Network
 from pipeline.models.schedulers import completed, is_edm, read_scheduler, student_scheduler
 from pipeline.models.vae import VAE
@@ -106,7 +112,7 @@ class LatentNetwork(Network):
             return "its scheduler has EDM's sigmas"
         if vae.get("latents_mean") is not None or vae.get("latents_std") is not None:
             return "its VAE has latents_mean and latents_std"
-        return None
+        return size_problem(folder.sample_size)
 
     @classmethod
     def load(cls, folder: ModelFolder | None, teacher: TeacherConfig) -> "LatentNetwork":
@@ -159,7 +165,9 @@ class LatentNetwork(Network):
     @classmethod
     def own_side(cls, backbone: Any) -> int:
         """Height and width of the latents that the backbone was trained on."""
-        return int(backbone.config.sample_size)
+        side = one_side(backbone.config.sample_size)
+        assert side is not None, "refused as the folder's problem"
+        return side
 
     @classmethod
     def _unit(cls, backbone: Any) -> int:
@@ -209,7 +217,9 @@ class LatentNetwork(Network):
         """Flow time in [0, 1] as a position in the table of training steps."""
         assert isinstance(self.schedule, Flow)
         position = t * self.schedule.steps_table
-        return position.floor() if self.schedule.spacing == "multistep" else position
+        if self.schedule.spacing != "multistep":
+            return position
+        return (position + 1e-4).floor()  # in float32 a multiple may lie a little lower
 
     def with_guidance(self, scale: float | None) -> "LatentNetwork":
         if scale is None:

@@ -9,7 +9,15 @@ from pipeline.config import TeacherConfig
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.families import FAMILIES
 from pipeline.models.family import family_of, find_family
-from pipeline.models.folder import INDEX, backbone_folder, load_parts, place, read_folder, read_json
+from pipeline.models.folder import (
+    INDEX,
+    backbone_folder,
+    load_parts,
+    place,
+    read_folder,
+    read_json,
+    size_problem,
+)
 from pipeline.models.latent_network import LatentNetwork
 from pipeline.models.network import Network
 from pipeline.models.vae import VAE
@@ -75,11 +83,17 @@ def vae_fingerprint(teacher: TeacherConfig) -> str:
 
 
 def load_teacher(teacher: TeacherConfig) -> Denoiser:
-    """The frozen teacher, in eval mode and without gradients; raises as `load_denoiser`."""
+    """The frozen teacher, in eval mode and without gradients.
+
+    Raises:
+        UserError: As `load_denoiser`, or if no pipeline of diffusers would take its students.
+    """
     if teacher.kind in FAMILIES:
         network = FAMILIES[teacher.kind].load(None, teacher)
     else:
         network = load_denoiser(teacher.output, _MAKE_TEACHER, teacher)
+        if problem := size_problem(network.shape[1:]):
+            raise UserError(f"teacher.output: {teacher.output}: {problem}; {_MAKE_TEACHER}")
     return network.eval().requires_grad_(False)
 
 

@@ -10,6 +10,7 @@ from pipeline.diffusion.noise import Schedule, expand
 from pipeline.diffusion.prediction import error_weight, to_x0
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.family import Family
+from pipeline.models.folder import one_side
 from pipeline.models.schedulers import spaced_timesteps
 
 
@@ -17,7 +18,8 @@ class Network(Denoiser, Family):
     """A network of diffusers that can be trained and saved.
 
     Args:
-        backbone: The network itself; all else here is shared by its copies.
+        backbone: The network itself; all else here is shared by its copies. A `sample_size` of
+            twice the same number becomes that number, as the pipelines of diffusers take it.
         schedule: The noise process that it was trained on.
         prediction: A kind of `pipeline.diffusion.prediction`; "edm" for a network inside EDM's
             preconditioning, whose time input is log(sigma) / 4; or "consistency" for one inside
@@ -38,6 +40,9 @@ class Network(Denoiser, Family):
         self, backbone: Any, schedule: Schedule, prediction: str, shape: tuple[int, int, int]
     ) -> None:
         super().__init__()
+        side = one_side(size := getattr(backbone.config, "sample_size", None))
+        if side != size and side is not None:
+            backbone.register_to_config(sample_size=side)
         setattr(self, self.part, backbone)
         self.schedule = schedule
         self.prediction = prediction
@@ -80,7 +85,7 @@ class Network(Denoiser, Family):
     def call_settings(self) -> dict[str, Any] | None:
         """How the pipeline is called for the student's steps; None if it cannot take them."""
         times = self.sampler.timesteps
-        if len(times) == 1 or times == spaced_timesteps(self.sampler):
+        if times == spaced_timesteps(self.sampler):
             return {"num_inference_steps": len(times)}
         return None
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.condition import Condition
+from pipeline.diffusion.noise import Schedule
 from pipeline.diffusion.sampler import Denoise
 from pipeline.diffusion.solver import SOLVERS
 from pipeline.models.denoiser import Denoiser
@@ -54,15 +55,27 @@ def sample_teacher(
 
     Raises:
         UserError: If guidance is asked for without labels, or of a teacher without an
-            unconditional branch.
+            unconditional branch; or if the teacher's schedule has fewer steps.
     """
     if labels is None and guidance != 1.0:
         raise UserError(f"pairs.guidance: {guidance} needs labels, and the teacher has none; use 1")
     denoise, schedule = guide(teacher, guidance), teacher.schedule
     condition = teacher.conditioner(labels, len(noise), noise.device)
     return SOLVERS[solver](
-        lambda x_t, t: denoise(x_t, t, condition), noise, schedule, schedule.times(steps)
+        lambda x_t, t: denoise(x_t, t, condition), noise, schedule, _times(schedule, steps)
     )
+
+
+def _times(schedule: Schedule, steps: int) -> Tensor:
+    """Of a solver; not all at one time, as so many steps of DPM-Solver's "leading" spacing are."""
+    try:
+        times = schedule.times(steps)
+        if steps == 1 or times[0] > times[-2]:
+            return times
+        problem = f"all are at time {times[0]:g}"
+    except ValueError as error:
+        problem = str(error)
+    raise UserError(f"pairs.steps: {steps} are too many for this teacher ({problem}); set fewer")
 
 
 @torch.no_grad()

@@ -154,9 +154,9 @@ def student_scheduler(config: Mapping[str, Any], sampler: FewStepSampler) -> Any
                 )
             return diffusers.EDMDPMSolverMultistepScheduler(**settings, sigma_data=sigma_data)
         case Flow(shift, table):
-            if len(sampler.timesteps) > 1:
+            if (times := sampler.timesteps) != (schedule.start,):  # taken as they are, not shifted
                 return diffusers.FlowMatchEulerDiscreteScheduler(
-                    table, stochastic_sampling=sampler.renoise
+                    table, stochastic_sampling=sampler.renoise and len(times) > 1
                 )
             if config.get("_class_name") == "FlowMatchEulerDiscreteScheduler":
                 return diffusers.FlowMatchEulerDiscreteScheduler.from_config(config)
@@ -165,11 +165,13 @@ def student_scheduler(config: Mapping[str, Any], sampler: FewStepSampler) -> Any
     return _vp_student(config, schedule, sampler)
 
 
-def spaced_timesteps(sampler: FewStepSampler) -> tuple[float, ...] | None:
-    """As many times as a student's, where `student_scheduler` of VP puts them by itself."""
+def spaced_timesteps(sampler: FewStepSampler) -> tuple[float, ...]:
+    """The times at which `student_scheduler` asks a student that is only told their number."""
     schedule, count = sampler.schedule, len(sampler.timesteps)
     if not isinstance(schedule, VP):
-        return None
+        return (schedule.start,)
+    if count == 1:  # its table ends there
+        return sampler.timesteps
     if not sampler.renoise:
         return tuple(schedule.times(count, "trailing")[:-1].tolist())
     apart = len(schedule.alphas_cumprod) // count

@@ -1,6 +1,7 @@
 """Student and critic: copies of the teacher that learn, and students that are saved."""
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pipeline.config import (
     TeacherConfig,
 )
 from pipeline.diffusion import seeds
-from pipeline.diffusion.noise import EDM, VP, Flow, Schedule
+from pipeline.diffusion.noise import EDM, Flow, Schedule
 from pipeline.diffusion.sampler import FewStepSampler
 from pipeline.methods.recipe import Recipe
 from pipeline.models.critic import Critic
@@ -121,15 +122,18 @@ def few_step_sampler(schedule: Schedule, student: StudentConfig) -> FewStepSampl
     """
     if student.times is None:
         return None
+    apart = None
     match schedule:
         case EDM(sigma_min=low, sigma_max=high):
             known, unit = (low, high), "sigmas"
+        case Flow(steps_table=table, spacing="multistep"):  # between them its network is not asked
+            known, apart, unit = (1 / table, 1.0), 1 / table, f"multiples of 1/{table}"
         case Flow():
             known, unit = (1 / schedule.steps_table, 1.0), "shares of noise"
         case _:
-            known, unit = (0.0, schedule.start), "whole training times"
+            known, apart, unit = (0.0, schedule.start), 1.0, "whole training times"
     for time in student.times:
-        if not known[0] <= time <= known[1] or (isinstance(schedule, VP) and time % 1):
+        if not known[0] <= time <= known[1] or (apart and abs(math.remainder(time, apart)) > 1e-9):
             raise UserError(
                 f"distill.student.times: {time:g} is no time of the teacher; it has {unit} from "
                 f"{known[0]:g} to {known[1]:g}"

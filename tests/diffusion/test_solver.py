@@ -17,6 +17,7 @@ SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012
 LINEAR = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
 ZERO_SNR = SD | {"rescale_betas_zero_snr": True}
 SPACINGS = ["leading", "trailing", "linspace"]
+FLOW_SPACINGS = ["linspace", "trailing", "multistep"]
 
 
 class Gaussian:
@@ -237,6 +238,35 @@ def test_evaluations_are_counted_right(name, steps):
         gaussian = Gaussian(schedule)
         SOLVERS[name](gaussian, Z, schedule, schedule.times(steps))
         assert gaussian.calls == SOLVERS[name].evaluations(steps)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("total", [7, 100])
+@pytest.mark.parametrize("spacing", [*SPACINGS, "multistep-leading", "multistep-linspace"])
+@pytest.mark.parametrize("clean_end", [True, False])
+def test_any_number_of_steps_ends(name, total, spacing, clean_end):
+    vp = VP(table(SD | {"num_train_timesteps": total}), spacing, clean_end=clean_end)
+    for steps in (1, 2, total - 1, total):
+        end = SOLVERS[name](curved(vp), Z, vp, vp.times(steps))
+        assert end.isfinite().all(), steps
+
+
+@pytest.mark.parametrize("steps", [1, 2, 999, 1000])
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("schedule", [EDM(), *(Flow(3.0, spacing=each) for each in FLOW_SPACINGS)])
+def test_any_number_of_steps_ends_without_a_table(name, steps, schedule):
+    end = SOLVERS[name](curved(schedule), Z[:1], schedule, schedule.times(steps))
+    assert end.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["euler", "heun", "dpmpp_2m"])
+@pytest.mark.parametrize("place", [0, 1, 4, 9])
+def test_a_time_that_comes_twice_changes_nothing(name, place):
+    vp = VP(table(SD), "trailing")
+    times = vp.times(10)
+    twice = torch.cat([times[: place + 1], times[place:]])
+    once, again = (SOLVERS[name](curved(vp), Z, vp, each) for each in (times, twice))
+    assert_same(again, once)
 
 
 @pytest.mark.parametrize("name", SOLVERS)

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from pipeline.config import TeacherConfig
+from pipeline.config import StudentConfig, TeacherConfig
 from pipeline.models.export.card import model_card, read_origin, usage
 from pipeline.models.families.unet2d import UNet2D
 from pipeline.models.loading import load_teacher
-from tests.families.builders.song import BUILDERS
+from pipeline.models.students import new_student
+from tests.families.builders import BUILDERS
 from tests.fixtures.tiny_models import save_tiny
 
 REPO, COMMIT = "owner/name", "1" * 40
@@ -113,3 +114,18 @@ def test_each_kind_of_network_is_used_its_own_way(
     song = BUILDERS["song"]
     settings = song.teacher(song.save(tmp_path / "song"), Path())
     assert "import pipeline.models.song_unet" in usage(load_teacher(settings), "x")
+
+
+@pytest.mark.parametrize("name", ["edm", "consistency", "song"])
+@pytest.mark.parametrize("times", [(2.5,), (60.0, 2.5)])
+def test_a_start_that_diffusers_has_not_is_told(
+    tmp_path: Path, name: str, times: tuple[float, ...]
+) -> None:
+    """Its scheduler of EDM puts in noise of variance sigma^2 + 1, which is far off at 2.5."""
+    teacher = load_teacher(BUILDERS[name].teacher(BUILDERS[name].save(tmp_path / "m"), Path()))
+    student = new_student(teacher, None, 0, StudentConfig(times=times))
+    told = model_card(student, "x", read_origin(None), {})
+    assert "diffusers cannot take this student's steps" in told and "jobs/sample.py" in told
+    assert "num_inference_steps" not in told and "from_pretrained" not in told
+    noisiest = StudentConfig(times=(teacher.schedule.start,))
+    assert "num_inference_steps=1" in usage(new_student(teacher, None, 0, noisiest), "x")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from pipeline.models.loading import load_teacher
 from pipeline.models.lora import merged
 from pipeline.models.students import new_student
 from pipeline.utils.errors import UserError
-from tests.fixtures.tiny_models import save_tiny
+from tests.fixtures.tiny_models import save_deep
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,7 @@ from tests.fixtures.tiny_models import save_tiny
     [("sd1", ["s-clip.safetensors"]), ("sdxl", ["s-clip-1.safetensors", "s-clip-2.safetensors"])],
 )
 def test_one_file_and_a_graph_of_one_step(tmp_path: Path, version: str, clips: list[str]) -> None:
-    folder = save_tiny(tmp_path / "model", version)
+    folder = save_deep(tmp_path / "model", version)
     network = load_teacher(TeacherConfig(output=str(folder)))
     check_comfyui(network)
     how = save_comfyui(network, folder, "s")
@@ -65,7 +66,7 @@ def test_one_file_and_a_graph_of_one_step(tmp_path: Path, version: str, clips: l
 def test_text_encoders_have_the_names_comfyui_knows(
     tmp_path: Path, version: str, last: str
 ) -> None:
-    folder = save_tiny(tmp_path / "model", version)
+    folder = save_deep(tmp_path / "model", version)
     save_comfyui(load_teacher(TeacherConfig(output=str(folder))), folder, "s")
     files = sorted((folder / "comfyui").glob("s-clip*.safetensors"))
     names = {file.stem: set(load_file(file)) for file in files}
@@ -81,7 +82,7 @@ def test_adapters_have_the_names_comfyui_knows_and_make_the_student(
     tmp_path: Path, version: str
 ) -> None:
     """Its loader adds alpha / rank * up @ down to the weight whose name has _ for every dot."""
-    folder = save_tiny(tmp_path / "model", version)
+    folder = save_deep(tmp_path / "model", version)
     teacher = load_teacher(TeacherConfig(output=str(folder)))
     settings = StudentConfig(lora={"rank": 4, "alpha": 6.0})
     student = new_student(teacher, NetworkConfig(), 0, settings)
@@ -110,7 +111,7 @@ def test_adapters_have_the_names_comfyui_knows_and_make_the_student(
 def test_other_families_are_refused_by_name(tiny: Callable[..., UNet2D], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="export.comfyui: the student is a ConsistencyModelPipel"):
         check_comfyui(tiny())
-    folder = save_tiny(tmp_path / "model", "sd2")
+    folder = save_deep(tmp_path / "model", "sd2")
     network = load_teacher(TeacherConfig(output=str(folder)))
     with pytest.raises(UserError, match="export.comfyui: the student predicts v_prediction"):
         check_comfyui(network)
@@ -127,3 +128,33 @@ def test_other_families_are_refused_by_name(tiny: Callable[..., UNet2D], tmp_pat
     student = new_student(load_teacher(TeacherConfig(output=str(folder))), None, 0, early)
     with pytest.raises(UserError, match="the student starts at 399, not at 999"):
         check_comfyui(student)
+
+
+SSD_1B = {
+    "transformer_layers_per_block": ((0, 0), (2, 2), (4, 4)),
+    "reverse_transformer_layers_per_block": ((4, 4, 10), (2, 1, 1), (0, 0, 0)),
+    "mid_block_type": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("version", "unet", "depths"),
+    [
+        ("sd1", {"layers_per_block": 1}, r"\(\(1, 1, 1, 0\), 1, \(0, 0, 1, 1, 1, 1, 1, 1\)\)"),
+        ("sd1", {"mid_block_type": None}, r"1, 0, 0\), -2, \(0,"),
+        ("sdxl", {"transformer_layers_per_block": (1, 2, 4)}, r"4, 4\), 4, \(4,"),
+        ("sdxl", SSD_1B, r"4, 4\), -2, \(4, 4, 10, 2, 1, 1, 0"),
+    ],
+)
+def test_a_unet_of_another_depth_is_refused_by_its_depth(
+    tmp_path: Path, version: str, unet: dict[str, Any], depths: str
+) -> None:
+    """Smaller Stable Diffusions have fewer layers in a block, or no middle."""
+    folder = save_deep(tmp_path / "model", version, **unet)
+    with pytest.raises(UserError, match=f"ComfyUI knows no UNet of these .* up: .*{depths}.*;"):
+        check_comfyui(load_teacher(TeacherConfig(output=str(folder))))
+
+
+def test_smaller_ones_that_comfyui_knows_pass(tmp_path: Path) -> None:
+    folder = save_deep(tmp_path / "model", "sdxl", **SSD_1B | {"mid_block_type": "UNetMidBlock2D"})
+    check_comfyui(load_teacher(TeacherConfig(output=str(folder))))

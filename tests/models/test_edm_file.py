@@ -327,6 +327,41 @@ def test_other_networks_are_refused_by_name(
         import_edm(file)
 
 
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({"sigma_min": 0, "sigma_max": float("inf")}, (0.002, 80.0)),
+        ({"sigma_min": 0.01, "sigma_max": 40}, (0.01, 40.0)),
+        ({"sigma_min": 0.0001, "sigma_max": 40.0}, (0.002, 40.0)),
+        ({"sigma_min": 0.02, "sigma_max": 100.0}, (0.02, 80.0)),
+        ({}, (0.002, 80.0)),
+    ],
+)
+def test_the_noise_ends_where_the_file_has_a_limit(
+    tmp_path: Path, limits: dict[str, float], expected: tuple[float, float]
+) -> None:
+    """As NVIDIA's own sampler, which asks no network beyond its limits."""
+    root = small()
+    for name in ("sigma_min", "sigma_max"):
+        delattr(root, name)
+    for name, value in limits.items():
+        setattr(root, name, value)
+    imported = import_edm(written(tmp_path / "edm.pkl", {"ema": root}))
+    assert imported.schedule == EDM(*expected, sigma_data=0.5)
+    save_denoiser(imported, tmp_path / "saved", {})
+    assert load_denoiser(tmp_path / "saved", "").schedule == imported.schedule
+
+
+@pytest.mark.parametrize("limits", [(1.0, 0.5), (100.0, 200.0), (float("nan"), 80.0)])
+def test_limits_that_leave_no_noise_are_refused(
+    tmp_path: Path, limits: tuple[float, float]
+) -> None:
+    root = small()
+    root.sigma_min, root.sigma_max = limits
+    file = written(tmp_path / "edm.pkl", {"ema": root})
+    assert "its sigma_min and sigma_max are" in refused(file)
+
+
 def test_an_adm_of_few_channels_is_refused(tmp_path: Path) -> None:
     """Its norms have fewer groups than 32, which `UNet2DModel` cannot say."""
     file = written(tmp_path / "edm.pkl", {"ema": network("adm", channels=64)})

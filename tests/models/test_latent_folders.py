@@ -14,7 +14,7 @@ from pipeline.models.export.card import usage
 from pipeline.models.export.save import save_denoiser
 from pipeline.models.loading import load_teacher, teacher_fingerprint
 from pipeline.models.sampling import sample_teacher
-from pipeline.models.students import new_student
+from pipeline.models.students import few_step_sampler, new_student
 from pipeline.utils.errors import UserError
 from tests.families.builder import PROMPTS, OnLatents
 from tests.families.builders import BUILDERS
@@ -91,6 +91,15 @@ def test_steps_that_diffusers_cannot_take_are_told(tmp_path):
     assert student.call_settings is None and "jobs/sample.py" in usage(student, "x")
     with pytest.raises(UserError, match=r"distill\.student\.times: 0\.5 is no time .* whole train"):
         new_student(teacher, None, 0, StudentConfig(times=[999, 0.5]))
+
+
+def test_a_time_at_which_the_network_is_not_asked_is_none(tmp_path):
+    teacher = load_teacher(settings_of("sana", tmp_path))
+    with pytest.raises(UserError, match=r"times: 0\.7777 is no time .* multiples of 1/1000 from"):
+        new_student(teacher, None, 0, StudentConfig(times=[0.7777]))
+    for part in range(1, 1001):
+        few_step_sampler(teacher.schedule, StudentConfig(times=[part / 1000]))
+        assert teacher.position(torch.tensor(part / 1000)) == part
 
 
 @pytest.mark.parametrize("version", ["flux-dev", "flux-schnell", "sd3"])

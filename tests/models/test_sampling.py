@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.diffusion.noise import EDM
+from pipeline.diffusion.noise import EDM, VP
 from pipeline.diffusion.solver import SOLVERS
 from pipeline.models.families.gaussian import GaussianMixture, gaussian_teacher
 from pipeline.models.families.unet2d import UNet2D
@@ -78,3 +78,22 @@ def test_at_scale_one_the_teacher_is_called_once_and_with_labels(
 def test_guidance_without_labels_is_refused(teacher: GaussianMixture) -> None:
     with pytest.raises(UserError, match=r"pairs\.guidance: 3\.0 needs labels.*use 1"):
         sample_teacher(teacher, torch.randn(1, 1, 4, 4), None, "euler", 2, 3.0)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(
+    ("spacing", "offset", "steps", "reason"),
+    [
+        ("multistep-leading", 0, 10, "all are at time 0"),
+        ("leading", 1, 10, "do not fit a table of 10"),
+        ("trailing", 0, 11, "do not fit a table of 10"),
+    ],
+)
+def test_more_steps_than_the_teacher_has_are_refused(
+    solver: str, spacing: str, offset: int, steps: int, reason: str
+) -> None:
+    teacher, noise = gaussian_teacher((1, 4, 4), 3), torch.randn(1, 1, 4, 4)
+    teacher.schedule = VP(torch.linspace(0.99, 0.01, 10), spacing, offset)
+    with pytest.raises(UserError, match=rf"pairs\.steps: {steps} are too many .*{reason}.* fewer"):
+        sample_teacher(teacher, noise, None, solver, steps, 1.0)
+    assert sample_teacher(teacher, noise, None, solver, 9, 1.0).isfinite().all()

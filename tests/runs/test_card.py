@@ -25,7 +25,7 @@ from pipeline.stages.export import export
 from pipeline.training import loop
 from pipeline.utils.errors import UserError
 from tests.fixtures.hub import TOKEN, serve
-from tests.fixtures.tiny_models import save_tiny
+from tests.fixtures.tiny_models import save_deep, save_tiny
 
 NO_PAIRS = {"regression_steps": 0, "regression": {"weight": 0.0, "batch_size": 8}}
 
@@ -144,7 +144,7 @@ def test_what_cannot_be_pushed_or_exported_is_told_before_anything_is_saved(
 @pytest.fixture
 def text(hub, tmp_path) -> Config:
     """A run of two steps whose teacher is a Stable Diffusion on the Hub."""
-    folder = save_tiny(tmp_path / "model")
+    folder = save_deep(tmp_path / "model")
     (folder / "README.md").write_text("---\nlicense: creativeml-openrail-m\n---\n# A model")
     (folder / "unet" / "diffusion_pytorch_model.bin").write_text("a pickle")
     (tmp_path / "prompts.txt").write_text("a cat\na dog")

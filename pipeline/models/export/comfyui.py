@@ -24,6 +24,24 @@ FOLDER = "comfyui"
 _PROMPT = "a photo of a cat"
 _TIMES = 1000
 _BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
+_Depths = tuple[tuple[int, ...], int, tuple[int, ...]]
+"""Transformers after each residual block: down, in the middle (-1 without any, -2 where there is
+no middle), up."""
+_KNOWN: dict[str, tuple[_Depths, ...]] = {
+    "stable_diffusion": (
+        ((1, 1, 1, 1, 1, 1, 0, 0), 1, (0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1)),
+        ((0, 1, 1), -2, (1, 1, 1, 1, 0, 0)),  # SDXS
+    ),
+    "sdxl": (
+        ((0, 0, 2, 2, 10, 10), 10, (10, 10, 10, 2, 2, 2, 0, 0, 0)),
+        ((0, 0, 2, 2, 4, 4), -1, (4, 4, 10, 2, 1, 1, 0, 0, 0)),  # SSD-1B
+        ((0, 0, 1, 1, 2, 2), -1, (2, 2, 2, 1, 1, 1, 0, 0, 0)),  # Segmind-Vega
+        ((0, 2, 5), -2, (5, 5, 2, 2, 0, 0)),  # KOALA-700M
+        ((0, 2, 6), 6, (6, 6, 2, 2, 0, 0)),  # KOALA-1B
+    ),
+}
+"""By the name of the text encoders: the UNets in ComfyUI's list of diffusers' (`model_detection`).
+It looks a file up there by its depths on the way down, and takes the others from the list."""
 
 
 def check_comfyui(network: Network) -> None:
@@ -31,7 +49,7 @@ def check_comfyui(network: Network) -> None:
 
     Raises:
         UserError: If it is not Stable Diffusion 1 or XL with its own noise schedule, predicting
-            eps.
+            eps, or its UNet has more or fewer blocks than those that ComfyUI knows.
     """
     scheduler = network.pipeline().scheduler.config
     if network.comfyui is None:
@@ -46,12 +64,31 @@ def check_comfyui(network: Network) -> None:
         math.isclose(scheduler.get(name, math.nan), value) for name, value in _BETAS.items()
     ):
         problem = "the noise schedule of the student is not Stable Diffusion's"
+    elif (depths := _depths(network.backbone)) not in _KNOWN[network.comfyui]:
+        problem = f"ComfyUI knows no UNet of these transformers down, in the middle, up: {depths}"
     else:
         return
     raise UserError(
         f"export.comfyui: {problem}; Stable Diffusion 1 and XL, with epsilon, can be exported: set "
         "it to false"
     )
+
+
+def _depths(unet: Any) -> _Depths:
+    """Of a `UNet2DConditionModel`."""
+    down, up = (
+        tuple(depth for block in blocks for depth in _of_block(block))
+        for blocks in (unet.down_blocks, unet.up_blocks)
+    )
+    return down, max(_of_block(unet.mid_block), default=-2) or -1, up
+
+
+def _of_block(block: Any) -> list[int]:
+    """Transformers after each of its residual blocks; empty for no block."""
+    if block is None:
+        return []
+    attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
+    return [len(getattr(each, "transformer_blocks", ())) for each in attentions]
 
 
 def save_comfyui(network: Any, folder: Path, name: str) -> str:

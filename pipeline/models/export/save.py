@@ -33,8 +33,8 @@ def save_denoiser(
 ) -> None:
     """Write a network as a diffusers pipeline folder, whole or not at all.
 
-    `DiffusionPipeline.from_pretrained(folder)` opens it; with `num_inference_steps=1` its image
-    is the student's. `pipeline.models.loading.load_denoiser` reads it back. The folder of a
+    `DiffusionPipeline.from_pretrained(folder)` opens it; called with its `call_settings` its images
+    are the student's. `pipeline.models.loading.load_denoiser` reads it back. The folder of a
     `SongUNet` opens only where this package is installed. Adapters that were merged into the
     network stand beside it, for `load_lora_weights`.
 

@@ -70,8 +70,7 @@ def new_unet(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.generator("weights", seed).initial_seed())
         unet = diffusers.UNet2DModel(
-            # diffusers' pipelines understand only one number
-            sample_size=height if height == width else (height, width),
+            sample_size=(height, width),
             in_channels=channels,
             out_channels=channels,
             block_out_channels=tuple(network.channels),

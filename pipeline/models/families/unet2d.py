@@ -12,7 +12,13 @@ from pipeline.diffusion.noise import VP, Schedule
 from pipeline.diffusion.prediction import PREDICTIONS
 from pipeline.models.condition import ClassLabels
 from pipeline.models.family import register_family
-from pipeline.models.folder import ModelFolder, backbone_folder, load_network
+from pipeline.models.folder import (
+    ModelFolder,
+    backbone_folder,
+    load_network,
+    one_side,
+    size_problem,
+)
 from pipeline.models.network import Network
 from pipeline.models.schedulers import completed, is_edm, read_scheduler, student_scheduler
 from pipeline.utils.errors import UserError
@@ -65,7 +71,7 @@ class UNet2D(Network):
             return "it predicts a variance too"
         if config.get("class_embed_type") is not None:
             return f"its class_embed_type is {config['class_embed_type']}"
-        return None
+        return size_problem(None) if folder.sample_size is None else None
 
     @classmethod
     def load(cls, folder: ModelFolder | None, teacher: TeacherConfig) -> "UNet2D":
@@ -98,6 +104,11 @@ class UNet2D(Network):
         return diffusers.ConsistencyModelPipeline(
             self.backbone, student_scheduler(self.scheduler, self.sampler)
         )
+
+    @property
+    def call_settings(self) -> dict[str, Any] | None:
+        """As `Network.call_settings`; None where a formula's images are not square."""
+        return super().call_settings if one_side(self.shape[1:]) else None
 
     def usage(self) -> list[str]:
         if not self.classes:

@@ -49,4 +49,6 @@ class OfClasses(OnLatents):
         return shown(network.decode(x0))
 
 
-BUILDERS: dict[str, Builder] = {"dit": OfClasses(family="dit", make=dit, wrong=FLOW)}
+BUILDERS: dict[str, Builder] = {
+    "dit": OfClasses(family="dit", make=dit, few={"early": ((399,), True)}, wrong=FLOW)
+}

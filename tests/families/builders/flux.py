@@ -62,6 +62,7 @@ def _builder(version: str) -> Packed:
         call={"height": 16, "width": 16},
         guidable=version == "flux-schnell",
         negatable=version == "flux-schnell",
+        few={"early": ((0.8,), True), "ode": ((1.0, 0.6), False)},
         wrong=DDIM,
     )
 

@@ -56,6 +56,7 @@ BUILDERS: dict[str, Builder] = {
         make=partial(pixart, "pixart-sigma"),
         call=CALL,
         solver="dpmpp_2m",
+        few={"early": ((399,), True)},
         wrong=FLOW,
     ),
 }

@@ -35,7 +35,7 @@ BUILDERS: dict[str, Builder] = {
         side=16,
         call={"use_resolution_binning": False, "height": 32, "width": 32},
         solver="dpmpp_2m",
-        few={"ode": ((1.0, 0.6), False)},
+        few={"early": ((0.506,), True), "ode": ((1.0, 0.6), False)},
         wrong=DDIM,
     )
 }

@@ -68,5 +68,5 @@ def _builder(version: str, **more: Any) -> OnLatents:
 BUILDERS: dict[str, Builder] = {
     "sd1": _builder("sd1", solver="plms", few={"lcm": ((999, 749, 499, 249), True)}),
     "sd2": _builder("sd2"),
-    "sd2-zero-snr": _builder("sd2-zero-snr"),
+    "sd2-zero-snr": _builder("sd2-zero-snr", few={"early": ((399,), True)}),
 }

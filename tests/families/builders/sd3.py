@@ -42,6 +42,9 @@ def sd3() -> StableDiffusion3Pipeline:
 
 BUILDERS: dict[str, Builder] = {
     "sd3": OnLatents(
-        family="sd3", make=sd3, few={"fresh": ((1.0, 0.75, 0.5, 0.25), True)}, wrong=DDIM
+        family="sd3",
+        make=sd3,
+        few={"early": ((0.8,), True), "fresh": ((1.0, 0.75, 0.5, 0.25), True)},
+        wrong=DDIM,
     )
 }

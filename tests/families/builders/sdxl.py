@@ -32,7 +32,7 @@ BUILDERS: dict[str, Builder] = {
         family="sdxl",
         make=sdxl,
         empty_is_none=True,
-        few={"times": ((999, 600, 200), True)},
+        few={"early": ((399,), True), "times": ((999, 600, 200), True)},
         wrong=FLOW,
     )
 }

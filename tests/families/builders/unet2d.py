@@ -18,10 +18,10 @@ CLASSES = 3
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
 
 
-def unet(classes: int | None = None) -> UNet2DModel:
+def unet(classes: int | None = None, size: int | tuple[int, int] = 8) -> UNet2DModel:
     """On 8x8 images in colours."""
     return UNet2DModel(
-        sample_size=8,
+        sample_size=size,
         in_channels=3,
         out_channels=3,
         block_out_channels=(8, 8),
@@ -55,7 +55,7 @@ BUILDERS: dict[str, Builder] = {
     ),
     "ddim": OnImages(
         family="unet2d",
-        make=lambda: DDIMPipeline(unet(), DDIMScheduler(**V)),
+        make=lambda: DDIMPipeline(unet(size=(8, 8)), DDIMScheduler(**V)),
         few={"two": ((999, 499), False)},
         wrong=FLOW,
     ),
