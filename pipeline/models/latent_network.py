@@ -70,6 +70,7 @@ class LatentNetwork(Network):
         call_at_size: To the pipeline for images of another size than the model's own.
         patch: Latents to an input of the backbone, in height and in width.
         unused: Components of the pipeline that are left out.
+        optional: Components that a folder may lack.
     """
 
     latents: VAE
@@ -77,6 +78,7 @@ class LatentNetwork(Network):
     call_at_size: ClassVar[dict[str, Any]] = {}
     patch: ClassVar[int] = 1
     unused: ClassVar[frozenset[str]] = frozenset()
+    optional: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,
@@ -100,6 +102,9 @@ class LatentNetwork(Network):
     @classmethod
     def problem(cls, folder: ModelFolder) -> str | None:
         vae = folder.part("vae")
+        for part in sorted(cls.required(folder) - cls.optional):
+            if folder.index.get(part) in (None, [None, None]):
+                return f"its model_index.json has no {part}"
         if is_edm(folder.scheduler):
             return "its scheduler has EDM's sigmas"
         if vae.get("latents_mean") is not None or vae.get("latents_std") is not None:
@@ -110,14 +115,10 @@ class LatentNetwork(Network):
     def load(cls, folder: ModelFolder | None, teacher: TeacherConfig) -> "LatentNetwork":
         assert folder is not None
         index = folder.index
-        if any(isinstance(part, list) and part[0] == "transformers" for part in index.values()):
+        if any(isinstance(part, list) and part[:1] == ["transformers"] for part in index.values()):
             need_transformers(folder.path)
         cls.check_noise(folder, *cls.read_schedule(folder.scheduler, tokens=1))
-        kind = getattr(diffusers, folder.pipeline)
-        parameters = inspect.signature(kind.__init__).parameters
-        required = {
-            name for name, each in parameters.items() if each.default is inspect.Parameter.empty
-        } - {"self", *cls.unused}
+        kind, required = getattr(diffusers, folder.pipeline), cls.required(folder)
         parts = load_parts(folder.path, index, required)
         backbone, vae, flags = parts.pop(cls.part), cls.vae(parts["vae"]), cls.flags(index)
         size = cls.image_size(backbone, vae, teacher.image_size)
@@ -128,6 +129,13 @@ class LatentNetwork(Network):
         vars(pipe)[cls.part] = SimpleNamespace(config=backbone.config)
         frozen = FrozenPipeline(pipe, vae, flags, required - {cls.part})
         return cls(backbone, schedule, prediction, frozen, size, teacher)
+
+    @classmethod
+    def required(cls, folder: ModelFolder) -> set[str]:
+        """Components without which its pipeline cannot be made; some may be None."""
+        taken = inspect.signature(getattr(diffusers, folder.pipeline).__init__).parameters
+        needed = {name for name, each in taken.items() if each.default is inspect.Parameter.empty}
+        return needed - {"self", *cls.unused}
 
     @classmethod
     def read_schedule(cls, config: Mapping[str, Any], tokens: int) -> tuple[Schedule, str]:

@@ -21,6 +21,7 @@ class SD3(LatentTransformer):
     family = "sd3"
     pipelines = ("StableDiffusion3Pipeline",)
     takes = {Flow: ("flow_prediction",)}
+    optional = frozenset({"text_encoder_3", "tokenizer_3"})
 
     @staticmethod
     def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
