@@ -6,6 +6,7 @@ from pathlib import Path
 import diffusers
 
 from pipeline.models.vae import VAE
+from pipeline.models.weights import misfit
 from pipeline.utils.errors import UserError
 
 _FILES = ("config.json", "diffusion_pytorch_model.safetensors")
@@ -21,8 +22,8 @@ def load_decoder(folder: str) -> VAE:
         network, report = diffusers.AutoencoderTiny.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
-        if missing := report["missing_keys"]:
-            raise ValueError(f"no weights for {', '.join(sorted(missing)[:3])}")
+        if problem := misfit(report):
+            raise ValueError(problem)
     except Exception as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
