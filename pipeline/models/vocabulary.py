@@ -7,11 +7,12 @@ from typing import Any
 from pipeline.models.weights import need_content, part_files
 from pipeline.utils.errors import UserError
 
-_WAY_OUT = "with it, prompts cannot be told apart: copy the tokenizer's files there once more"
+_CONFIG = "tokenizer_config.json"
+_WAY_OUT = "copy the tokenizer's files there once more, else prompts are not told apart"
 
 
 def need_vocabulary(kind: Any, part: Path) -> None:
-    """Raises UserError if a tokenizer's folder lacks the files of its vocabulary.
+    """Raises UserError if a tokenizer's folder lacks its config or the files of its vocabulary.
 
     Args:
         kind: The tokenizer's class, which names them: one for all, or several.
@@ -20,6 +21,8 @@ def need_vocabulary(kind: Any, part: Path) -> None:
     files = part_files(part)
     need_content(files)
     there, names = {file.name for file in files}, dict(getattr(kind, "vocab_files_names", {}))
+    if _CONFIG not in there:
+        raise UserError(f"no {part / _CONFIG}, which says how long a prompt is: copy it there too")
     whole = names.pop("tokenizer_file", None)
     ways = [{whole}] if whole else []
     ways += [set(names.values())] if names else []
