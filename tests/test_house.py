@@ -66,6 +66,17 @@ import pipeline.stages.sample, pipeline.stages.teacher
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_what_is_not_named_is_not_looked_up() -> None:
+    """Folders are opened with `local_files_only`; `**source` is of what may be named on the Hub."""
+    for file in (ROOT / "pipeline").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            match node:
+                case ast.Call(func=ast.Attribute(value=owner, attr="from_pretrained")):
+                    given = {each.arg or ast.unparse(each.value) for each in node.keywords}
+                    told = given & {"local_files_only", "source"}
+                    assert told or ast.unparse(owner) == "nn.Embedding", f"{file}:{node.lineno}"
+
+
 @pytest.fixture(scope="module")
 def tree() -> house.Tree:
     return house.work_tree()

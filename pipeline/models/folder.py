@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from pipeline.models.weights import weight_files
+from pipeline.models.vocabulary import need_letters, need_vocabulary
+from pipeline.models.weights import misfit, weight_files
 from pipeline.utils.errors import UserError, first_line
 
 INDEX = "model_index.json"
@@ -36,8 +37,9 @@ class ModelFolder:
 
     @property
     def pipeline(self) -> str:
-        """Class of its pipeline; "" if it names none."""
-        return str(self.index.get("_class_name", ""))
+        """Class of its pipeline, with its module if it is code of its own; "" if it names none."""
+        name = self.index.get("_class_name") or ""
+        return ".".join(map(str, name)) if isinstance(name, list) else str(name)
 
     @property
     def network(self) -> str:
@@ -85,33 +87,43 @@ def read_folder(path: Path) -> ModelFolder:
     """
     scheduler = read_json(place(path, "scheduler"), "scheduler_config.json")
     backbone = read_json(backbone_folder(path), "config.json")
-    index = read_json(path, INDEX) if (path / INDEX).is_file() else {}
+    index = read_index(path)
     match index.get("scheduler"):
         case [_, str(name)]:  # diffusers opens the file as this class, whatever the file says
             scheduler["_class_name"] = name
     return ModelFolder(path, index, backbone, scheduler)
 
 
+def read_index(path: Path) -> dict[str, Any]:
+    """Content of a folder's `model_index.json`; empty if there is none."""
+    return read_json(path, INDEX) if (path / INDEX).is_file() else {}
+
+
 def backbone_folder(path: Path) -> Path:
     """Where the backbone of a model lies: `transformer/`, `unet/`, or the model's own folder."""
-    return path / "transformer" if (path / "transformer").is_dir() else place(path, "unet")
+    if (path / "transformer").is_dir() or "transformer" in read_index(path):
+        return path / "transformer"
+    return place(path, "unet")
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """The content of a JSON file; raises UserError if there is none."""
+    """The object in a JSON file; raises UserError if there is none."""
     file = folder / name
     try:
         content = json.loads(file.read_text())
+        if not isinstance(content, dict):
+            raise ValueError("it holds no JSON object")
     except (OSError, ValueError) as error:
         raise UserError(
             f"{folder} is no diffusers model: cannot read {file} ({first_line(error)})"
         ) from error
-    return content if isinstance(content, dict) else {}
+    return content
 
 
 def place(folder: Path, part: str) -> Path:
     """Where a part of a pipeline lies: in its own folder, or in the pipeline's (google/ddpm-*)."""
-    return folder / part if (folder / part).is_dir() else folder
+    flat = not (folder / part).is_dir() and any(folder.glob("*config.json"))
+    return folder if flat else folder / part
 
 
 def load_network(kind: Any, folder: Path) -> Any:
@@ -122,20 +134,41 @@ def load_network(kind: Any, folder: Path) -> Any:
         folder: Where its config and weights are.
 
     Raises:
-        UserError: If it cannot be read, or a weight is missing.
+        UserError: If it cannot be read, is quantised or has an adapter, or its weights are not
+            those that the network takes, each of them and no others.
     """
     diffusers = kind.__module__.startswith(("diffusers.", "pipeline."))
     weight_files(folder)
+    _need_plain(folder)
     own = {"low_cpu_mem_usage": False} if diffusers else {"dtype": torch.float32}
     try:
         network, report = kind.from_pretrained(
-            folder, use_safetensors=True, output_loading_info=True, **own
+            folder,
+            use_safetensors=True,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,  # they are in the report
+            output_loading_info=True,
+            **own,
         )
     except Exception as error:
         raise UserError(f"cannot load {folder}: {first_line(error)}") from error
-    if missing := sorted(report["missing_keys"]):
-        raise UserError(f"cannot load {folder}: no weights for {', '.join(missing[:3])}")
+    if problem := misfit(report, encoder=not diffusers):
+        raise UserError(f"cannot load {folder}: {problem}")
     return network
+
+
+def _need_plain(folder: Path) -> None:
+    """Raises UserError if a network is not what its config and weights alone make of it."""
+    if "quantization_config" in read_json(folder, "config.json"):
+        raise UserError(
+            f"cannot load {folder}: its config.json has a quantization_config, and quantised "
+            "weights are not read: use the bf16 or fp16 original"
+        )
+    if (folder / "adapter_config.json").exists():
+        raise UserError(
+            f"cannot load {folder}: an adapter lies beside its weights (adapter_config.json): "
+            "merge it and save the model once more, or remove it"
+        )
 
 
 def need_transformers(folder: Path) -> None:
@@ -156,29 +189,45 @@ def load_parts(folder: Path, index: dict[str, Any], wanted: set[str]) -> dict[st
         wanted: Names of the components.
 
     Raises:
-        UserError: If one is not of diffusers or transformers, or cannot be read.
+        UserError: If one is not of diffusers or transformers, is not there or cannot be read.
     """
-    parts: dict[str, Any] = {}
-    for name in sorted(wanted):
-        library, kind = index.get(name) or (None, None)
-        if library is None:
-            parts[name] = None
-            continue
-        if library not in _LIBRARIES:
-            raise UserError(f"{folder}: {name} is a {library}.{kind}, code that is never run")
-        found = getattr(import_module(library), str(kind), None)
-        if found is None:
-            raise UserError(f"{folder}: {library} has no {kind}; pip install --upgrade {library}")
-        if hasattr(found, "forward"):
-            parts[name] = load_network(found, folder / name)
-        else:
-            parts[name] = _open(found, folder, name)
-    return parts
+    kinds = {name: _kind(folder, name, index.get(name)) for name in sorted(wanted)}
+    for name, kind in kinds.items():
+        if kind is not None and not (folder / name).is_dir():
+            raise UserError(f"no {folder / name}, which {INDEX} names: copy it there as well")
+    return {name: kind and _open(kind, folder / name) for name, kind in kinds.items()}
 
 
-def _open(kind: Any, folder: Path, part: str) -> Any:
-    """A tokenizer or scheduler."""
+def _kind(folder: Path, part: str, entry: Any) -> Any:
+    """The class of a part, of its entry in the index; None for a part that is left out."""
+    match entry:
+        case None | [None, None]:
+            return None
+        case [str(library), str(kind)] if library not in _LIBRARIES:
+            raise UserError(f"{folder}: {part} is a {library}.{kind}, code that is never run")
+        case [str(library), str(kind)]:
+            found = getattr(import_module(library), kind, None)
+        case _:
+            raise UserError(
+                f"{folder / INDEX}: {part} is {json.dumps(entry)}, not a library and its class: "
+                "copy the file once more"
+            )
+    if found is None:
+        raise UserError(f"{folder}: {library} has no {kind}; pip install --upgrade {library}")
+    return found
+
+
+def _open(kind: Any, part: Path) -> Any:
+    """A network, tokenizer or scheduler."""
+    if hasattr(kind, "forward"):
+        return load_network(kind, part)
+    tokenizer = part.name.startswith("tokenizer")
+    if tokenizer:
+        need_vocabulary(kind, part)
     try:
-        return kind.from_pretrained(folder / part)
+        opened = kind.from_pretrained(part, local_files_only=True)
     except Exception as error:
-        raise UserError(f"cannot load {folder}/{part}: {first_line(error)}") from error
+        raise UserError(f"cannot load {part}: {first_line(error)}") from error
+    if tokenizer:
+        need_letters(opened, part)
+    return opened

@@ -21,42 +21,12 @@ from pipeline.models.folder import (
     one_side,
     size_problem,
 )
+from pipeline.models.frozen_pipeline import FrozenPipeline
 from pipeline.models.network import Network
 from pipeline.models.schedulers import completed, is_edm, read_scheduler, student_scheduler
 from pipeline.models.vae import VAE
 from pipeline.models.views import view
 from pipeline.utils.errors import UserError
-
-
-class FrozenPipeline:
-    """A pipeline of diffusers without its backbone: all that copies of a network share.
-
-    Args:
-        pipe: The pipeline.
-        vae: That of the pipeline.
-        flags: What it was made with beside its components.
-        required: Names of the components that its class cannot do without.
-    """
-
-    def __init__(
-        self,
-        pipe: "diffusers.DiffusionPipeline",
-        vae: VAE,
-        flags: dict[str, Any],
-        required: set[str],
-    ) -> None:
-        self.pipe, self.vae, self.flags, self.required = pipe, vae, flags, required
-        for encoder in self.text_encoders:
-            encoder.eval().requires_grad_(False)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "FrozenPipeline":
-        return self
-
-    @property
-    def text_encoders(self) -> list[nn.Module]:
-        """Those that are there."""
-        parts = self.pipe.components.items()
-        return [part for name, part in parts if name.startswith("text_encoder") and part]
 
 
 class LatentNetwork(Network):
@@ -77,6 +47,7 @@ class LatentNetwork(Network):
         patch: Latents to an input of the backbone, in height and in width.
         unused: Components of the pipeline that are left out.
         shifts_by_size: Whether the pipeline tells its scheduler a shift that follows the size.
+        optional: Components that a folder may lack.
     """
 
     latents: VAE
@@ -85,6 +56,7 @@ class LatentNetwork(Network):
     patch: ClassVar[int] = 1
     unused: ClassVar[frozenset[str]] = frozenset()
     shifts_by_size: ClassVar[bool] = False
+    optional: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,
@@ -108,6 +80,9 @@ class LatentNetwork(Network):
     @classmethod
     def problem(cls, folder: ModelFolder) -> str | None:
         vae = folder.part("vae")
+        for part in sorted(cls.required(folder) - cls.optional):
+            if folder.index.get(part) in (None, [None, None]):
+                return f"its model_index.json has no {part}"
         if is_edm(folder.scheduler):
             return "its scheduler has EDM's sigmas"
         if vae.get("latents_mean") is not None or vae.get("latents_std") is not None:
@@ -118,24 +93,27 @@ class LatentNetwork(Network):
     def load(cls, folder: ModelFolder | None, teacher: TeacherConfig) -> "LatentNetwork":
         assert folder is not None
         index = folder.index
-        if any(isinstance(part, list) and part[0] == "transformers" for part in index.values()):
+        if any(isinstance(part, list) and part[:1] == ["transformers"] for part in index.values()):
             need_transformers(folder.path)
         cls.check_noise(folder, *cls.read_schedule(folder.scheduler, tokens=1))
-        kind = getattr(diffusers, folder.pipeline)
-        parameters = inspect.signature(kind.__init__).parameters
-        required = {
-            name for name, each in parameters.items() if each.default is inspect.Parameter.empty
-        } - {"self", *cls.unused}
+        kind, required = getattr(diffusers, folder.pipeline), cls.required(folder)
         parts = load_parts(folder.path, index, required)
         backbone, vae, flags = parts.pop(cls.part), cls.vae(parts["vae"]), cls.flags(index)
         size = cls.image_size(backbone, vae, teacher.image_size)
         tokens = (size // vae.factor // cls._unit(backbone)) ** 2
         pipe = kind(**parts, **dict.fromkeys({*cls.unused, cls.part}), **flags)
-        schedule, prediction = cls.read_schedule(_config(pipe.scheduler), tokens)
         # some ask it for widths while they encode prompts; a pipeline's own setter refuses this
         vars(pipe)[cls.part] = SimpleNamespace(config=backbone.config)
         frozen = FrozenPipeline(pipe, vae, flags, required - {cls.part})
+        schedule, prediction = cls.read_schedule(frozen.scheduler, tokens)
         return cls(backbone, schedule, prediction, frozen, size, teacher)
+
+    @classmethod
+    def required(cls, folder: ModelFolder) -> set[str]:
+        """Components without which its pipeline cannot be made; some may be None."""
+        taken = inspect.signature(getattr(diffusers, folder.pipeline).__init__).parameters
+        needed = {name for name, each in taken.items() if each.default is inspect.Parameter.empty}
+        return needed - {"self", *cls.unused}
 
     @classmethod
     def read_schedule(cls, config: Mapping[str, Any], tokens: int) -> tuple[Schedule, str]:
@@ -239,7 +217,7 @@ class LatentNetwork(Network):
     def pipeline(self) -> "diffusers.DiffusionPipeline":
         """Its own, with a scheduler that takes the student's steps, the last one to x0 itself."""
         pipe = self.frozen.pipe
-        scheduler = student_scheduler(completed(_config(pipe.scheduler)), self.sampler)
+        scheduler = student_scheduler(completed(self.frozen.scheduler), self.sampler)
         parts = {**pipe.components, self.part: self.backbone, "scheduler": scheduler}
         made = type(pipe)(**parts, **self.frozen.flags)
         made.register_to_config(**self.frozen.flags)
@@ -273,11 +251,6 @@ class LatentNetwork(Network):
     def _usage(self, condition: str, scale: float = 1.0) -> str:
         """One line, of an input in Python and the guidance that the pipeline shall apply."""
         return f"images = student({condition}, {self._arguments()}, guidance_scale={scale}).images"
-
-
-def _config(scheduler: Any) -> dict[str, Any]:
-    """Its settings, with what its pipeline corrected."""
-    return {**scheduler.config, "_class_name": type(scheduler).__name__}
 
 
 class LatentTransformer(LatentNetwork):

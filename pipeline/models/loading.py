@@ -25,7 +25,10 @@ from pipeline.models.weights import part_files, weight_files
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import file_sha256
 
-_MAKE_TEACHER = "run jobs/teacher.py, or set teacher.output"
+_HUB = "hf://owner/name@commit"
+_MAKE_TEACHER = (
+    f"run jobs/teacher.py, or set teacher.output to a folder of diffusers, or to {_HUB} on the Hub"
+)
 _BESIDE = (
     "vae",
     *(f"{name}{number}" for name in ("text_encoder", "tokenizer") for number in ("", "_2", "_3")),
@@ -48,8 +51,7 @@ def load_denoiser(
         UserError: If the folder is missing, is of no family, or its family does not take its
             network, scheduler or prediction type.
     """
-    if not Path(folder).is_dir():
-        raise UserError(f"no model at {folder}: {way_out}")
+    _need_folder(Path(folder), way_out)
     found = replace(read_folder(Path(folder)), way_out=way_out)
     network = family_of(found).load(found, teacher or TeacherConfig())
     assert isinstance(network, Network)
@@ -108,6 +110,7 @@ def teacher_fingerprint(teacher: TeacherConfig) -> str:
         digest.update(FAMILIES[teacher.kind].fingerprint_settings(teacher, {}).encode())
         return digest.hexdigest()
     folder = Path(teacher.output)
+    _need_folder(folder, _MAKE_TEACHER)
     backbone = backbone_folder(folder)
     files = [backbone / "config.json", place(folder, "scheduler") / "scheduler_config.json"]
     files += weight_files(backbone, _MAKE_TEACHER)
@@ -130,6 +133,16 @@ def teacher_fingerprint(teacher: TeacherConfig) -> str:
     for file in files:
         digest.update(file_sha256(file))
     return digest.hexdigest()
+
+
+def _need_folder(folder: Path, way_out: str) -> None:
+    if folder.is_file():
+        raise UserError(
+            f"{folder} is a file, and single files are not read: name the folder of a diffusers "
+            f"model, or {_HUB} on the Hub"
+        )
+    if not folder.is_dir():
+        raise UserError(f"no model at {folder}: {way_out}")
 
 
 def _need(files: Iterable[Path]) -> None:

@@ -1,15 +1,36 @@
-"""Which files of a diffusers folder hold its weights, whole or in several files with an index."""
+"""Weights of a diffusers folder: which files hold them, and whether their network takes them."""
 
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import file_sha256
 
 _NAME = re.compile(r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+_SHARD = re.compile(r".*-\d+-of-\d+\.safetensors")
 _OTHERS = (".safetensors", ".bin", ".ckpt", ".msgpack")
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_BESIDE = re.compile(r"(.*\.)?position_ids|decoder\..*|lm_head\..*")
+"""What a text encoder's file may have beside the encoder: old buffers, and the other half of it."""
+_WAYS_OUT = (
+    (
+        re.compile(r"(.*\.)?(scaled_fp8|scale_weight|scale_input|weight_scale|input_scale)"),
+        "scaled fp8 files are not read: use the bf16 or fp16 original",
+    ),
+    (
+        re.compile(r".*\.(base_layer|lora_[A-Za-z_]+)(\..*)?"),
+        "a LoRA is still in it: fuse_lora(); unload_lora_weights(), and save the model once more",
+    ),
+    (
+        re.compile(".*"),
+        "its weights are not those of its config.json: copy both once more, from one model",
+    ),
+)
+"""Names of weights that no network takes, and what the user can do about them."""
 
 
 def weight_files(part: Path, way_out: str = "name another folder") -> list[Path]:
@@ -20,24 +41,68 @@ def weight_files(part: Path, way_out: str = "name another folder") -> list[Path]
         way_out: What the user can do if it has no weights at all.
 
     Raises:
-        UserError: If there are none in full precision in safetensors, the index is damaged, or a
-            file that it names is not there.
+        UserError: If there are none in full precision in safetensors, the index is damaged or not
+            there, or a file is not there or a pointer of git-lfs.
     """
     files = sorted(file for file in part.glob("*") if _NAME.fullmatch(file.name))
     found = {file.name for file in files}
     for index in (file for file in files if file.suffix == ".json"):
         for name in sorted(_indexed(index) - found):
             raise UserError(f"no {part / name}, which {index.name} names: copy it there as well")
+    missing = part / f"{_stem(part)}.safetensors"
     if any(name.endswith(".safetensors") for name in found):
+        if all(_SHARD.fullmatch(name) for name in found):
+            raise UserError(f"no {missing}.index.json, but {min(found)}: copy it there as well")
+        need_content(files)
         return files
-    stem = "model" if part.name.startswith("text_encoder") else "diffusion_pytorch_model"
-    missing = part / f"{stem}.safetensors"
     if others := sorted(file.name for file in part.glob("*") if file.suffix in _OTHERS):
         raise UserError(
             f"no {missing}, but {', '.join(others)}: neither pickles nor variants such as fp16 are "
             "read; save the model once more, in float32 and as safetensors"
         )
     raise UserError(f"no {missing}: {way_out}")
+
+
+def _stem(part: Path) -> str:
+    return "model" if part.name.startswith("text_encoder") else "diffusion_pytorch_model"
+
+
+def need_content(files: Iterable[Path]) -> None:
+    """Raises UserError if a file cannot be read, or is what git-lfs left in its place."""
+    for file in files:
+        try:
+            with file.open("rb") as stream:
+                begin = stream.read(len(_POINTER))
+        except OSError as error:
+            raise UserError(f"cannot read {file}: {error.strerror}; copy it once more") from error
+        if begin == _POINTER:
+            raise UserError(
+                f"{file} is a pointer of git-lfs, not the file: run git lfs pull in its folder"
+            )
+
+
+def misfit(report: Mapping[str, Any], encoder: bool = False) -> str | None:
+    """What a network has no weights for, or does not take of its files, and the way out; or None.
+
+    Args:
+        report: What `from_pretrained` tells with `output_loading_info`.
+        encoder: Whether the files may hold what stands beside a text encoder.
+    """
+    spare = sorted(
+        key for key in report["unexpected_keys"] if not (encoder and _BESIDE.fullmatch(key))
+    )
+    found = {
+        "no weights for": sorted(report["missing_keys"]),
+        "the network does not take": spare,
+        "of another shape are": sorted(key for key, *_ in report["mismatched_keys"]),
+    }
+    told = [f"{what} {_some(keys)}" for what, keys in found.items() if keys]
+    hint = next(way for names, way in _WAYS_OUT if any(map(names.fullmatch, spare or [""])))
+    return "; ".join([*told, hint]) if told else None
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
 def part_files(part: Path) -> list[Path]:

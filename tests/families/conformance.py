@@ -23,22 +23,23 @@ from pipeline.models.family import FAMILIES
 from pipeline.models.loading import load_teacher, teacher_fingerprint
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.models.students import load_student, new_student
-from pipeline.utils.errors import UserError
 from tests.families.adapter_laws import AdapterLaws
 from tests.families.builder import PROMPTS, Builder, shown
+from tests.families.folder_laws import FolderLaws
 from tests.families.measures import (
     NETWORK,
     close,
     guidable,
     made_by,
     perturbed,
+    refused,
 )
 from tests.families.training_laws import TrainingLaws
 from tests.fixtures.denoise import denoise
 from tests.fixtures.stranger import Stranger
 
 
-class Conformance(AdapterLaws, TrainingLaws):
+class Conformance(AdapterLaws, FolderLaws, TrainingLaws):
     """All laws, over `builders`: tiny models by names."""
 
     builders: ClassVar[Mapping[str, Builder]] = {}
@@ -207,13 +208,6 @@ class Conformance(AdapterLaws, TrainingLaws):
         backbone.write_text(whole)
         backbone.parent.joinpath("diffusion_pytorch_model.safetensors").unlink()
         assert str(backbone.parent) in refused(copy)
-
-
-def refused(config: TeacherConfig) -> str:
-    with pytest.raises(UserError) as found:
-        load_teacher(config)
-    assert "\n" not in str(found.value)
-    return str(found.value)
 
 
 def is_backbone(file: Path) -> bool:

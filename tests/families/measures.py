@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import NetworkConfig, StudentConfig
+from pipeline.config import NetworkConfig, StudentConfig, TeacherConfig
 from pipeline.models.denoiser import Denoiser
+from pipeline.models.loading import load_teacher
 from pipeline.models.network import Network
 from pipeline.models.sampling import sample_student
 from pipeline.models.students import new_student
@@ -59,3 +61,11 @@ def guidable(teacher: Denoiser) -> bool:
 def made_by(network: Denoiser, builder: Builder) -> Tensor:
     """A student's x0."""
     return sample_student(network, builder.noise(), builder.labels_of(network))
+
+
+def refused(config: TeacherConfig) -> str:
+    """The one line with which a teacher is refused."""
+    with pytest.raises(UserError) as found:
+        load_teacher(config)
+    assert "\n" not in str(found.value)
+    return str(found.value)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -158,3 +159,43 @@ def test_what_cannot_be_loaded_is_one_clear_error(tmp_path, monkeypatch):
     next((folder / "text_encoder").glob("*.safetensors")).unlink()
     with pytest.raises(UserError, match=f"no {folder}/text_encoder/model.safetensors"):
         load_teacher(config)
+
+
+@pytest.mark.parametrize("entry", [[], "CLIPTokenizer", ["transformers"], [None, "x"], [1, 2], {}])
+def test_an_index_that_is_torn_is_named(tmp_path, entry):
+    folder = save_tiny(tmp_path / "model")
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"tokenizer": entry}))
+    told = re.escape(f"{index}: tokenizer is {json.dumps(entry)}, not a library and its class")
+    with pytest.raises(UserError, match=told):
+        load_teacher(TeacherConfig(output=str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (["my_pipeline", "MyPipeline"], r"is a my_pipeline\.MyPipeline with a UNet2DConditionM"),
+        (None, "is a UNet2DConditionModel, which no family reads"),
+    ],
+)
+def test_a_pipeline_of_its_own_or_none_is_named(tmp_path, name, told):
+    folder = save_tiny(tmp_path / "model")
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": name}))
+    with pytest.raises(UserError, match=told):
+        load_teacher(TeacherConfig(output=str(folder)))
+    index.write_text("[]")
+    with pytest.raises(UserError, match=f"cannot read {index} .it holds no JSON object"):
+        load_teacher(TeacherConfig(output=str(folder)))
+
+
+@pytest.mark.parametrize(
+    "part", ["unet", "vae", "scheduler", "text_encoder", "tokenizer", "text_encoder_2"]
+)
+@pytest.mark.parametrize("entry", [[None, None], None])
+def test_a_part_that_it_cannot_do_without_is_named(tmp_path, part, entry):
+    folder = save_tiny(tmp_path / "model", "sdxl" if part.endswith("2") else "sd1")
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {part: entry}))
+    with pytest.raises(UserError, match=f"not supported: its model_index.json has no {part}; "):
+        load_teacher(TeacherConfig(output=str(folder)))

@@ -146,6 +146,19 @@ def test_a_missing_folder_is_named_with_the_way_out(tmp_path: Path) -> None:
         load_student(tmp_path / "nowhere")
 
 
+def test_a_checkpoint_file_and_a_name_on_the_hub_have_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("v1-5.safetensors").touch()
+    for read in (load_teacher, teacher_fingerprint):
+        for place in ("v1-5.safetensors", str(tmp_path / "v1-5.safetensors")):
+            with pytest.raises(UserError, match=r"v1-5.safetensors is a file.*hf://owner/name@"):
+                read(TeacherConfig(output=place))
+        with pytest.raises(UserError, match=r"no model at sd-legacy/sd-v1-5: .*hf://owner/name@"):
+            read(TeacherConfig(output="sd-legacy/sd-v1-5"))
+
+
 @pytest.mark.parametrize("name", ["unet/config.json", "scheduler/scheduler_config.json"])
 @pytest.mark.parametrize("content", [None, "", "{", "\x00"])
 def test_a_folder_without_its_configs_is_no_model(

@@ -94,7 +94,9 @@ def add_variant(folder: Path, variant: Variant) -> None:
     `from_pretrained(folder, variant="fp16", torch_dtype=torch.float16)` reads them.
     """
     with TemporaryDirectory(dir=folder.parent) as scratch:
-        half = diffusers.DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float16)
+        half = diffusers.DiffusionPipeline.from_pretrained(
+            folder, torch_dtype=torch.float16, local_files_only=True
+        )
         half.save_pretrained(scratch, variant=variant)
         for file in Path(scratch).glob(f"*/*.{variant}*"):
             file.rename(folder / file.relative_to(scratch))

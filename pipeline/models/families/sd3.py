@@ -22,6 +22,7 @@ class SD3(LatentTransformer):
     pipelines = ("StableDiffusion3Pipeline",)
     takes = {Flow: ("flow_prediction",)}
     shifts_by_size = True
+    optional = frozenset({"text_encoder_3", "tokenizer_3"})
 
     @staticmethod
     def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:

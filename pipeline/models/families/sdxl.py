@@ -20,6 +20,7 @@ class StableDiffusionXL(LatentUNet):
 
     family = "sdxl"
     pipelines = ("StableDiffusionXLPipeline",)
+    optional = frozenset({"text_encoder", "tokenizer"})
 
     @staticmethod
     def flags(index: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,19 +31,19 @@ class Clip:
     def __init__(self, name: str) -> None:
         from transformers import AutoTokenizer, CLIPModel
 
-        folder, revision = pinned(name)
+        folder, source = pinned(name)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = CLIPModel.from_pretrained(
-            folder, revision=revision, use_safetensors=True, dtype=torch.float32
+            folder, use_safetensors=True, dtype=torch.float32, **source
         )
         self.checksum, self.library = (
             weights_checksum(model),
             f"transformers {version('transformers')}",
         )
         self.model = model.eval().requires_grad_(False).to(self.device)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, **source)
         self.side = int(model.config.vision_config.image_size)
-        self.prepare = resized(self.side, *colours(folder, revision, _CLIP))
+        self.prepare = resized(self.side, *colours(folder, source, _CLIP))
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:

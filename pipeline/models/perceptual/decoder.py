@@ -6,6 +6,7 @@ from pathlib import Path
 import diffusers
 
 from pipeline.models.vae import VAE
+from pipeline.models.weights import misfit
 from pipeline.utils.errors import UserError, first_line
 from pipeline.utils.files import file_sha256
 
@@ -22,8 +23,8 @@ def load_decoder(folder: str) -> VAE:
         network, report = diffusers.AutoencoderTiny.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
-        if missing := report["missing_keys"]:
-            raise ValueError(f"no weights for {', '.join(sorted(missing)[:3])}")
+        if problem := misfit(report):
+            raise ValueError(problem)
     except Exception as error:
         raise UserError(
             f"distill.regression.decoder: cannot load {folder}: {first_line(error)}; name a local "

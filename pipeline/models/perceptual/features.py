@@ -182,11 +182,9 @@ def _dinov2(weights: str | None) -> FeatureNet:
         raise UserError("evaluate.features: dinov2 needs transformers: pip install 'ray-dmd[text]'")
     from transformers import AutoModel
 
-    name, revision = pinned(weights)
-    network = AutoModel.from_pretrained(
-        name, revision=revision, use_safetensors=True, dtype=torch.float32
-    )
-    prepare = resized(224, *colours(name, revision, _IMAGENET))
+    name, source = pinned(weights)
+    network = AutoModel.from_pretrained(name, use_safetensors=True, dtype=torch.float32, **source)
+    prepare = resized(224, *colours(name, source, _IMAGENET))
     return FeatureNet(
         network,
         lambda images: network(pixel_values=prepare(images)).last_hidden_state[:, 0],
@@ -196,20 +194,20 @@ def _dinov2(weights: str | None) -> FeatureNet:
     )
 
 
-def pinned(name: str) -> tuple[str, str]:
-    """A local folder and no revision, or a name on the Hub and its revision."""
+def pinned(name: str) -> tuple[str, dict[str, Any]]:
+    """A local folder, or a name on the Hub; and for `from_pretrained`, where to look for it."""
     if Path(name).is_dir():
-        return name, "main"
+        return name, {"local_files_only": True}
     repo, _, revision = name.partition("@")
-    return repo, revision or "main"
+    return repo, {"revision": revision or "main"}
 
 
-def colours(name: str, revision: str, default: Any) -> Any:
+def colours(name: str, source: dict[str, Any], default: Any) -> Any:
     """Mean and deviation that a model's images are normalised by."""
     from transformers.image_processing_base import ImageProcessingMixin
 
     try:
-        settings, _ = ImageProcessingMixin.get_image_processor_dict(name, revision=revision)
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(name, **source)
     except OSError:
         return default
     return settings.get("image_mean", default[0]), settings.get("image_std", default[1])
