@@ -19,7 +19,7 @@ from pipeline.models.loading import load_teacher, teacher_fingerprint
 from pipeline.stages.pairs import pair_plan
 from pipeline.stages.plan import pair_bytes, plan, teacher_calls, training_calls
 from pipeline.training.memory import footprint
-from pipeline.utils.errors import UserError
+from pipeline.utils.errors import UserError, first_line
 from pipeline.utils.uris import is_remote
 
 GIB = 2**30
@@ -68,11 +68,7 @@ def _problem(error: Exception) -> str:
     """In one line: what the user can mend in full, of any other error its type and first line."""
     if isinstance(error, UserError):
         return " ".join(str(error).split())
-    return f"{type(error).__name__}: {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 class Examination:
@@ -192,7 +188,7 @@ class Examination:
                     "Ray refuses the token: set RAY_AUTH_MODE=token and the cluster's own token, "
                     "in RAY_AUTH_TOKEN or ~/.ray/auth_token"
                 )
-            return f"Ray cannot be joined: {_first_line(error)}; check RAY_ADDRESS"
+            return f"Ray cannot be joined: {first_line(error)}; check RAY_ADDRESS"
         return ""
 
     def check_versions(self) -> str:

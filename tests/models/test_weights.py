@@ -194,10 +194,15 @@ def test_an_encoder_may_come_with_its_decoder_and_with_either_name_of_a_tied_wei
     assert torch.equal(prompts_of(folder), tokens)
 
 
-def test_an_encoder_may_have_old_names_and_the_positions_of_its_words(model: Path) -> None:
+def test_an_encoder_may_have_old_names_the_positions_of_its_words_and_the_rest_of_clip(
+    model: Path,
+) -> None:
     file, tokens = model / "text_encoder" / "model.safetensors", prompts_of(model)
-    positions = {"text_model.embeddings.position_ids": torch.arange(12)[None]}
-    of(file, lambda found: {f"text_model.{k}": v for k, v in found.items()} | positions)
+    beside = {"text_model.embeddings.position_ids": torch.arange(12)[None]}
+    for name in ("text_projection.weight", "visual_projection.weight", "vision_model.x.weight"):
+        beside[name] = torch.zeros(2, 2)
+    beside["logit_scale"] = torch.tensor(4.6)
+    of(file, lambda found: {f"text_model.{k}": v for k, v in found.items()} | beside)
     assert torch.equal(prompts_of(model), tokens)
 
 
