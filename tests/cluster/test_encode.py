@@ -111,7 +111,7 @@ def test_a_job_that_fails_half_way_goes_on_to_the_bytes_of_a_whole_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(RealMaker, "make", make)
-        with pytest.raises(UserError, match="1 of 3 shards failed 3 times.*shard 1: RuntimeError"):
+        with pytest.raises(UserError, match="1 of 3 shards failed.*shard 1: RuntimeError.*3 times"):
             encode_images(broken)
     stores = [LocalStore(Path(each.encode.output)) for each in (whole, broken)]
     assert len(stores[1].list("real-")) == 2 and not stores[1].list("manifest-")
