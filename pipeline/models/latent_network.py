@@ -14,6 +14,7 @@ from pipeline.config import TeacherConfig
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow, Schedule
 from pipeline.models.condition import Prompts, read_prompts
+from pipeline.models.family import refuse
 from pipeline.models.folder import (
     ModelFolder,
     load_parts,
@@ -99,6 +100,9 @@ class LatentNetwork(Network):
         kind, required = getattr(diffusers, folder.pipeline), cls.required(folder)
         parts = load_parts(folder.path, index, required)
         backbone, vae, flags = parts.pop(cls.part), cls.vae(parts["vae"]), cls.flags(index)
+        if (takes := cls.channels(backbone)) != vae.vae.config.latent_channels:
+            made = vae.vae.config.latent_channels
+            refuse(folder, f"its network takes {takes} channels of latents, its VAE makes {made}")
         size = cls.image_size(backbone, vae, teacher.image_size)
         tokens = (size // vae.factor // cls._unit(backbone)) ** 2
         pipe = kind(**parts, **dict.fromkeys({*cls.unused, cls.part}), **flags)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from pipeline.config import CriticConfig, StudentConfig, TeacherConfig
@@ -133,6 +134,16 @@ def test_what_would_be_left_out_is_refused_by_name(tmp_path, file, values, messa
     (folder / file).write_text(json.dumps(config | values))
     with pytest.raises(UserError, match=f"that is not supported: .*{message}"):
         load_teacher(TeacherConfig(output=str(folder)))
+
+
+@pytest.mark.parametrize("channels", [8, 9])
+def test_networks_that_are_given_more_than_latents_are_refused(tmp_path, channels):
+    """Those that edit images, and those that fill a hole."""
+    unet = save_tiny(tmp_path / "model") / "unet"
+    config = json.loads((unet / "config.json").read_text()) | {"in_channels": channels}
+    UNet2DConditionModel.from_config(config).save_pretrained(unet)
+    with pytest.raises(UserError, match=f"takes {channels} channels of latents, its VAE makes 4"):
+        load_teacher(TeacherConfig(output=str(unet.parent)))
 
 
 def test_what_cannot_be_loaded_is_one_clear_error(tmp_path, monkeypatch):
