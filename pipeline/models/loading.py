@@ -111,17 +111,16 @@ def teacher_fingerprint(teacher: TeacherConfig) -> str:
         return digest.hexdigest()
     folder = Path(teacher.output)
     _need_folder(folder, _MAKE_TEACHER)
-    backbone = backbone_folder(folder)
-    files = [backbone / "config.json", place(folder, "scheduler") / "scheduler_config.json"]
+    backbone, scheduler = backbone_folder(folder), place(folder, "scheduler")
+    files = [backbone / "config.json", scheduler / "scheduler_config.json"]
     files += weight_files(backbone, _MAKE_TEACHER)
     _need(files)
     found = read_folder(folder)
     if family := find_family(found):
-        told = family.fingerprint_settings(teacher, read_json(backbone, "config.json"))
-        digest.update(told.encode())
-    name = found.scheduler.get("_class_name")
-    if name != read_json(files[1].parent, files[1].name).get("_class_name"):
-        digest.update(str(name).encode())
+        digest.update(family.fingerprint_settings(teacher, found.backbone).encode())
+    named = read_json(scheduler, "scheduler_config.json").get("_class_name")
+    if (taken_as := found.scheduler.get("_class_name")) != named:
+        digest.update(str(taken_as).encode())
     if (folder / "vae").is_dir():
         files += [folder / INDEX]
         digest.update(str(teacher.image_size).encode() if teacher.image_size else b"")

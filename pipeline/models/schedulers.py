@@ -33,10 +33,9 @@ _FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 KNOWN = (*_STEPS, *_SIGMAS, *_MULTISTEP, *_EDM, *_FLOW)
 """Classes whose files are read."""
 
-_SPACINGS = {
-    f"use_{name}": False
-    for name in ("karras_sigmas", "exponential_sigmas", "beta_sigmas", "lu_lambdas")
-}
+_SPACINGS = tuple(
+    f"use_{name}" for name in ("karras_sigmas", "exponential_sigmas", "beta_sigmas", "lu_lambdas")
+)
 """Settings that only space the steps of a solver."""
 _ALONE = {
     "sigma_schedule": "karras",
@@ -202,12 +201,14 @@ def _vp(config: Mapping[str, Any]) -> VP:
     table, steps = _made(config).alphas_cumprod, config["num_train_timesteps"]
     if len(table) != steps:
         raise UserError(
-            f"{name}: num_train_timesteps is {steps}, but trained_betas has {len(table)} values"
+            f"{name}: num_train_timesteps is {steps}, but trained_betas has {len(table)} values; "
+            "set one of them right in scheduler_config.json"
         )
     if table[-1] == 0 and config["prediction_type"] == "epsilon":
         raise UserError(
             f"{name}: rescale_betas_zero_snr with prediction_type epsilon is not supported: where "
-            "there is noise alone, predicting it says nothing of the image"
+            "there is noise alone, predicting it says nothing of the image; set the one the model "
+            "was trained with in scheduler_config.json"
         )
     if name in _MULTISTEP and spacing != "trailing":
         kind = f"multistep-{spacing}"
@@ -236,7 +237,8 @@ def _dynamic_shift(config: Mapping[str, Any], tokens: int | None) -> float:
     """Of an image of so many tokens (Esser et al., 2024, arXiv 2403.03206, Section 5.3.2)."""
     if tokens is None:
         raise UserError(
-            f"{config['_class_name']}: use_dynamic_shifting is not supported for this kind of model"
+            f"{config['_class_name']}: use_dynamic_shifting is not supported for this kind of "
+            "model, whose pipeline tells no size; set it to false in scheduler_config.json"
         )
     few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)

@@ -16,7 +16,7 @@ _OTHERS = (".safetensors", ".bin", ".ckpt", ".msgpack")
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _BESIDE = re.compile(
     r"(.*\.)?position_ids|decoder\..*|lm_head\..*"  # of T5
-    r"|vision_model\..*|(text|visual)_projection\..*|logit_scale"  # of CLIP
+    r"|vision_model\..*|(text|visual)_projection\.weight|logit_scale"  # of CLIP
 )
 """What a text encoder's file may have beside the encoder: old buffers, and the other half of it."""
 _WAYS_OUT = (

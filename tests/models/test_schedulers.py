@@ -197,6 +197,47 @@ def test_every_setting_is_read_or_refused_or_the_solvers_own(name: str) -> None:
             read_scheduler(file, tokens=64)
 
 
+CHANGES: dict[str, Any] = {
+    **{"num_train_timesteps": 500, "beta_start": 0.001, "beta_end": 0.03, "steps_offset": 3},
+    **{"beta_schedule": "squaredcos_cap_v2", "trained_betas": [0.01] * 1000},
+    **{"prediction_type": "sample", "timestep_spacing": "trailing"},
+    **{"rescale_betas_zero_snr": True, "sigma_min": 0.1, "sigma_max": 50.0, "sigma_data": 0.3},
+    **{"rho": 5.0, "use_dynamic_shifting": False, "time_shift_type": "linear"},
+    **{"base_shift": 0.4, "max_shift": 1.3, "base_image_seq_len": 64, "max_image_seq_len": 9999},
+}
+"""Of what is read, another value than that of `whole`."""
+ELSEWHERE = {"sigma_min", "sigma_max", "use_dynamic_shifting", "time_shift_type"}
+"""Of schedulers with betas they say something only with spacings that are refused."""
+
+
+def whole(name: str) -> dict[str, Any]:
+    """A file in which all that can say something does."""
+    file = {"_class_name": name, "timestep_spacing": "leading", "use_dynamic_shifting": True}
+    return file | ({"prediction_type": "v_prediction"} if name in WITH_BETAS else {})
+
+
+def reading(file: dict[str, Any]) -> Any:
+    """All that is read, as numbers; a refusal as its text."""
+    try:
+        schedule, prediction = read_scheduler(file, tokens=2048)
+    except UserError as error:
+        return str(error)
+    at = schedule.time_from_fraction(torch.linspace(0.1, 1, 7, dtype=torch.float64))
+    data = getattr(schedule, "sigma_data", None)
+    return prediction, data, schedule.times(8).tolist(), schedule.alpha(at).tolist()
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_what_is_read_changes_the_reading(name: str) -> None:
+    before, keys = reading(whole(name)), signature(name) & CHANGES.keys()
+    if name in WITH_BETAS:
+        keys -= ELSEWHERE
+    elif "sigma_data" in keys:
+        keys -= {"num_train_timesteps"}
+    for key in sorted(keys):
+        assert reading(whole(name) | {key: CHANGES[key]}) != before, key
+
+
 @pytest.mark.parametrize("name", KNOWN)
 def test_what_the_class_does_not_know_is_ignored_and_what_is_left_out_is_its_own(name: str) -> None:
     stray = {"set_alpha_to_one": False, "rescale_betas_zero_snr": True, "use_karras_sigmas": True}
