@@ -1,4 +1,4 @@
-r"""What a network's output means: every kind of prediction to and from x0, and its error.
+r"""What a network's output means: every kind of prediction as x0, and its error.
 
 With x_t = alpha x0 + sigma eps a network may predict eps, x0 itself ("sample"), the velocity
 v = alpha eps - sigma x0, or the flow eps - x0. The names are diffusers' `prediction_type`.
@@ -43,25 +43,10 @@ def to_x0(kind: str, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) 
     return output
 
 
-def from_x0(kind: str, x0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """The output a network of this kind gives when it means x0; the inverse of `to_x0`.
-
-    sigma must be positive. Shapes, errors and sources as in `to_x0`.
-    """
-    _check(kind)
-    if kind == "epsilon":
-        return (x_t - alpha * x0) / sigma
-    if kind == "v_prediction":
-        return (alpha * x_t - (alpha**2 + sigma**2) * x0) / sigma
-    if kind == "flow_prediction":
-        return (x_t - (alpha + sigma) * x0) / sigma
-    return x0
-
-
 def error_weight(kind: str, alpha: Tensor, sigma: Tensor) -> Tensor:
     """Weight of the squared error of x0 that makes it that of the network's own output.
 
-    It is the square of d output / d x0 in `from_x0`: the signal-to-noise ratio alpha^2/sigma^2 for
+    It is the square of d output / d x0: the signal-to-noise ratio alpha^2/sigma^2 for
     eps, (alpha^2 + sigma^2)^2/sigma^2 for v, (alpha + sigma)^2/sigma^2 for the flow, 1 for x0.
 
     Args:
@@ -113,12 +98,6 @@ def consistency_to_x0(
     above = sigma - sigma_min
     skip = sigma_data**2 / (above**2 + sigma_data**2)
     return skip * x_t + above * sigma_data * (sigma**2 + sigma_data**2).rsqrt() * output
-
-
-def edm_from_x0(x0: Tensor, x_t: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
-    """The inverse of `edm_to_x0`: the network output that means x0, for sigma > 0."""
-    variance = sigma**2 + sigma_data**2
-    return (x0 - sigma_data**2 / variance * x_t) / (sigma * sigma_data) * variance.sqrt()
 
 
 def edm_error_weight(sigma: Tensor, sigma_data: float) -> Tensor:

@@ -98,11 +98,6 @@ def read(classifier: Classifier, images: Tensor, batch_size: int = 1000) -> Clas
     return ClassifierOutput(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of the rows of logits, (B, classes), whose largest is at the label, (B,)."""
-    return float((logits.argmax(1) == labels).double().mean())
-
-
 def moved(images: Tensor, rng: torch.Generator) -> Tensor:
     """Each image rotated by up to 12 degrees, scaled by up to 10% and shifted by up to 0.8 pixels.
 

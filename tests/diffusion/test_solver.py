@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.noise import EDM, VP, Flow, Schedule
-from pipeline.diffusion.prediction import edm_from_x0, from_x0
 from pipeline.diffusion.solver import SOLVERS, PredictX0, dpmpp_2m, euler, heun, plms
+from tests.fixtures.outputs import edm_from_x0, from_x0
 
 Z = torch.randn(4, 2, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 MEAN = 0.3 * torch.randn(2, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.config import DistillConfig
 from pipeline.diffusion.noise import EDM, VP, Schedule, expand
-from pipeline.diffusion.prediction import PREDICTIONS, edm_from_x0, edm_inputs, from_x0
+from pipeline.diffusion.prediction import PREDICTIONS, edm_inputs
 from pipeline.models.families.edm import EDMUNet
 from pipeline.models.families.unet2d import UNet2D
 from pipeline.models.schedulers import read_scheduler
@@ -24,6 +24,7 @@ from pipeline.utils.errors import UserError
 from tests.families.builders.unet2d import unet
 from tests.fixtures.denoise import denoise
 from tests.fixtures.double import double
+from tests.fixtures.outputs import edm_from_x0, from_x0
 from tests.models.test_schedulers import saved
 
 
