@@ -44,7 +44,7 @@ test: $(READY) ## the fast tests, one short case of everything (at most 12 minut
 test-cluster: $(READY) ## tests with kills, servers and several Ray nodes (at most 25 minutes)
 	@command -v radosgw >/dev/null || { $(call install,$(S3_SERVER)); }
 	@{ command -v $(BROWSER) || command -v chromium; } >/dev/null || { $(call install,$(BROWSER)); }
-	$(BIN)/python -m pytest -m "cluster and not prove"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "cluster and not prove"
 
 prove: $(READY) ## the long proofs (3 seeds, ablations, methods): dated results, stamped with the commit
 	$(BIN)/python -m pytest -m prove

@@ -1,4 +1,8 @@
-"""What all tests share: fixed seeds, one thread, one Ray cluster."""
+"""What all tests share: fixed seeds, one thread, one Ray cluster.
+
+The process that hands out the tests reads this too, before any test begins: so neither this file
+nor the fixtures that it names import torch or diffusers, which takes eight seconds.
+"""
 
 import gc
 import os
@@ -15,11 +19,8 @@ os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 from collections.abc import Iterator
 
 import pytest
-import torch
 
 pytest_plugins = ["tests.fixtures.runs", "tests.fixtures.families"]
-
-torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -41,6 +42,8 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
+    import torch
+
     torch.manual_seed(0)
 
 

@@ -74,6 +74,7 @@ def test_a_run_that_can_go_gets_a_plan_and_a_price(ray_cluster, healthy, capsys,
     assert left == [], "it leaves nothing behind"
 
 
+@pytest.mark.cluster
 def test_a_wrong_token(ray_cluster, healthy, tmp_path):
     address = ray.get_runtime_context().gcs_address
     flags = ["--config", "configs/gaussian.yaml", "--run", str(tmp_path)]
@@ -193,6 +194,7 @@ def test_a_full_disk(ray_cluster, healthy):
     assert "free: free space, lower distill.keep or pairs.count" in found["disk"]
 
 
+@pytest.mark.cluster
 def test_no_node_for_a_worker(ray_cluster, healthy):
     own = {"actors": {"cpus": 1000}}
     found = faults(healthy(pairs=own, doctor={"patience": 3}))

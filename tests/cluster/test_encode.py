@@ -53,6 +53,7 @@ def classes(tmp_path) -> Path:
     return tmp_path / "source"
 
 
+@pytest.mark.cluster
 def test_latents_are_made_by_actors_and_a_second_run_does_nothing(
     ray_cluster, tmp_path, capfd, monkeypatch
 ):
@@ -83,6 +84,7 @@ def test_latents_are_made_by_actors_and_a_second_run_does_nothing(
     assert "encode  10 images in 3 shards" in capfd.readouterr().out
 
 
+@pytest.mark.cluster
 def test_what_a_reader_refuses_ends_the_job_with_its_message(
     ray_cluster, tmp_path, classes, monkeypatch
 ):

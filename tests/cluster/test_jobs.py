@@ -96,6 +96,7 @@ def test_pairs_then_a_student_and_a_second_run_does_nothing(finished, capfd):
     assert "is finished already" in capfd.readouterr().out
 
 
+@pytest.mark.cluster
 def test_checkpoints_are_scored_on_other_resources_and_the_best_is_saved(paired, capfd):
     config = paired(steps=12, scoring={"count": 96}, pick="best")
     distill(config)
@@ -132,6 +133,7 @@ def test_a_bad_shard_is_the_users_error_not_a_ray_traceback(paired):
         distill(config)
 
 
+@pytest.mark.cluster
 def test_a_node_that_does_not_see_the_run_refuses(paired, monkeypatch):
     monkeypatch.setattr(Run, "claim", lambda _: None)  # as on a disk of the driver alone
     with pytest.raises(UserError, match="distill.output: node .* does not see .*share"):
@@ -143,6 +145,7 @@ def test_another_seed_in_the_same_folder_is_refused(copied):
         make_pairs(copied().model_copy(update={"seed": 1}))
 
 
+@pytest.mark.cluster
 def test_what_an_actor_refuses_ends_the_job_with_its_message(ray_cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "open_plan", lambda *_: None)  # as on a disk of the driver alone
     with pytest.raises(UserError, match="pairs.output: node .* does not see .*plan.json"):

@@ -39,7 +39,9 @@ def lines(config) -> list[dict]:
     return [{k: v for k, v in row.items() if not k.startswith(costs)} for row in rows]
 
 
-@pytest.mark.parametrize(("lanes", "more"), [(4, {}), (3, DMD2)])
+@pytest.mark.parametrize(
+    ("lanes", "more"), [pytest.param(4, {}, marks=pytest.mark.cluster), (3, DMD2)]
+)
 def test_sharded_networks_take_the_steps_of_copied_ones(tiny_run, lanes, more):
     """Also where the workers' lanes are not as many; and one worker goes on from there."""
     settings = {
@@ -79,6 +81,7 @@ def test_in_float64_any_number_of_workers_takes_the_same_20_steps(tiny_run):
             assert error < 1e-9, (ways, name, float(error))
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize(("workers", "more"), [(2, {}), (3, DMD2)])
 def test_a_broken_run_of_several_workers_ends_with_the_same_bits(tiny_run, workers, more):
     whole, broken = (tiny_run(name, **FOUR_LANES, **more) for name in ("whole", "broken"))
@@ -107,6 +110,7 @@ def unet_taught(tiny_run, tmp_path):
     return make
 
 
+@pytest.mark.cluster
 def test_a_sharded_teacher_teaches_like_a_copied_one(unet_taught):
     settings = {"sharded": True, "log_every": 1, "lanes": 4}
     copied, sharded = (
