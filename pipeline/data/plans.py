@@ -35,8 +35,8 @@ class Plan:
     def footer(self, **more: str) -> dict[str, str]:
         """What a shard says of its plan, and more; the order is part of a shard's bytes."""
         values = asdict(self)  # type: ignore[call-overload]
-        said = {k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
-        return {**said, **more, "plan": self.fingerprint()}
+        text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
+        return {**text, **more, "plan": self.fingerprint()}
 
 
 @dataclass(frozen=True)

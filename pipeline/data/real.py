@@ -35,7 +35,7 @@ class RealBatch:
     Attributes:
         ids: Their numbers in the source's listing, (B,) int64.
         labels: Class labels, (B,) int64, or None.
-        captions: What is said of each, or None.
+        captions: Of each, or None.
         images: Latents of unit variance or pixels in [-1, 1], (B, C, H, W), float32 (float16
             straight from a shard).
     """

@@ -21,7 +21,7 @@ def failures(student: SetStatistics, teacher: SetStatistics) -> dict[str, Any] |
     wrong, taught = student.predicted != labels, teacher.predicted != labels
     rows = wrong.nonzero().flatten()
     rows = rows[student.confidence[rows].argsort(descending=True, stable=True)]
-    said = [(int(labels[row]), int(student.predicted[row])) for row in rows.tolist()]
+    classes = [(int(labels[row]), int(student.predicted[row])) for row in rows.tolist()]
     return {
         "n": student.count,
         "student": bootstrap.mean(wrong)._asdict(),
@@ -29,7 +29,7 @@ def failures(student: SetStatistics, teacher: SetStatistics) -> dict[str, Any] |
         "both": int((wrong & taught).sum()),
         "confusions": [
             {"label": label, "predicted": predicted, "count": count}
-            for (label, predicted), count in Counter(said).most_common(10)
+            for (label, predicted), count in Counter(classes).most_common(10)
         ],
         "surest": [
             {
@@ -38,6 +38,6 @@ def failures(student: SetStatistics, teacher: SetStatistics) -> dict[str, Any] |
                 "predicted": predicted,
                 "confidence": float(student.confidence[row]),
             }
-            for row, (label, predicted) in zip(rows[:_LISTED].tolist(), said, strict=False)
+            for row, (label, predicted) in zip(rows[:_LISTED].tolist(), classes, strict=False)
         ],
     }

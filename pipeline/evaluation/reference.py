@@ -133,7 +133,7 @@ def open_reference(evaluate: EvaluateConfig, s3: S3Config, teacher: Denoiser) ->
 
 
 def _listed(source: Source, teacher: Denoiser) -> tuple[Any, Wanted]:
-    """All images, with what they show where that is said of each."""
+    """All images, with what they show where each has an annotation."""
     if teacher.classes is None:
         return source.table("nothing", None), "nothing"
     wanted: Wanted = "labels" if teacher.prompts is None else "captions"
@@ -160,27 +160,27 @@ def _looked_through(
                 digest.update(image.numpy().tobytes())
             bar.update(1)
     if damaged:
-        said = f"{len(damaged)} of {len(samples)} images cannot be read"
+        problem = f"{len(damaged)} of {len(samples)} images cannot be read"
         first = next(iter(damaged.values()))
         if 2 * len(damaged) > len(samples):
-            raise UserError(f"{SETTING}: {said}, the first of them {first}; mend {source.path}")
-        print(f"reference  {said} and are left out, the first {first}")
+            raise UserError(f"{SETTING}: {problem}, the first of them {first}; mend {source.path}")
+        print(f"reference  {problem} and are left out, the first {first}")
     return set(damaged), digest
 
 
 def _labels(chosen: Sequence[Sample], wanted: Wanted, teacher: Denoiser) -> Tensor | None:
     """What the images show, as the teacher counts it; None where it knows none of that."""
-    said = [sample.said for sample in chosen]
+    annotations = [sample.annotation for sample in chosen]
     if wanted == "captions":
         numbers = {prompt: number for number, prompt in enumerate(teacher.prompts or ())}
-        if strange := [each for each in said if each not in numbers]:
+        if strange := [each for each in annotations if each not in numbers]:
             print(
-                f"reference  their captions are not used: {len(strange)} of {len(said)} are not "
-                f"among teacher.prompts, the first {strange[0]!r}"
+                f"reference  their captions are not used: {len(strange)} of {len(annotations)} are "
+                f"not among teacher.prompts, the first {strange[0]!r}"
             )
             return None
-        said = [numbers[str(each)] for each in said]
-    return None if wanted == "nothing" else torch.tensor(said)
+        annotations = [numbers[str(each)] for each in annotations]
+    return None if wanted == "nothing" else torch.tensor(annotations)
 
 
 def _conditions(own: Wanted, teacher: Denoiser) -> str:

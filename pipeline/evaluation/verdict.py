@@ -39,12 +39,12 @@ def _variety(figures: Figures) -> Iterator[str]:
             continue
         name, ours, usual, side = min(found, key=lambda each: each[1] - each[2])
         whose = "the teacher's" if side == "teacher" else "the teacher's from other noise"
-        said = f"{name} {ours:.2f} against {whose} {usual:.2f}"
+        both = f"{name} {ours:.2f} against {whose} {usual:.2f}"
         what = f"the {comparison['reference']['name'].partition(',')[0]} images"
         if ours < COLLAPSED * usual:
-            yield f"Collapsed: the student leaves out most of {what} ({said}, n {comparison['n']})."
+            yield f"Collapsed: the student leaves out most of {what} ({both}, n {comparison['n']})."
         elif ours < NARROWER * usual:
-            yield f"Less variety than its teacher among {what} ({said}, n {comparison['n']})."
+            yield f"Less variety than its teacher among {what} ({both}, n {comparison['n']})."
         return
 
 
@@ -98,13 +98,13 @@ def _likeness(figures: Figures) -> Iterator[str]:
 
 def _praise(figures: Figures) -> str:
     apart, floor = figures["fd_teacher"], figures["fd_floor"]
-    said = f"No fault found: Fréchet distance to the teacher {apart:.3g}, floor {floor:.3g}"
+    sentence = f"No fault found: Fréchet distance to the teacher {apart:.3g}, floor {floor:.3g}"
     if figures["fd_real"] is not None:
-        said += (
+        sentence += (
             f"; to real images {figures['fd_real']:.3g}, the teacher's "
             f"{figures['teacher_fd_real']:.3g}"
         )
-    return f"{said}."
+    return f"{sentence}."
 
 
 def _speed(figures: Figures) -> str:

@@ -107,8 +107,8 @@ def _entry(event: Event, before: Event | None) -> Entry:
         return Entry("plain", when, f"Told to stop: saved and left at step {event.step:,}.")
     first, _, _ = (event.error or "").partition(". ")
     more = event.error or "" if len(event.error or "") > len(first) + 1 else ""
-    said = "The workers were lost" if event.kind == "restart" else f"Failed at step {event.step:,}"
-    return Entry("bad", when, f"{said}: {first}", more)
+    what = "The workers were lost" if event.kind == "restart" else f"Failed at step {event.step:,}"
+    return Entry("bad", when, f"{what}: {first}", more)
 
 
 def moment(seconds: float) -> str:
@@ -144,9 +144,9 @@ def _interval(run: FoundRun) -> float:
 
 def verdict(evaluation: dict[str, Any]) -> list[str]:
     """What an evaluation says of itself; of one that does not, the least, from its figures."""
-    said = evaluation.get("verdict")
-    if isinstance(said, list) and said and all(isinstance(each, str) for each in said):
-        return said
+    sentences = evaluation.get("verdict")
+    if isinstance(sentences, list) and sentences and all(isinstance(s, str) for s in sentences):
+        return sentences
     sentences = []
     distance, floor, n = (evaluation.get(k) for k in ("fd_teacher", "fd_floor", "n_teacher"))
     if isinstance(distance, float) and isinstance(floor, float) and floor > 0:

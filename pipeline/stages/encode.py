@@ -150,10 +150,10 @@ class RealMaker:
         return real.write(self._store, self.plan, ids, batch, damaged)
 
     def _batch(self, samples: Sequence[Sample], rows: Mapping[int, Tensor]) -> RealBatch:
-        said, plan = [sample.said for sample in samples], self.plan
+        annotations, plan = [sample.annotation for sample in samples], self.plan
         return RealBatch(
             torch.tensor(list(rows)),
-            None if plan.classes is None else torch.tensor(said),
-            tuple(map(str, said)) if plan.captions else None,
+            None if plan.classes is None else torch.tensor(annotations),
+            tuple(map(str, annotations)) if plan.captions else None,
             torch.cat(list(rows.values())).cpu(),
         )

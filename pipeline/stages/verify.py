@@ -123,7 +123,7 @@ def verify_real(config: Config) -> None:
 
     def images(shard: Shard) -> Tensor:
         listed = zip(spans[shard.first], listing.samples(spans[shard.first]), strict=True)
-        expected = {id: sample.said for id, sample in listed if id not in left_out}
+        expected = {id: sample.annotation for id, sample in listed if id not in left_out}
         return _sound_real(store, plan, shard, stored.get(shard.name), expected)
 
     _check_all(manifest, images, "images")

@@ -51,7 +51,7 @@ def save_grid(
         for column, pixels in enumerate(images):
             tile = _tile(pixels).resize(layout.shown, Image.Resampling.NEAREST)
             page.paste(tile, layout.corner(row, column))
-    said = {
+    stored = {
         "rows": {caption: len(images) for caption, images in rows.items()},
         "columns": list(columns),
         "size": [width, height],
@@ -59,7 +59,7 @@ def save_grid(
         "at": [left, top],
     }
     info, file = PngInfo(), io.BytesIO()
-    info.add_text(_LAYOUT, json.dumps(said))
+    info.add_text(_LAYOUT, json.dumps(stored))
     page.save(file, "PNG", pnginfo=info)
     write_file(Path(path), file.getvalue())
 
@@ -126,12 +126,12 @@ def read_grid(png: bytes) -> Sheet | None:
     """
     with Image.open(io.BytesIO(png)) as page:
         try:
-            said = json.loads(page.info[_LAYOUT])
-            (left, top), (width, height) = said["at"], said["size"]
-            layout = _Layout(left, top, width, height, said["scale"])
+            stored = json.loads(page.info[_LAYOUT])
+            (left, top), (width, height) = stored["at"], stored["size"]
+            layout = _Layout(left, top, width, height, stored["scale"])
             size, shown = (width, height), layout.shown
             fits = all(0 < n <= m <= p for n, m, p in zip(size, shown, page.size, strict=True))
-            rows, columns = dict(said["rows"]), [str(each) for each in said["columns"]]
+            rows, columns = dict(stored["rows"]), [str(each) for each in stored["columns"]]
         except (KeyError, ValueError, TypeError):
             return None
         if not fits:

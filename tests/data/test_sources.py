@@ -1,4 +1,4 @@
-"""Laws of sources: which image has which id, what is said of it, and its bytes."""
+"""Laws of sources: which image has which id, its annotation, and its bytes."""
 
 import csv
 import json
@@ -29,10 +29,10 @@ def listed(tmp_path: Path, source: Path, wanted="captions", classes=None) -> Lis
     return open_listing(LocalStore(tmp_path / "set"), str(source), S3, wanted, classes)
 
 
-def said(tmp_path: Path, source: Path, wanted="captions", classes=None) -> dict:
-    """Name -> what is said."""
+def annotations(tmp_path: Path, source: Path, wanted="captions", classes=None) -> dict:
+    """Name -> annotation."""
     found = listed(tmp_path, source, wanted, classes)
-    return {each.name: each.said for each in found.samples(range(found.count))}
+    return {each.name: each.annotation for each in found.samples(range(found.count))}
 
 
 def save(folder: Path, *names: str) -> Path:
@@ -50,7 +50,7 @@ def test_every_layout_gives_the_same_images_and_captions(layout, tmp_path):
     found = listed(tmp_path, source)
     assert found.count == 11
     samples = [each for ids in (range(5), range(5, 11)) for each in found.samples(ids)]
-    assert [each.said for each in samples] == [caption for _, _, caption in some]
+    assert [each.annotation for each in samples] == [caption for _, _, caption in some]
     reader = Listing(LocalStore(tmp_path / "set")).reader(str(source), S3)
     assert [reader.read(each) for each in samples] == [data for _, data, _ in some]
     assert reader.read(samples[0]) == some[0][1], "again, after others"
@@ -77,7 +77,7 @@ def test_ids_reach_across_the_listings_row_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(listing, "GROUP", 4)
     found = listed(tmp_path, save_files(tmp_path / "source", items(11)))
     for ids in (range(0, 4), range(3, 9), range(10, 11)):
-        assert [each.said for each in found.samples(ids)] == [f"picture {id}" for id in ids]
+        assert [each.annotation for each in found.samples(ids)] == [f"picture {id}" for id in ids]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
@@ -95,7 +95,7 @@ def test_captions_stand_in_a_table_beside_the_images(kind, tmp_path):
             writer.writerows(rows)
         else:
             file.writelines(f"{json.dumps(row)}\n" for row in rows)
-    assert said(tmp_path, source) == {
+    assert annotations(tmp_path, source) == {
         "c.png": "from text",
         "train/a.png": "first, with a comma",
         "train/sub/b.png": "second",
@@ -104,20 +104,20 @@ def test_captions_stand_in_a_table_beside_the_images(kind, tmp_path):
 
 def test_labels_are_folders_by_name_or_by_number(tmp_path):
     named = save(tmp_path / "named", "train/cat/1.png", "train/ant/1.png", "train/bee/1.png")
-    assert list(said(tmp_path / "1", named, "labels", 3).values()) == [0, 1, 2]
+    assert list(annotations(tmp_path / "1", named, "labels", 3).values()) == [0, 1, 2]
     numbered = save(tmp_path / "numbered", "10/a.png", "9/b.png")
-    assert said(tmp_path / "2", numbered, "labels", 1000) == {"10/a.png": 10, "9/b.png": 9}
+    assert annotations(tmp_path / "2", numbered, "labels", 1000) == {"10/a.png": 10, "9/b.png": 9}
     with pytest.raises(UserError, match=r"3 folders of images \(ant, .* teacher's 10 classes"):
-        said(tmp_path / "3", named, "labels", 10)
+        annotations(tmp_path / "3", named, "labels", 10)
     with pytest.raises(UserError, match="label 10, but the teacher has 10 classes, 0 to 9"):
-        said(tmp_path / "4", numbered, "labels", 10)
+        annotations(tmp_path / "4", numbered, "labels", 10)
 
 
 def test_labels_stand_in_columns_cls_members_and_json(tmp_path):
     (tmp_path / "rows").mkdir()
     table = pa.table({"img": [{"bytes": IMAGE, "path": None}] * 2, "label": [7, 3]})
     pq.write_table(table, tmp_path / "rows" / "a.parquet")
-    found = said(tmp_path / "1", tmp_path / "rows" / "a.parquet", "labels", 10)
+    found = annotations(tmp_path / "1", tmp_path / "rows" / "a.parquet", "labels", 10)
     assert list(found.values()) == [7, 3]
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         add(archive, "x.cls", b"4\n")
@@ -125,7 +125,7 @@ def test_labels_stand_in_columns_cls_members_and_json(tmp_path):
         add(archive, "y.png", IMAGE)
         add(archive, "y.json", b'{"label": 5}')
         add(archive, "z.json", b"no image")
-    found = said(tmp_path / "2", tmp_path / "a.tar", "labels", 10)
+    found = annotations(tmp_path / "2", tmp_path / "a.tar", "labels", 10)
     assert list(found.values()) == [4, 5]
 
 
@@ -133,14 +133,14 @@ def test_metadata_in_parquet_does_not_hide_images_nor_tars(tmp_path):
     """As img2dataset leaves them."""
     source = save(tmp_path / "source", "00000/1.png", "00000/2.png")
     pq.write_table(pa.table({"caption": ["a", "b"]}), source / "00000.parquet")
-    assert len(said(tmp_path / "1", source, "nothing")) == 2
+    assert len(annotations(tmp_path / "1", source, "nothing")) == 2
     save_tars(source / "tars", items(5))
-    assert len(said(tmp_path / "2", source, "nothing")) == 5
+    assert len(annotations(tmp_path / "2", source, "nothing")) == 5
 
 
 def test_hidden_files_are_no_part_of_a_source(tmp_path):
     source = save(tmp_path / "source", "a.png", ".cache/b.png", "__MACOSX/c.png", "._a.png")
-    assert list(said(tmp_path, source, "nothing")) == ["a.png"]
+    assert list(annotations(tmp_path, source, "nothing")) == ["a.png"]
 
 
 def test_members_without_a_dot_folders_and_links_do_no_harm(tmp_path):
@@ -157,7 +157,7 @@ def test_members_without_a_dot_folders_and_links_do_no_harm(tmp_path):
         archive.addfile(link)
     found = listed(tmp_path, tmp_path / "a.tar")
     (sample,) = found.samples(range(1))
-    assert sample.said == "a" and found.count == 1
+    assert sample.annotation == "a" and found.count == 1
     assert found.reader(str(tmp_path / "a.tar"), S3).read(sample) == IMAGE
 
 
@@ -211,7 +211,7 @@ def test_a_bucket_is_listed_and_read_where_it_is(layout, tmp_path, monkeypatch):
         store = Storage("s3://bucket/set", region, "pairs.output")
         found = open_listing(store, "s3://bucket/in/", region, "captions", None)
         reader, samples = found.reader("s3://bucket/in/", region), found.samples(range(7))
-        assert [each.said for each in samples] == [caption for _, _, caption in some]
+        assert [each.annotation for each in samples] == [caption for _, _, caption in some]
         assert [reader.read(each) for each in samples] == [data for _, data, _ in some]
         client.put_object(Bucket="bucket", Key="in/new.png", Body=IMAGE)
         client.put_object(Bucket="bucket", Key="in/new.tar", Body=b"")

@@ -12,7 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipeline.data.sources.sample import THREADS, Sample, SourceError, Wanted, field, is_image, said
+from pipeline.data.sources.sample import (
+    THREADS,
+    Sample,
+    SourceError,
+    Wanted,
+    field,
+    is_image,
+    read_annotation,
+)
 from pipeline.data.storage import Store
 from pipeline.utils.threads import ahead
 
@@ -35,7 +43,7 @@ def samples(
     """All images, in the order of their names.
 
     Raises:
-        SourceError: If what is said of them cannot be read, or folders are other classes.
+        SourceError: If their annotations cannot be read, or folders are other classes.
     """
     images = [name for name in names if is_image(name)]
     if wanted == "nothing":
@@ -48,7 +56,7 @@ def samples(
     other = _texts(store, set(names)) if wanted == "captions" else _folders(rest, classes)
     found = ahead(lambda name: table[name] if name in table else other(name), images, THREADS)
     for name, value in zip(images, found, strict=True):
-        yield Sample(name, said=value)
+        yield Sample(name, annotation=value)
 
 
 class Reader:
@@ -72,7 +80,7 @@ def _tables(store: Store, names: Sequence[str], wanted: Wanted) -> dict[str, _Sa
             if "file_name" not in row:
                 raise SourceError(f"{where} has a row without file_name")
             column = field(row, wanted)
-            value = said(row[column], wanted, where) if column else None
+            value = read_annotation(row[column], wanted, where) if column else None
             found[str(path.parent / str(row["file_name"]))] = value
     return found
 

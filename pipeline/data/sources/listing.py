@@ -78,8 +78,8 @@ def open_listing(
         classes: Number of class labels, where labels are wanted.
 
     Raises:
-        UserError: If there are no images, something cannot be read or is not said, or the listing
-            that is there is of another source or state of it.
+        UserError: If there are no images, something cannot be read or has no annotation, or the
+            listing that is there is of another source or state of it.
     """
     source = Source(path, s3, SETTING)
     fingerprint = source.fingerprint(wanted, classes)

@@ -9,7 +9,14 @@ from threading import Lock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.data.sources.sample import THREADS, Sample, SourceError, Wanted, field, said
+from pipeline.data.sources.sample import (
+    THREADS,
+    Sample,
+    SourceError,
+    Wanted,
+    field,
+    read_annotation,
+)
 from pipeline.data.storage import Store
 from pipeline.utils.threads import ahead
 
@@ -57,7 +64,7 @@ def _scan(store: Store, name: str, wanted: Wanted) -> list[Sample]:
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(store, name, error) from error
     return [
-        Sample(name, row, said=said(value, wanted, f"row {row} of {where}"))
+        Sample(name, row, annotation=read_annotation(value, wanted, f"row {row} of {where}"))
         for row, value in enumerate(values)
     ]
 

@@ -1,4 +1,4 @@
-"""An image of a source, and what is said of it."""
+"""An image of a source, and its annotation: a caption or a label."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,13 +29,13 @@ class Sample:
         file: The file it is in, a name in the source's store.
         at: Where in the file: its first byte in a tar, its row in a Parquet file.
         size: Its bytes in a tar.
-        said: Its caption or label, as wanted; None if there is none.
+        annotation: Its caption or label, as wanted; None if there is none.
     """
 
     file: str
     at: int = 0
     size: int = 0
-    said: str | int | None = None
+    annotation: str | int | None = None
 
     @property
     def name(self) -> str:
@@ -54,7 +54,7 @@ def field(names: Iterable[str], wanted: Wanted) -> str | None:
     return next((found[name] for name in NAMES[wanted] if name in found), None)
 
 
-def said(value: Any, wanted: Wanted, where: str) -> str | int | None:
+def read_annotation(value: Any, wanted: Wanted, where: str) -> str | int | None:
     """A caption without the space around it, or a label.
 
     Raises:

@@ -68,7 +68,7 @@ class Source:
             classes: Number of class labels, where labels are wanted.
 
         Raises:
-            UserError: If there are none, something cannot be read or is not said.
+            UserError: If there are none, something cannot be read or has no annotation.
         """
         names = list(self._marks)
         units = [name for name in names if self.kind != "image" or is_image(name)]
@@ -173,16 +173,16 @@ def _table(samples: Iterable[Sample], wanted: Wanted) -> pa.Table:
     file: list[str] = []
     at: list[int] = []
     size: list[int] = []
-    said: list[str | int | None] = []
+    annotations: list[str | int | None] = []
     for sample in samples:
         file.append(sample.file)
         at.append(sample.at)
         size.append(sample.size)
-        said.append(sample.said)
+        annotations.append(sample.annotation)
     columns: dict[str, Any] = {"file": pa.array(file, pa.string()), "at": at, "size": size}
     if wanted != "nothing":
         kind = pa.int64() if wanted == "labels" else pa.string()
-        columns[wanted.removesuffix("s")] = pa.array(said, kind)
+        columns[wanted.removesuffix("s")] = pa.array(annotations, kind)
     return pa.table(columns)
 
 
@@ -192,15 +192,15 @@ def _check(table: pa.Table, wanted: Wanted, classes: int | None, source: Store) 
         raise SourceError(f"the files in {source.uri('')} hold no images")
     if wanted == "nothing":
         return
-    said = table[wanted.removesuffix("s")]
-    if said.null_count:
-        first = table["file"][said.is_null().to_pylist().index(True)]
+    annotations = table[wanted.removesuffix("s")]
+    if annotations.null_count:
+        first = table["file"][annotations.is_null().to_pylist().index(True)]
         raise SourceError(
-            f"{said.null_count} of {len(table)} images have no {wanted[:-1]}, the first in "
+            f"{annotations.null_count} of {len(table)} images have no {wanted[:-1]}, the first in "
             f"{source.uri(str(first))}; the teacher needs one of each"
         )
     if wanted == "labels" and classes is not None:
-        highest = max(said.to_pylist())
+        highest = max(annotations.to_pylist())
         if highest >= classes:
             raise SourceError(
                 f"label {highest}, but the teacher has {classes} classes, 0 to {classes - 1}"

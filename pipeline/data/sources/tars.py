@@ -12,7 +12,15 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from pipeline.data.sources.files import record
-from pipeline.data.sources.sample import IMAGES, THREADS, Sample, SourceError, Wanted, field, said
+from pipeline.data.sources.sample import (
+    IMAGES,
+    THREADS,
+    Sample,
+    SourceError,
+    Wanted,
+    field,
+    read_annotation,
+)
 from pipeline.data.storage import Store
 from pipeline.utils.threads import ahead
 
@@ -84,12 +92,12 @@ def _sample(
         return None
     value: str | int | None = None
     if (part := parts.get(_PLAIN.get(wanted, ""))) is not None:
-        value = said(_text(archive, part), wanted, f"{part.name} in {where}")
+        value = read_annotation(_text(archive, part), wanted, f"{part.name} in {where}")
     elif wanted != "nothing" and (part := parts.get("json")) is not None:
         place = f"{part.name} in {where}"
         content = record(_text(archive, part), place)
         column = field(content, wanted)
-        value = said(content[column], wanted, place) if column else None
+        value = read_annotation(content[column], wanted, place) if column else None
     return Sample(name, image.offset_data, image.size, value)
 
 

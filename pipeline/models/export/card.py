@@ -117,8 +117,8 @@ def model_card(
         rows = "From one fixed noise: the teacher, this student, and what both scores make of it."
         sections.append(f"## Samples\n\n![samples]({PICTURE})\n\n{rows}")
     if figures:
-        said = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in figures.items()}
-        rows = "\n".join(f"| {key} | {value} |" for key, value in said.items())
+        shown = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in figures.items()}
+        rows = "\n".join(f"| {key} | {value} |" for key, value in shown.items())
         sections.append(
             f"## Figures\n\n| figure | value |\n|---|---|\n{rows}\n\nOf `jobs/evaluate.py`. "
             "Fréchet distances (`fd`) are in these features, and may be compared with others in "
