@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from pipeline.models.export.comfyui import save_comfyui
 from pipeline.models.loading import load_teacher
 from pipeline.models.single_file import SingleFile
 from pipeline.stages.teacher import make_teacher
+from pipeline.utils.errors import UserError
 from tests.families.builders import BUILDERS
 from tests.fixtures.families import looked_up as looked_up
-from tests.fixtures.original_layout import Weights, whole, write
+from tests.fixtures.original_layout import Weights, sd3, whole, write
 from tests.fixtures.tiny_models import save_deep, save_tiny
 
 VERSIONS = ("sd1", "sdxl")
@@ -79,6 +81,38 @@ def test_the_folder_of_a_file_makes_the_same_latents(
     )
     x0 = torch.randn(1, *ours.shape, generator=torch.Generator().manual_seed(0))
     assert torch.equal(ours.decode(x0), theirs.decode(x0))
+
+
+def test_so_does_that_of_stable_diffusion_3(tmp_path: Path) -> None:
+    """Whose weights diffusers takes out of the file's, or joins anew."""
+    builder: Any = BUILDERS["sd3"]
+    pipe = builder.open(save_tiny(tmp_path / "model", "sd3"))
+    torch.nn.init.eye_(pipe.text_encoder.text_projection.weight)
+    pipe.save_pretrained(tmp_path / "model")
+    file = write(sd3(pipe), tmp_path / "m.safetensors")
+    base = save_tiny(tmp_path / "base", "sd3", seed=1)
+    for weights in base.glob("*/*.safetensors"):
+        weights.unlink()  # the file has all of them
+    (tmp_path / "out").mkdir()
+    SingleFile(file, base).save(tmp_path / "out")
+    assert torch.equal(latents("sd3", tmp_path / "out"), latents("sd3", tmp_path / "model"))
+    extra = "model.diffusion_model.joint_blocks.0.x_block.attn.proj.scale_weight"
+    for weights, told in (
+        ({extra: torch.ones(1)}, "x_block.attn.proj.scale_weight; scaled fp8 files are not read"),
+        ({"joint_blocks.0.x": torch.ones(1)}, "the network does not take joint_blocks.0.x;"),
+    ):
+        write(sd3(pipe) | weights, file)
+        shutil.rmtree(tmp_path / "out")
+        (tmp_path / "out").mkdir()
+        with pytest.raises(UserError, match=told):
+            SingleFile(file, base).save(tmp_path / "out")
+    cut = {
+        key: value for key, value in sd3(pipe).items() if not key.endswith("x_embedder.proj.bias")
+    }
+    with pytest.raises(
+        UserError, match="diffusers cannot convert its transformer: KeyError: .x_emb"
+    ):
+        SingleFile(write(cut, file), base).save(tmp_path / "out")
 
 
 def test_it_is_imported_once_and_from_one_file_and_base(
