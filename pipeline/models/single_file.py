@@ -46,6 +46,11 @@ _BESIDE = re.compile(
     r"|scale_factor|v_pred|ztsnr"
 )
 """What is not of a network: averages and losses of training, and the noise, which is compared."""
+_OPEN_CLIP = re.compile(
+    r"transformer\..*|positional_embedding|token_embedding\.weight|ln_final\..*|text_projection"
+    r"|logit_scale|attn_mask"
+)
+"""What OpenCLIP's text encoder has."""
 
 
 class SingleFile:
@@ -167,11 +172,10 @@ class SingleFile:
             UserError: If diffusers cannot convert them.
         """
         try:
-            if hasattr(diffusers, self._parts[part]):
-                return _network(
-                    getattr(diffusers, self._parts[part]), self._base.part(part), weights
-                )
-            return _encoder(self._parts[part], self._base.part(part), weights)
+            kind, config = self._parts[part], self._base.part(part)
+            if (network := getattr(diffusers, kind, None)) is not None:
+                return _network(network, config, weights)
+            return _encoder(kind, config, weights)
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(
                 f"diffusers cannot convert its {part}: {type(error).__name__}: {first_line(error)}"
@@ -221,10 +225,11 @@ def _encoder(kind: str, config: Mapping[str, Any], weights: Weights) -> Weights:
     from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 
     prefix = next(each for each in (*_PARTS, _T5) if min(weights).startswith(each))
-    if any(name.startswith(f"{prefix}model.") for name in weights):
+    if any(name.startswith(inner := f"{prefix}model.") for name in weights):
         like = SimpleNamespace(config=SimpleNamespace(**config))
-        converted: Weights = convert_open_clip_checkpoint(like, weights, f"{prefix}model.")
-        return converted
+        converted: Weights = convert_open_clip_checkpoint(like, weights, inner)
+        strange = [each for each in weights if not _OPEN_CLIP.fullmatch(each.removeprefix(inner))]
+        return {name: weights[name] for name in strange} | converted
     own = {
         name.removeprefix(prefix).removeprefix("transformer."): weights[name] for name in weights
     }

@@ -198,6 +198,10 @@ CHANGES: dict[str, tuple[Callable[[Weights], object], str]] = {
         lambda w: w.update({"edm_mean": torch.ones(1)}),
         r"cannot load unet: the network does not take edm_mean",
     ),
+    "one of no text encoder": (
+        lambda w: w.update({"conditioner.embedders.1.model.more": torch.ones(1)}),
+        r"cannot load .*: the network does not take conditioner.embedders.1.model.more",
+    ),
     "another shape": (
         lambda w: w.update({ONE: torch.ones(2, 2)}),
         r"cannot load unet: of another shape are down_blocks.0.*to_q.weight",
