@@ -121,7 +121,8 @@ class SingleFile:
         except UserError as error:
             told = str(error).replace(f"{folder}/", "")
             raise UserError(
-                f"teacher.file: {self._file} does not fit teacher.base {self._base.path}: {told}"
+                f"teacher.file: {self._file} does not fit teacher.base {self._base.path}, where "
+                f"the model belongs that it was tuned from: {told}"
             ) from error
 
     def _sorted(self) -> dict[str, Weights]:
