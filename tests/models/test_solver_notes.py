@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.noise import EDM, Flow, Schedule
-from pipeline.diffusion.prediction import edm_to_x0
 from pipeline.diffusion.solver import SOLVERS
 from pipeline.models.schedulers import KNOWN, completed, read_scheduler
 from pipeline.models.solver_notes import same_solver, solver_note
@@ -35,6 +34,7 @@ VALUES: dict[str, list[Any]] = {
 }
 """By key, what a file may say; of all of `SOLVERS_OWN`, and two that are read."""
 BAR = 1e-4
+Reading = tuple[Schedule, str]
 
 
 def denoised(x_t: Tensor, sigma: float | Tensor) -> Tensor:
@@ -48,11 +48,13 @@ def x0_of(x_t: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
     return denoised(x_t, schedule.sigma(t))
 
 
-def network_of(schedule: Schedule, prediction: str, x_t: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+def network_of(scheduler: Any, read: Reading, x_t: Tensor, x0: Tensor, t: Tensor) -> Tensor:
     """What a network gives that predicts an x0."""
+    schedule, prediction = read
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     if isinstance(schedule, EDM):
-        none, one = (edm_to_x0(torch.full_like(x_t, each), x_t, t, 0.5) for each in (0.0, 1.0))
+        to_x0 = getattr(scheduler, "precondition_outputs", lambda _, output, __: output)
+        none, one = (to_x0(x_t, torch.full_like(x_t, each), t) for each in (0.0, 1.0))
         return (x0 - none) / (one - none)
     if isinstance(schedule, Flow):
         return (x_t - x0) / sigma
@@ -62,7 +64,8 @@ def network_of(schedule: Schedule, prediction: str, x_t: Tensor, x0: Tensor, t: 
 
 def own_steps(file: dict[str, Any], noise: Tensor, steps: int, seed: int = 0) -> Tensor:
     """The end of the scheduler's way from a noise."""
-    config, (schedule, prediction) = completed(file), read_scheduler(file, tokens=64)
+    config, read = completed(file), read_scheduler(file, tokens=64)
+    schedule = read[0]
     scheduler = getattr(diffusers, config.pop("_class_name"))(**config)
     scheduler.set_timesteps(steps)
     sampling = {"generator": torch.Generator().manual_seed(seed)}
@@ -75,7 +78,7 @@ def own_steps(file: dict[str, Any], noise: Tensor, steps: int, seed: int = 0) ->
             t = scheduler.sigmas[place].double()
         else:
             seen = scheduler.scale_model_input(x_t, time)
-        output = network_of(schedule, prediction, seen, x0_of(seen, t, schedule), t)
+        output = network_of(scheduler, read, seen, x0_of(seen, t, schedule), t)
         x_t = scheduler.step(output, time, x_t, **sampling).prev_sample
     return x_t
 
