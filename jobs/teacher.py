@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train a small teacher on real images, or import one of NVIDIA's EDM files."""
+"""Train a small teacher on real images, or import one: an EDM file, or a model in one file."""
 
 import sys
 

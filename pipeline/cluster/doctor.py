@@ -16,6 +16,7 @@ from pipeline.data.storage import Storage, probe
 from pipeline.evaluation.reference import SETTING
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.loading import load_teacher, teacher_fingerprint
+from pipeline.models.solver_notes import solver_note
 from pipeline.stages.pairs import pair_plan
 from pipeline.stages.plan import pair_bytes, plan, teacher_calls, training_calls
 from pipeline.training.memory import footprint
@@ -85,6 +86,7 @@ class Examination:
         """Every check's result as it comes; one that fails as an earlier one did is left out."""
         checks: dict[str, Callable[[], str]] = {
             "teacher": self.check_teacher,
+            "solver": self.check_solver,
             "pairs.output": lambda: self.check_store("pairs"),
             "distill.output": lambda: self.check_store("distill"),
             "pair set": self.check_pairs,
@@ -146,6 +148,13 @@ class Examination:
         weights = sum(value.numel() for value in self.teacher.parameters())
         shape = "x".join(map(str, self.teacher.shape))
         return f"{shape} images, {self.teacher.classes or 'no'} classes, {weights:,} weights"
+
+    def check_solver(self) -> str:
+        """Any will do; whether it takes the steps of the teacher's own scheduler is told."""
+        pairs, scheduler = self.config.pairs, getattr(self.teacher, "scheduler", None)
+        if not scheduler:
+            return f"pairs.solver {pairs.solver}"
+        return solver_note(scheduler, pairs.solver, pairs.steps)
 
     def check_store(self, branch: str) -> str:
         """Objects can be written there, and never twice."""

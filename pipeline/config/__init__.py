@@ -139,6 +139,8 @@ class Config(Branch):
             self._fill("data", folder=self.data.folder)
         if self.teacher.file:
             self._fill("teacher", file=self.teacher.file)
+        if self.teacher.base:
+            self._fill("teacher", base=self.teacher.base)
         if self.distill.start_from:
             self._fill("distill", start_from=self.distill.start_from)
         if self.teacher.prompts:

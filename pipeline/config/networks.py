@@ -86,8 +86,15 @@ class TeacherConfig(Branch):
     file: str | None = Field(
         default=None,
         min_length=1,
-        description="EDM file of NVIDIA's (.pkl) that jobs/teacher.py imports instead of training.",
+        description="File that jobs/teacher.py imports instead of training: NVIDIA's EDM (.pkl) "
+        "or a model on latents in one file (.safetensors; needs teacher.base).",
         json_schema_extra={"short": "import"},
+    )
+    base: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Diffusers folder of the model that a .safetensors file was tuned from: for "
+        "configs, tokenizers and what the file does not hold; local, s3://, gs:// or hf://.",
     )
     delay: float = Field(
         default=0.0, ge=0, le=60, description="Seconds added to each gaussian call."

@@ -174,7 +174,13 @@ def probe(store: Store) -> None:
         )
 
 
-def ensure_json(store: Store, name: str, values: dict[str, Any], setting: str) -> None:
+def ensure_json(
+    store: Store,
+    name: str,
+    values: dict[str, Any],
+    setting: str,
+    way_out: Callable[[list[str]], str] = lambda differing: "",
+) -> None:
     """Put a JSON object that says what the store is for, or make sure that it is the same.
 
     Args:
@@ -182,6 +188,7 @@ def ensure_json(store: Store, name: str, values: dict[str, Any], setting: str) -
         name: Of the object.
         values: Its content, of JSON's own types.
         setting: The setting that names the store, for the message.
+        way_out: Of dotted keys that differ, how the user can go on with them; "" for none.
 
     Raises:
         UserError: If the object is another one; names every difference.
@@ -193,15 +200,14 @@ def ensure_json(store: Store, name: str, values: dict[str, Any], setting: str) -
     except ValueError as error:
         raise UserError(f"{store.uri(name)} is damaged ({error}); delete it") from error
     wanted = _flat(values)
-    differences = [
-        f"{key} {found.get(key)!r}, not {wanted.get(key)!r}"
-        for key in sorted(found.keys() | wanted.keys())
-        if found.get(key) != wanted.get(key)
-    ]
-    if differences:
+    differing = sorted(
+        key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key)
+    )
+    if differing:
+        told = "; ".join(f"{key} {found.get(key)!r}, not {wanted.get(key)!r}" for key in differing)
         raise UserError(
-            f"{setting}: {store.uri(name)} is of another one: it has {'; '.join(differences)}; "
-            "choose another folder, or delete all of that one"
+            f"{setting}: {store.uri(name)} is of another one: it has {told}; choose another "
+            f"folder, or delete all of that one{way_out(differing)}"
         )
 
 

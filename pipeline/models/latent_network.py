@@ -211,6 +211,11 @@ class LatentNetwork(Network):
         return told
 
     @property
+    def scheduler(self) -> dict[str, Any]:
+        """The `scheduler_config.json` that it came with, `completed`."""
+        return completed(self.frozen.scheduler)
+
+    @property
     def frozen_parts(self) -> list[nn.Module]:
         return [self.latents.vae, *self.frozen.text_encoders]
 
@@ -221,7 +226,7 @@ class LatentNetwork(Network):
     def pipeline(self) -> "diffusers.DiffusionPipeline":
         """Its own, with a scheduler that takes the student's steps, the last one to x0 itself."""
         pipe = self.frozen.pipe
-        scheduler = student_scheduler(completed(self.frozen.scheduler), self.sampler)
+        scheduler = student_scheduler(self.scheduler, self.sampler)
         parts = {**pipe.components, self.part: self.backbone, "scheduler": scheduler}
         made = type(pipe)(**parts, **self.frozen.flags)
         made.register_to_config(**self.frozen.flags)

@@ -137,8 +137,8 @@ def teacher_fingerprint(teacher: TeacherConfig) -> str:
 def _need_folder(folder: Path, way_out: str) -> None:
     if folder.is_file():
         raise UserError(
-            f"{folder} is a file, and single files are not read: name the folder of a diffusers "
-            f"model, or {_HUB} on the Hub"
+            f"{folder} is a file: name the folder of a diffusers model, or {_HUB} on the Hub; of a "
+            "model in one .safetensors jobs/teacher.py --import makes a folder (with teacher.base)"
         )
     if not folder.is_dir():
         raise UserError(f"no model at {folder}: {way_out}")

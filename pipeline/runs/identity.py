@@ -1,5 +1,6 @@
 """What defines a run: two runs of one definition are one run, and give the same bits."""
 
+import re
 from typing import Any
 
 from pipeline.config import Config
@@ -19,6 +20,8 @@ _FREE = {
 }
 _FREE_OF_REGRESSION = {"distance", "lpips", "decoder", "cache"}
 """`distance_fingerprint` says what these come to."""
+OF_WEIGHTS = re.compile(r"teacher|start|network\..*|distill\.(student|critic)\.lora\..*")
+"""What in a definition says which weights fit: `start_from` takes them from no run of another."""
 
 
 def definition(config: Config) -> dict[str, Any]:

@@ -84,13 +84,14 @@ class Run:
         """Mark the folder as this run's, or make sure that it is.
 
         Raises:
-            UserError: If another run is there (names every difference), its mark is damaged, or a
-                shard of the pairs is missing or of another size; and as `definition`.
+            UserError: If another run is there (names every difference, and how a new run goes on
+                from its weights), its mark is damaged, or a shard of the pairs is missing or of
+                another size; and as `definition`.
         """
         if Recipe.of(self.config.distill).needs.pairs:
             pairs = Storage(self.config.pairs.output, self.config.s3, "pairs.output")
             check_stored(pairs, read_manifest(pairs))
-        ensure_json(self.storage, RUN, self.definition, "distill.output")
+        ensure_json(self.storage, RUN, self.definition, "distill.output", self._way_on)
 
     def is_claimed(self) -> bool:
         """Whether this process sees the mark of `claim`: else it would begin a run of its own."""
@@ -202,6 +203,15 @@ class Run:
             Path(self.config.evaluate.output),
             self.storage,
         )
+
+    def _way_on(self, differing: list[str]) -> str:
+        """How a new run goes on with other settings from the weights of the run that is here."""
+        newest = next(iter(self.checkpoints.commits()), None)
+        if newest is None or any(map(identity.OF_WEIGHTS.fullmatch, differing)):
+            return ""
+        uri = self.checkpoints.store.uri(newest.name)
+        how = "; or go on from its weights in a new run: another folder, and distill.start_from"
+        return f"{how} {uri}"
 
     @property
     def _student(self) -> Storage:

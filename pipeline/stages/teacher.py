@@ -1,4 +1,4 @@
-"""A teacher: a small class-conditional one trained on real images, or one of NVIDIA's files."""
+"""A teacher: a small class-conditional one trained on real images, or one of a file."""
 
 import math
 from pathlib import Path
@@ -6,21 +6,31 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.config import Config, DataConfig, NetworkConfig, TrainingConfig
-from pipeline.data.fetch import fetch_inputs
+from pipeline.config import (
+    Config,
+    DataConfig,
+    NetworkConfig,
+    S3Config,
+    TeacherConfig,
+    TrainingConfig,
+)
+from pipeline.data.fetch import fetch, fetch_inputs
 from pipeline.data.images import load_images
 from pipeline.diffusion import seeds
 from pipeline.diffusion.losses import denoising_loss
 from pipeline.diffusion.noise import EDM, diffuse
 from pipeline.models.edm_import import import_edm
 from pipeline.models.ema import ema_of
-from pipeline.models.export.save import read_provenance, save_denoiser
+from pipeline.models.export.save import new_folder, read_provenance, save_denoiser
 from pipeline.models.families.edm import new_unet
 from pipeline.models.families.unet2d import UNet2D
+from pipeline.models.single_file import SingleFile
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import check_writable, file_sha256
 from pipeline.utils.progress import Progress
 from pipeline.utils.uris import is_remote
+
+_PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
 
 def make_teacher(config: Config) -> None:
@@ -46,6 +56,8 @@ def make_teacher(config: Config) -> None:
     branches = {"data": config.data, "network": config.network, "training": teacher.training}
     recipe = {name: branch.model_dump(mode="json") for name, branch in branches.items()}
     provenance = _file(teacher.file) if teacher.file else {"seed": config.seed, **recipe}
+    if single := _single_file(teacher, config.s3):
+        provenance |= single.provenance
     verb = "imported" if teacher.file else "trained"
     if (found := read_provenance(teacher.output)) is not None:
         if found != provenance:
@@ -56,13 +68,15 @@ def make_teacher(config: Config) -> None:
         print(f"teacher  {teacher.output} is {verb} already")
         return
     check_writable(Path(teacher.output), "teacher.output")
-    network: UNet2D
-    if teacher.file:
-        network = import_edm(teacher.file)
+    if single:
+        with new_folder(teacher.output, provenance) as folder:
+            single.save(folder)
+    elif teacher.file:
+        save_denoiser(import_edm(teacher.file), teacher.output, provenance)
     else:
         images = fetch_inputs(config, "data").data
         network = _trained(images, config.network, teacher.training, config.seed)
-    save_denoiser(network, teacher.output, provenance)
+        save_denoiser(network, teacher.output, provenance)
     print(f"teacher  saved {teacher.output}")
 
 
@@ -73,10 +87,30 @@ def _file(path: str) -> dict[str, object]:
         digest = file_sha256(Path(path)).hex()
     except OSError as error:
         raise UserError(
-            f"teacher.file: cannot read {path}: {error.strerror}; name an EDM file (.pkl), or "
-            "null to train"
+            f"teacher.file: cannot read {path}: {error.strerror}; name an EDM file (.pkl), a model "
+            "on latents (.safetensors), or null to train"
         ) from error
     return {"imported": Path(path).name, "sha256": digest}
+
+
+def _single_file(teacher: TeacherConfig, credentials: S3Config) -> SingleFile | None:
+    """A model on latents in one file; None if another kind of file, or none, is given."""
+    file, base = teacher.file or "", teacher.base
+    if Path(file).suffix in _PICKLES:
+        raise UserError(
+            f"teacher.file: {file} is a pickle, which may run code and is not read; take the model "
+            "as .safetensors"
+        )
+    if Path(file).suffix != ".safetensors":
+        if base is not None:
+            raise UserError(f"teacher.base: {base} needs a .safetensors in teacher.file; null it")
+        return None
+    if base is None:
+        raise UserError(
+            f"teacher.base: null, but {file} holds neither configs nor tokenizers, and nothing is "
+            "downloaded that is not named: name the diffusers folder of the model it was tuned from"
+        )
+    return SingleFile(Path(file), fetch(base, credentials, "teacher.base"))
 
 
 def _trained(

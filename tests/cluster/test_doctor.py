@@ -20,6 +20,7 @@ from pipeline.config import Config
 from pipeline.data import s3
 from pipeline.utils.errors import UserError
 from tests.fixtures.in_process import make_pairs
+from tests.fixtures.tiny_models import save_tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,7 +67,7 @@ def test_a_run_that_can_go_gets_a_plan_and_a_price(ray_cluster, healthy, capsys,
     doctor(healthy())
     printed = capsys.readouterr().out
     assert "FAIL" not in printed
-    for title in ("teacher", "pair set", "Ray", "versions", "workers", "memory"):
+    for title in ("teacher", "solver", "pair set", "Ray", "versions", "workers", "memory"):
         assert f"ok    {title} " in printed
     assert "pairs: 96 pairs in 6 shards" in printed
     assert "cost  in all: " in printed
@@ -85,7 +86,7 @@ def test_a_wrong_token(ray_cluster, healthy, tmp_path):
     assert done.returncode == 2
     assert "FAIL  Ray " in done.stdout
     assert "RAY_AUTH_TOKEN" in done.stdout and "0" * 64 not in done.stdout + done.stderr
-    assert done.stderr.splitlines()[-1] == "1 of 5 checks failed: Ray"
+    assert done.stderr.splitlines()[-1] == "1 of 6 checks failed: Ray"
 
 
 CHECKS = [name for name in vars(Examination) if name.startswith("check_")]
@@ -102,6 +103,18 @@ def test_whatever_a_check_raises_is_one_line(broken, healthy, monkeypatch, capsy
         doctor(healthy(evaluate={"reference": "/photos"}))
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line[:4] == "FAIL"]
     assert line.endswith(" RuntimeError: no such luck")
+
+
+def test_the_solver_is_compared_with_the_folders_scheduler(healthy, tmp_path):
+    assert Examination(healthy(pairs={"solver": "heun"})).check_solver() == "pairs.solver heun"
+    for version, name, told in (
+        ("sd1", "PNDMScheduler", "takes those of plms: set that for its own images"),
+        ("ddpm", "DDPMScheduler", "is stochastic: pairs follow the ODE instead"),
+    ):
+        folder = save_tiny(tmp_path / version, version)
+        teacher = {"kind": "diffusers", "output": str(folder)}
+        said = Examination(healthy(teacher=teacher, pairs={"solver": "heun"})).check_solver()
+        assert said == f"pairs.solver heun; the folder's {name} {told}"
 
 
 def test_a_missing_bucket(ray_cluster, healthy, bucket):

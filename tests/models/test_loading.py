@@ -153,7 +153,10 @@ def test_a_checkpoint_file_and_a_name_on_the_hub_have_the_way_out(
     Path("v1-5.safetensors").touch()
     for read in (load_teacher, teacher_fingerprint):
         for place in ("v1-5.safetensors", str(tmp_path / "v1-5.safetensors")):
-            with pytest.raises(UserError, match=r"v1-5.safetensors is a file.*hf://owner/name@"):
+            with pytest.raises(
+                UserError,
+                match=r"v1-5.safetensors is a file.*hf://owner/name@.*--import .*teacher.base",
+            ):
                 read(TeacherConfig(output=place))
         with pytest.raises(UserError, match=r"no model at sd-legacy/sd-v1-5: .*hf://owner/name@"):
             read(TeacherConfig(output="sd-legacy/sd-v1-5"))

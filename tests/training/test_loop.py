@@ -355,6 +355,50 @@ def test_a_new_run_starts_from_earlier_weights_with_fresh_optimisers(
         Run(tiny_run("second", regression_steps=0)).claim()
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"student": {"lr": 5e-4}}, "it has distill.student.lr 0.0001, not 0.0005; "),
+        ({"clip": 1.0, "ema": 0.9}, "it has distill.clip 10.0, not 1.0; distill.ema 0.995, not 0."),
+    ],
+)
+def test_another_learning_rate_is_a_new_run_from_the_old_ones_weights(
+    finished, copied, tiny_run, change, told
+):
+    """As the message says, word for word."""
+    Run(copied).claim()
+    with pytest.raises(UserError, match="; or go on from its weights in a new run: ") as refused:
+        Run(tiny_run("copied", **change)).claim()
+    assert told in str(refused.value)
+    setting, place = str(refused.value).split()[-2:]
+    assert setting == "distill.start_from"
+    only_new = {"steps": 3, "regression_steps": 0, "burn_in_steps": 0}
+    second = tiny_run("second", start_from=place, **only_new, **change)
+    Run(second).claim()
+    before = build.prepare(second).state.networks["student"].state_dict()
+    with Run(finished).checkpoints.newest() as found:
+        expected = read_part(found[1], "ema")
+    assert all(torch.equal(value, expected[f"module.{key}"]) for key, value in before.items())
+    assert loop.train(second) == 3
+    with Run(second).checkpoints.newest() as found:
+        after = read_part(found[1], "student")
+    assert not all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+def test_no_new_run_is_promised_where_the_weights_do_not_fit(copied):
+    Run(copied).claim()
+    student = copied.distill.student
+    lora = student.model_copy(update={"lora": student.lora.model_copy(update={"rank": 2})})
+    for branch, change in (
+        ("network", {"channels": (16,)}),
+        ("distill", {"student": lora, "clip": 1.0}),
+        ("distill", {"start_from": f"{copied.distill.output}/student"}),
+    ):
+        other = getattr(copied, branch).model_copy(update=change)
+        with pytest.raises(UserError, match="it has .*, not .*or delete all of that one$"):
+            Run(copied.model_copy(update={branch: other})).claim()
+
+
 def test_start_from_something_else_is_one_clear_line(finished, tiny_run, tmp_path):
     with pytest.raises(UserError, match="distill.start_from: .*no finished run .*no student's"):
         build.prepare(tiny_run(start_from=str(tmp_path)))

@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -47,17 +48,32 @@ def save_denoiser(
     Raises:
         UserError: If the folder cannot be written.
     """
-    folder = Path(folder)
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
-    old = folder.with_name(f"{fresh.name}.old")
-    try:
-        fresh.parent.mkdir(parents=True, exist_ok=True)
+    with new_folder(folder, provenance) as fresh:
         denoiser.pipeline().save_pretrained(fresh)
         _forget_places(fresh)
         if denoiser.lora is not None:
             save_lora(denoiser, fresh)
-        (fresh / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
         add_files(fresh)
+
+
+@contextmanager
+def new_folder(folder: str | Path, provenance: dict[str, object]) -> Iterator[Path]:
+    """An empty folder beside a target, with a `provenance.json`; after the block it takes its name.
+
+    Args:
+        folder: Target; an older folder there is replaced once the new one is complete.
+        provenance: As for `save_denoiser`.
+
+    Raises:
+        UserError: If the folder cannot be written; whatever the block raises, nothing remains.
+    """
+    folder = Path(folder)
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
+    old = folder.with_name(f"{fresh.name}.old")
+    try:
+        fresh.mkdir(parents=True, exist_ok=True)
+        (fresh / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
+        yield fresh
         if folder.is_dir():
             folder.rename(old)
         fresh.rename(folder)
