@@ -34,7 +34,7 @@ def own_steps(config: Mapping[str, Any], scheduler: Any) -> OwnSteps | None:
         return None
     if not spaced:
         return OwnSteps(partial(levels, scheduler))
-    table, wanted = table_ends(scheduler), ends(config, scheduler)
+    table, wanted = ends({}, scheduler), ends(config, scheduler)
     for key, known, set_to in zip(("sigma_min", "sigma_max"), table, wanted, strict=True):
         if not table[0] * (1 - 1e-6) <= set_to <= table[1] * (1 + 1e-6):
             raise UserError(
@@ -68,15 +68,13 @@ def respaced(scheduler: Any) -> Callable[[Tensor], Tensor]:
     return respace
 
 
-def table_ends(scheduler: Any) -> tuple[float, float]:
-    """The lowest and the highest level of the table of a new scheduler."""
-    positive = scheduler.sigmas[scheduler.sigmas > 0]
-    return positive.min().item(), positive.max().item()
-
-
 def ends(config: Mapping[str, Any], scheduler: Any) -> tuple[float, float]:
-    """As `table_ends`, or what is set in their place, where the spacing takes it."""
-    low, high = table_ends(scheduler)
+    """The ends of a new scheduler's table, or what is set in their place where a spacing takes it.
+
+    The lowest and the highest level, sigma / alpha.
+    """
+    positive = scheduler.sigmas[scheduler.sigmas > 0]
+    low, high = positive.min().item(), positive.max().item()
     if any(map(config.get, SPACINGS)):
         low = low if config.get("sigma_min") is None else config["sigma_min"]
         high = high if config.get("sigma_max") is None else config["sigma_max"]

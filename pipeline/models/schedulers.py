@@ -236,6 +236,11 @@ def _vp(config: Mapping[str, Any]) -> VP:
             "there is noise alone, predicting it says nothing of the image; set the one the model "
             "was trained with in scheduler_config.json"
         )
+    if name in _SIGMAS and config.get("final_sigmas_type", "zero") != "zero":
+        raise UserError(
+            f"{name}: final_sigmas_type 'sigma_min' is not supported: its end is an image and "
+            "noise, scaled by neither; set it to zero in scheduler_config.json"
+        )
     if name in _MULTISTEP and spacing != "trailing":
         kind = f"multistep-{spacing}"
     else:

@@ -61,7 +61,7 @@ def check_comfyui(network: Network) -> None:
         problem = f"the student starts at {scheduler.num_train_timesteps - 1}, not at {_TIMES - 1}"
     elif network.prediction != "epsilon":
         problem = f"the student predicts {network.prediction}, not epsilon"
-    elif not isinstance(network.latents.normaliser.scale, float):
+    elif network.latents and not isinstance(network.latents.normaliser.scale, float):
         problem = "the student's VAE has latents_mean and latents_std"
     elif scheduler.get("beta_schedule") != "scaled_linear" or not all(
         math.isclose(scheduler.get(name, math.nan), value) for name, value in _BETAS.items()
