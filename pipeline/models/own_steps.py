@@ -1,7 +1,7 @@
 """The steps of those schedulers of diffusers that choose levels of noise first, or old steps."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -57,15 +57,11 @@ def levels(scheduler: Any, steps: int) -> tuple[Tensor, Tensor]:
     return told.double(), (1 / kept - 1).sqrt()
 
 
-def respaced(scheduler: Any) -> Callable[[Tensor], Tensor]:
+def respaced(scheduler: Any, times: Tensor) -> Tensor:
     """What a scheduler of flows without a shift makes of times that are shifted, (steps,)."""
-
-    def respace(times: Tensor) -> Tensor:
-        scheduler.set_timesteps(sigmas=times.tolist())
-        made: Tensor = scheduler.sigmas[:-1]
-        return made.double()
-
-    return respace
+    scheduler.set_timesteps(sigmas=times.tolist())
+    made: Tensor = scheduler.sigmas[:-1]
+    return made.double()
 
 
 def ends(config: Mapping[str, Any], scheduler: Any) -> tuple[float, float]:

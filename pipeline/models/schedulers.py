@@ -151,7 +151,7 @@ def _flow(config: Mapping[str, Any], tokens: int | None) -> Flow:
     respace = None
     if config.get("shift_terminal") or any(map(config.get, SPACINGS)):
         as_told = {**config, "shift": 1.0, "use_dynamic_shifting": False}
-        respace = respaced(_made(as_told))
+        respace = partial(respaced, _made(as_told))
     return Flow(float(shift), table, spacing, respace)
 
 
