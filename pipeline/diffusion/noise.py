@@ -8,11 +8,14 @@ and of the same probability-flow ODE, written in the coordinates y = x_t / scale
 s = sigma(t) / scale(t), where it is dy/ds = (y - x0) / s for each of them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from pipeline.diffusion.spacing import OwnSteps, check, in_flow, in_table
 
 
 class Schedule(Protocol):
@@ -63,13 +66,6 @@ def diffuse(x0: Tensor, eps: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
     return expand(schedule.alpha(t), x0) * x0 + expand(schedule.sigma(t), x0) * eps
 
 
-def _check(steps: int, spacing: str, known: tuple[str, ...]) -> None:
-    if steps < 1:
-        raise ValueError(f"a solver needs at least one step, got {steps}")
-    if spacing not in known:
-        raise ValueError(f"unknown spacing {spacing!r}; this schedule knows {', '.join(known)}")
-
-
 @dataclass(frozen=True)
 class EDM:
     """x_t = x0 + t eps: time is sigma itself (Karras et al., 2022, arXiv 2206.00364, Table 1).
@@ -78,12 +74,19 @@ class EDM:
         sigma_min, sigma_max: Ends of the noise range, in data units.
         sigma_data: Standard deviation of the data, for the preconditioning.
         rho: Exponent of the Karras spacing.
+        spacing: Of `times`: "karras", or a sampler's own.
+        image_variance: Put on t^2 in the first noise, as if there were an image in it (diffusers'
+            pipelines on latents: 1).
+        starts_at_prior: Whether a solver puts it there too.
     """
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     sigma_data: float = 0.5
     rho: float = 7.0
+    spacing: str | OwnSteps = "karras"
+    image_variance: float = 0.0
+    starts_at_prior: bool = True
 
     @property
     def start(self) -> float:
@@ -96,10 +99,10 @@ class EDM:
         return t
 
     def init_noise_sigma(self, t: Tensor) -> Tensor:
-        return t
+        return (t**2 + self.image_variance).sqrt() if self.image_variance else t
 
     def solver_sigma(self, t: Tensor) -> Tensor:
-        return t
+        return self.init_noise_sigma(t) if self.starts_at_prior else t
 
     def scale(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
@@ -111,13 +114,12 @@ class EDM:
         return (low + fraction * (high - low)) ** self.rho
 
     def times(self, steps: int, spacing: str | None = None) -> Tensor:
-        _check(steps, spacing or "karras", ("karras",))
+        chosen = spacing or self.spacing
+        if isinstance(chosen, OwnSteps):
+            return chosen.levels(steps)[1]
+        check(steps, chosen, ("karras",))
         times = self.time_from_fraction(torch.linspace(1, 0, steps, dtype=torch.float64))
         return torch.cat([times, times.new_zeros(1)])
-
-
-_SPACINGS = ("leading", "trailing", "linspace", "rounded")
-_MULTISTEP = ("multistep-leading", "multistep-linspace")
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +127,8 @@ class VP:
     """x_t = sqrt(abar) x0 + sqrt(1 - abar) eps over a table of training steps (DDPM, SD).
 
     Times are positions in the table, 0 to T - 1. Between two of them sigma/alpha is linear, as
-    in diffusers' EulerDiscreteScheduler; time -1 is the clean image (abar = 1).
+    in diffusers' EulerDiscreteScheduler, or its logarithm is, for a sampler that chooses levels of
+    noise; time -1 is the clean image (abar = 1).
 
     Args:
         alphas_cumprod: Table abar, (T,), descending in [0, 1]; 0 at its end alone (zero terminal
@@ -133,7 +136,8 @@ class VP:
         spacing: Spacing of `times`: "leading", "trailing" or "linspace"
             (Lin et al., 2023, arXiv 2305.08891, Table 2); "rounded" is "linspace" at whole
             times; with "multistep-" before "leading" or "linspace", that of diffusers'
-            DPMSolverMultistepScheduler, which makes one time more and leaves out the cleanest.
+            DPMSolverMultistepScheduler, which makes one time more and leaves out the cleanest; or a
+            sampler's own.
         steps_offset: Added to the times of the "leading" spacing (SD: 1).
         clean_end: Whether the last step ends at the clean image or at abar[0]
             (diffusers' `set_alpha_to_one`).
@@ -143,7 +147,7 @@ class VP:
     """
 
     alphas_cumprod: Tensor
-    spacing: str = "leading"
+    spacing: str | OwnSteps = "leading"
     steps_offset: int = 0
     clean_end: bool = True
     starts_at_prior: bool = True
@@ -162,13 +166,32 @@ class VP:
             raise ValueError(f"there is no time {time} in a table of {len(self.alphas_cumprod)}")
         return replace(self, alphas_cumprod=self.alphas_cumprod[: time + 1])
 
+    def told(self, t: Tensor) -> Tensor:
+        """The time that the network is told at times t: another where a sampler rounds it."""
+        return self.spacing.told(t) if isinstance(self.spacing, OwnSteps) else t
+
+    def _ratios(self, device: torch.device) -> Tensor:
+        """sigma / alpha at -1, 0, 1, ..., (T + 1,)."""
+        table = self.alphas_cumprod.to(device, torch.float64)
+        return torch.cat([table.new_zeros(1), ((1 - table) / table).sqrt()])
+
     def _ratio(self, t: Tensor) -> Tensor:
-        table = self.alphas_cumprod.to(t.device, torch.float64)
-        ratios = torch.cat([table.new_zeros(1), ((1 - table) / table).sqrt()])
+        ratios = self._ratios(t.device)
         position = t.double().clamp(-1, self.start) + 1
         below = position.floor().long()
-        between = torch.lerp(ratios[below], ratios[position.ceil().long()], position - below)
-        return torch.where(position == below, ratios[below], between)
+        low, high, share = ratios[below], ratios[position.ceil().long()], position - below
+        if isinstance(self.spacing, OwnSteps):
+            between = low ** (1 - share) * high**share
+        else:
+            between = torch.lerp(low, high, share)
+        return torch.where(position == below, low, between)
+
+    def _position(self, ratio: Tensor) -> Tensor:
+        """The inverse of `_ratio` for a sampler's own steps; -1 for the clean end, 0."""
+        levels, wanted = self._ratios(ratio.device)[1:].log(), ratio.log()
+        below = (torch.searchsorted(levels, wanted, right=True) - 1).clamp(0, len(levels) - 2)
+        share = (wanted - levels[below]) / (levels[below + 1] - levels[below])
+        return torch.where(ratio > 0, below + share.clamp(0, 1), -1.0)
 
     def alpha(self, t: Tensor) -> Tensor:
         return (1 + self._ratio(t) ** 2).rsqrt().to(t.dtype)
@@ -192,25 +215,13 @@ class VP:
         return (fraction * self.start).round()
 
     def times(self, steps: int, spacing: str | None = None) -> Tensor:
-        spacing = spacing or self.spacing
-        _check(steps, spacing, (*_SPACINGS, *_MULTISTEP))
-        total, more = len(self.alphas_cumprod), steps + (spacing in _MULTISTEP)
-        if spacing.endswith("leading"):
-            times = torch.arange(more).flip(0) * (total // more) + self.steps_offset
-        elif spacing == "trailing":
-            times = (total - torch.arange(steps, dtype=torch.float64) * total / steps).round() - 1
-        else:
-            times = torch.linspace(total - 1, 0, more, dtype=torch.float64)
-        if spacing in _MULTISTEP:
-            times = times[:-1]
-        if spacing in (*_MULTISTEP, "rounded"):
-            times = times.round()
-        if steps > total or times[0] >= total:
-            raise ValueError(
-                f"{steps} steps with offset {self.steps_offset} do not fit a table of {total}"
-            )
-        end = -1.0 if self.clean_end else 0.0
-        return torch.cat([times.double(), torch.tensor([end], dtype=torch.float64)])
+        chosen = spacing or self.spacing
+        if isinstance(chosen, OwnSteps):
+            told, ratios = chosen.levels(steps)
+            positions = self._position(ratios)
+            return torch.cat([chosen.times(positions[:-1], told), positions[-1:]])
+        times = in_table(chosen, steps, len(self.alphas_cumprod), self.steps_offset)
+        return torch.cat([times, times.new_tensor([-1.0 if self.clean_end else 0.0])])
 
 
 @dataclass(frozen=True)
@@ -224,6 +235,7 @@ class Flow:
             shifted once more; "once" (SD3 with a shift that follows the size) shifts 1 to 1/N;
             "trailing" (Flux) shifts 1 to 1/steps; "multistep" (SANA's
             DPMSolverMultistepScheduler) shifts 1 - 1/N to 0 and leaves out the last.
+        respaced: What a sampler makes of these times, (steps,) -> (steps,); None: nothing.
 
     Source: Esser et al., 2024, arXiv 2403.03206, Eq. 23.
     """
@@ -231,6 +243,7 @@ class Flow:
     shift: float = 1.0
     steps_table: int = 1000
     spacing: str = "linspace"
+    respaced: Callable[[Tensor], Tensor] | None = None
 
     @property
     def start(self) -> float:
@@ -256,14 +269,7 @@ class Flow:
         return self.shift * fraction / (1 + (self.shift - 1) * fraction)
 
     def times(self, steps: int, spacing: str | None = None) -> Tensor:
-        spacing = spacing or self.spacing
-        _check(steps, spacing, ("linspace", "trailing", "once", "multistep"))
-        if spacing in ("trailing", "multistep"):
-            first = 1 if spacing == "trailing" else 1 - 1 / self.steps_table
-            fractions = torch.linspace(first, 0, steps + 1, dtype=torch.float64)[:-1]
-        else:
-            last = torch.tensor(1 / self.steps_table, dtype=torch.float64)
-            if spacing == "linspace":
-                last = self.time_from_fraction(last)
-            fractions = torch.linspace(1, last.item(), steps, dtype=torch.float64)
-        return torch.cat([self.time_from_fraction(fractions), fractions.new_zeros(1)])
+        chosen = spacing or self.spacing
+        times = in_flow(chosen, steps, self.steps_table, self.time_from_fraction)
+        times = self.respaced(times) if self.respaced else times
+        return torch.cat([times, times.new_zeros(1)])

@@ -152,7 +152,8 @@ class Critic(nn.Module):
         found: list[Any] = []
         network = self._at_step(step_index)
         network = view(network, network.up_to(self.stages[-1]))
-        view(network, self._taps(network, found)).predict(*inputs)
+        given = network.inputs(inputs.x_t, inputs.t)
+        view(network, self._taps(network, found)).predict(*given, inputs.condition)
         return [_map(each) for each in found]
 
     def _taps(self, network: Network, found: list[Any]) -> dict[str, nn.Module]:

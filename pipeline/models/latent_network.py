@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.config import TeacherConfig
 from pipeline.diffusion.condition import Condition
-from pipeline.diffusion.noise import Flow, Schedule
+from pipeline.diffusion.noise import EDM, VP, Flow, Schedule
 from pipeline.models.condition import Prompts, read_prompts
 from pipeline.models.family import refuse
 from pipeline.models.folder import (
@@ -24,8 +25,8 @@ from pipeline.models.folder import (
 )
 from pipeline.models.frozen_pipeline import FrozenPipeline
 from pipeline.models.network import Network
-from pipeline.models.schedulers import completed, is_edm, read_scheduler, student_scheduler
-from pipeline.models.vae import VAE
+from pipeline.models.schedulers import completed, read_scheduler, student_scheduler
+from pipeline.models.vae import VAE, ScaleShift
 from pipeline.models.views import view
 from pipeline.utils.errors import UserError
 
@@ -49,6 +50,7 @@ class LatentNetwork(Network):
         unused: Components of the pipeline that are left out.
         shifts_by_size: Whether the pipeline tells its scheduler a shift that follows the size.
         optional: Components that a folder may lack.
+        shifts_latents: Whether the pipeline takes the VAE's `shift_factor`; others ignore it.
     """
 
     latents: VAE
@@ -58,6 +60,7 @@ class LatentNetwork(Network):
     unused: ClassVar[frozenset[str]] = frozenset()
     shifts_by_size: ClassVar[bool] = False
     optional: ClassVar[frozenset[str]] = frozenset()
+    shifts_latents: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -80,14 +83,9 @@ class LatentNetwork(Network):
 
     @classmethod
     def problem(cls, folder: ModelFolder) -> str | None:
-        vae = folder.part("vae")
         for part in sorted(cls.required(folder) - cls.optional):
             if folder.index.get(part) in (None, [None, None]):
                 return f"its model_index.json has no {part}"
-        if is_edm(folder.scheduler):
-            return "its scheduler has EDM's sigmas"
-        if vae.get("latents_mean") is not None or vae.get("latents_std") is not None:
-            return "its VAE has latents_mean and latents_std"
         return size_problem(folder.sample_size)
 
     @classmethod
@@ -122,12 +120,17 @@ class LatentNetwork(Network):
     @classmethod
     def read_schedule(cls, config: Mapping[str, Any], tokens: int) -> tuple[Schedule, str]:
         """Noise schedule and prediction, from `scheduler_config.json` and an image's tokens."""
-        return read_scheduler(config, tokens if cls.shifts_by_size else None)
+        schedule, prediction = read_scheduler(config, tokens if cls.shifts_by_size else None)
+        if isinstance(schedule, EDM):
+            schedule = replace(schedule, image_variance=1.0)
+        return schedule, prediction
 
     @classmethod
     def vae(cls, network: Any) -> VAE:
         """The VAE, with the normaliser of this family's latents."""
-        return VAE(network)
+        config = network.config
+        shift = config.get("shift_factor") if cls.shifts_latents else None
+        return VAE(network, ScaleShift(config.scaling_factor, shift or 0.0))
 
     @staticmethod
     def channels(backbone: Any) -> int:
@@ -192,7 +195,8 @@ class LatentNetwork(Network):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predict x0; see `Denoiser.forward`."""
-        output = self.predict(x_t, t.expand(len(x_t)), condition)
+        t = t.expand(len(x_t))
+        output = self.predict(*self.inputs(x_t, t), condition)
         return self.read(output[:, : x_t.shape[1]], x_t, t)  # some predict a variance too
 
     def position(self, t: Tensor) -> Tensor:
@@ -235,11 +239,10 @@ class LatentNetwork(Network):
     @property
     def call_settings(self) -> dict[str, Any] | None:
         """As `Network.call_settings`; with the images' size, where it is not the model's own."""
-        times, taken = self.sampler.timesteps, inspect.signature(type(self.frozen.pipe).__call__)
-        steps = super().call_settings
+        times, steps = self.sampler.timesteps, super().call_settings
         if steps is None and isinstance(self.schedule, Flow):
             steps = {"sigmas": list(times)}
-        elif steps is None and self.sampler.renoise and "timesteps" in taken.parameters:
+        elif steps is None and self._takes_timesteps():
             steps = {"timesteps": [int(time) for time in times]}
         if steps is None:
             return None
@@ -247,6 +250,11 @@ class LatentNetwork(Network):
         if self.size != self.own_side(self.backbone) * self.latents.factor:
             settings |= {"height": self.size, "width": self.size, **self.call_at_size}
         return settings
+
+    def _takes_timesteps(self) -> bool:
+        """Whether the student's times can be named in the pipeline's call."""
+        taken = inspect.signature(type(self.frozen.pipe).__call__).parameters
+        return isinstance(self.schedule, VP) and self.sampler.renoise and "timesteps" in taken
 
     @property
     def left_out(self) -> tuple[str, ...]:

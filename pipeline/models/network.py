@@ -6,8 +6,15 @@ import diffusers
 from torch import Tensor, nn
 
 from pipeline.diffusion.condition import Condition
-from pipeline.diffusion.noise import Schedule, expand
-from pipeline.diffusion.prediction import error_weight, to_x0
+from pipeline.diffusion.noise import EDM, VP, Schedule, expand
+from pipeline.diffusion.prediction import (
+    consistency_to_x0,
+    edm_error_weight,
+    edm_inputs,
+    edm_to_x0,
+    error_weight,
+    to_x0,
+)
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.family import Family
 from pipeline.models.folder import one_side
@@ -22,8 +29,9 @@ class Network(Denoiser, Family):
             twice the same number becomes that number, as the pipelines of diffusers take it.
         schedule: The noise process that it was trained on.
         prediction: A kind of `pipeline.diffusion.prediction`; "edm" for a network inside EDM's
-            preconditioning, whose time input is log(sigma) / 4; or "consistency" for one inside
-            that of consistency models, which take 1000 times as much.
+            preconditioning, whose time input is log(sigma) / 4; "edm_v" for one that gives the
+            opposite; or "consistency" for one inside that of consistency models, which take 1000
+            times as much.
         shape: One image or latent, (C, H, W).
 
     Attributes:
@@ -97,8 +105,15 @@ class Network(Denoiser, Family):
         raise NotImplementedError
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """What the backbone gives, (B, C, H, W); arguments as `Denoiser.forward`."""
+        """What the backbone gives, (B, C, H, W), of its `inputs`; else as `Denoiser.forward`."""
         raise NotImplementedError
+
+    def inputs(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """What the backbone is given at x_t (B, C, H, W) and t: itself scaled, and its own time."""
+        if isinstance(self.schedule, EDM):
+            scaled, c_noise = edm_inputs(x_t, expand(t, x_t), self.schedule.sigma_data)
+            return scaled, c_noise.flatten() * (1000 if self.prediction == "consistency" else 1)
+        return x_t, self.schedule.told(t) if isinstance(self.schedule, VP) else t
 
     def stages(self) -> list[str]:
         """Names of blocks whose output tells what an image holds: of a UNet its narrowest alone."""
@@ -122,11 +137,24 @@ class Network(Denoiser, Family):
 
     def read(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """x0, from what the network gives at x_t (B, C, H, W) and t."""
+        if isinstance(self.schedule, EDM):
+            return self._read_edm(self.schedule, output, x_t, expand(t, x_t))
         alpha, sigma = expand(self.schedule.alpha(t), x_t), expand(self.schedule.sigma(t), x_t)
         return to_x0(self.prediction, output, x_t, alpha, sigma)
 
+    def _read_edm(self, schedule: EDM, output: Tensor, x_t: Tensor, sigma: Tensor) -> Tensor:
+        data = schedule.sigma_data
+        if self.prediction == "consistency":
+            return consistency_to_x0(output, x_t, sigma, data, schedule.sigma_min)
+        return edm_to_x0(-output if self.prediction == "edm_v" else output, x_t, sigma, data)
+
     def error_weight(self, t: Tensor) -> Tensor:
-        """Of its prediction; see `Denoiser.error_weight`."""
+        """Of its prediction; see `Denoiser.error_weight`.
+
+        That of consistency models is EDM's: their own is near it, but infinite at sigma_min.
+        """
+        if isinstance(self.schedule, EDM):
+            return edm_error_weight(t, self.schedule.sigma_data)
         return error_weight(self.prediction, self.schedule.alpha(t), self.schedule.sigma(t))
 
     def _arguments(self) -> str:

@@ -3,13 +3,18 @@
 import inspect
 import math
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import diffusers
+from torch import Tensor
 
 from pipeline.diffusion.noise import EDM, VP, Flow, Schedule
 from pipeline.diffusion.prediction import PREDICTIONS
 from pipeline.diffusion.sampler import FewStepSampler
+from pipeline.diffusion.spacing import OwnSteps
+from pipeline.models.own_steps import SPACINGS, ends, levels, own_steps, respaced
 from pipeline.utils.errors import UserError
 
 _STEPS = (
@@ -33,20 +38,12 @@ _FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 KNOWN = (*_STEPS, *_SIGMAS, *_MULTISTEP, *_EDM, *_FLOW)
 """Classes whose files are read."""
 
-_SPACINGS = tuple(
-    f"use_{name}" for name in ("karras_sigmas", "exponential_sigmas", "beta_sigmas", "lu_lambdas")
-)
-"""Settings that only space the steps of a solver."""
-_ALONE = {
-    "sigma_schedule": "karras",
-    "final_sigmas_type": "zero",
-    "interpolation_type": "linear",
-    "timestep_type": "discrete",
-    "lambda_min_clipped": -math.inf,
-    "invert_sigmas": False,
-    "shift_terminal": None,
+_ALONE: dict[str, tuple[Any, ...]] = {
+    "final_sigmas_type": ("zero", "sigma_min"),
+    "interpolation_type": ("linear",),
+    "invert_sigmas": (False,),
 }
-"""Settings that are known with one value alone."""
+"""Settings of which not every value is read."""
 _ENDS_AT_TABLE = ("DEISMultistepScheduler", "SASolverScheduler")
 """Schedulers whose last step ends at the table's first level."""
 
@@ -93,12 +90,9 @@ def read_scheduler(config: Mapping[str, Any], tokens: int | None = None) -> tupl
     _check(config)
     name, prediction = config["_class_name"], config.get("prediction_type", "flow_prediction")
     if name in _EDM:
-        keys = ("sigma_min", "sigma_max", "sigma_data", "rho")
-        schedule = EDM(**{key: config[key] for key in keys})
-        if name == _CONSISTENCY:
-            return schedule, "consistency"
-        _known(name, prediction, ("epsilon",))
-        return schedule, "edm"
+        return _edm(config)
+    if config.get("timestep_type") == "continuous" and prediction == "v_prediction":
+        return _continuous(config), "edm_v"
     if name in _FLOW or config.get("use_flow_sigmas"):
         _known(name, prediction, ("flow_prediction",))
         return _flow(config, tokens), prediction
@@ -110,16 +104,39 @@ def _check(config: Mapping[str, Any]) -> None:
     """Raises UserError for the first setting that has a value which is not read."""
     name = config["_class_name"]
     for key, known in _ALONE.items():
-        if (value := config.get(key, known)) != known:
-            raise UserError(f"{name}: {key} {value!r} is not supported; known is {known}")
-    for key in _SPACINGS:
-        if config.get(key):
-            raise UserError(
-                f"{name}: {key} is not supported; set it to false in scheduler_config.json: it "
-                "only spaces a solver's steps, the noise is the same"
-            )
-    if config.get("use_flow_sigmas") and name != "DPMSolverMultistepScheduler":
+        if (value := config.get(key, known[0])) not in known:
+            said = " and ".join(map(str, known))
+            raise UserError(f"{name}: {key} {value!r} is not supported; known is {said}")
+    if not config.get("use_flow_sigmas"):
+        return
+    if name != "DPMSolverMultistepScheduler":
         raise UserError(f"{name}: use_flow_sigmas is known of DPMSolverMultistepScheduler alone")
+    for key in filter(config.get, SPACINGS):
+        raise UserError(
+            f"{name}: {key} with use_flow_sigmas is not supported: diffusers takes its levels from "
+            "a table that flow sigmas do not have; set one of them to false in "
+            "scheduler_config.json"
+        )
+
+
+def _edm(config: Mapping[str, Any]) -> tuple[EDM, str]:
+    name, keys = config["_class_name"], ("sigma_min", "sigma_max", "sigma_data", "rho")
+    schedule = EDM(**{key: config[key] for key in keys})
+    if name == _CONSISTENCY:
+        return schedule, "consistency"
+    kinds = {"epsilon": "edm", "v_prediction": "edm_v"}
+    _known(name, prediction := config["prediction_type"], tuple(kinds))
+    if (config["sigma_schedule"], config["final_sigmas_type"]) != ("karras", "zero"):
+        schedule = replace(schedule, spacing=OwnSteps(partial(levels, _made(config))))
+    return schedule, kinds[prediction]
+
+
+def _continuous(config: Mapping[str, Any]) -> EDM:
+    """Of Euler's scheduler, which is EDM's for data of variance 1."""
+    scheduler = _made(config)
+    low, high = ends(config, scheduler)
+    own, leads = OwnSteps(partial(levels, scheduler)), config["timestep_spacing"] == "leading"
+    return EDM(low, high, sigma_data=1.0, spacing=own, starts_at_prior=leads)
 
 
 def _flow(config: Mapping[str, Any], tokens: int | None) -> Flow:
@@ -131,7 +148,11 @@ def _flow(config: Mapping[str, Any], tokens: int | None) -> Flow:
         spacing = "once"
     if config.get("use_dynamic_shifting") and (tokens is not None or spacing == "once"):
         shift = _dynamic_shift(config, tokens)
-    return Flow(float(shift), table, spacing)
+    respace = None
+    if config.get("shift_terminal") or any(map(config.get, SPACINGS)):
+        as_told = {**config, "shift": 1.0, "use_dynamic_shifting": False}
+        respace = partial(respaced, _made(as_told))
+    return Flow(float(shift), table, spacing, respace)
 
 
 def student_scheduler(config: Mapping[str, Any], sampler: FewStepSampler) -> Any:
@@ -151,14 +172,18 @@ def student_scheduler(config: Mapping[str, Any], sampler: FewStepSampler) -> Any
                 return diffusers.CMStochasticIterativeScheduler(
                     **settings, sigma_data=sigma_data, clip_denoised=False
                 )
-            return diffusers.EDMDPMSolverMultistepScheduler(**settings, sigma_data=sigma_data)
+            kind = config.get("prediction_type", "epsilon")
+            return diffusers.EDMDPMSolverMultistepScheduler(
+                **settings, sigma_data=sigma_data, prediction_type=kind
+            )
         case Flow(shift, table):
             if (times := sampler.timesteps) != (schedule.start,):  # taken as they are, not shifted
                 return diffusers.FlowMatchEulerDiscreteScheduler(
                     table, stochastic_sampling=sampler.renoise and len(times) > 1
                 )
             if config.get("_class_name") == "FlowMatchEulerDiscreteScheduler":
-                return diffusers.FlowMatchEulerDiscreteScheduler.from_config(config)
+                plain = dict.fromkeys(SPACINGS[:3], False) | {"shift_terminal": None}
+                return diffusers.FlowMatchEulerDiscreteScheduler.from_config(config, **plain)
             return diffusers.FlowMatchEulerDiscreteScheduler(table, shift=shift)
     assert isinstance(schedule, VP)
     return _vp_student(config, schedule, sampler)
@@ -198,7 +223,8 @@ def _vp_student(config: Mapping[str, Any], schedule: VP, sampler: FewStepSampler
 
 def _vp(config: Mapping[str, Any]) -> VP:
     name, spacing = config["_class_name"], config.get("timestep_spacing", "linspace")
-    table, steps = _made(config).alphas_cumprod, config["num_train_timesteps"]
+    scheduler, steps = _made(config), config["num_train_timesteps"]
+    table: Tensor = scheduler.alphas_cumprod
     if len(table) != steps:
         raise UserError(
             f"{name}: num_train_timesteps is {steps}, but trained_betas has {len(table)} values; "
@@ -210,15 +236,21 @@ def _vp(config: Mapping[str, Any]) -> VP:
             "there is noise alone, predicting it says nothing of the image; set the one the model "
             "was trained with in scheduler_config.json"
         )
+    if name in _SIGMAS and config.get("final_sigmas_type", "zero") != "zero":
+        raise UserError(
+            f"{name}: final_sigmas_type 'sigma_min' is not supported: its end is an image and "
+            "noise, scaled by neither; set it to zero in scheduler_config.json"
+        )
     if name in _MULTISTEP and spacing != "trailing":
         kind = f"multistep-{spacing}"
     else:
         kind = "rounded" if name in _STEPS and spacing == "linspace" else spacing
+    to_zero = name not in _ENDS_AT_TABLE and config.get("final_sigmas_type") != "sigma_min"
     return VP(
         alphas_cumprod=table,
-        spacing=kind,
+        spacing=own_steps(config, scheduler) or kind,
         steps_offset=config["steps_offset"] if spacing == "leading" else 0,
-        clean_end=config.get("set_alpha_to_one", name not in _ENDS_AT_TABLE),
+        clean_end=config.get("set_alpha_to_one", to_zero),
         starts_at_prior=name not in _SIGMAS or spacing == "leading",
     )
 

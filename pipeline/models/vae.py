@@ -15,23 +15,29 @@ TILED = 1536
 
 @dataclass(frozen=True)
 class ScaleShift:
-    """Brings a VAE's latents to unit variance, and back: one scale and one shift for all channels.
+    """Brings a VAE's latents to those of the model, most often of unit variance, and back.
 
     Args:
-        scale: Factor of the latents, once the shift is taken from them.
-        shift: Their mean.
+        scale: Factor of the latents, once the shift is taken from them; one for all channels, or of
+            each.
+        shift: Their mean, as the scale.
     """
 
-    scale: float
-    shift: float = 0.0
+    scale: float | tuple[float, ...]
+    shift: float | tuple[float, ...] = 0.0
 
     def normalise(self, latents: Tensor) -> Tensor:
-        """Latents of unit variance, of those that the VAE gives, (B, C, h, w)."""
-        return (latents - self.shift) * self.scale
+        """Latents as the model takes them, of those that the VAE gives, (B, C, h, w)."""
+        return (latents - _over(self.shift, latents)) * _over(self.scale, latents)
 
     def restore(self, latents: Tensor) -> Tensor:
-        """Latents as the VAE takes them, of those of unit variance, (B, C, h, w)."""
-        return latents / self.scale + self.shift
+        """Latents as the VAE takes them, of those that the model makes, (B, C, h, w)."""
+        return latents / _over(self.scale, latents) + _over(self.shift, latents)
+
+
+def _over(value: float | tuple[float, ...], latents: Tensor) -> float | Tensor:
+    """Of all channels, or of each, to be broadcast over latents."""
+    return latents.new_tensor(value).view(-1, 1, 1) if isinstance(value, tuple) else value
 
 
 class VAE:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pipeline.diffusion.noise import EDM, VP, Flow, diffuse, expand
+from pipeline.diffusion.spacing import OwnSteps
 
 
 def table(schedule: str = "linear", zero_snr: bool = False) -> torch.Tensor:
@@ -124,6 +125,26 @@ def test_edm_times_are_those_of_diffusers(steps):
 def test_impossible_times_are_refused(schedule, steps, spacing, message):
     with pytest.raises(ValueError, match=message):
         schedule.times(steps, spacing)
+
+
+@pytest.mark.parametrize(
+    ("rounding", "told"), [(0.5, [998.0, 401.0, 1.0]), (0.0, [997.0, 400.0, 1.0])]
+)
+def test_a_level_and_the_time_told_of_it_are_one_time(rounding, told):
+    """998 minus a hair is 998 or 997, as the sampler has it; float32 keeps them apart."""
+    at = torch.tensor([997.99999, 400.7, 1.2], dtype=torch.float64)
+    near = VP(table(), OwnSteps(lambda steps: (at, at), rounding))
+    levels = near.sigma(at) / near.alpha(at)
+    own = OwnSteps(
+        lambda steps: (torch.tensor(told).double(), torch.cat([levels, levels.new_zeros(1)])),
+        rounding,
+    )
+    schedule = VP(table(), own)
+    times = schedule.times(3)
+    assert schedule.told(times[:-1].float()).tolist() == told and times[-1] == -1
+    found = schedule.sigma(times) / schedule.alpha(times)
+    torch.testing.assert_close(found[:-1], levels, rtol=1e-5, atol=0)
+    assert torch.equal(schedule.sigma(times.ceil()), VP(table()).sigma(times.ceil()))
 
 
 def test_diffuse_takes_one_time_a_sample():

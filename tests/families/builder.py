@@ -175,7 +175,15 @@ class OnLatents(Builder):
         ]
 
     def _read(self, scheduler: Any, x_t: Tensor, out: Tensor, step: int) -> tuple:
-        """Time, x_t and x0, from the scheduler's own tables."""
+        """Time, x_t and x0, from the scheduler's own tables; x_t is given scaled."""
+        if hasattr(scheduler, "precondition_outputs"):
+            sigma = scheduler.sigmas[step]
+            x_t = x_t * (sigma**2 + scheduler.config.sigma_data**2) ** 0.5
+            return float(sigma), x_t, scheduler.precondition_outputs(x_t, out, sigma)
+        if scheduler.config.get("timestep_type") == "continuous":
+            sigma = scheduler.sigmas[step]
+            spread = (sigma**2 + 1) ** 0.5
+            return float(sigma), x_t * spread, (x_t - sigma * out) / spread
         if not hasattr(scheduler, "alphas_cumprod") or scheduler.config.get("use_flow_sigmas"):
             sigma = scheduler.sigmas[step]
             return float(sigma), x_t, x_t - sigma * out

@@ -17,7 +17,7 @@ import torch
 
 from pipeline.config import StudentConfig, TeacherConfig
 from pipeline.diffusion import seeds
-from pipeline.diffusion.noise import Flow
+from pipeline.diffusion.noise import Flow, expand
 from pipeline.models.export.save import save_denoiser
 from pipeline.models.family import FAMILIES
 from pipeline.models.loading import load_teacher, teacher_fingerprint
@@ -116,10 +116,18 @@ class Conformance(AdapterLaws, FolderLaws, TrainingLaws):
         theirs = builder.end(pipe, teacher, steps, guidance)
         close(builder.visible(teacher, ours), theirs, 1e-4)
 
-    def test_latents_are_decoded_as_the_pipeline_does(self, stock, builder, config, teacher):
-        if teacher.latents is None:
+    @pytest.mark.parametrize(
+        "statistics",
+        [{}, {"latents_mean": [0.3, -0.2, 0.5, 0.1], "latents_std": [2, 3, 0.5, 1]}],
+    )
+    def test_latents_are_decoded_as_the_pipeline_does(self, stock, builder, copy, statistics):
+        """Also with statistics that some pipelines take and others ignore."""
+        file = Path(copy.output) / "vae" / "config.json"
+        if not file.is_file():
             pytest.skip("it works on images")
-        pipe = builder.open(config.output)
+        more = {**statistics, "shift_factor": 0.3} if statistics else {}
+        file.write_text(json.dumps(json.loads(file.read_text()) | more))
+        teacher, pipe = load_teacher(copy), builder.open(copy.output)
         images = builder.called(pipe, 2, 1.0, "pt")
         if builder.output == "latent":
             latents = builder.called(pipe, 2, 1.0, "latent")
@@ -129,6 +137,16 @@ class Conformance(AdapterLaws, FolderLaws, TrainingLaws):
         ours = shown(teacher.decode(latents))
         assert ours.shape[1:] == teacher.pixels
         torch.testing.assert_close(ours, images, atol=1e-5, rtol=0)
+
+    def test_a_critics_weight_is_that_of_its_networks_own_output(self, stock, builder, teacher):
+        """The square of d output / d x0, which is one number at a time."""
+        if teacher.prediction == "consistency":
+            pytest.skip("its own is infinite at sigma_min")
+        t = teacher.schedule.time_from_fraction(torch.tensor([0.2, 0.9], dtype=torch.float64))
+        x_t = builder.noise().double()
+        moved = teacher.read(x_t + 1, x_t, t) - teacher.read(x_t, x_t, t)
+        weighted = expand(teacher.error_weight(t), moved) * moved**2
+        torch.testing.assert_close(weighted, torch.ones_like(moved), rtol=1e-6, atol=0)
 
     def test_prompts_are_told_apart(self, stock, teacher):
         if teacher.prompts is None:
@@ -156,9 +174,11 @@ class Conformance(AdapterLaws, FolderLaws, TrainingLaws):
         torch.testing.assert_close(images, shown(student.decode(ours)), atol=1e-5, rtol=0)
         if teacher.latents is None:
             close(last, ours, 1e-5)
-        unit = 1000 if isinstance(student.schedule, Flow) else 1
         if teacher.latents is not None:
-            assert taken.tolist() == pytest.approx([unit * t for t in student.sampler.timesteps])
+            asked = torch.tensor(student.sampler.timesteps)
+            _, told = student.inputs(builder.noise(len(asked)), asked)
+            unit = 1000 if isinstance(student.schedule, Flow) else 1
+            assert taken.tolist() == pytest.approx([unit * t for t in told.tolist()])
         back = load_student(tmp_path / "student", config)
         close(made_by(back, builder), ours, 1e-6)
 

@@ -22,6 +22,7 @@ SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012
 OLD = {**SD, "set_alpha_to_one": False, "skip_prk_steps": True, "clip_sample": False}
 EULER = {"_class_name": "EulerDiscreteScheduler", **SD}
 V_ZERO = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+KARRAS = {"use_karras_sigmas": True, "timestep_spacing": "leading"}
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
 BY_SIZE = {
     **{"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15},
@@ -79,6 +80,59 @@ CHANGED: dict[str, Case] = {
     "PNDM without an offset": ("sd1", "plms", {"_class_name": "PNDMScheduler", **OLD}),
     "clipped": ("sd1", "euler", {"_class_name": "DDIMScheduler", **SD, "clip_sample": True}),
     "SD3 shifts by size": ("sd3", "euler", {**FLOW, **BY_SIZE}),
+    # that choose levels of noise
+    "Euler, Karras": ("sdxl", "euler", {**EULER, **KARRAS, "steps_offset": 1}),
+    "Euler, exponential": ("sdxl", "euler", {**EULER, "use_exponential_sigmas": True}),
+    "Euler, beta": ("sd1", "euler", {**EULER, "use_beta_sigmas": True}),
+    "Euler, Karras within": (
+        "sd1",
+        "euler",
+        {**EULER, **KARRAS, "sigma_min": 0.05, "sigma_max": 11.0},
+    ),
+    "DPM, Karras, to its table": (
+        "sd1",
+        "dpmpp_2m",
+        {**DPM, **SD, "use_karras_sigmas": True, "final_sigmas_type": "sigma_min"},
+    ),
+    "Heun, Karras": (
+        "sd1",
+        "heun",
+        {"_class_name": "HeunDiscreteScheduler", **SD, "use_karras_sigmas": True},
+    ),
+    "DPM, Karras": ("sd1", "dpmpp_2m", {**DPM, **SD, "use_karras_sigmas": True}),
+    "DPM, exponential": ("sd1", "dpmpp_2m", {**DPM, **SD, "use_exponential_sigmas": True}),
+    "DPM, beta": ("sdxl", "dpmpp_2m", {**DPM, **SD, "use_beta_sigmas": True}),
+    "DPM, Lu": ("sd1", "dpmpp_2m", {**DPM, **SD, "use_lu_lambdas": True}),
+    "DPM, Karras, v, zero terminal SNR": (
+        "sd1",
+        "dpmpp_2m",
+        {**DPM, **SD, **V_ZERO, "use_karras_sigmas": True},
+    ),
+    "DPM, clipped": (
+        "pixart-alpha",
+        "dpmpp_2m",
+        {**DPM, "beta_schedule": "squaredcos_cap_v2", "lambda_min_clipped": -5.1},
+    ),
+    "SD3, Karras": ("sd3", "euler", {**FLOW, "shift": 3.0, "use_karras_sigmas": True}),
+    "SD3, beta": ("sd3", "euler", {**FLOW, "shift": 3.0, "use_beta_sigmas": True}),
+    "Flux, exponential by size": (
+        "flux-dev",
+        "euler",
+        {**FLOW, **BY_SIZE, "use_exponential_sigmas": True},
+    ),
+    "Flux, to a share of noise": ("flux-schnell", "euler", {**FLOW, "shift_terminal": 0.1}),
+    # in EDM's preconditioning
+    "EDM of Stable Diffusion": ("sd1", "euler", {"_class_name": "EDMEulerScheduler"}),
+    "EDM, to sigma_min": (
+        "playground",
+        "dpmpp_2m",
+        {"_class_name": "EDMDPMSolverMultistepScheduler", "final_sigmas_type": "sigma_min"},
+    ),
+    "continuous, of a table": (
+        "continuous",
+        "euler",
+        {**EULER, "timestep_type": "continuous", "prediction_type": "v_prediction"},
+    ),
     "SANA shifts by nothing": ("sana", "dpmpp_2m", {**FLOW_DPM, "use_dynamic_shifting": True}),
 }
 

@@ -116,13 +116,13 @@ def test_each_kind_of_network_is_used_its_own_way(
     assert "import pipeline.models.song_unet" in usage(load_teacher(settings), "x")
 
 
-@pytest.mark.parametrize("name", ["edm", "consistency", "song"])
+@pytest.mark.parametrize("name", ["edm", "consistency", "song", "playground"])
 @pytest.mark.parametrize("times", [(2.5,), (60.0, 2.5)])
 def test_a_start_that_diffusers_has_not_is_told(
     tmp_path: Path, name: str, times: tuple[float, ...]
 ) -> None:
     """Its scheduler of EDM puts in noise of variance sigma^2 + 1, which is far off at 2.5."""
-    teacher = load_teacher(BUILDERS[name].teacher(BUILDERS[name].save(tmp_path / "m"), Path()))
+    teacher = load_teacher(TeacherConfig(output=str(BUILDERS[name].save(tmp_path / "m"))))
     student = new_student(teacher, None, 0, StudentConfig(times=times))
     told = model_card(student, "x", read_origin(None), {})
     assert "diffusers cannot take this student's steps" in told and "jobs/sample.py" in told

@@ -124,6 +124,15 @@ def test_other_families_are_refused_by_name(tiny: Callable[..., UNet2D], tmp_pat
     network.frozen.pipe.scheduler.register_to_config(beta_end=0.02)
     with pytest.raises(UserError, match="the noise schedule of the student is not Stable Diff"):
         check_comfyui(network)
+    for version, problem in (("playground", "predicts edm, not"), ("cosxl", "predicts edm_v, not")):
+        edm = load_teacher(TeacherConfig(output=str(save_deep(tmp_path / version, version))))
+        with pytest.raises(UserError, match=f"export.comfyui: the student {problem}"):
+            check_comfyui(edm)
+    spread = save_deep(tmp_path / "spread", "sdxl") / "vae" / "config.json"
+    own = {"latents_mean": [0.0] * 4, "latents_std": [2.0] * 4}
+    spread.write_text(json.dumps(json.loads(spread.read_text()) | own))
+    with pytest.raises(UserError, match="VAE has latents_mean and latents_std"):
+        check_comfyui(load_teacher(TeacherConfig(output=str(spread.parents[1]))))
     early = StudentConfig(times=[399])
     student = new_student(load_teacher(TeacherConfig(output=str(folder))), None, 0, early)
     with pytest.raises(UserError, match="the student starts at 399, not at 999"):

@@ -88,6 +88,7 @@ def own_error(network: UNet2D, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     if isinstance(schedule, EDM):
         scaled, c_noise = edm_inputs(x_t, level, schedule.sigma_data)
         meant = edm_from_x0(x0, x_t, level, schedule.sigma_data)
+        meant = -meant if network.prediction == "edm_v" else meant
         return ((network.backbone(scaled, c_noise.flatten()).sample - meant) ** 2).mean()
     alpha, sigma = schedule.alpha(level), schedule.sigma(level)
     meant = from_x0(network.prediction, x0, x_t, alpha, sigma)
@@ -99,6 +100,7 @@ OUTPUTS: list[tuple[str, Schedule]] = [
     *((kind, VP(DDPMScheduler().alphas_cumprod)) for kind in PREDICTIONS),
     *((kind, ZERO_SNR) for kind in PREDICTIONS if kind != "epsilon"),
     ("edm", EDM(sigma_data=0.4)),
+    ("edm_v", EDM(sigma_data=1.0)),
 ]
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from dataclasses import replace
 from typing import Any
 
 import diffusers
@@ -11,11 +12,14 @@ from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    EDMDPMSolverMultistepScheduler,
     EDMEulerScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
     KDPM2AncestralDiscreteScheduler,
     KDPM2DiscreteScheduler,
+    PNDMScheduler,
 )
 from torch import Tensor
 
@@ -64,12 +68,17 @@ def test_the_schedule_of_flow_is_read() -> None:
         ({"_class_name": "ScoreSdeVeScheduler", "snr": 0.15}, "ScoreSdeVeScheduler is not"),
         ({}, "without a class name"),
         (
-            saved(EDMEulerScheduler(sigma_schedule="exponential")),
-            "EDMEulerScheduler: sigma_schedule 'exponential' is not supported; known is karras",
+            saved(EDMEulerScheduler(), sigma_schedule="wild"),
+            "EDMEulerScheduler: diffusers does not take it: .*wild",
         ),
         (
-            saved(DPMSolverMultistepScheduler(final_sigmas_type="sigma_min")),
-            "DPMSolverMultistepScheduler: final_sigmas_type 'sigma_min' is not",
+            saved(DPMSolverMultistepScheduler(), final_sigmas_type="wild"),
+            "DPMSolverMultistepScheduler: final_sigmas_type 'wild' is not supported; known is zero "
+            "and sigma_min",
+        ),
+        (
+            saved(EulerDiscreteScheduler(final_sigmas_type="sigma_min")),
+            "EulerDiscreteScheduler: final_sigmas_type 'sigma_min' is not .* set it to zero",
         ),
         (saved(DDPMScheduler(), prediction_type="wild"), "DDPMScheduler: prediction_type 'wild'"),
         (saved(DDPMScheduler(), beta_schedule="wild"), "DDPMScheduler: .*wild"),
@@ -78,20 +87,25 @@ def test_the_schedule_of_flow_is_read() -> None:
             "DDIMScheduler: rescale_betas_zero_snr with prediction_type epsilon is not",
         ),
         (
-            saved(EDMEulerScheduler(), prediction_type="v_prediction"),
-            "EDMEulerScheduler: prediction_type 'v_prediction'",
+            saved(EDMEulerScheduler(), prediction_type="sample"),
+            "EDMEulerScheduler: prediction_type 'sample'",
         ),
         (
             saved(FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)),
             "FlowMatchEulerDiscreteScheduler: use_dynamic_shifting",
         ),
         (
-            saved(FlowMatchEulerDiscreteScheduler(shift_terminal=0.1)),
-            "FlowMatchEulerDiscreteScheduler: shift_terminal 0.1 is not",
+            saved(FlowMatchEulerDiscreteScheduler(), use_beta_sigmas=True, use_karras_sigmas=True),
+            "FlowMatchEulerDiscreteScheduler: diffusers does not take it: Only one of",
         ),
         (
-            saved(EulerDiscreteScheduler(use_karras_sigmas=True)),
-            "EulerDiscreteScheduler: use_karras_sigmas is not supported; set it to false",
+            saved(EulerDiscreteScheduler(use_karras_sigmas=True, sigma_max=700.0)),
+            "EulerDiscreteScheduler: sigma_max 700 is not .* from 0.0100.* to 157.407; set it to "
+            "157.407 or null",
+        ),
+        (
+            saved(DPMSolverMultistepScheduler(use_karras_sigmas=True, use_flow_sigmas=True)),
+            "DPMSolverMultistepScheduler: use_karras_sigmas with use_flow_sigmas is not supported",
         ),
     ],
 )
@@ -126,32 +140,75 @@ def signature(name: str) -> set[str]:
 
 
 WITH_BETAS = [name for name in KNOWN if "beta_schedule" in signature(name)]
-DISTILLED = ("LCMScheduler", "TCDScheduler")
+SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+SPACED: tuple[dict[str, Any], ...] = (
+    {},
+    *({f"use_{kind}": True} for kind in ("karras_sigmas", "exponential_sigmas", "beta_sigmas")),
+    {"use_lu_lambdas": True},
+    {"use_karras_sigmas": True, "sigma_min": 0.1, "sigma_max": 9.0},
+    {"use_karras_sigmas": True, "beta_schedule": "squaredcos_cap_v2"},
+    {"use_exponential_sigmas": True, "final_sigmas_type": "sigma_min"},
+    {"final_sigmas_type": "sigma_min"},
+    {"lambda_min_clipped": -2.0},
+    {"original_inference_steps": 30},
+)
+"""Settings with which a class chooses its steps, where it has them."""
 
 
 def own_times(scheduler: Any) -> Tensor:
     """Each of its times once, without those that it makes between two steps."""
     times = scheduler.timesteps.double()
-    if isinstance(scheduler, KDPM2DiscreteScheduler | KDPM2AncestralDiscreteScheduler):
-        return torch.cat([times[:1], times[2::2]])
-    return torch.unique_consecutive(times)
+    match scheduler:
+        case HeunDiscreteScheduler():
+            return torch.cat([times[:1], times[1::2]])
+        case KDPM2DiscreteScheduler() | KDPM2AncestralDiscreteScheduler():
+            return torch.cat([times[:1], times[2::2]])
+        case PNDMScheduler():
+            return torch.unique_consecutive(times)
+    return times
 
 
-@pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing", None])
+def own_levels(scheduler: Any) -> Tensor | None:
+    """sigma / alpha at each of its times and at its end, where it has them."""
+    sigmas = getattr(scheduler, "sigmas", None)
+    if sigmas is None or scheduler.order == 1:
+        return sigmas
+    return torch.cat([sigmas[:1], sigmas[1::2]])[: len(own_times(scheduler)) + 1]
+
+
 @pytest.mark.parametrize("steps", [4, 18])
-@pytest.mark.parametrize("name", [name for name in WITH_BETAS if name not in DISTILLED])
-def test_a_solver_steps_where_the_scheduler_does(name: str, steps: int, spacing: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "more", "spacing"),
+    [
+        (name, more, spacing)
+        for name in WITH_BETAS
+        for more in SPACED
+        if more.keys() <= signature(name)
+        and (name, more.get("final_sigmas_type")) != ("EulerDiscreteScheduler", "sigma_min")
+        for spacing in ("linspace", "leading", *(() if more else ("trailing", None)))
+    ],
+    ids=lambda each: "-".join(each) if isinstance(each, dict) else each,
+)
+def test_a_solver_steps_where_the_scheduler_does(
+    name: str, more: dict[str, Any], spacing: str | None, steps: int
+) -> None:
     """From the same noise, to the same end; without a word, by the habit of its class."""
-    file = {"_class_name": name, "num_train_timesteps": 1000, "steps_offset": 1}
+    file = {"_class_name": name, "num_train_timesteps": 1000, "steps_offset": 1, **SD, **more}
     file |= {"timestep_spacing": spacing} if spacing else {}
     known = signature(name)
     if "skip_prk_steps" in known:
         file["skip_prk_steps"] = True
     scheduler = getattr(diffusers, name).from_config(file)
     schedule, _ = read_scheduler(file)
+    assert isinstance(schedule, VP)
     scheduler.set_timesteps(steps)
     times = schedule.times(steps)
-    torch.testing.assert_close(times[:-1], own_times(scheduler), rtol=1e-6, atol=0)
+    told = schedule.told(times[:-1].float()).double()  # as a network in float32 is given it
+    torch.testing.assert_close(told, own_times(scheduler), rtol=1e-6, atol=0)
+    levels = schedule.sigma(times) / schedule.alpha(times)
+    if (expected := own_levels(scheduler)) is not None:
+        bar = 1e-3 if "beta_schedule" in more else 1e-5  # the cosine's last level is 34 times more
+        torch.testing.assert_close(levels, expected.double(), rtol=bar, atol=0)
     end = getattr(scheduler, "final_alpha_cumprod", None)
     if end is None and hasattr(scheduler, "sigmas"):
         end = 1 / (1 + float(scheduler.sigmas[-1]) ** 2)
@@ -163,25 +220,84 @@ def test_a_solver_steps_where_the_scheduler_does(name: str, steps: int, spacing:
     assert schedule.init_noise_sigma(times)[0] == 1, "a student's noise is the prior"
 
 
+EDM_STEPS: list[Any] = [
+    EDMEulerScheduler(sigma_schedule="exponential", sigma_max=120.0),
+    EDMEulerScheduler(final_sigmas_type="sigma_min"),
+    EDMDPMSolverMultistepScheduler(sigma_schedule="exponential", final_sigmas_type="sigma_min"),
+    *(
+        EulerDiscreteScheduler(
+            prediction_type="v_prediction",
+            timestep_type="continuous",
+            timestep_spacing=spacing,
+            **more,
+        )
+        for more in SPACED
+        if more.keys() <= signature("EulerDiscreteScheduler")
+        for spacing in ("linspace", "leading")
+    ),
+]
+
+
+@pytest.mark.parametrize("steps", [1, 7])
+@pytest.mark.parametrize("scheduler", EDM_STEPS, ids=lambda each: type(each).__name__)
+def test_a_solver_of_edm_steps_where_the_scheduler_does(scheduler: Any, steps: int) -> None:
+    schedule, _ = read_scheduler(saved(scheduler))
+    assert isinstance(schedule, EDM)
+    scheduler.set_timesteps(steps)
+    times = schedule.times(steps)
+    torch.testing.assert_close(times.float(), scheduler.sigmas)
+    within = (times[:-1] >= schedule.sigma_min * 0.999) & (times[:-1] <= schedule.start * 1.001)
+    assert within.all(), "where it learns"
+    told = times[:-1].float().log() / 4
+    torch.testing.assert_close(told, scheduler.timesteps)
+    if isinstance(scheduler, EulerDiscreteScheduler):
+        starts = replace(schedule, image_variance=1.0).solver_sigma(times)[0]
+        assert starts.item() == pytest.approx(float(scheduler.init_noise_sigma), rel=1e-6)
+
+
+@pytest.mark.parametrize("own", ["linspace", "trailing"])
+@pytest.mark.parametrize("by_size", [False, True])
+@pytest.mark.parametrize(
+    "more",
+    [*({f"use_{kind}_sigmas": True} for kind in ("karras", "exponential", "beta"))]
+    + [{"shift_terminal": 0.1}, {"shift_terminal": 0.1, "use_karras_sigmas": True}],
+    ids=lambda more: "-".join(more),
+)
+def test_a_solver_of_flows_steps_where_the_scheduler_does(
+    more: dict[str, Any], by_size: bool, own: str
+) -> None:
+    """With the scheduler's times ("linspace", SD3's) or those that Flux's pipeline gives it."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=by_size, **more)
+    schedule, _ = read_scheduler(saved(scheduler), tokens=256)
+    mu = 0.5 if by_size else None
+    if own == "trailing":
+        scheduler.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25], mu=mu)
+    else:
+        scheduler.set_timesteps(4, mu=mu)
+    times = schedule.times(4, own if own == "trailing" else None)
+    torch.testing.assert_close(times.float(), scheduler.sigmas)
+    student = student_scheduler(saved(scheduler), FewStepSampler(schedule, (1.0,)))
+    student.set_timesteps(1, mu=mu)
+    assert student.sigmas.tolist() == [1, 0], "its one step goes all the way"
+
+
 READ = {
     *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas"),
     *("prediction_type", "timestep_spacing", "steps_offset", "set_alpha_to_one"),
     *("rescale_betas_zero_snr", "sigma_min", "sigma_max", "sigma_data", "rho"),
     *("shift", "flow_shift", "use_flow_sigmas", "use_dynamic_shifting", "time_shift_type"),
     *("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len"),
+    *("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"),
+    *("final_sigmas_type", "sigma_schedule", "timestep_type", "lambda_min_clipped"),
+    *("original_inference_steps", "shift_terminal"),
 }
-REFUSED = {
-    **dict.fromkeys(("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"), True),
-    **{"use_lu_lambdas": True, "invert_sigmas": True, "shift_terminal": 0.1},
-    **{"final_sigmas_type": "sigma_min", "interpolation_type": "log_linear"},
-    **{"timestep_type": "continuous", "sigma_schedule": "exponential", "lambda_min_clipped": -5.1},
-}
+REFUSED = {"invert_sigmas": True, "interpolation_type": "log_linear"}
 SOLVERS_OWN = {
     *("clip_sample", "clip_sample_range", "clip_denoised", "thresholding", "sample_max_value"),
     *("dynamic_thresholding_ratio", "variance_type", "s_noise", "solver_order", "solver_type"),
     *("algorithm_type", "lower_order_final", "euler_at_final", "predict_x0", "solver_p"),
     *("disable_corrector", "predictor_order", "corrector_order", "tau_func", "skip_prk_steps"),
-    *("original_inference_steps", "timestep_scaling", "stochastic_sampling"),
+    *("timestep_scaling", "stochastic_sampling"),
 }
 """What the scheduler's own solver does between its times: it says nothing of the noise."""
 
@@ -204,16 +320,21 @@ CHANGES: dict[str, Any] = {
     **{"rescale_betas_zero_snr": True, "sigma_min": 0.1, "sigma_max": 50.0, "sigma_data": 0.3},
     **{"rho": 5.0, "use_dynamic_shifting": False, "time_shift_type": "linear"},
     **{"base_shift": 0.4, "max_shift": 1.3, "base_image_seq_len": 64, "max_image_seq_len": 9999},
+    **{"use_karras_sigmas": True, "use_exponential_sigmas": True, "use_beta_sigmas": True},
+    **{"use_lu_lambdas": True, "lambda_min_clipped": -2.0, "original_inference_steps": 30},
+    **{"final_sigmas_type": "sigma_min", "sigma_schedule": "exponential", "shift_terminal": 0.1},
+    **{"timestep_type": "continuous"},
 }
 """Of what is read, another value than that of `whole`."""
-ELSEWHERE = {"sigma_min", "sigma_max", "use_dynamic_shifting", "time_shift_type"}
-"""Of schedulers with betas they say something only with spacings that are refused."""
+ELSEWHERE = {"use_dynamic_shifting", "time_shift_type", "shift_terminal"}
+"""Of schedulers with betas they say something only with flow sigmas."""
 
 
 def whole(name: str) -> dict[str, Any]:
     """A file in which all that can say something does."""
-    file = {"_class_name": name, "timestep_spacing": "leading", "use_dynamic_shifting": True}
-    return file | ({"prediction_type": "v_prediction"} if name in WITH_BETAS else {})
+    file = {"_class_name": name, "timestep_spacing": "leading"}
+    more = {"prediction_type": "v_prediction"}
+    return file | (more if name in WITH_BETAS else {"use_dynamic_shifting": True})
 
 
 def reading(file: dict[str, Any]) -> Any:
@@ -229,13 +350,17 @@ def reading(file: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_what_is_read_changes_the_reading(name: str) -> None:
-    before, keys = reading(whole(name)), signature(name) & CHANGES.keys()
+    keys = signature(name) & CHANGES.keys()
     if name in WITH_BETAS:
         keys -= ELSEWHERE
     elif "sigma_data" in keys:
         keys -= {"num_train_timesteps"}
+    if "original_inference_steps" in keys:  # these alone make its steps
+        keys -= {"timestep_spacing", "steps_offset"}
     for key in sorted(keys):
-        assert reading(whole(name) | {key: CHANGES[key]}) != before, key
+        taken = key in ("sigma_min", "sigma_max") and name in WITH_BETAS
+        file = whole(name) | ({"use_karras_sigmas": True} if taken else {})
+        assert reading(file | {key: CHANGES[key]}) != reading(file), key
 
 
 @pytest.mark.parametrize("name", KNOWN)

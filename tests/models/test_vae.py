@@ -26,9 +26,15 @@ def test_large_images_go_through_the_vae_in_tiles(make, monkeypatch):
     assert torch.equal(latents.decode(whole), shown)
 
 
-def test_latents_are_normalised_and_back():
+@pytest.mark.parametrize(
+    ("scale", "shift"), [(0.36, 0.12), ((0.1, 0.2, 0.3, 4.0), (1.0, -2.0, 0.5, 0.0))]
+)
+def test_latents_are_normalised_and_back(scale, shift):
+    """By one scale and shift, or by those of each channel."""
     raw = torch.randn(2, 4, 3, 3, dtype=torch.float64)
-    normaliser = ScaleShift(0.36, 0.12)
+    normaliser = ScaleShift(scale, shift)
     unit = normaliser.normalise(raw)
-    torch.testing.assert_close(unit, 0.36 * (raw - 0.12))
+    for channel in range(4):
+        by, less = (x[channel] if isinstance(x, tuple) else x for x in (scale, shift))
+        torch.testing.assert_close(unit[:, channel], by * (raw[:, channel] - less))
     torch.testing.assert_close(normaliser.restore(unit), raw)

@@ -49,7 +49,8 @@ def check_comfyui(network: Network) -> None:
 
     Raises:
         UserError: If it is not Stable Diffusion 1 or XL with its own noise schedule, predicting
-            eps, or its UNet has more or fewer blocks than those that ComfyUI knows.
+            eps, its VAE scales each channel, or its UNet has more or fewer blocks than those that
+            ComfyUI knows.
     """
     scheduler = network.pipeline().scheduler.config
     if network.comfyui is None:
@@ -60,6 +61,8 @@ def check_comfyui(network: Network) -> None:
         problem = f"the student starts at {scheduler.num_train_timesteps - 1}, not at {_TIMES - 1}"
     elif network.prediction != "epsilon":
         problem = f"the student predicts {network.prediction}, not epsilon"
+    elif network.latents and not isinstance(network.latents.normaliser.scale, float):
+        problem = "the student's VAE has latents_mean and latents_std"
     elif scheduler.get("beta_schedule") != "scaled_linear" or not all(
         math.isclose(scheduler.get(name, math.nan), value) for name, value in _BETAS.items()
     ):

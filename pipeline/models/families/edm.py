@@ -2,18 +2,10 @@
 
 import diffusers
 import torch
-from torch import Tensor
 
 from pipeline.config import NetworkConfig
 from pipeline.diffusion import seeds
-from pipeline.diffusion.condition import Condition
-from pipeline.diffusion.noise import EDM, expand
-from pipeline.diffusion.prediction import (
-    consistency_to_x0,
-    edm_error_weight,
-    edm_inputs,
-    edm_to_x0,
-)
+from pipeline.diffusion.noise import EDM
 from pipeline.models.families.unet2d import UNet2D
 from pipeline.models.family import register_family
 from pipeline.models.folder import ModelFolder
@@ -29,30 +21,13 @@ class EDMUNet(UNet2D):
 
     family = "edm"
     pipelines = ("ConsistencyModelPipeline",)
-    takes = {EDM: ("edm", "consistency")}
+    takes = {EDM: ("edm", "edm_v", "consistency")}
     schedule: EDM
 
     @classmethod
     def reads(cls, folder: ModelFolder) -> bool:
         """Any pipeline of such a network."""
         return folder.network == "UNet2DModel" and is_edm(folder.scheduler)
-
-    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Predict x0; see `Denoiser.forward`."""
-        output, schedule = self.predict(x_t, t, condition), self.schedule
-        sigma = expand(t, x_t)
-        if self.prediction == "consistency":
-            return consistency_to_x0(output, x_t, sigma, schedule.sigma_data, schedule.sigma_min)
-        return edm_to_x0(output, x_t, sigma, schedule.sigma_data)
-
-    def error_weight(self, t: Tensor) -> Tensor:
-        """EDM's, for consistency models too: their own is near it, but infinite at sigma_min."""
-        return edm_error_weight(t, self.schedule.sigma_data)
-
-    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        x_t, c_noise = edm_inputs(x_t, expand(t, x_t), self.schedule.sigma_data)
-        times = c_noise.flatten() * (1000 if self.prediction == "consistency" else 1)
-        return super().predict(x_t, times, condition)
 
 
 def new_unet(

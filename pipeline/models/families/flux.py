@@ -23,6 +23,7 @@ class Flux(LatentTransformer):
     pipelines = ("FluxPipeline",)
     takes = {Flow: ("flow_prediction",)}
     shifts_by_size = True
+    shifts_latents = True
     patch = 2
 
     @classmethod

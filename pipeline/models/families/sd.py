@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.condition import Condition
-from pipeline.diffusion.noise import VP
+from pipeline.diffusion.noise import EDM, VP
 from pipeline.diffusion.prediction import PREDICTIONS
 from pipeline.models.family import register_family
 from pipeline.models.folder import ModelFolder
@@ -20,7 +20,7 @@ _SD2_WIDTH = 1024
 class LatentUNet(LatentNetwork):
     """A `UNet2DConditionModel` on latents."""
 
-    takes = {VP: PREDICTIONS}
+    takes = {VP: PREDICTIONS, EDM: ("edm", "edm_v")}
 
     @classmethod
     def problem(cls, folder: ModelFolder) -> str | None:

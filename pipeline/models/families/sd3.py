@@ -22,6 +22,7 @@ class SD3(LatentTransformer):
     pipelines = ("StableDiffusion3Pipeline",)
     takes = {Flow: ("flow_prediction",)}
     shifts_by_size = True
+    shifts_latents = True
     optional = frozenset({"text_encoder_3", "tokenizer_3"})
 
     @staticmethod

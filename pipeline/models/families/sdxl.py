@@ -9,6 +9,7 @@ from torch import Tensor
 from pipeline.diffusion.condition import Condition
 from pipeline.models.families.sd import LatentUNet
 from pipeline.models.family import register_family
+from pipeline.models.vae import VAE, ScaleShift
 
 
 @register_family
@@ -34,6 +35,16 @@ class StableDiffusionXL(LatentUNet):
     @property
     def comfyui(self) -> str | None:
         return "sdxl"
+
+    @classmethod
+    def vae(cls, network: Any) -> VAE:
+        """With mean and deviation of each channel, where the config has both."""
+        config = network.config
+        mean, spread = config.get("latents_mean"), config.get("latents_std")
+        if mean is None or spread is None:
+            return super().vae(network)
+        scale = tuple(config.scaling_factor / each for each in spread)
+        return VAE(network, ScaleShift(scale, tuple(mean)))
 
     @staticmethod
     def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:

@@ -10,7 +10,7 @@ from diffusers import (
 from tests.families.builder import Builder, OnImages
 from tests.families.builders.unet2d import CLASSES, unet
 
-WRONG = {"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction"}
+WRONG = {"_class_name": "EDMEulerScheduler", "prediction_type": "sample"}
 
 
 BUILDERS: dict[str, Builder] = {

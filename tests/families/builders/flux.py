@@ -32,7 +32,7 @@ def flux(version: str) -> FluxPipeline:
         scheduler=FlowMatchEulerDiscreteScheduler(
             shift=3.0 if dynamic else 1.0, use_dynamic_shifting=dynamic
         ),
-        vae=vae(4, 0.3611, 0.1159),
+        vae=vae(4, 0.3611, shift_factor=0.1159),
         tokenizer=clip_tokenizer(),
         text_encoder=CLIPTextModel(clip(16, 16)),
         **second,

@@ -31,7 +31,7 @@ def sd3() -> StableDiffusion3Pipeline:
     return StableDiffusion3Pipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=vae(4, 1.5305, 0.0609),
+        vae=vae(4, 1.5305, shift_factor=0.0609),
         tokenizer=clip_tokenizer(),
         text_encoder=CLIPTextModelWithProjection(clip(8, 8)),
         tokenizer_2=clip_tokenizer(),
