@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,10 @@ class Flux(LatentTransformer):
     pipelines = ("FluxPipeline",)
     takes = {Flow: ("flow_prediction",)}
     shifts_by_size = True
+    widths: ClassVar = {
+        "joint_attention_dim": {"text_encoder_2.hidden_size": 1},
+        "pooled_projection_dim": {"text_encoder.hidden_size": 1},
+    }
     patch = 2
 
     @classmethod

@@ -24,6 +24,7 @@ class PixArt(LatentTransformer):
     pipelines = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
     takes = {VP: PREDICTIONS}
     call_defaults: ClassVar[dict[str, Any]] = {"clean_caption": False}
+    widths: ClassVar = {"caption_channels": {"text_encoder.hidden_size": 1}}
     # binning would make another size of it
     call_at_size: ClassVar[dict[str, Any]] = {"use_resolution_binning": False}
 

@@ -1,6 +1,6 @@
 """Stable Diffusion 3 and 3.5: a transformer on latents with three text encoders."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,17 @@ class SD3(LatentTransformer):
     takes = {Flow: ("flow_prediction",)}
     shifts_by_size = True
     optional = frozenset({"text_encoder_3", "tokenizer_3"})
+    widths: ClassVar = {
+        "joint_attention_dim": {"text_encoder_3.hidden_size": 1},
+        "pooled_projection_dim": {
+            "text_encoder.projection_dim": 1,
+            "text_encoder_2.projection_dim": 1,
+        },
+    }
+
+    @classmethod
+    def table(cls, backbone: Any) -> int | None:
+        return int(backbone.config.pos_embed_max_size)
 
     @staticmethod
     def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
