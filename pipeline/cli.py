@@ -56,9 +56,8 @@ def main(
     try:
         arguments = sys.argv[1:] if arguments is None else arguments
         config, flag = load(description, arguments, instead, words)
-        shown, *_ = *config.report.runs, config.evaluate.output  # a report is beside it
         outputs = {
-            branch: absolute(getattr(config, branch).output or shown)
+            branch: absolute(getattr(config, branch).output or config.report_file)
             for branch in writes
             if flag not in instead
         }

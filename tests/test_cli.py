@@ -1,5 +1,7 @@
 """One command line for all jobs: precedence, help, dry run, one-line errors, exit codes."""
 
+import json
+import re
 import runpy
 import subprocess
 import sys
@@ -293,6 +295,43 @@ def test_a_submitted_job_refuses_what_it_would_lose_and_nothing_else(
     assert run_job(name, ["--run", "run", *kept, "--dry-run"], monkeypatch) == 0
     assert run_job(name, [*kept[1:], f"--{own[0]}.output=out", "--dry-run"], monkeypatch) == 2
     assert f"{own[0]}.output: {copy}/out would be lost" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("runs", [["/a", "/b"], ["s3://bucket/a"]])
+def test_a_submitted_report_that_would_be_lost_is_refused(
+    runs: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of several runs, or of one in a bucket, it is beside no run."""
+    copy = tmp_path / "runtime_resources" / "working_dir_files" / "package"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    assert run_job("report", [*runs, "--dry-run"], monkeypatch) == 2
+    assert f"report.output: {copy}/report.html would be lost" in capsys.readouterr().err
+    kept = f"--report.output={tmp_path}/kept.html"
+    assert run_job("report", [*runs, kept, "--dry-run"], monkeypatch) == 0
+    assert run_job("report", ["/a", "--dry-run"], monkeypatch) == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "pixels"),
+    [(8, 64), ([8, 4], 32), (None, None), ([8], None), ("8", None), ([None, 8], None)],
+)
+def test_the_plan_of_a_teacher_tells_the_size_of_pairs_if_its_file_does(
+    size: object,
+    pixels: int | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "unet" / "config.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"in_channels": 3, "sample_size": size}))
+    flags = ["--teacher.output", str(tmp_path), "--data.name", "null", "--teacher.prompts", "null"]
+    assert main(refuse, "", ["--dry-run", *flags, "--pairs.count", "1000"]) == 0
+    told = re.findall(r"(\d+) bytes on disk", capsys.readouterr().out)
+    assert told == ([str(1000 * (4 * 3 * pixels + 16))] if pixels else [])
 
 
 def test_exit_code_in_a_process() -> None:

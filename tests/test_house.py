@@ -47,6 +47,7 @@ print(*sys.modules)
 def test_what_only_an_extra_installs_is_not_needed_to_begin() -> None:
     extras = (
         "transformers",
+        "sentencepiece",
         "peft",
         "wandb",
         "google.cloud",

@@ -23,7 +23,7 @@ from pipeline.data.fetch import fetch_inputs
 from pipeline.data.storage import Storage
 from pipeline.runs.run import Run
 from pipeline.training import loop
-from pipeline.utils.errors import StoppedError, UserError
+from pipeline.utils.errors import StoppedError, UserError, first_line
 
 RESTARTS = 3
 """Failures in a row without a new checkpoint between them that end the job."""
@@ -109,8 +109,8 @@ def _until_finished(run: Run, stopped: threading.Event, meanwhile: Callable[[], 
         failures = 1 if done > before else failures + 1
         if failures > RESTARTS:
             raise failure
-        log.warning("the workers failed (%s): starting again at step %d", _line(failure), done)
-        run.log_restart(done, _line(failure))
+        log.warning("the workers failed (%s): starting again at step %d", first_line(failure), done)
+        run.log_restart(done, first_line(failure))
 
 
 def _fit(run: Run, meanwhile: Callable[[], None]) -> BaseException | None:
@@ -242,7 +242,3 @@ def gauges() -> Callable[[dict[str, float]], None]:
             gauges[name].set(value)
 
     return show
-
-
-def _line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

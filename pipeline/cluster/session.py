@@ -38,12 +38,15 @@ def user_errors() -> Iterator[None]:
 
 
 def _user_error(error: object, seen: set[int]) -> UserError | None:
-    """The first `UserError` among an error, its causes and its workers' failures."""
+    """The first `UserError` among an error, its causes and failures, of its own kind."""
     if not isinstance(error, BaseException) or id(error) in seen:
         return None
     seen.add(id(error))
     if isinstance(error, UserError):
-        return UserError(str(error.args[0]))
+        # Ray gives it a class of its own that is also the error's
+        kind = next(each for each in type(error).__mro__ if each.__module__ == UserError.__module__)
+        return kind(str(error.args[0]))
     failures = getattr(error, "worker_failures", None) or {}
-    inner = (getattr(error, "cause", None), error.__cause__, *failures.values())
+    causes = (getattr(error, name, None) for name in ("cause", "__cause__", "controller_failure"))
+    inner = (*causes, *failures.values())
     return next((found for each in inner if (found := _user_error(each, seen))), None)

@@ -42,7 +42,7 @@ from pipeline.methods.terms.gan import GANConfig
 from pipeline.methods.terms.matching import MatchingConfig
 from pipeline.methods.terms.regression import RegressionConfig
 from pipeline.utils.fields import Branch
-from pipeline.utils.uris import absolute
+from pipeline.utils.uris import absolute, is_remote
 
 __all__ = [
     "ActorsConfig",
@@ -118,6 +118,13 @@ class Config(Branch):
         if self.teacher.kind == "gaussian":
             return self.teacher.gaussian.shape
         return (1, self.data.size, self.data.size)
+
+    @property
+    def report_file(self) -> str:
+        """The page of a report: beside the one run that it shows; of several, in this folder."""
+        shown = self.report.runs or (self.evaluate.output,)
+        apart = len(shown) > 1 or is_remote(shown[0])
+        return self.report.output or ("report.html" if apart else f"{shown[0]}/report.html")
 
     @model_validator(mode="before")
     @classmethod

@@ -172,7 +172,9 @@ class Critic(nn.Module):
 
 def _map(output: Any) -> Tensor:
     """A block's image features as (B, C, H, W); a block of two streams gives the text's first."""
-    features: Tensor = output[-1] if isinstance(output, tuple) else output
+    while isinstance(output, tuple):  # a block that goes down gives all its maps in a second one
+        output = output[-1]
+    features: Tensor = output
     if features.ndim == 4:
         return features
     side = round(features.shape[1] ** 0.5)

@@ -1,5 +1,6 @@
 """What a family of models declares, and the registry of all of them."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -72,6 +73,11 @@ FAMILIES: dict[str, type[Family]] = {}
 
 Kind = TypeVar("Kind", bound=type[Family])
 
+FROM_IMAGES = "it starts from an image, and a teacher from noise; name the base model"
+"""What is wrong with models that refine, edit or fill images."""
+_FROM_IMAGES = re.compile("Img2Img|Inpaint|Pix2Pix|Upscale|Depth2Img")
+"""In the names of their pipelines."""
+
 
 def register_family(family: Kind) -> Kind:
     """Add a class to `FAMILIES`; a decorator."""
@@ -91,6 +97,8 @@ def family_of(folder: ModelFolder) -> type[Family]:
         UserError: If there is none, or it does not take what is in the folder.
     """
     family = find_family(folder)
+    if family is None and _FROM_IMAGES.search(folder.pipeline):
+        refuse(folder, FROM_IMAGES)
     if family is None:
         known = ", ".join(sorted({name for each in FAMILIES.values() for name in each.pipelines}))
         raise UserError(

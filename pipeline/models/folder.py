@@ -1,6 +1,7 @@
 """Parts of a diffusers folder: configs, and networks from safetensors alone."""
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -113,6 +114,11 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         content = json.loads(file.read_text())
         if not isinstance(content, dict):
             raise ValueError("it holds no JSON object")
+        match content.get("_class_name"):
+            case str() | None | [str(), str()]:  # the second is a pipeline in a file of its own
+                pass
+            case name:
+                raise ValueError(f"its _class_name is {json.dumps(name)}; copy it once more")
     except (OSError, ValueError) as error:
         raise UserError(
             f"{folder} is no diffusers model: cannot read {file} ({first_line(error)})"
@@ -151,7 +157,10 @@ def load_network(kind: Any, folder: Path) -> Any:
             **own,
         )
     except Exception as error:
-        raise UserError(f"cannot load {folder}: {first_line(error)}") from error
+        raise UserError(
+            f"cannot load {folder}: {first_line(error)}; copy its config.json and weights once "
+            "more, from one model"
+        ) from error
     if problem := misfit(report, encoder=not diffusers):
         raise UserError(f"cannot load {folder}: {problem}")
     return network
@@ -171,12 +180,11 @@ def _need_plain(folder: Path) -> None:
         )
 
 
-def need_transformers(folder: Path) -> None:
-    """Raises UserError if the package is not there."""
-    if find_spec("transformers") is None:
+def need_package(name: str, folder: Path) -> None:
+    """Raises UserError if a package of the extra `text` is not there."""
+    if find_spec(name) is None:
         raise UserError(
-            f"{folder} needs the package transformers on every node (extra `text`): pip install "
-            "transformers"
+            f"{folder} needs the package {name} on every node (extra `text`): pip install {name}"
         )
 
 
@@ -192,10 +200,15 @@ def load_parts(folder: Path, index: dict[str, Any], wanted: set[str]) -> dict[st
         UserError: If one is not of diffusers or transformers, is not there or cannot be read.
     """
     kinds = {name: _kind(folder, name, index.get(name)) for name in sorted(wanted)}
-    for name, kind in kinds.items():
-        if kind is not None and not (folder / name).is_dir():
-            raise UserError(f"no {folder / name}, which {INDEX} names: copy it there as well")
+    need_parts(folder, index, kinds)
     return {name: kind and _open(kind, folder / name) for name, kind in kinds.items()}
+
+
+def need_parts(folder: Path, index: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Raises UserError if one of the parts is not there, although the index names it."""
+    for name in names:
+        if index.get(name) not in (None, [None, None]) and not (folder / name).is_dir():
+            raise UserError(f"no {folder / name}, which {INDEX} names: copy it there as well")
 
 
 def _kind(folder: Path, part: str, entry: Any) -> Any:
@@ -224,6 +237,8 @@ def _open(kind: Any, part: Path) -> Any:
     tokenizer = part.name.startswith("tokenizer")
     if tokenizer:
         need_vocabulary(kind, part)
+        if not (part / "tokenizer.json").exists() and any(part.glob("*.model")):
+            need_package("sentencepiece", part)
     try:
         opened = kind.from_pretrained(part, local_files_only=True)
     except Exception as error:

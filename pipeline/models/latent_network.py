@@ -19,7 +19,7 @@ from pipeline.models.family import refuse
 from pipeline.models.folder import (
     ModelFolder,
     load_parts,
-    need_transformers,
+    need_package,
     one_side,
     size_problem,
 )
@@ -28,6 +28,7 @@ from pipeline.models.network import Network
 from pipeline.models.schedulers import completed, read_scheduler, student_scheduler
 from pipeline.models.vae import VAE, ScaleShift
 from pipeline.models.views import view
+from pipeline.models.vocabulary import drop_unpaired, text_problem
 from pipeline.utils.errors import UserError
 
 
@@ -48,6 +49,8 @@ class LatentNetwork(Network):
         call_at_size: To the pipeline for images of another size than the model's own.
         patch: Latents to an input of the backbone, in height and in width.
         unused: Components of the pipeline that are left out.
+        vaes: Classes of VAEs that the pipeline takes.
+        widths: Setting of the backbone -> settings of parts, with factors, whose sum it must be.
         shifts_by_size: Whether the pipeline tells its scheduler a shift that follows the size.
         optional: Components that a folder may lack.
         shifts_latents: Whether the pipeline takes the VAE's `shift_factor`; others ignore it.
@@ -58,6 +61,8 @@ class LatentNetwork(Network):
     call_at_size: ClassVar[dict[str, Any]] = {}
     patch: ClassVar[int] = 1
     unused: ClassVar[frozenset[str]] = frozenset()
+    vaes: ClassVar[tuple[str, ...]] = ("AutoencoderKL", "AutoencoderTiny")
+    widths: ClassVar[Mapping[str, Mapping[str, int]]] = {}
     shifts_by_size: ClassVar[bool] = False
     optional: ClassVar[frozenset[str]] = frozenset()
     shifts_latents: ClassVar[bool] = False
@@ -71,21 +76,22 @@ class LatentNetwork(Network):
         size: int,
         teacher: TeacherConfig,
     ) -> None:
-        super().__init__(
-            backbone, schedule, prediction, self.shape_for(backbone, frozen.vae, size, size)
-        )
+        shape = self.shape_for(backbone, frozen.vae, size, size)
+        super().__init__(backbone, schedule, prediction, shape)
         self.latents, self.frozen, self.size = frozen.vae, frozen, size
         self.embedded_guidance = teacher.embedded_guidance
         prompts, encode = read_prompts(teacher.prompts), partial(self._encode, frozen)
-        self.conditioner = Prompts(
-            prompts, teacher.negative_prompt, encode, self.guidable(backbone)
-        )
+        guidable = self.guidable(backbone)
+        self.conditioner = Prompts(prompts, teacher.negative_prompt, encode, guidable)
 
     @classmethod
     def problem(cls, folder: ModelFolder) -> str | None:
         for part in sorted(cls.required(folder) - cls.optional):
             if folder.index.get(part) in (None, [None, None]):
                 return f"its model_index.json has no {part}"
+        match folder.index["vae"]:
+            case ["diffusers" | "transformers", str(kind)] if kind not in cls.vaes:
+                return f"its vae is {kind}, not {' or '.join(cls.vaes)}: copy the model's own there"
         return size_problem(folder.sample_size)
 
     @classmethod
@@ -93,7 +99,7 @@ class LatentNetwork(Network):
         assert folder is not None
         index = folder.index
         if any(isinstance(part, list) and part[:1] == ["transformers"] for part in index.values()):
-            need_transformers(folder.path)
+            need_package("transformers", folder.path)
         cls.check_noise(folder, *cls.read_schedule(folder.scheduler, tokens=1))
         kind, required = getattr(diffusers, folder.pipeline), cls.required(folder)
         parts = load_parts(folder.path, index, required)
@@ -101,6 +107,9 @@ class LatentNetwork(Network):
         if (takes := cls.channels(backbone)) != vae.vae.config.latent_channels:
             made = vae.vae.config.latent_channels
             refuse(folder, f"its network takes {takes} channels of latents, its VAE makes {made}")
+        drop_unpaired(parts)
+        if problem := text_problem(kind, {**parts, cls.part: backbone}, cls.part, cls.widths):
+            refuse(folder, problem)
         size = cls.image_size(backbone, vae, teacher.image_size)
         tokens = (size // vae.factor // cls._unit(backbone)) ** 2
         pipe = kind(**parts, **dict.fromkeys({*cls.unused, cls.part}), **flags)
@@ -155,6 +164,11 @@ class LatentNetwork(Network):
         return side
 
     @classmethod
+    def table(cls, backbone: Any) -> int | None:
+        """Patches a side of its table of positions; None: it has none, or one that stretches."""
+        return None
+
+    @classmethod
     def _unit(cls, backbone: Any) -> int:
         """Latents to a token, in height and in width."""
         return cls.patch * int(getattr(backbone.config, "patch_size", None) or 1)
@@ -164,16 +178,20 @@ class LatentNetwork(Network):
         """Height and width of images, in pixels: those wanted, or else the model's own.
 
         Raises:
-            UserError: If its latents or patches do not fit into images of this size.
+            UserError: If its patches do not fit into them, or its table of positions is too small.
         """
-        if wanted is None:
-            return cls.own_side(backbone) * vae.factor
         unit = vae.factor * cls._unit(backbone)
-        if wanted % unit:
+        size, table = wanted or cls.own_side(backbone) * vae.factor, cls.table(backbone)
+        if size % unit:
             raise UserError(
-                f"teacher.image_size: {wanted} is no multiple of {unit}, a patch of this model"
+                f"teacher.image_size: {size} is no multiple of {unit}, a patch of this model"
             )
-        return wanted
+        if table is not None and size > table * unit:
+            raise UserError(
+                f"teacher.image_size: {size} is more than {table * unit}, the largest of this "
+                f"model: its table of positions has {table} patches a side"
+            )
+        return size
 
     @staticmethod
     def flags(index: Mapping[str, Any]) -> dict[str, Any]:
@@ -268,28 +286,3 @@ class LatentNetwork(Network):
     def _usage(self, condition: str, scale: float = 1.0) -> str:
         """One line, of an input in Python and the guidance that the pipeline shall apply."""
         return f"images = student({condition}, {self._arguments()}, guidance_scale={scale}).images"
-
-
-class LatentTransformer(LatentNetwork):
-    """A transformer on latents.
-
-    Attributes:
-        blocks: Its lists of blocks, in their order.
-    """
-
-    part = "transformer"
-    time_embedding = "timestep_embedder"
-    blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks", "single_transformer_blocks")
-
-    def stages(self) -> list[str]:
-        lists = {name: getattr(self.backbone, name, ()) for name in self.blocks}
-        return [f"{self.part}.{name}.{i}" for name, each in lists.items() for i in range(len(each))]
-
-    def up_to(self, stage: str) -> dict[str, nn.Module]:
-        _, last, number = stage.split(".")
-        parts: dict[str, nn.Module] = {}
-        for name in self.blocks[self.blocks.index(last) :]:
-            if blocks := getattr(self.backbone, name, None):
-                kept = blocks[: int(number) + 1] if name == last else []
-                parts[f"{self.part}.{name}"] = nn.ModuleList(kept)
-        return parts

@@ -13,8 +13,10 @@ from pipeline.models.folder import (
     INDEX,
     backbone_folder,
     load_parts,
+    need_parts,
     place,
     read_folder,
+    read_index,
     read_json,
     size_problem,
 )
@@ -65,7 +67,7 @@ def load_vae(teacher: TeacherConfig) -> VAE | None:
         UserError: If it cannot be loaded.
     """
     folder = Path(teacher.output)
-    if teacher.kind in FAMILIES or not (folder / "vae").is_dir():
+    if not _on_latents(teacher):
         return None
     found = read_folder(folder)
     family = family_of(found)
@@ -74,9 +76,13 @@ def load_vae(teacher: TeacherConfig) -> VAE | None:
 
 
 def vae_fingerprint(teacher: TeacherConfig) -> str:
-    """SHA-256 of the VAE's config and weights; "pixels" where there is none."""
+    """SHA-256 of the VAE's config and weights; "pixels" where there is none.
+
+    Raises:
+        UserError: If it is gone from its folder.
+    """
     vae = Path(teacher.output) / "vae"
-    if teacher.kind in FAMILIES or not vae.is_dir():
+    if not _on_latents(teacher):
         return "pixels"
     digest = hashlib.sha256()
     for file in sorted(vae.glob("*.json")) + sorted(vae.glob("*.safetensors")):
@@ -116,6 +122,7 @@ def teacher_fingerprint(teacher: TeacherConfig) -> str:
     files += weight_files(backbone, _MAKE_TEACHER)
     _need(files)
     found = read_folder(folder)
+    need_parts(folder, found.index, _BESIDE)
     if family := find_family(found):
         digest.update(family.fingerprint_settings(teacher, found.backbone).encode())
     named = read_json(scheduler, "scheduler_config.json").get("_class_name")
@@ -132,6 +139,15 @@ def teacher_fingerprint(teacher: TeacherConfig) -> str:
     for file in files:
         digest.update(file_sha256(file))
     return digest.hexdigest()
+
+
+def _on_latents(teacher: TeacherConfig) -> bool:
+    """Whether there is a VAE; raises UserError if it is gone from its folder."""
+    folder = Path(teacher.output)
+    if teacher.kind in FAMILIES:
+        return False
+    need_parts(folder, read_index(folder), ["vae"])
+    return (folder / "vae").is_dir()
 
 
 def _need_folder(folder: Path, way_out: str) -> None:

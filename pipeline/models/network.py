@@ -117,6 +117,8 @@ class Network(Denoiser, Family):
 
     def stages(self) -> list[str]:
         """Names of blocks whose output tells what an image holds: of a UNet its narrowest alone."""
+        if self.backbone.mid_block is None:  # as in those that were made small
+            return [f"{self.part}.down_blocks.{len(self.backbone.down_blocks) - 1}"]
         return [f"{self.part}.mid_block"]
 
     def time_embeddings(self) -> list[str]:

@@ -65,8 +65,9 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     name = str(config.get("_class_name", ""))
     if name not in KNOWN:
         raise UserError(
-            f"scheduler {name or 'without a class name'} is not supported; name one of "
-            f"{', '.join(KNOWN)} in scheduler_config.json and model_index.json"
+            f"scheduler {name or 'without a class name'} is not supported: name one that is, such "
+            f"as {KNOWN[0]} (docs/teachers.md lists them), in scheduler_config.json and "
+            "model_index.json"
         )
     known = inspect.signature(getattr(diffusers, name).__init__).parameters
     own = {key: config.get(key, each.default) for key, each in known.items() if key != "self"}

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import diffusers
 import torch
 from torch import Tensor
 
@@ -44,7 +45,8 @@ class VAE:
     """A frozen VAE, shared by all copies of a network.
 
     Images of more than `TILED` pixels a side go through it in overlapping tiles, which changes
-    them a little.
+    them a little. An `AutoencoderTiny` is small enough for whole ones, and its tiles know latents
+    of 4 channels alone.
 
     Args:
         vae: The network, an `AutoencoderKL`, `AutoencoderDC` or `AutoencoderTiny`.
@@ -70,7 +72,7 @@ class VAE:
         return int(2 ** (len(widths) - 1))
 
     def _tile(self, sides: Iterable[int]) -> None:
-        if max(sides) > TILED:
+        if max(sides) > TILED and not isinstance(self.vae, diffusers.AutoencoderTiny):
             self.vae.enable_tiling()
         else:
             self.vae.disable_tiling()
@@ -85,7 +87,7 @@ class VAE:
         self._tile(images.shape[2:])
         with full_precision(images.device):
             found = self.vae.to(images.device).encode(images)
-        latents = found.latent if hasattr(found, "latent") else found.latent_dist.mode()
+        latents = found.latent_dist.mode() if hasattr(found, "latent_dist") else found[0]
         return self.normaliser.normalise(latents)
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -28,9 +28,7 @@ from pipeline.report.words import (
 )
 from pipeline.utils.files import check_writable, write_file
 from pipeline.utils.progress import duration
-from pipeline.utils.uris import is_remote
 
-FILE = "report.html"
 _PICTURES = {
     "evaluation.png": (
         "The same noise",
@@ -100,19 +98,12 @@ def report(config: Config) -> Path:
     places = [find(path, config.s3) for path in named] or [
         Place(short_name(config.run), config.distill.output, evaluation)
     ]
-    file = Path(config.report.output or _beside(named, evaluation))
+    file = Path(config.report_file)
     check_writable(file.parent, "report.output")
     runs = [read_run(place, config.s3) for place in places]
     write_file(file, render(runs).encode())
     print(f"report   {file}")
     return file
-
-
-def _beside(named: tuple[str, ...], evaluation: str) -> Path:
-    """In the folder of the run; of several runs, or one elsewhere, in this folder."""
-    if not named:
-        return Path(evaluation) / FILE
-    return Path(FILE) if len(named) > 1 or is_remote(named[0]) else Path(named[0]) / FILE
 
 
 def render(runs: list[FoundRun], now: float | None = None) -> str:

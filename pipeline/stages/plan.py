@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.config import Config, DistillConfig, PairsConfig, TeacherConfig
 from pipeline.diffusion.solver import SOLVERS
 from pipeline.methods.recipe import Recipe
@@ -26,10 +24,14 @@ def _stored_shape(teacher: TeacherConfig) -> tuple[int, int, int] | None:
     """Of the teacher that is there already, if there is one."""
     try:
         unet = json.loads((Path(teacher.output) / "unet" / "config.json").read_text())
-        height, width = np.broadcast_to(unet["sample_size"], 2).tolist()
-        return unet["in_channels"], height, width
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
         return None
+    match unet:
+        case {"in_channels": int(channels), "sample_size": int(side)}:
+            return channels, side, side
+        case {"in_channels": int(channels), "sample_size": [int(height), int(width)]}:
+            return channels, height, width
+    return None
 
 
 def training_calls(distill: DistillConfig, guidance: float) -> NetworkCalls:

@@ -1,5 +1,7 @@
 """The one error that is the user's to mend."""
 
+import re
+
 
 class UserError(Exception):
     """Bad input: the message names the setting or file, its value, and the way out.
@@ -16,6 +18,13 @@ class StoppedError(UserError):
     """The user stopped the job, which can go on."""
 
 
-def first_line(error: Exception) -> str:
-    """Of an error's text, without the space around it; the error's class if it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def first_line(error: BaseException) -> str:
+    """Of an error's text, with the lines that it announces by a colon; of a traceback, the last.
+
+    It is without the space around it; the error's class, if it says nothing.
+    """
+    text = repr(error) if isinstance(error, KeyError) else str(error).strip()
+    if re.search(r'^ *File ".*", line \d', text, re.MULTILINE):
+        return text.splitlines()[-1].strip()
+    announced = re.split(r"(?<!:)\n", text, maxsplit=1)[0]
+    return " ".join(announced.split()) or type(error).__name__

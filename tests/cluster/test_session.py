@@ -1,10 +1,11 @@
 """What Ray wraps around errors of its workers comes off on their way back."""
 
 import pytest
+from ray.exceptions import RayTaskError
 from ray.train import ControllerError, WorkerGroupError
 
 from pipeline.cluster.session import user_errors
-from pipeline.utils.errors import UserError
+from pipeline.utils.errors import DamagedError, StoppedError, UserError
 
 
 def caused(error: Exception, cause: Exception) -> Exception:
@@ -38,6 +39,15 @@ def test_failures_of_several_workers_become_one_line(failures):
     assert type(error) is UserError
     assert str(error) == "pairs.output: torn"
     assert error.__suppress_context__ and error.__cause__ is None, "Ray's traceback is not shown"
+
+
+@pytest.mark.parametrize("kind", [UserError, DamagedError, StoppedError])
+@pytest.mark.parametrize("wrap", [workers, ControllerError, lambda cause: caused(OSError(), cause)])
+def test_an_error_keeps_its_kind(kind, wrap):
+    plain = raised(wrap(kind("pairs.output: torn")))
+    remote = RayTaskError("f", "Traceback: ...", kind("pairs.output: torn")).as_instanceof_cause()
+    for error in (plain, raised(wrap(remote)), raised(remote)):
+        assert type(error) is kind and str(error) == "pairs.output: torn"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch import Tensor
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow
 from pipeline.models.family import register_family
-from pipeline.models.latent_network import LatentTransformer
+from pipeline.models.latent_transformer import LatentTransformer
 
 
 @register_family
@@ -18,8 +18,13 @@ class AuraFlow(LatentTransformer):
     family = "auraflow"
     pipelines = ("AuraFlowPipeline",)
     takes = {Flow: ("flow_prediction",)}
+    widths = {"joint_attention_dim": {"text_encoder.hidden_size": 1}}
     time_embedding = "time_step_proj"
     blocks = ("joint_transformer_blocks",)  # the others mix text into the image's tokens
+
+    @classmethod
+    def table(cls, backbone: Any) -> int | None:
+        return int(backbone.config.pos_embed_max_size**0.5)
 
     @staticmethod
     def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:

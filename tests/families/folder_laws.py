@@ -1,16 +1,34 @@
 """Folders: what is not named is not looked up, and every part is there and whole."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
+import diffusers
+import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from pipeline.models.denoiser import blank
+from pipeline.models.family import FAMILIES
 from pipeline.models.loading import load_teacher
+from pipeline.models.sampling import sample_teacher
+from pipeline.utils.errors import UserError
+from tests.families.builder import shown
 from tests.families.measures import refused
+from tests.fixtures.tiny_parts import tiny_decoder
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3438167536\n"
+
+BERT = transformers.BertModel(
+    transformers.BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
+)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
 def networks(folder: Path) -> list[Path]:
@@ -80,8 +98,87 @@ class FolderLaws:
             file.write_bytes(POINTER)
             assert f"{file} is a pointer of git-lfs" in refused(copy)
             file.write_text(content)
+            told = part / "tokenizer_config.json"
+            settings = told.read_text()
             kind = getattr(transformers, index[part.name][1])
             kind().save_pretrained(part)
             assert f"{part}: its vocabulary of " in refused(copy)
             file.write_text(content)
+            told.write_text(settings)
         load_teacher(copy)
+
+    def test_text_encoders_of_other_models_are_named_with_both_numbers(self, stock, copy):
+        """Of another width, of another vocabulary than the tokenizer's, of another kind."""
+        index = Path(copy.output) / "model_index.json"
+        known = json.loads(index.read_text())
+        for part in sorted(index.parent.glob("text_encoder*")):
+            kind, files = getattr(transformers, known[part.name][1]), contents(part)
+            config = kind.config_class.from_pretrained(part)
+            wide = {key: 2 * getattr(config, key, 0) for key in ("hidden_size", "projection_dim")}
+            words = config.vocab_size
+            for other, told in (
+                (wide, rf"is \d+, not .*({'|'.join(map(str, wide.values()))}) \({part.name}\."),
+                ({"vocab_size": words - 1}, f"has {words} words, its {part.name} {words - 1}:"),
+                ({"vocab_size": words + 128}, f"has {words} words, its {part.name} {words + 128}:"),
+            ):
+                kind(kind.config_class(**{**config.to_dict(), **other})).save_pretrained(part)
+                assert re.search(told, refused(copy))
+            BERT.save_pretrained(part)
+            index.write_text(json.dumps(known | {part.name: ["transformers", "BertModel"]}))
+            told = f"has {words} words, its {part.name} 9:"
+            if kind.__name__.startswith("CLIP"):
+                told = f"its {part.name} is BertModel, not {kind.__name__}:"
+            assert told in refused(copy)
+            index.write_text(json.dumps(known))
+            for name, content in files.items():
+                (part / name).write_bytes(content)
+        load_teacher(copy)
+
+    def test_a_vae_of_another_class_is_named(self, stock, builder, copy):
+        index = Path(copy.output) / "model_index.json"
+        known = json.loads(index.read_text())
+        if "vae" not in known:
+            pytest.skip("it works on images")
+        taken = FAMILIES[builder.family].vaes
+        others = [name for name in dir(diffusers) if re.search("Autoencoder|VQModel|VAE", name)]
+        assert known["vae"][1] in taken and len(others) > 10
+        for name in sorted({*others} - {*taken}):
+            index.write_text(json.dumps(known | {"vae": ["diffusers", name]}))
+            assert f"its vae is {name}, not {' or '.join(taken)}: copy" in refused(copy)
+
+    @torch.no_grad()
+    def test_a_tiny_vae_makes_what_the_pipeline_makes_of_it(self, stock, builder, copy):
+        """TAESD's latents have a scale of their own."""
+        folder = Path(copy.output)
+        index = json.loads((folder / "model_index.json").read_text())
+        if "vae" not in index or "AutoencoderTiny" not in FAMILIES[builder.family].vaes:
+            pytest.skip("its pipeline takes none")
+        shutil.rmtree(folder / "vae")
+        tiny_decoder(folder / "vae", scaling=0.7)
+        index["vae"] = ["diffusers", "AutoencoderTiny"]
+        (folder / "model_index.json").write_text(json.dumps(index))
+        teacher, pipe = load_teacher(copy), builder.open(folder)
+        labels, start = builder.labels_of(teacher), builder.start(pipe, teacher)
+        latents = sample_teacher(teacher, start, labels, builder.solver, 4, 1.0)
+        images = builder.called(pipe, 4, 1.0, "pt")
+        torch.testing.assert_close(shown(teacher.decode(latents)), images, atol=1e-4, rtol=0)
+        theirs = 0.7 * pipe.vae.encode(2 * images - 1).latents
+        torch.testing.assert_close(teacher.latents.encode(2 * images - 1), theirs)
+
+    @torch.no_grad()
+    def test_images_may_be_larger_as_far_as_a_table_of_positions_goes(self, stock, builder, config):
+        own = load_teacher(config)
+        if own.latents is None:
+            pytest.skip("it works on images")
+        for size in (2 * own.size, 4 * own.size):
+            wanted = config.model_copy(update={"image_size": size})
+            try:
+                teacher = load_teacher(wanted)
+            except UserError as error:
+                told = rf"teacher\.image_size: {size} is more than (\d+), the largest of this model"
+                largest = int(re.match(told, str(error))[1])
+                assert own.size < largest < size
+                teacher = load_teacher(config.model_copy(update={"image_size": largest}))
+            inputs = blank(teacher, 1)
+            assert teacher(*inputs).shape == inputs.x_t.shape
+            assert inputs.x_t.shape[2] * teacher.latents.factor == teacher.size

@@ -1,15 +1,22 @@
-"""The critic of a student of several steps: it is told which one gave the images."""
+"""The critic: of several steps it is told which one gave the images; what a GAN's head reads."""
 
+from pathlib import Path
+
+import pytest
 import torch
+from diffusers import UNet2DConditionModel, UNet2DModel
 
-from pipeline.config import NetworkConfig
+from pipeline.config import NetworkConfig, TeacherConfig
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import EDM
 from pipeline.diffusion.sampler import FewStepSampler
 from pipeline.models.critic import Critic
+from pipeline.models.denoiser import blank
 from pipeline.models.families.edm import new_unet
 from pipeline.models.families.unet2d import UNet2D
+from pipeline.models.loading import load_teacher
 from tests.fixtures.methods import new_method
+from tests.fixtures.tiny_models import save_tiny
 
 SHAPE = (1, 8, 8)
 
@@ -51,3 +58,24 @@ def test_each_exit_gets_a_score_of_its_own():
             critic(noise, torch.full((64,), 80.0), Condition(), step_index=each) for each in (0, 1)
         )
     assert dark.mean() < -0.5 and bright.mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("version", "kind"),
+    [("sd1", UNet2DConditionModel), ("sdxl", UNet2DConditionModel), ("ddim", UNet2DModel)],
+)
+def test_without_a_middle_the_last_block_down_is_judged(tmp_path: Path, version, kind) -> None:
+    """As in tiny-sd and the like, which were made small."""
+    folder = save_tiny(tmp_path / "model", version)
+    torch.manual_seed(0)
+    config = {**kind.load_config(folder / "unet"), "mid_block_type": None}
+    kind.from_config(config).save_pretrained(folder / "unet")
+    teacher = load_teacher(TeacherConfig(output=str(folder)))
+    critic, inputs, last = Critic(teacher), blank(teacher, 2), []
+    inputs.x_t.normal_()
+    teacher.unet.down_blocks[-1].register_forward_hook(lambda *call: last.append(call[2][0]))
+    with torch.no_grad():
+        logits = critic.logits(inputs)
+        x0, again = critic.denoise_and_logits(inputs)
+        assert torch.equal(x0, teacher(*inputs)) and torch.equal(again, logits)
+        assert torch.equal(critic.heads[0](last[0]), logits[:, 0])

@@ -14,7 +14,12 @@ from pipeline.config import CriticConfig, StudentConfig, TeacherConfig
 from pipeline.diffusion.noise import Flow
 from pipeline.models.export.card import usage
 from pipeline.models.export.save import save_denoiser
-from pipeline.models.loading import load_teacher, teacher_fingerprint
+from pipeline.models.loading import (
+    load_teacher,
+    load_vae,
+    teacher_fingerprint,
+    vae_fingerprint,
+)
 from pipeline.models.sampling import sample_teacher
 from pipeline.models.students import few_step_sampler, new_student
 from pipeline.utils.errors import UserError
@@ -204,3 +209,67 @@ def test_a_part_that_it_cannot_do_without_is_named(tmp_path, part, entry):
     index.write_text(json.dumps(json.loads(index.read_text()) | {part: entry}))
     with pytest.raises(UserError, match=f"not supported: its model_index.json has no {part}; "):
         load_teacher(TeacherConfig(output=str(folder)))
+
+
+@pytest.mark.parametrize("version", ["sd1", "sdxl", "flux-dev"])
+@pytest.mark.parametrize("task", ["Img2Img", "Inpaint"])
+def test_a_pipeline_that_starts_from_an_image_is_told_so(tmp_path, version, task):
+    folder = save_tiny(tmp_path / "model", version)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["_class_name"] = index["_class_name"].replace("Pipeline", f"{task}Pipeline")
+    (folder / "model_index.json").write_text(json.dumps(index))
+    told = f"is a {index['_class_name']} .*starts from an image, .*name the base model; run jobs/"
+    with pytest.raises(UserError, match=told):
+        load_teacher(TeacherConfig(output=str(folder)))
+
+
+def test_the_unet_of_the_refiner_is_told_so(tmp_path):
+    """Its UNet is told five numbers: a score instead of the size after cropping."""
+    folder = save_tiny(tmp_path / "model", "sdxl")
+    config = UNet2DConditionModel.load_config(folder / "unet") | {
+        "projection_class_embeddings_input_dim": 6 + 5 * 4,
+        "cross_attention_dim": 8,
+    }
+    UNet2DConditionModel.from_config(config).save_pretrained(folder / "unet")
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"text_encoder": [None, None], "tokenizer": [None, None]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="an aesthetic score, as the XL refiner's: .*base model"):
+        load_teacher(TeacherConfig(output=str(folder)))
+
+
+def without_the_first_encoder(folder: Path, *parts: str) -> TeacherConfig:
+    """An SDXL whose UNet takes the second encoder alone; the parts are null in its index."""
+    save_tiny(folder, "sdxl")
+    config = UNet2DConditionModel.load_config(folder / "unet") | {"cross_attention_dim": 8}
+    torch.manual_seed(0)
+    UNet2DConditionModel.from_config(config).save_pretrained(folder / "unet")
+    file = folder / "tokenizer_2" / "tokenizer.json"  # the two tell prompts apart by their words
+    content = file.read_text().replace('"a</w>"', '"?"').replace('"b</w>"', '"a</w>"')
+    file.write_text(content.replace('"?"', '"b</w>"'))
+    index = folder / "model_index.json"
+    whole = json.loads(index.read_text())
+    index.write_text(json.dumps(whole | dict.fromkeys(parts, [None, None])))
+    return TeacherConfig(output=str(folder), negative_prompt="a b a")
+
+
+def test_a_tokenizer_goes_with_the_encoder_of_its_name(tmp_path):
+    both = without_the_first_encoder(tmp_path / "both", "text_encoder", "tokenizer")
+    one = without_the_first_encoder(tmp_path / "one", "text_encoder")
+    right, left = (load_teacher(config).conditioner.null(1) for config in (both, one))
+    assert all(torch.equal(right[name], left[name]) for name in ("tokens", "pooled"))
+    other = without_the_first_encoder(tmp_path / "other", "tokenizer")
+    with pytest.raises(UserError, match="model_index.json has text_encoder, but no tokenizer:"):
+        load_teacher(other)
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder", "tokenizer", "text_encoder_2"])
+def test_there_is_no_fingerprint_of_a_folder_that_lost_a_part(tmp_path, part):
+    config = TeacherConfig(output=str(save_tiny(tmp_path / "model", "sdxl")))
+    (tmp_path / "model" / part).rename(tmp_path / "gone")
+    for read in (teacher_fingerprint, *([vae_fingerprint, load_vae] if part == "vae" else [])):
+        with pytest.raises(UserError, match=f"no .*model/{part}, which model_index.json names: co"):
+            read(config)
+    index = tmp_path / "model" / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {part: [None, None]}))
+    teacher_fingerprint(config)

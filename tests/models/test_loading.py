@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -182,10 +183,27 @@ def test_another_network_is_named(folder: Path, name: str | None) -> None:
         load_denoiser(folder, "do this")
 
 
-def test_another_scheduler_is_named(folder: Path) -> None:
-    change(folder / "model_index.json", scheduler=["diffusers", "ScoreSdeVeScheduler"])
-    with pytest.raises(UserError, match="ScoreSdeVeScheduler is not supported"):
+@pytest.mark.parametrize("name", ["ScoreSdeVeScheduler", ["a", "b"], None])
+def test_another_scheduler_is_named(folder: Path, name: object) -> None:
+    change(folder / "scheduler" / "scheduler_config.json", _class_name=name)
+    index = {"scheduler": ["diffusers", name]} if isinstance(name, str) else {"scheduler": None}
+    change(folder / "model_index.json", **index)
+    told = re.escape(f"scheduler {name} is not supported: name one that is, such as DDIMScheduler ")
+    with pytest.raises(UserError, match=told) as error:
         load_denoiser(folder, "")
+    assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("name", [3, {"a": 1}, ["one"], ["one", None], []])
+def test_a_class_name_that_is_none_is_named(folder: Path, name: object) -> None:
+    for file in ("model_index.json", "unet/config.json", "scheduler/scheduler_config.json"):
+        content = (folder / file).read_text()
+        change(folder / file, _class_name=name)
+        told = f"cannot read {folder / file} (its _class_name is {json.dumps(name)}; copy it once"
+        with pytest.raises(UserError, match=re.escape(told)):
+            load_denoiser(folder, "")
+        (folder / file).write_text(content)
+    load_denoiser(folder, "")
 
 
 def refused(folder: Path) -> str:

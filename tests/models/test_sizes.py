@@ -59,3 +59,14 @@ def test_the_student_of_a_formula_may_be_of_two_and_its_card_says_so(tmp_path: P
     noise = torch.randn(2, 3, 8, 16)
     again = load_student(tmp_path / "student")
     assert torch.equal(sample_student(again, noise, None), sample_student(student, noise, None))
+
+
+def test_a_table_of_positions_is_the_largest_size_and_its_own_too(tmp_path: Path) -> None:
+    config = TeacherConfig(output=str(save_tiny(tmp_path / "model", "sd3")), image_size=36)
+    told = r"teacher\.image_size: 36 is more than 32, .*has 8 patches a side"
+    with pytest.raises(UserError, match=told):
+        load_teacher(config)
+    own = sized(tmp_path / "larger", "sd3", 18)
+    with pytest.raises(UserError, match=told):
+        load_teacher(own)
+    load_teacher(own.model_copy(update={"image_size": 32}))

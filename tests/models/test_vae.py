@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from diffusers import AutoencoderTiny
 
 from pipeline.models.vae import VAE, ScaleShift
-from tests.fixtures.tiny_parts import dc, vae
+from tests.fixtures.tiny_parts import dc, tiny_decoder, vae
 
 
 @torch.no_grad()
@@ -24,6 +25,17 @@ def test_large_images_go_through_the_vae_in_tiles(make, monkeypatch):
     assert not torch.equal(latents.encode(images), whole)
     monkeypatch.undo()
     assert torch.equal(latents.decode(whole), shown)
+
+
+@torch.no_grad()
+def test_a_tiny_vae_takes_large_images_whole(monkeypatch, tmp_path):
+    """Its tiles know latents of 4 channels and 8 pixels alone."""
+    latents = VAE(AutoencoderTiny.from_pretrained(tiny_decoder(tmp_path, channels=16)))
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    whole = latents.encode(images)
+    monkeypatch.setattr("pipeline.models.vae.TILED", 31)
+    assert torch.equal(latents.encode(images), whole) and whole.shape == (1, 16, 16, 16)
+    assert latents.decode(whole).shape == images.shape
 
 
 @pytest.mark.parametrize(

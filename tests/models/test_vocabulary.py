@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sentencepiece import sentencepiece_model_pb2
 
 from pipeline.config import TeacherConfig
 from pipeline.models.loading import load_teacher
@@ -45,4 +46,39 @@ def test_a_vocabulary_that_lacks_a_letter_is_refused(tokenizer: Path) -> None:
         vocab[f"[{word}]"] = vocab.pop(word)
     file.write_text(json.dumps(content))
     with pytest.raises(UserError, match=f"{tokenizer}: its vocabulary of 54 words tells 25 of the"):
+        tokens_of(tokenizer)
+
+
+@pytest.mark.parametrize("length", [13, None])
+def test_prompts_that_are_longer_than_the_encoder_reads_are_refused(
+    tokenizer: Path, length: int | None
+) -> None:
+    file = tokenizer / "tokenizer_config.json"
+    settings = {**json.loads(file.read_text()), "model_max_length": length}
+    file.write_text(json.dumps({key: value for key, value in settings.items() if value}))
+    told = rf"its tokenizer makes prompts of {length or '10+'}\d* words, its text_encoder reads 12:"
+    with pytest.raises(UserError, match=told):
+        tokens_of(tokenizer)
+
+
+def test_a_vocabulary_as_sentencepiece_has_it_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = save_tiny(tmp_path / "model", "pixart-alpha") / "tokenizer"
+    tokens, whole = tokens_of(tokenizer), tokenizer / "tokenizer.json"
+    model = sentencepiece_model_pb2.ModelProto()
+    kinds = {"<pad>": model.SentencePiece.CONTROL, "</s>": model.SentencePiece.CONTROL}
+    kinds["<unk>"] = model.SentencePiece.UNKNOWN
+    for piece, score in json.loads(whole.read_text())["model"]["vocab"]:
+        if not piece.startswith("<extra_id_"):
+            kind = kinds.get(piece, model.SentencePiece.NORMAL)
+            model.pieces.add(piece=piece, score=score, type=kind)
+    model.trainer_spec.unk_id = 2
+    (tokenizer / "spiece.model").write_bytes(model.SerializeToString())
+    whole.unlink()
+    assert torch.equal(tokens_of(tokenizer), tokens)
+    monkeypatch.setattr(
+        "pipeline.models.folder.find_spec", lambda name: None if name == "sentencepiece" else name
+    )
+    with pytest.raises(UserError, match=f"{tokenizer} needs the package sentencepiece .*pip inst"):
         tokens_of(tokenizer)

@@ -151,6 +151,30 @@ def test_a_config_of_another_network_is_refused(
     assert problem.endswith("copy both once more, from one model")
 
 
+@pytest.mark.parametrize(
+    ("part", "values", "told"),
+    [
+        (
+            "text_encoder",
+            {"hidden_size": "x"},
+            "'hidden_size': TypeError: .* got str",
+        ),
+        ("text_encoder", {"num_attention_heads": 3}, r"\(16\) is not a multiple of .* heads \(3\)"),
+        ("text_encoder", {"hidden_act": "nope"}, r"KeyError\('nope'\)"),
+        ("unet", {"down_block_types": ["A", "B"]}, "A does not exist"),
+        ("vae", {"_class_name": None}, "the `_class_name` is of type string"),
+    ],
+)
+def test_a_config_of_another_version_is_refused_with_its_cause(
+    model: Path, part: str, values: dict[str, object], told: str
+) -> None:
+    file = model / part / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+    problem = refused(model)
+    assert re.match(f"cannot load {model}/{part}: .*{told}", problem), problem
+    assert problem.endswith("; copy its config.json and weights once more, from one model")
+
+
 @pytest.mark.parametrize("part", ["unet", "text_encoder"])
 def test_scaled_fp8_and_a_lora_that_is_still_in_it_have_their_own_way_out(
     model: Path, part: str

@@ -10,7 +10,7 @@ from pipeline.diffusion.noise import VP
 from pipeline.diffusion.prediction import PREDICTIONS
 from pipeline.models.condition import ClassLabels
 from pipeline.models.family import register_family
-from pipeline.models.latent_network import LatentTransformer
+from pipeline.models.latent_transformer import LatentTransformer
 
 
 @register_family

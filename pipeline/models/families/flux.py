@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from pipeline.config import TeacherConfig
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow, Schedule
 from pipeline.models.family import register_family
-from pipeline.models.latent_network import LatentTransformer
+from pipeline.models.latent_transformer import LatentTransformer
 
 
 @register_family
@@ -24,6 +24,10 @@ class Flux(LatentTransformer):
     takes = {Flow: ("flow_prediction",)}
     shifts_by_size = True
     shifts_latents = True
+    widths: ClassVar = {
+        "joint_attention_dim": {"text_encoder_2.hidden_size": 1},
+        "pooled_projection_dim": {"text_encoder.hidden_size": 1},
+    }
     patch = 2
 
     @classmethod

@@ -10,7 +10,7 @@ from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import VP
 from pipeline.diffusion.prediction import PREDICTIONS
 from pipeline.models.family import register_family
-from pipeline.models.latent_network import LatentTransformer
+from pipeline.models.latent_transformer import LatentTransformer
 
 
 @register_family
@@ -24,6 +24,7 @@ class PixArt(LatentTransformer):
     pipelines = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
     takes = {VP: PREDICTIONS}
     call_defaults: ClassVar[dict[str, Any]] = {"clean_caption": False}
+    widths: ClassVar = {"caption_channels": {"text_encoder.hidden_size": 1}}
     # binning would make another size of it
     call_at_size: ClassVar[dict[str, Any]] = {"use_resolution_binning": False}
 

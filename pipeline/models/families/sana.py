@@ -9,7 +9,7 @@ from torch import Tensor
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow
 from pipeline.models.family import register_family
-from pipeline.models.latent_network import LatentTransformer
+from pipeline.models.latent_transformer import LatentTransformer
 
 
 @register_family
@@ -22,6 +22,8 @@ class Sana(LatentTransformer):
     family = "sana"
     pipelines = ("SanaPipeline",)
     takes = {Flow: ("flow_prediction",)}
+    vaes = ("AutoencoderDC",)
+    widths: ClassVar = {"caption_channels": {"text_encoder.hidden_size": 1}}
     # binning would make another size of it
     call_at_size: ClassVar[dict[str, Any]] = {"use_resolution_binning": False}
 

@@ -1,7 +1,7 @@
 """Stable Diffusion 1 and 2: UNets on latents, conditioned on text."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ class StableDiffusion(LatentUNet):
     family = "sd"
     pipelines = ("StableDiffusionPipeline",)
     unused = frozenset({"safety_checker", "feature_extractor"})
+    widths: ClassVar = {"cross_attention_dim": {"text_encoder.hidden_size": 1}}
 
     @staticmethod
     def flags(index: Mapping[str, Any]) -> dict[str, Any]:

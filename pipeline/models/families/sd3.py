@@ -1,6 +1,6 @@
 """Stable Diffusion 3 and 3.5: a transformer on latents with three text encoders."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch import Tensor
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow
 from pipeline.models.family import register_family
-from pipeline.models.latent_network import LatentTransformer
+from pipeline.models.latent_transformer import LatentTransformer
 
 
 @register_family
@@ -24,6 +24,17 @@ class SD3(LatentTransformer):
     shifts_by_size = True
     shifts_latents = True
     optional = frozenset({"text_encoder_3", "tokenizer_3"})
+    widths: ClassVar = {
+        "joint_attention_dim": {"text_encoder_3.hidden_size": 1},
+        "pooled_projection_dim": {
+            "text_encoder.projection_dim": 1,
+            "text_encoder_2.projection_dim": 1,
+        },
+    }
+
+    @classmethod
+    def table(cls, backbone: Any) -> int | None:
+        return int(backbone.config.pos_embed_max_size)
 
     @staticmethod
     def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:

@@ -1,14 +1,15 @@
 """Stable Diffusion XL: a UNet on latents that is told the images' size."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from pipeline.diffusion.condition import Condition
 from pipeline.models.families.sd import LatentUNet
-from pipeline.models.family import register_family
+from pipeline.models.family import FROM_IMAGES, register_family
+from pipeline.models.folder import ModelFolder
 from pipeline.models.vae import VAE, ScaleShift
 
 
@@ -22,6 +23,28 @@ class StableDiffusionXL(LatentUNet):
     family = "sdxl"
     pipelines = ("StableDiffusionXLPipeline",)
     optional = frozenset({"text_encoder", "tokenizer"})
+    widths: ClassVar = {
+        "cross_attention_dim": {"text_encoder.hidden_size": 1, "text_encoder_2.hidden_size": 1},
+        "projection_class_embeddings_input_dim": {
+            "text_encoder_2.projection_dim": 1,
+            "unet.addition_time_embed_dim": 6,  # size before cropping, corner, size after
+        },
+    }
+
+    @classmethod
+    def problem(cls, folder: ModelFolder) -> str | None:
+        if found := super().problem(folder):
+            return found
+        match folder.part("text_encoder_2"), folder.backbone:
+            case (
+                {"projection_dim": int(pooled)},
+                {
+                    "projection_class_embeddings_input_dim": int(inputs),
+                    "addition_time_embed_dim": int(each),
+                },
+            ) if inputs == pooled + 5 * each:  # one number instead of the size after cropping
+                return f"its UNet is told an aesthetic score, as the XL refiner's: {FROM_IMAGES}"
+        return None
 
     @staticmethod
     def flags(index: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +81,7 @@ class StableDiffusionXL(LatentUNet):
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         tokens, pooled = condition["tokens"], condition["pooled"]
-        # size before cropping, the corner cropped to, size after: of an image not cropped
+        # of an image not cropped
         sizes = pooled.new_tensor([self.size, self.size, 0, 0, self.size, self.size])
         added = {"text_embeds": pooled, "time_ids": sizes.expand(len(x_t), -1)}
         output: Tensor = self.backbone(
