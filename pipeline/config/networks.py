@@ -77,7 +77,7 @@ class TeacherConfig(Branch):
     embedded_guidance: float = Field(
         default=3.5,
         ge=0,
-        description="Guidance of a network that takes it as an input (FLUX.1-dev).",
+        description="Guidance of a network that takes it as an input (FLUX.1-dev, LCM).",
     )
     image_size: Positive | None = Field(
         default=None,

@@ -190,6 +190,8 @@ class Conformance(AdapterLaws, FolderLaws, TrainingLaws):
             assert teacher_fingerprint(copy.model_copy(update=change)) != before
         assert teacher_fingerprint(copy) == before
         on_latents = (folder / "vae").is_dir()
+        if on_latents and not builder.guidable:
+            assert teacher_fingerprint(copy.model_copy(update={"embedded_guidance": 1.0})) != before
         if on_latents:
             larger = copy.model_copy(update={"image_size": 32})
             assert teacher_fingerprint(larger) != before

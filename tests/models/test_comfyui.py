@@ -121,6 +121,10 @@ def test_other_families_are_refused_by_name(tiny: Callable[..., UNet2D], tmp_pat
     with pytest.raises(UserError, match="export.comfyui: the student is a Stable Diffusion 2;"):
         check_comfyui(network)
     network.unet.register_to_config(cross_attention_dim=16)
+    network.unet.register_to_config(time_cond_proj_dim=8)
+    with pytest.raises(UserError, match="the student takes guidance as an input"):
+        check_comfyui(network)
+    network.unet.register_to_config(time_cond_proj_dim=None)
     network.frozen.pipe.scheduler.register_to_config(beta_end=0.02)
     with pytest.raises(UserError, match="the noise schedule of the student is not Stable Diff"):
         check_comfyui(network)

@@ -117,24 +117,6 @@ def test_the_fingerprint_covers_guidance_where_it_is_an_input(tmp_path, version)
     assert changed == (version == "flux-dev")
 
 
-@pytest.mark.parametrize(
-    ("file", "values", "message"),
-    [
-        (
-            "unet/config.json",
-            {"time_cond_proj_dim": 8},
-            r"guidance as an input \(time_cond_proj_dim",
-        ),
-    ],
-)
-def test_what_would_be_left_out_is_refused_by_name(tmp_path, file, values, message):
-    folder = save_tiny(tmp_path / "model")
-    config = json.loads((folder / file).read_text())
-    (folder / file).write_text(json.dumps(config | values))
-    with pytest.raises(UserError, match=f"that is not supported: .*{message}"):
-        load_teacher(TeacherConfig(output=str(folder)))
-
-
 @pytest.mark.parametrize("channels", [8, 9])
 def test_networks_that_are_given_more_than_latents_are_refused(tmp_path, channels):
     """Those that edit images, and those that fill a hole."""

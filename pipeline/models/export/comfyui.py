@@ -49,12 +49,14 @@ def check_comfyui(network: Network) -> None:
 
     Raises:
         UserError: If it is not Stable Diffusion 1 or XL with its own noise schedule, predicting
-            eps, its VAE scales each channel, or its UNet has more or fewer blocks than those that
-            ComfyUI knows.
+            eps, guidance is an input of it, its VAE scales each channel, or its UNet has more or
+            fewer blocks than those that ComfyUI knows.
     """
     scheduler = network.pipeline().scheduler.config
     if network.comfyui is None:
         problem = f"the student is a {network.title}"
+    elif network.backbone.config.time_cond_proj_dim:
+        problem = "the student takes guidance as an input (time_cond_proj_dim)"
     elif (steps := len(network.sampler.timesteps)) > 1:
         problem = f"the student takes {steps} steps"
     elif scheduler.num_train_timesteps != _TIMES:

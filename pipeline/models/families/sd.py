@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from pipeline.config import TeacherConfig
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import EDM, VP
 from pipeline.diffusion.prediction import PREDICTIONS
 from pipeline.models.family import register_family
-from pipeline.models.folder import ModelFolder
 from pipeline.models.latent_network import LatentNetwork
 
 _SD2_WIDTH = 1024
@@ -18,17 +18,37 @@ _SD2_WIDTH = 1024
 
 
 class LatentUNet(LatentNetwork):
-    """A `UNet2DConditionModel` on latents."""
+    """A `UNet2DConditionModel` on latents; with `time_cond_proj_dim` guidance is an input of it.
+
+    Source: of that input, Luo et al., 2023, arXiv 2310.04378, Section 4.1 (LCM).
+    """
 
     takes = {VP: PREDICTIONS, EDM: ("edm", "edm_v")}
 
     @classmethod
-    def problem(cls, folder: ModelFolder) -> str | None:
-        if found := super().problem(folder):
-            return found
-        if folder.backbone.get("time_cond_proj_dim") is not None:
-            return "its UNet takes guidance as an input (time_cond_proj_dim)"
-        return None
+    def fingerprint_settings(cls, teacher: TeacherConfig, backbone: Mapping[str, Any]) -> str:
+        return str(teacher.embedded_guidance) if backbone.get("time_cond_proj_dim") else ""
+
+    @staticmethod
+    def guidable(backbone: Any) -> bool:
+        return not backbone.config.time_cond_proj_dim
+
+    def guidance_input(self, x_t: Tensor) -> Tensor | None:
+        """Guidance as the UNet takes it, (B, D); None where it is no input."""
+        from diffusers.models.embeddings import get_timestep_embedding
+
+        width = self.backbone.config.time_cond_proj_dim
+        if width is None:
+            return None
+        position = 1000 * (x_t.new_tensor(self.embedded_guidance, dtype=torch.float32) - 1)
+        embedding: Tensor = get_timestep_embedding(
+            position.expand(len(x_t)), width, downscale_freq_shift=1
+        )
+        return embedding.to(x_t.dtype)
+
+    def usage(self) -> list[str]:
+        guidance = 1.0 if self.guidable(self.backbone) else self.embedded_guidance
+        return [self._usage('"a photo of a cat"', guidance)]
 
 
 @register_family
@@ -51,7 +71,9 @@ class StableDiffusion(LatentUNet):
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         tokens = condition["tokens"].to(x_t.dtype)
-        output: Tensor = self.backbone(x_t, t, encoder_hidden_states=tokens).sample
+        output: Tensor = self.backbone(
+            x_t, t, encoder_hidden_states=tokens, timestep_cond=self.guidance_input(x_t)
+        ).sample
         return output
 
     @property

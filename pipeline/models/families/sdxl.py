@@ -85,6 +85,10 @@ class StableDiffusionXL(LatentUNet):
         sizes = pooled.new_tensor([self.size, self.size, 0, 0, self.size, self.size])
         added = {"text_embeds": pooled, "time_ids": sizes.expand(len(x_t), -1)}
         output: Tensor = self.backbone(
-            x_t, t, encoder_hidden_states=tokens.to(x_t.dtype), added_cond_kwargs=added
+            x_t,
+            t,
+            encoder_hidden_states=tokens.to(x_t.dtype),
+            timestep_cond=self.guidance_input(x_t),
+            added_cond_kwargs=added,
         ).sample
         return output

@@ -1,5 +1,6 @@
-"""Stable Diffusion 1 and 2."""
+"""Stable Diffusion 1 and 2, and a consistency model of the first (LCM)."""
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -35,7 +36,10 @@ def text_unet(width: int, **more: Any) -> UNet2DConditionModel:
 
 
 def stable_diffusion(version: str) -> StableDiffusionPipeline:
-    """Version 1 predicts eps and comes with PNDM, 2 v with DDIM, or so with zero terminal SNR."""
+    """Version 1 predicts eps and comes with PNDM, 2 v with DDIM, or so with zero terminal SNR.
+
+    Of "lcm", guidance is an input.
+    """
     scheduler: Any = PNDMScheduler(**BETAS, skip_prk_steps=True, steps_offset=1)
     if version.startswith("sd2"):
         zero = version == "sd2-zero-snr"
@@ -50,7 +54,7 @@ def stable_diffusion(version: str) -> StableDiffusionPipeline:
         )
     return StableDiffusionPipeline(
         vae=vae(4, 0.18215),
-        unet=text_unet(16),
+        unet=text_unet(16, time_cond_proj_dim=8 if version == "lcm" else None),
         tokenizer=clip_tokenizer(),
         text_encoder=CLIPTextModel(clip(16, 16)),
         scheduler=scheduler,
@@ -60,13 +64,25 @@ def stable_diffusion(version: str) -> StableDiffusionPipeline:
     )
 
 
-def _builder(version: str, **more: Any) -> OnLatents:
+@dataclass(frozen=True, kw_only=True)
+class Embedded(OnLatents):
+    """Its guidance is an input, of 3.5."""
+
+    guidable: bool = False
+    negatable: bool = False
+
+    def arguments(self, guidance: float) -> tuple[Any, dict[str, Any]]:
+        return super().arguments(3.5)
+
+
+def _builder(version: str, kind: type[OnLatents] = OnLatents, **more: Any) -> OnLatents:
     make = partial(stable_diffusion, version)
-    return OnLatents(family="sd", make=make, empty_is_none=True, wrong=FLOW, **more)
+    return kind(family="sd", make=make, empty_is_none=True, wrong=FLOW, **more)
 
 
 BUILDERS: dict[str, Builder] = {
     "sd1": _builder("sd1", solver="plms", few={"lcm": ((999, 749, 499, 249), True)}),
+    "lcm": _builder("lcm", Embedded, solver="plms", few={"lcm": ((999, 499), True)}),
     "sd2": _builder("sd2"),
     "sd2-zero-snr": _builder("sd2-zero-snr", few={"early": ((399,), True)}),
 }

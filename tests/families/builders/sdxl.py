@@ -12,7 +12,7 @@ from diffusers import (
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from tests.families.builder import Builder, OnLatents
-from tests.families.builders.sd import BETAS, text_unet
+from tests.families.builders.sd import BETAS, Embedded, text_unet
 from tests.families.builders.unet2d import FLOW
 from tests.fixtures.tiny_parts import clip, clip_tokenizer, vae
 
@@ -21,11 +21,15 @@ CHANNELS = {"latents_mean": (-1.7, 1.9, -1.4, 2.5), "latents_std": (8.5, 5.9, 6.
 """Of Playground's VAE."""
 
 
-def sdxl(scheduler: Any, scaling: float = 0.13025, **of_vae: Any) -> StableDiffusionXLPipeline:
-    more = {  # a projection of 6 and six numbers of 4 make 30 inputs
+def sdxl(
+    scheduler: Any, scaling: float = 0.13025, guidance: int | None = None, **of_vae: Any
+) -> StableDiffusionXLPipeline:
+    """Of a UNet with an input for guidance of so many numbers, or with none."""
+    more: dict[str, Any] = {  # a projection of 6 and six numbers of 4 make 30 inputs
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": 4,
         "projection_class_embeddings_input_dim": 6 + 6 * 4,
+        "time_cond_proj_dim": guidance,
     }
     return StableDiffusionXLPipeline(
         vae=vae(4, scaling, **of_vae),
@@ -39,8 +43,8 @@ def sdxl(scheduler: Any, scaling: float = 0.13025, **of_vae: Any) -> StableDiffu
     )
 
 
-def _builder(make: Any, **more: Any) -> OnLatents:
-    return OnLatents(family="sdxl", make=make, empty_is_none=True, wrong=FLOW, **more)
+def _builder(make: Any, kind: type[OnLatents] = OnLatents, **more: Any) -> OnLatents:
+    return kind(family="sdxl", make=make, empty_is_none=True, wrong=FLOW, **more)
 
 
 BUILDERS: dict[str, Builder] = {
@@ -48,6 +52,7 @@ BUILDERS: dict[str, Builder] = {
         partial(sdxl, EULER),
         few={"early": ((399,), True), "times": ((999, 600, 200), True)},
     ),
+    "lcm-xl": _builder(partial(sdxl, EULER, guidance=8), Embedded),
     "playground": _builder(
         partial(sdxl, EDMDPMSolverMultistepScheduler(), 0.5, **CHANNELS), solver="dpmpp_2m"
     ),
