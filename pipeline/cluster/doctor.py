@@ -69,7 +69,8 @@ def _problem(error: Exception) -> str:
     """In one line: what the user can mend in full, of any other error its type and first line."""
     if isinstance(error, UserError):
         return " ".join(str(error).split())
-    return f"{type(error).__name__}: {first_line(error)}"
+    name, text = type(error).__name__, first_line(error)
+    return text if text.startswith(name) else f"{name}: {text}"
 
 
 class Examination:

@@ -178,9 +178,7 @@ class SingleFile:
                 return _network(network, config, weights)
             return _encoder(kind, config, weights)
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(
-                f"diffusers cannot convert its {part}: {type(error).__name__}: {first_line(error)}"
-            ) from error
+            raise UserError(f"diffusers cannot convert its {part}: {first_line(error)}") from error
 
 
 def _read(file: Path) -> Weights:

@@ -207,7 +207,6 @@ def test_a_full_disk(ray_cluster, healthy):
     assert "free: free space, lower distill.keep or pairs.count" in found["disk"]
 
 
-@pytest.mark.cluster
 def test_no_node_for_a_worker(ray_cluster, healthy):
     own = {"actors": {"cpus": 1000}}
     found = faults(healthy(pairs=own, doctor={"patience": 3}))
