@@ -106,8 +106,8 @@ def _check(config: Mapping[str, Any]) -> None:
     name = config["_class_name"]
     for key, known in _ALONE.items():
         if (value := config.get(key, known[0])) not in known:
-            said = " and ".join(map(str, known))
-            raise UserError(f"{name}: {key} {value!r} is not supported; known is {said}")
+            values = " and ".join(map(str, known))
+            raise UserError(f"{name}: {key} {value!r} is not supported; known is {values}")
     if not config.get("use_flow_sigmas"):
         return
     if name != "DPMSolverMultistepScheduler":

@@ -25,7 +25,7 @@ from pipeline.models.folder import INDEX, read_folder
 from pipeline.models.latent_network import LatentNetwork
 from pipeline.models.loading import load_denoiser
 from pipeline.models.schedulers import read_scheduler
-from pipeline.models.weights import need_content, part_files
+from pipeline.models.weights import need_content, part_files, weights_name
 from pipeline.utils.errors import UserError, first_line
 from pipeline.utils.files import file_sha256
 
@@ -113,10 +113,8 @@ class SingleFile:
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
         try:
             for name, weights in self._sections.items():
-                stem = "model" if name.startswith("text_encoder") else "diffusion_pytorch_model"
-                save_file(
-                    _plain(self._converted(name, weights)), folder / name / f"{stem}.safetensors"
-                )
+                file = folder / name / weights_name(folder / name)
+                save_file(_plain(self._converted(name, weights)), file)
             load_denoiser(folder, "")
         except UserError as error:
             told = str(error).replace(f"{folder}/", "")

@@ -52,7 +52,7 @@ def weight_files(part: Path, way_out: str = "name another folder") -> list[Path]
     for index in (file for file in files if file.suffix == ".json"):
         for name in sorted(_indexed(index) - found):
             raise UserError(f"no {part / name}, which {index.name} names: copy it there as well")
-    missing = part / f"{_stem(part)}.safetensors"
+    missing = part / weights_name(part)
     if any(name.endswith(".safetensors") for name in found):
         if all(_SHARD.fullmatch(name) for name in found):
             raise UserError(f"no {missing}.index.json, but {min(found)}: copy it there as well")
@@ -66,8 +66,10 @@ def weight_files(part: Path, way_out: str = "name another folder") -> list[Path]
     raise UserError(f"no {missing}: {way_out}")
 
 
-def _stem(part: Path) -> str:
-    return "model" if part.name.startswith("text_encoder") else "diffusion_pytorch_model"
+def weights_name(part: Path) -> str:
+    """The file with all of a part's weights, as transformers and diffusers call it."""
+    text = part.name.startswith("text_encoder")
+    return f"{'model' if text else 'diffusion_pytorch_model'}.safetensors"
 
 
 def need_content(files: Iterable[Path]) -> None:

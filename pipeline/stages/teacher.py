@@ -103,7 +103,9 @@ def _single_file(teacher: TeacherConfig, credentials: S3Config) -> SingleFile | 
         )
     if Path(file).suffix != ".safetensors":
         if base is not None:
-            raise UserError(f"teacher.base: {base} needs a .safetensors in teacher.file; null it")
+            raise UserError(
+                f"teacher.base: {base} needs a .safetensors in teacher.file; set it to null"
+            )
         return None
     if base is None:
         raise UserError(

@@ -38,7 +38,7 @@ class LatentUNet(LatentNetwork):
         from diffusers.models.embeddings import get_timestep_embedding
 
         width = self.backbone.config.time_cond_proj_dim
-        if width is None:
+        if not width:
             return None
         position = 1000 * (x_t.new_tensor(self.embedded_guidance, dtype=torch.float32) - 1)
         embedding: Tensor = get_timestep_embedding(
