@@ -143,7 +143,7 @@ def load_network(kind: Any, folder: Path) -> Any:
         UserError: If it cannot be read, is quantised or has an adapter, or its weights are not
             those that the network takes, each of them and no others.
     """
-    diffusers = kind.__module__.startswith(("diffusers.", "pipeline."))
+    diffusers = hasattr(kind, "load_config")
     weight_files(folder)
     _need_plain(folder)
     own = {"low_cpu_mem_usage": False} if diffusers else {"dtype": torch.float32}
@@ -199,7 +199,7 @@ def load_parts(folder: Path, index: dict[str, Any], wanted: set[str]) -> dict[st
     Raises:
         UserError: If one is not of diffusers or transformers, is not there or cannot be read.
     """
-    kinds = {name: _kind(folder, name, index.get(name)) for name in sorted(wanted)}
+    kinds = {name: part_class(folder, name, index.get(name)) for name in sorted(wanted)}
     need_parts(folder, index, kinds)
     return {name: kind and _open(kind, folder / name) for name, kind in kinds.items()}
 
@@ -211,23 +211,37 @@ def need_parts(folder: Path, index: Mapping[str, Any], names: Iterable[str]) -> 
             raise UserError(f"no {folder / name}, which {INDEX} names: copy it there as well")
 
 
-def _kind(folder: Path, part: str, entry: Any) -> Any:
-    """The class of a part, of its entry in the index; None for a part that is left out."""
+def part_class(folder: Path, part: str, entry: Any) -> Any:
+    """The class of a part, of its entry in the index; None for a part that is left out.
+
+    Raises:
+        UserError: If it is not of diffusers, its pipelines (Kolors') or transformers, or not there.
+    """
     match entry:
         case None | [None, None]:
             return None
-        case [str(library), str(kind)] if library not in _LIBRARIES:
-            raise UserError(f"{folder}: {part} is a {library}.{kind}, code that is never run")
         case [str(library), str(kind)]:
-            found = getattr(import_module(library), kind, None)
+            module = _module(library)
         case _:
             raise UserError(
                 f"{folder / INDEX}: {part} is {json.dumps(entry)}, not a library and its class: "
                 "copy the file once more"
             )
-    if found is None:
-        raise UserError(f"{folder}: {library} has no {kind}; pip install --upgrade {library}")
+    if module is None:
+        raise UserError(f"{folder}: {part} is a {library}.{kind}, code that is never run")
+    found = getattr(import_module(module), kind, None)
+    if not isinstance(found, type):
+        package = module.partition(".")[0]
+        raise UserError(f"{folder}: {library} has no {kind}; pip install --upgrade {package}")
     return found
+
+
+def _module(library: str) -> str | None:
+    """Where the classes of a library are, as an index calls it; None for code that is not known."""
+    if library in _LIBRARIES:
+        return library
+    own = f"diffusers.pipelines.{library}"
+    return own if library.isidentifier() and find_spec(own) else None
 
 
 def _open(kind: Any, part: Path) -> Any:

@@ -98,7 +98,7 @@ class LatentNetwork(Network):
     def load(cls, folder: ModelFolder | None, teacher: TeacherConfig) -> "LatentNetwork":
         assert folder is not None
         index = folder.index
-        if any(isinstance(part, list) and part[:1] == ["transformers"] for part in index.values()):
+        if any(part.startswith("text_encoder") for part in index):
             need_package("transformers", folder.path)
         cls.check_noise(folder, *cls.read_schedule(folder.scheduler, tokens=1))
         kind, required = getattr(diffusers, folder.pipeline), cls.required(folder)

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.models.weights import need_content, part_files
 from pipeline.utils.errors import UserError
 
-_PADDED = 128
+_PADDED = 512
 """Rows of an encoder's table come in multiples of it, or fewer, and tokenizers fill the last."""
 _CONFIG = "tokenizer_config.json"
 _WAY_OUT = "copy the tokenizer's files there once more, else prompts are not told apart"
@@ -87,8 +87,9 @@ def _pair_problem(parts: Mapping[str, Any], name: str, beside: str) -> str | Non
     tokenizer, config = parts[beside], parts[name].config
     if tokenizer is None:
         return f"its model_index.json has {name}, but no {beside}"
-    if not config.vocab_size - _PADDED < len(tokenizer) <= config.vocab_size:
-        return f"its {beside} has {len(tokenizer)} words, its {name} {config.vocab_size}"
+    rows = parts[name].get_input_embeddings().num_embeddings
+    if not rows - _PADDED < len(tokenizer) <= rows:
+        return f"its {beside} has {len(tokenizer)} words, its {name} {rows}"
     made, read = tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)
     if config.model_type.startswith("clip") and made > read:  # its prompts are filled up
         return f"its {beside} makes prompts of {made} words, its {name} reads {read}"

@@ -9,22 +9,25 @@ import diffusers
 import pytest
 import torch
 import transformers
+from diffusers.pipelines.kolors import ChatGLMModel
 from safetensors.torch import load_file, save_file
 
 from pipeline.models.denoiser import blank
 from pipeline.models.family import FAMILIES
+from pipeline.models.folder import part_class
 from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import sample_teacher
 from pipeline.utils.errors import UserError
 from tests.families.builder import shown
 from tests.families.measures import refused
-from tests.fixtures.tiny_parts import tiny_decoder
+from tests.fixtures.tiny_parts import tiny_decoder, write_pieces
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3438167536\n"
 
 BERT = transformers.BertModel(
     transformers.BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
 )
+VOCABULARIES = ("tokenizer.json", "tokenizer.model")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -91,19 +94,22 @@ class FolderLaws:
     def test_a_vocabulary_is_there_and_tells_prompts_apart(self, stock, copy):
         index = json.loads((Path(copy.output) / "model_index.json").read_text())
         for part in sorted(Path(copy.output).glob("tokenizer*")):
-            file = part / "tokenizer.json"
-            content = file.read_text()
+            kind = part_class(part.parent, part.name, index[part.name])
+            file = next(each for each in part.iterdir() if each.name in VOCABULARIES)
+            content = file.read_bytes()
             file.unlink()
-            assert f"{part} has no vocabulary (no tokenizer.json" in refused(copy)
+            assert f"{part} has no vocabulary (no {file.name}" in refused(copy)
             file.write_bytes(POINTER)
             assert f"{file} is a pointer of git-lfs" in refused(copy)
-            file.write_text(content)
+            file.write_bytes(content)
             told = part / "tokenizer_config.json"
             settings = told.read_text()
-            kind = getattr(transformers, index[part.name][1])
-            kind().save_pretrained(part)
+            if file.suffix == ".json":
+                kind().save_pretrained(part)
+            else:
+                write_pieces(file, {"<unk>": 0.0, "▁": -1.0})
             assert f"{part}: its vocabulary of " in refused(copy)
-            file.write_text(content)
+            file.write_bytes(content)
             told.write_text(settings)
         load_teacher(copy)
 
@@ -112,14 +118,16 @@ class FolderLaws:
         index = Path(copy.output) / "model_index.json"
         known = json.loads(index.read_text())
         for part in sorted(index.parent.glob("text_encoder*")):
-            kind, files = getattr(transformers, known[part.name][1]), contents(part)
+            kind = part_class(part.parent, part.name, known[part.name])
+            files = contents(part)
             config = kind.config_class.from_pretrained(part)
             wide = {key: 2 * getattr(config, key, 0) for key in ("hidden_size", "projection_dim")}
-            words = config.vocab_size
+            rows = "padded_vocab_size" if kind is ChatGLMModel else "vocab_size"
+            words = getattr(config, rows)
             for other, told in (
                 (wide, rf"is \d+, not .*({'|'.join(map(str, wide.values()))}) \({part.name}\."),
-                ({"vocab_size": words - 1}, f"has {words} words, its {part.name} {words - 1}:"),
-                ({"vocab_size": words + 128}, f"has {words} words, its {part.name} {words + 128}:"),
+                ({rows: words - 1}, f"has {words} words, its {part.name} {words - 1}:"),
+                ({rows: words + 512}, f"has {words} words, its {part.name} {words + 512}:"),
             ):
                 kind(kind.config_class(**{**config.to_dict(), **other})).save_pretrained(part)
                 assert re.search(told, refused(copy))

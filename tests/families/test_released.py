@@ -52,6 +52,12 @@ RELEASED: dict[str, Case] = {
         {**EULER, **OLD, "timestep_spacing": "leading", "steps_offset": 1}
         | {"interpolation_type": "linear", "sample_max_value": 1.0, "use_karras_sigmas": False},
     ),
+    "kolors": (
+        "kolors",
+        "euler",
+        {**EULER, **OLD, "timestep_spacing": "leading", "steps_offset": 1}
+        | {"num_train_timesteps": 1100, "beta_end": 0.014, "interpolation_type": "linear"},
+    ),
     "sd35": ("sd3", "euler", {**FLOW, "shift": 3.0}),
     "flux-dev": ("flux-dev", "euler", {**FLOW, **BY_SIZE}),
     "flux-schnell": ("flux-schnell", "euler", {**FLOW, "shift": 1.0, "base_shift": 0.5}),

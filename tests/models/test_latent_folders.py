@@ -147,6 +147,13 @@ def test_what_cannot_be_loaded_is_one_clear_error(tmp_path, monkeypatch):
     index.write_text(json.dumps(json.loads(whole) | {"vae": ["my_code", "VAE"]}))
     with pytest.raises(UserError, match=r"vae is a my_code\.VAE, code that is never run"):
         load_teacher(config)
+    for entry, told in (
+        (["kolors.text_encoder", "ChatGLMModel"], r"is a kolors\.\w+\.\w+, code that is never run"),
+        (["pipeline_utils", "torch"], "pipeline_utils has no torch; pip install --upgrade diff"),
+    ):
+        index.write_text(json.dumps(json.loads(whole) | {"text_encoder": entry}))
+        with pytest.raises(UserError, match=told):
+            load_teacher(config)
     index.write_text(whole)
     next((folder / "text_encoder").glob("*.safetensors")).unlink()
     with pytest.raises(UserError, match=f"no {folder}/text_encoder/model.safetensors"):

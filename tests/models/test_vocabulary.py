@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from sentencepiece import sentencepiece_model_pb2
 
 from pipeline.config import TeacherConfig
 from pipeline.models.loading import load_teacher
 from pipeline.utils.errors import UserError
 from tests.fixtures.tiny_models import save_tiny
+from tests.fixtures.tiny_parts import write_pieces
 
 
 @pytest.fixture
@@ -66,15 +66,9 @@ def test_a_vocabulary_as_sentencepiece_has_it_is_the_same(
 ) -> None:
     tokenizer = save_tiny(tmp_path / "model", "pixart-alpha") / "tokenizer"
     tokens, whole = tokens_of(tokenizer), tokenizer / "tokenizer.json"
-    model = sentencepiece_model_pb2.ModelProto()
-    kinds = {"<pad>": model.SentencePiece.CONTROL, "</s>": model.SentencePiece.CONTROL}
-    kinds["<unk>"] = model.SentencePiece.UNKNOWN
-    for piece, score in json.loads(whole.read_text())["model"]["vocab"]:
-        if not piece.startswith("<extra_id_"):
-            kind = kinds.get(piece, model.SentencePiece.NORMAL)
-            model.pieces.add(piece=piece, score=score, type=kind)
-    model.trainer_spec.unk_id = 2
-    (tokenizer / "spiece.model").write_bytes(model.SerializeToString())
+    pieces = dict(json.loads(whole.read_text())["model"]["vocab"])
+    own = {piece: score for piece, score in pieces.items() if not piece.startswith("<extra_id_")}
+    write_pieces(tokenizer / "spiece.model", own)
     whole.unlink()
     assert torch.equal(tokens_of(tokenizer), tokens)
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: a UNet on latents that is told the images' size."""
+"""Stable Diffusion XL: UNets on latents that are told the images' size."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -13,8 +13,36 @@ from pipeline.models.folder import ModelFolder
 from pipeline.models.vae import VAE, ScaleShift
 
 
+class SizedUNet(LatentUNet):
+    """A `UNet2DConditionModel` that is told a pooled embedding and sizes, beside tokens."""
+
+    @staticmethod
+    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
+        if negative and texts == [""]:  # the model's habit decides: an empty prompt or zeros
+            _, tokens, _, pooled = pipe.encode_prompt(texts, device=device)
+        else:
+            tokens, _, pooled, _ = pipe.encode_prompt(
+                texts, device=device, do_classifier_free_guidance=False
+            )
+        return Condition({"tokens": tokens, "pooled": pooled})
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        tokens, pooled = condition["tokens"], condition["pooled"]
+        # of an image not cropped
+        sizes = pooled.new_tensor([self.size, self.size, 0, 0, self.size, self.size])
+        added = {"text_embeds": pooled, "time_ids": sizes.expand(len(x_t), -1)}
+        output: Tensor = self.backbone(
+            x_t,
+            t,
+            encoder_hidden_states=tokens.to(x_t.dtype),
+            timestep_cond=self.guidance_input(x_t),
+            added_cond_kwargs=added,
+        ).sample
+        return output
+
+
 @register_family
-class StableDiffusionXL(LatentUNet):
+class StableDiffusionXL(SizedUNet):
     """A `UNet2DConditionModel` with two text encoders.
 
     Source: Podell et al., 2023, arXiv 2307.01952.
@@ -68,27 +96,3 @@ class StableDiffusionXL(LatentUNet):
             return super().vae(network)
         scale = tuple(config.scaling_factor / each for each in spread)
         return VAE(network, ScaleShift(scale, tuple(mean)))
-
-    @staticmethod
-    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
-        if negative and texts == [""]:  # the model's habit decides: an empty prompt or zeros
-            _, tokens, _, pooled = pipe.encode_prompt(texts, device=device)
-        else:
-            tokens, _, pooled, _ = pipe.encode_prompt(
-                texts, device=device, do_classifier_free_guidance=False
-            )
-        return Condition({"tokens": tokens, "pooled": pooled})
-
-    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        tokens, pooled = condition["tokens"], condition["pooled"]
-        # of an image not cropped
-        sizes = pooled.new_tensor([self.size, self.size, 0, 0, self.size, self.size])
-        added = {"text_embeds": pooled, "time_ids": sizes.expand(len(x_t), -1)}
-        output: Tensor = self.backbone(
-            x_t,
-            t,
-            encoder_hidden_states=tokens.to(x_t.dtype),
-            timestep_cond=self.guidance_input(x_t),
-            added_cond_kwargs=added,
-        ).sample
-        return output
