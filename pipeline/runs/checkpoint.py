@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -126,7 +126,8 @@ def read(folder: Path, state: State) -> None:
     Raises:
         UserError: If the files cannot be read or hold other networks.
     """
-    _load(folder, state.tensors(), alone=not dist.is_initialized())
+    reader = _Reader(str(folder))
+    _load(folder, reader, state.tensors(), alone=not dist.is_initialized())
 
 
 def read_part(folder: Path, part: str) -> dict[str, Tensor]:
@@ -135,8 +136,9 @@ def read_part(folder: Path, part: str) -> dict[str, Tensor]:
     Raises:
         UserError: If the files cannot be read.
     """
+    reader = _Reader(str(folder))
     try:
-        stored = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+        stored = reader.read_metadata().state_dict_metadata
     except (OSError, ValueError, SafetensorError) as error:
         raise _unreadable(folder, error) from error
     tensors = {
@@ -144,7 +146,7 @@ def read_part(folder: Path, part: str) -> dict[str, Tensor]:
         for name, found in stored.items()
         if name.startswith(f"{part}.") and isinstance(found, TensorStorageMetadata)
     }
-    _load(folder, tensors, alone=True)
+    _load(folder, reader, tensors, alone=True)
     return {name.removeprefix(f"{part}."): value for name, value in tensors.items()}
 
 
@@ -171,9 +173,18 @@ def digest(tensors: dict[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def _load(folder: Path, tensors: dict[str, Tensor], alone: bool) -> None:
+class _Reader(HuggingFaceStorageReader):
+    """One that reads the heads of the files once, however often it is asked."""
+
+    _heads: Metadata | None = None
+
+    def read_metadata(self) -> Metadata:
+        self._heads = self._heads or super().read_metadata()
+        return self._heads
+
+
+def _load(folder: Path, reader: _Reader, tensors: dict[str, Tensor], alone: bool) -> None:
     try:
-        reader = HuggingFaceStorageReader(str(folder))
         dcp.load(tensors, storage_reader=reader, no_dist=alone)
     except CheckpointException as error:
         raise _unreadable(folder, _cause(error)) from error

@@ -55,23 +55,27 @@ class Conformance(AdapterLaws, FolderLaws, TrainingLaws):
         elif "name" in metafunc.fixturenames:
             metafunc.parametrize("name", names, scope="class")
 
-    @pytest.fixture
-    def builder(self, name: str) -> Builder:
-        return self.builders[name]
+    @pytest.fixture(scope="class")
+    @classmethod
+    def builder(cls, name: str) -> Builder:
+        return cls.builders[name]
 
     @pytest.fixture
     def stock(self) -> None:
         """Asked for by the laws of families that diffusers has a pipeline for."""
 
-    @pytest.fixture
+    @pytest.fixture(scope="class")
+    @classmethod
     def config(
-        self, builder: Builder, tiny_model: Callable[[Builder], Path], prompts: Path
+        cls, builder: Builder, tiny_model: Callable[[Builder], Path], prompts: Path
     ) -> TeacherConfig:
         folder = tiny_model(builder) if builder.make else Path()
         return builder.teacher(folder, prompts)
 
-    @pytest.fixture
-    def teacher(self, config: TeacherConfig) -> Any:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def teacher(cls, config: TeacherConfig) -> Any:
+        """Read by many laws, changed by none."""
         return load_teacher(config)
 
     @pytest.fixture

@@ -19,7 +19,7 @@ from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import sample_teacher
 from pipeline.utils.errors import UserError
 from tests.families.builder import shown
-from tests.families.measures import refused
+from tests.families.measures import networks, refused
 from tests.fixtures.tiny_parts import tiny_decoder, write_pieces
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3438167536\n"
@@ -32,11 +32,6 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model")
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
-
-
-def networks(folder: Path) -> list[Path]:
-    """The files with the weights of all parts."""
-    return sorted(folder.rglob("*.safetensors"))
 
 
 class FolderLaws:

@@ -1,5 +1,6 @@
 """What the laws of families compare with."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,11 @@ from tests.families.builder import Builder
 
 NETWORK = NetworkConfig(channels=(8, 16), attention=(False, True), norm_groups=4)
 LORA = {"rank": 4, "alpha": 6.0}
+
+
+def networks(folder: Path) -> list[Path]:
+    """The files with the weights of all parts."""
+    return sorted(folder.rglob("*.safetensors"))
 
 
 def close(ours: Tensor, theirs: Tensor, bar: float) -> None:
