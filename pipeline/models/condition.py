@@ -8,7 +8,9 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +19,7 @@ from pipeline.utils.errors import UserError
 
 _KEPT = 1024
 """Prompts whose embeddings stay in memory."""
+_LINE_FEED = 10
 
 
 class ClassLabels(Conditioner):
@@ -124,8 +127,42 @@ class Prompts(Conditioner):
         return self.prompts[number] if number < known else self._more[number - known]
 
 
-def read_prompts(file: str | None) -> list[str]:
+class PromptFile(Sequence[str]):
+    """The prompts in a file of one JSON string a line, each read when it is asked for.
+
+    A million of them take 8 MB here, not 100.
+
+    Args:
+        file: Its lines end at LF; it does not change.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        empty = file.stat().st_size == 0  # which cannot be mapped
+        self._bytes = np.empty(0, np.uint8) if empty else np.memmap(file, np.uint8, "r")
+        self._ends = np.flatnonzero(self._bytes == _LINE_FEED)
+        if not empty and self._bytes[-1] != _LINE_FEED:
+            self._ends = np.append(self._ends, len(self._bytes))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        if isinstance(at, slice):
+            return [self[each] for each in range(len(self))[at]]
+        at = range(len(self))[at]
+        start = self._ends[at - 1] + 1 if at else 0
+        prompt: str = json.loads(self._bytes[start : self._ends[at]].tobytes())
+        return prompt
+
+    def __reduce__(self) -> tuple[type["PromptFile"], tuple[Path]]:
+        return PromptFile, (self._file,)
+
+
+def read_prompts(file: str | None) -> Sequence[str]:
     """The prompts in a file of one JSON string a line; none without a file."""
-    if file is None:
-        return []
-    return [json.loads(line) for line in Path(file).read_text().splitlines()]
+    return [] if file is None else PromptFile(Path(file))

@@ -2,6 +2,7 @@
 
 import hashlib
 import socket
+from collections.abc import Iterable
 from functools import cached_property
 
 import torch
@@ -38,7 +39,7 @@ def pair_plan(settings: TeacherConfig, pairs: PairsConfig, seed: int) -> PairPla
         )
     prompts = negative = None
     if teacher.prompts is not None:
-        prompts = hashlib.sha256("\0".join(teacher.prompts).encode()).hexdigest()
+        prompts = _digest(teacher.prompts)
         negative = settings.negative_prompt
     return PairPlan(
         teacher=teacher_fingerprint(settings),
@@ -53,6 +54,14 @@ def pair_plan(settings: TeacherConfig, pairs: PairsConfig, seed: int) -> PairPla
         prompts=prompts,
         negative_prompt=negative,
     )
+
+
+def _digest(prompts: Iterable[str]) -> str:
+    """SHA-256 of prompts with a NUL between two."""
+    digest = hashlib.sha256()
+    for number, prompt in enumerate(prompts):
+        digest.update(f"{'' if number == 0 else chr(0)}{prompt}".encode())
+    return digest.hexdigest()
 
 
 class PairMaker:

@@ -156,7 +156,7 @@ class Conformance(AdapterLaws, FolderLaws, TrainingLaws):
         if teacher.prompts is None:
             pytest.skip("it takes no prompts")
         tokens = teacher.conditioner(torch.tensor([0, 1, 2]), 3)["tokens"]
-        assert teacher.prompts == PROMPTS
+        assert list(teacher.prompts) == PROMPTS
         assert torch.equal(tokens[0], tokens[2]) and not torch.equal(tokens[0], tokens[1])
 
     def test_a_stranger_gets_the_students_images(

@@ -1,7 +1,9 @@
 """Prompts are encoded once, where they are used."""
 
 import json
+import pickle
 
+import pytest
 import torch
 
 from pipeline.config import TeacherConfig
@@ -9,6 +11,21 @@ from pipeline.models import condition
 from pipeline.models.loading import load_teacher
 from tests.families.builder import PROMPTS
 from tests.fixtures.tiny_models import save_tiny
+
+
+def test_prompts_are_read_where_they_stand(tmp_path):
+    """Also through a pickle, as to another process."""
+    texts = ["a cat", "", "zwei\nZeilen\u2028", "\N{CAT FACE}", "a cat"]
+    (tmp_path / "all.prompts").write_text("\n".join(map(json.dumps, texts)))
+    (tmp_path / "none.prompts").write_text("")
+    found = condition.read_prompts(str(tmp_path / "all.prompts"))
+    for each in (found, pickle.loads(pickle.dumps(found))):
+        assert list(each) == texts and len(each) == 5
+        assert (each[-1], each[1:3], each.index("")) == ("a cat", texts[1:3], 1)
+        with pytest.raises(IndexError):
+            each[5]
+    assert list(condition.read_prompts(str(tmp_path / "none.prompts"))) == []
+    assert list(condition.read_prompts(None)) == []
 
 
 def test_prompts_are_encoded_once_and_the_oldest_leave(tmp_path, monkeypatch):
