@@ -113,7 +113,7 @@ def noise(seed: int, ids: Tensor, shape: tuple[int, ...], stream: int = PAIRS) -
         seed: The run's seed, in [0, 2^64).
         ids: Sample ids, (B,) int64.
         shape: Shape of one sample.
-        stream: What the noise is for, in [0, 2^32): `PAIRS`, `EVALUATION` or `FLOOR`.
+        stream: What the noise is for, in [0, 2^32): a stream of this module.
 
     Returns:
         (B, *shape) float32 on the device of the ids.

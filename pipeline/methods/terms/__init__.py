@@ -1,4 +1,4 @@
-"""The terms of the method, by name: a further one is a file, and a line here or of its own."""
+"""The terms of the method, by name: a further one is a file with a line of its own (`TERMS`)."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ TERMS: dict[str, type[Term[Any]]] = {
     "critic": Denoising,
     "gan": GAN,
 }
-"""`TERMS["mine"] = Mine` makes a term known; it then has its settings in `distill.terms.mine`."""
+"""`TERMS["mine"] = Mine` elsewhere makes a term known; its settings are `distill.terms.mine`."""
 
 BUILT_IN = tuple(TERMS)
 """Those whose settings are in `distill` itself, in the order in which they draw and are taken."""
