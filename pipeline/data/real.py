@@ -96,15 +96,35 @@ def write(
     return shards.put(store, plan, ids, encode(batch, plan.footer(preparation=PREPARATION)))
 
 
-def close(store: Store, plan: RealPlan) -> Manifest[RealPlan]:
+def close(store: Store, plan: RealPlan, max_damaged: float = 1) -> Manifest[RealPlan]:
     """Put the manifest of a complete set, or return the one that is there.
 
+    Args:
+        store: Where the set is.
+        plan: Of the set.
+        max_damaged: Share of its images that may lack a row.
+
     Raises:
-        UserError: If a shard is missing, or not the one an earlier manifest lists.
+        UserError: If a shard is missing, or not the one an earlier manifest lists; if more images
+            lack a row, or all.
     """
-    lacking = {name: len(_damaged(store, name)) for name in store.list(_DAMAGED)}
-    rows = {int(name[len(_DAMAGED) :][:12]): number for name, number in lacking.items()}
+    notes = {name: _damaged(store, name) for name in store.list(_DAMAGED)}
+    _check_share([each for found in notes.values() for each in found], plan.count, max_damaged)
+    rows = {int(name[len(_DAMAGED) :][:12]): len(found) for name, found in notes.items()}
     return shards.close(store, plan, plan.count, rows)
+
+
+def _check_share(lacking: Sequence[Damaged], count: int, most: float) -> None:
+    if len(lacking) < count and len(lacking) <= most * count:
+        return
+    first = "; ".join(f"{each.image} (id {each.id}): {each.reason}" for each in lacking[:3])
+    told = f"{len(lacking)} of {count} images cannot be read, the first of them {first}"
+    if len(lacking) == count:
+        raise UserError(f"encode.source: {told}; give images that can be read")
+    raise UserError(
+        f"encode.max_damaged {most:g}: {told}; all: damaged-*.json; mend the source, or raise "
+        "encode.max_damaged and run again to go without them: nothing is encoded anew"
+    )
 
 
 def damaged(store: Store) -> Iterator[Damaged]:
