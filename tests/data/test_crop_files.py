@@ -1,14 +1,14 @@
 """Files of images as cameras, phones and programs write them."""
 
-import builtins
 import io
 import struct
+import sys
 import zlib
 
 import pillow_heif
 import pytest
 import torch
-from PIL import Image, features
+from PIL import Image, ImageOps, features
 from PIL.PngImagePlugin import PngInfo
 
 from pipeline.data import crop
@@ -45,6 +45,23 @@ def with_exif(body: bytes) -> bytes:
     return plain[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + plain[2:]
 
 
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_is_that_of_pillow(orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    data = content(picture(2), exif=exif)
+    with Image.open(io.BytesIO(data)) as file:
+        theirs = read_image(content(ImageOps.exif_transpose(file)), 3, 12, 16)
+    assert torch.equal(read_image(data, 3, 12, 16), theirs)
+
+
+def with_text(key: str, text: str, compressed: bool) -> bytes:
+    words = PngInfo()
+    words.add_itxt(key, text, zip=compressed)
+    words.add_text(key, text, zip=compressed)
+    return content(HALF, pnginfo=words)
+
+
 TURNED = (274, 3, 1, struct.pack("<HH", 6, 0))
 
 
@@ -61,6 +78,11 @@ TURNED = (274, 3, 1, struct.pack("<HH", 6, 0))
         (jpeg(TURNED, (34665, 4, 1, struct.pack("<I", 60000))), "top"),
         (jpeg(TURNED, (271, 7, 4, b"abcd"), (305, 3, 1, struct.pack("<HH", 7, 0))), "top"),
         (jpeg(TURNED, (33434, 0, 1, bytes(4))), "top"),
+        (jpeg(TURNED, (282, 2, 1, b"x\0\0\0")), "top"),
+        (jpeg(TURNED, (271, 11, 1, struct.pack("<f", 1))), "top"),
+        (jpeg(TURNED, (700, 3, 2, struct.pack("<HH", 999, 999))), "top"),
+        (with_text("Raw profile type exif", "\n\n\nzz", True), "left"),
+        (with_text("exif", "zz", False), "left"),
         (jpeg((274, 3, 2, b"\6\0\6\0")), "top"),
         (with_exif(b"Exif\0\0"), "left"),
         (with_exif(b"Exif\0\0garbage here"), "left"),
@@ -69,13 +91,6 @@ TURNED = (274, 3, 1, struct.pack("<HH", 6, 0))
 )
 def test_broken_exif_makes_no_image_unreadable(data, side):
     assert white_side(data) == side
-
-
-def with_text(key: str, text: str, compressed: bool) -> bytes:
-    words = PngInfo()
-    words.add_itxt(key, text, zip=compressed)
-    words.add_text(key, text, zip=compressed)
-    return content(HALF, pnginfo=words)
 
 
 @pytest.mark.parametrize("compressed", [True, False])
@@ -138,21 +153,14 @@ def test_a_heic_bomb_is_refused(monkeypatch):
 @pytest.fixture
 def without_packages(monkeypatch):
     """As where neither pillow-heif nor Pillow's AVIF is installed."""
-    plain = builtins.__import__
-
-    def importing(name, *rest):
-        if name == "pillow_heif":
-            raise ImportError(name)
-        return plain(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", importing)
-    monkeypatch.setattr(crop, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
     monkeypatch.setattr(features, "check", lambda name: name != "avif")
-    for cached in (crop.open_heif, crop.more_endings):
-        cached.cache_clear()
+    cached = crop.open_heif, crop.more_endings
+    for each in cached:
+        each.cache_clear()
     yield
-    for cached in (crop.open_heif, crop.more_endings):
-        cached.cache_clear()
+    for each in cached:
+        each.cache_clear()
 
 
 def test_an_installation_that_cannot_read_a_format_says_what_it_needs(without_packages):

@@ -1,10 +1,12 @@
 """Laws of encoding a source with images that cannot be read."""
 
+import sys
 from pathlib import Path
 
+import pillow_heif
 import pytest
 
-from pipeline.data import real, shards
+from pipeline.data import crop, real, shards
 from pipeline.data.reader import RealReader
 from pipeline.stages.verify import inspect_real, verify_real
 from pipeline.utils.errors import UserError
@@ -117,3 +119,17 @@ def test_an_image_that_is_gone_is_no_damaged_one(tmp_path):
     (folder / "class-0" / "0.png").unlink()
     with pytest.raises(UserError, match="cannot read .*class-0/0.png"):
         maker.make(0)
+
+
+def test_what_only_this_node_cannot_read_is_no_damaged_image(tmp_path, monkeypatch):
+    folder = labelled(tmp_path / "source")
+    pillow_heif.from_pillow(picture(0)).save(folder / "a.heic")
+    (folder / "a.heic").rename(folder / "class-0" / "0.png")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    crop.open_heif.cache_clear()
+    config = configure(tmp_path, None, folder)
+    with pytest.raises(UserError, match="HEIC image, which needs pillow-heif on every node"):
+        opened(config).make(0)
+    assert not store_of(config).list("damaged-")
+    monkeypatch.undo()
+    assert make(config).manifest.count == 9
