@@ -85,15 +85,21 @@ def write(
     """
     found = {*batch.ids.tolist(), *(each.id for each in damaged)}
     assert found == set(ids), "these are not the shard's ids"
-    if damaged:
-        name = f"{_DAMAGED}{ids.start:012d}-{ids.stop:012d}.json"
-        note = (json.dumps([asdict(each) for each in damaged], indent=1) + "\n").encode()
-        if not store.put(name, note) and store.get(name) != note:
-            raise UserError(
-                f"{store.uri(name)} lists other images than this node cannot read; install the "
-                "same constraints.txt on all nodes, delete it and run jobs/encode.py again"
-            )
+    _note(store, f"{_DAMAGED}{ids.start:012d}-{ids.stop:012d}.json", damaged)
     return shards.put(store, plan, ids, encode(batch, plan.footer(preparation=PREPARATION)))
+
+
+def _note(store: Store, name: str, damaged: Sequence[Damaged]) -> None:
+    """Say which images a shard lacks; in whose words does not matter if it is said already."""
+    text = json.dumps([asdict(each) for each in damaged], indent=1) + "\n"
+    if damaged and store.put(name, text.encode()):
+        return
+    known = _damaged(store, name) if name in store.list(name) else []
+    if {each.id for each in known} != {each.id for each in damaged}:
+        raise UserError(
+            f"{store.uri(name)} lists other images than this node cannot read; install the same "
+            "constraints.txt on all nodes, delete it and run jobs/encode.py again"
+        )
 
 
 def close(store: Store, plan: RealPlan, max_damaged: float = 1) -> Manifest[RealPlan]:

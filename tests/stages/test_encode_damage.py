@@ -103,14 +103,23 @@ def test_where_nothing_can_be_read_the_work_ends_soon_and_may_go_on(tmp_path):
     assert real.close(store_of(config), again.plan, 0.7).count == 3
 
 
-def test_a_node_that_reads_other_images_is_refused(tmp_path):
-    folder = labelled(tmp_path / "source")
-    (folder / "class-0" / "0.png").write_bytes(b"no image")
-    maker = opened(configure(tmp_path, None, folder))
-    note = "damaged-000000000000-000000000004.json"
-    maker._store.put(note, b'[{"id": 1, "image": "x", "reason": "y"}]')
-    with pytest.raises(UserError, match=f"{note} lists other images than this node cannot"):
+NOTE = "damaged-000000000000-000000000004.json"
+
+
+@pytest.mark.parametrize("lost", [[0], []])
+def test_a_node_that_reads_other_images_is_refused(tmp_path, lost):
+    maker = opened(configure(tmp_path, None, damage(labelled(tmp_path / "source"), *lost)))
+    maker._store.put(NOTE, b'[{"id": 1, "image": "x", "reason": "y"}]')
+    with pytest.raises(UserError, match=f"{NOTE} lists other images than this node cannot"):
         maker.make(0)
+
+
+def test_a_note_in_the_words_of_an_earlier_version_is_the_same(tmp_path):
+    config = configure(tmp_path, None, damage(labelled(tmp_path / "source"), 0))
+    note = b'[{"id": 0, "image": "class-0/0.png", "reason": "no JPEG, PNG image"}]'
+    opened(config)._store.put(NOTE, note)
+    assert make(config).manifest.count == 8
+    assert store_of(config).get(NOTE) == note
 
 
 def test_an_image_that_is_gone_is_no_damaged_one(tmp_path):
