@@ -19,7 +19,8 @@ def encode_images(config: Config) -> None:
     Raises:
         UserError: If the teacher cannot be loaded, the source is missing, incomplete or changed,
             the output holds another set, a store refuses, or no shard comes for `encode.patience`
-            seconds; if shards failed, after all others are made.
+            seconds; if shards failed, or more than `encode.max_damaged` of the images cannot be
+            read, after all others are made.
     """
     encode = config.encode
     open_output = partial(Storage, encode.output, config.s3, "encode.output")
@@ -33,7 +34,7 @@ def encode_images(config: Config) -> None:
 
     work = Work("encode", "images", encode, new_maker)
     pool.make_missing(store, plan, plan.count, work)
-    manifest = real.close(store, plan)
+    manifest = real.close(store, plan, encode.max_damaged)
     pool.report(manifest, work, encode.output)
     if damaged := list(real.damaged(store)):
         first = damaged[0]

@@ -83,6 +83,13 @@ class EncodeConfig(Branch):
         default=None, description="Height and width after cropping, in pixels; null: the teacher's."
     )
     shard_size: Positive = Field(default=500, description="Images per shard (one file, one task).")
+    max_damaged: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Share of the images that may be unreadable and left out; with more the set is "
+        "not closed.",
+    )
     patience: float = Field(
         default=1800.0,
         gt=0,

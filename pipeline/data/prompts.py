@@ -1,21 +1,30 @@
-"""Prompts from files: text, CSV, Parquet, or the folder of a Hugging Face dataset."""
+"""Prompts from files: text, CSV, JSON Lines, Parquet, Arrow, or a Hugging Face dataset's folder."""
 
 import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from pipeline.config import S3Config, TeacherConfig
+from pipeline.data import text
 from pipeline.data.sources.sample import NAMES, field
 from pipeline.data.storage import Storage, Store
+from pipeline.data.text import TextError
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import cache_folder, write_file
 
 _COPY = ".prompts"
-_FILES = (".txt", ".csv", ".parquet", ".arrow")
+_TEXTS, _TABLES = (".txt", ".csv", ".jsonl"), (".parquet", ".arrow")
+_HIDDEN = r"(^|/)(\.|__MACOSX|cache-[^/]*\.arrow$)"
+"""No data: hidden files and folders, and what `map` and `filter` of a dataset leave behind."""
+_FEATHER = b"ARROW1"
+_OTHER_COMMAS = ";\t|"
 
 
 def local_prompts(teacher: TeacherConfig, credentials: S3Config) -> TeacherConfig:
@@ -35,46 +44,209 @@ def local_prompts(teacher: TeacherConfig, credentials: S3Config) -> TeacherConfi
 
 
 def read_prompts(path: str, credentials: S3Config) -> list[str]:
-    """All prompts of a file or folder, local or not, in order; raises as `local_prompts`."""
-    path = path.rstrip("/")
-    if path.endswith(_FILES):
-        folder, _, name = path.rpartition("/")
-        store, names = Storage(folder, credentials, "teacher.prompts"), [name]
-        if name not in store.list(name):
-            raise UserError(f"teacher.prompts: there is no {path}")
-    else:
-        store = Storage(path, credentials, "teacher.prompts")
-        names = [name for name in store.tree() if name.endswith((".parquet", ".arrow"))]
-    try:
-        prompts = [line for name in names for line in _read(store, name)]
-    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"teacher.prompts: cannot read {path}: {reason}") from error
+    """All prompts of a file or folder, local or not, in order, without the space around them.
+
+    Rows without a prompt are left out; one printed line counts them. Raises as `local_prompts`.
+    """
+    prompts: list[str] = []
+    rows = 0
+    store, names = _files(path.rstrip("/") or "/", credentials)
+    for name in names:
+        with _readable(store.uri(name)):
+            for row in _read(store, name):
+                rows += 1
+                if prompt := (row or "").strip():
+                    prompts.append(_clean(prompt, store.uri(name)))
     if not prompts:
         raise UserError(
-            f"teacher.prompts: no prompts in {path}; give a file that ends in .txt, .csv or "
-            ".parquet, or the folder of a Hugging Face dataset"
+            f"teacher.prompts: no prompts in {path}; give a file that ends in "
+            f"{', '.join(_TEXTS + _TABLES)}, or the folder of a Hugging Face dataset"
         )
+    if left := rows - len(prompts):
+        print(f"prompts  {left} of {rows} rows without a prompt left out")
     return prompts
 
 
-def _read(store: Store, name: str) -> Iterator[str]:
-    """The prompts of one file, without the space around them; empty ones are left out."""
-    with store.open(name) as file:
-        if name.endswith(".txt"):
-            lines = file.read().decode().splitlines()
-        else:
-            if name.endswith(".csv"):
-                table = pyarrow.csv.read_csv(file)
-            elif name.endswith(".parquet"):
-                table = pq.read_table(file)
-            else:
-                table = pa.ipc.open_stream(file).read_all()
-            column = field(table.column_names, "captions")
-            if column is None:
-                raise UserError(
-                    f"teacher.prompts: {store.uri(name)} has no column "
-                    f"{', '.join(NAMES['captions'])}; it has {', '.join(table.column_names)}"
-                )
-            lines = table[column].to_pylist()
-    yield from (line for each in lines if (line := str(each or "").strip()))
+def _files(path: str, credentials: S3Config) -> tuple[Store, list[str]]:
+    """A store, and the names of the files in it that hold the prompts, in order."""
+    if (ending := _ending(path)) in _TEXTS + _TABLES:
+        name = path.rpartition("/")[2]
+        store = Storage(path.removesuffix(name), credentials, "teacher.prompts")
+        if name in store.list(name):
+            return store, [name]
+    store = Storage(path, credentials, "teacher.prompts")
+    with _readable(path):
+        names = _of_dataset(store, [name for name in store.tree() if not re.search(_HIDDEN, name)])
+        names = _of_one_kind(names, path)
+    if not names and ending in _TEXTS + _TABLES:
+        raise UserError(f"teacher.prompts: there is no {path}")
+    return store, names
+
+
+def _ending(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _of_dataset(store: Store, names: list[str]) -> list[str]:
+    """What `save_to_disk` says are its files, where it made the folder; else all of them.
+
+    Raises:
+        TextError: If it has several splits, or lacks a file.
+    """
+    if "dataset_dict.json" in names:
+        splits = _json(store, "dataset_dict.json").get("splits", [])
+        if len(splits) > 1:
+            raise TextError(
+                f"{store.uri('')} has the splits {', '.join(splits)}; give the folder of one: "
+                f"{store.uri(splits[0])}"
+            )
+    for state in [name for name in names if PurePosixPath(name).name == "state.json"]:
+        if (files := _json(store, state).get("_data_files")) is not None:
+            folder = state.removesuffix("state.json")
+            wanted = {folder + each["filename"] for each in files}
+            if missing := sorted(wanted.difference(names)):
+                raise TextError(f"{store.uri(state)} names {missing[0]}, which is not there")
+            names = [each for each in names if each in wanted or not each.startswith(folder)]
+    return names
+
+
+def _json(store: Store, name: str) -> dict[str, Any]:
+    where = store.uri(name)
+    return text.record(text.decode(store.get(name), where), where)
+
+
+def _of_one_kind(names: list[str], path: str) -> list[str]:
+    """The tables among these; where there are none, the files of text.
+
+    Raises:
+        TextError: If the files of text are of several kinds.
+    """
+    texts = [name for name in names if _ending(name) in _TEXTS]
+    if tables := [name for name in names if _ending(name) in _TABLES]:
+        if texts:
+            print(f"prompts  {len(texts)} files of text beside the tables are not read: {texts[0]}")
+        return tables
+    if len(kinds := sorted({_ending(name) for name in texts})) > 1:
+        raise TextError(f"{path} has files of {' and '.join(kinds)}; name one of them")
+    return texts
+
+
+@contextmanager
+def _readable(where: str) -> Iterator[None]:
+    try:
+        yield
+    except TextError as error:
+        raise UserError(f"teacher.prompts: {error}") from error
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"teacher.prompts: cannot read {where}: {reason}") from error
+
+
+def _clean(prompt: str, where: str) -> str:
+    if "\0" in prompt:
+        raise TextError(f"{where} has a prompt with a NUL character, {prompt[:60]!r}; remove it")
+    return prompt
+
+
+def _read(store: Store, name: str) -> Iterator[str | None]:
+    """The rows of one file."""
+    where, ending = store.uri(name), _ending(name)
+    if ending in _TABLES:
+        with store.open(name) as file:
+            yield from (_parquet if ending == ".parquet" else _arrow)(file, where)
+        return
+    content = text.decode(store.get(name), where)
+    if ending == ".txt":
+        yield from text.lines(content)
+    elif ending == ".csv":
+        yield from _of_rows(content, where)
+    else:
+        yield from _of_records(text.records(content, where), where)
+
+
+def _of_rows(content: str, where: str) -> Iterator[str]:
+    """The column of prompts of a CSV file.
+
+    Raises:
+        TextError: As `rows` and `_column`, or if it is no comma that separates the columns.
+    """
+    header, column = next(text.lines(content), ""), ""
+    others = [mark for mark in _OTHER_COMMAS if mark in header]
+    if others and field((name.strip('"') for name in header.split(",")), "captions") is None:
+        raise TextError(f"{where} has {others[0]!r} between its columns; separate them by commas")
+    for row in text.rows(content, where):
+        column = column or _column(list(row), where)
+        yield row[column]
+
+
+def _of_records(records: Iterable[dict[str, Any]], where: str) -> Iterator[str | None]:
+    """What each record says; not every one needs the column.
+
+    Raises:
+        TextError: If none of them has it, or it holds anything but text.
+    """
+    known, others = False, list[str]()
+    for number, record in enumerate(records, 1):
+        if (column := field(record, "captions")) is None:
+            others = others or list(record)
+            yield None
+            continue
+        known = True
+        if not isinstance(value := record[column], str | None):
+            kind = type(value).__name__
+            raise TextError(f"record {number} of {where} has a {column} of type {kind}, not text")
+        yield value
+    if others and not known:
+        _column(others, where)
+
+
+def _column(names: list[str], where: str) -> str:
+    """The one that holds the prompts.
+
+    Raises:
+        TextError: If there is none, or two have its name.
+    """
+    column = field(names, "captions")
+    if column is None:
+        raise TextError(
+            f"{where} has no column {', '.join(NAMES['captions'])}; it has {', '.join(names)}; "
+            "rename the one with the prompts"
+        )
+    if names.count(column) > 1:
+        raise TextError(f"{where} has two columns {column!r}; rename one")
+    return column
+
+
+def _parquet(source: pa.NativeFile, where: str) -> Iterator[str | None]:
+    """The column of prompts alone, one row group in memory."""
+    file = pq.ParquetFile(source)
+    column = _text_column(file.schema_arrow, where)
+    for group in range(file.num_row_groups):
+        table = file.read_row_group(group, columns=[column], use_threads=False)
+        yield from table.column(0).to_pylist()
+
+
+def _arrow(source: pa.NativeFile, where: str) -> Iterator[str | None]:
+    """The column of prompts, one batch in memory; of a stream as `datasets` writes, or a file."""
+    head = source.read(len(_FEATHER))
+    source.seek(0)
+    if head == _FEATHER:
+        file = pa.ipc.open_file(source)
+        batches = (file.get_batch(number) for number in range(file.num_record_batches))
+    else:
+        file = batches = pa.ipc.open_stream(source)
+    column = _text_column(file.schema, where)
+    for batch in batches:
+        yield from batch.column(column).to_pylist()
+
+
+def _text_column(schema: pa.Schema, where: str) -> str:
+    """As `_column`; raises TextError besides if it does not hold text."""
+    column = _column(schema.names, where)
+    kind = held = schema.field(column).type
+    if pa.types.is_dictionary(kind):
+        held = kind.value_type
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    if not any(is_text(held) for is_text in (*texts, pa.types.is_null)):
+        raise TextError(f"the column {column} of {where} is {kind}, not text; make it a string")
+    return column

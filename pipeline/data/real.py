@@ -85,26 +85,52 @@ def write(
     """
     found = {*batch.ids.tolist(), *(each.id for each in damaged)}
     assert found == set(ids), "these are not the shard's ids"
-    if damaged:
-        name = f"{_DAMAGED}{ids.start:012d}-{ids.stop:012d}.json"
-        note = (json.dumps([asdict(each) for each in damaged], indent=1) + "\n").encode()
-        if not store.put(name, note) and store.get(name) != note:
-            raise UserError(
-                f"{store.uri(name)} lists other images than this node cannot read; install the "
-                "same constraints.txt on all nodes, delete it and run jobs/encode.py again"
-            )
+    _note(store, f"{_DAMAGED}{ids.start:012d}-{ids.stop:012d}.json", damaged)
     return shards.put(store, plan, ids, encode(batch, plan.footer(preparation=PREPARATION)))
 
 
-def close(store: Store, plan: RealPlan) -> Manifest[RealPlan]:
+def _note(store: Store, name: str, damaged: Sequence[Damaged]) -> None:
+    """Say which images a shard lacks; in whose words does not matter if it is said already."""
+    text = json.dumps([asdict(each) for each in damaged], indent=1) + "\n"
+    if damaged and store.put(name, text.encode()):
+        return
+    known = _damaged(store, name) if name in store.list(name) else []
+    if {each.id for each in known} != {each.id for each in damaged}:
+        raise UserError(
+            f"{store.uri(name)} lists other images than this node cannot read; install the same "
+            "constraints.txt on all nodes, delete it and run jobs/encode.py again"
+        )
+
+
+def close(store: Store, plan: RealPlan, max_damaged: float = 1) -> Manifest[RealPlan]:
     """Put the manifest of a complete set, or return the one that is there.
 
+    Args:
+        store: Where the set is.
+        plan: Of the set.
+        max_damaged: Share of its images that may lack a row.
+
     Raises:
-        UserError: If a shard is missing, or not the one an earlier manifest lists.
+        UserError: If a shard is missing, or not the one an earlier manifest lists; if more images
+            lack a row, or all.
     """
-    lacking = {name: len(_damaged(store, name)) for name in store.list(_DAMAGED)}
-    rows = {int(name[len(_DAMAGED) :][:12]): number for name, number in lacking.items()}
+    notes = {name: _damaged(store, name) for name in store.list(_DAMAGED)}
+    _check_share([each for found in notes.values() for each in found], plan.count, max_damaged)
+    rows = {int(name[len(_DAMAGED) :][:12]): len(found) for name, found in notes.items()}
     return shards.close(store, plan, plan.count, rows)
+
+
+def _check_share(lacking: Sequence[Damaged], count: int, most: float) -> None:
+    if len(lacking) < count and len(lacking) <= most * count:
+        return
+    first = "; ".join(f"{each.image} (id {each.id}): {each.reason}" for each in lacking[:3])
+    told = f"{len(lacking)} of {count} images cannot be read, the first of them {first}"
+    if len(lacking) == count:
+        raise UserError(f"encode.source: {told}; give images that can be read")
+    raise UserError(
+        f"encode.max_damaged {most:g}: {told}; all: damaged-*.json; mend the source, or raise "
+        "encode.max_damaged and run again to go without them: nothing is encoded anew"
+    )
 
 
 def damaged(store: Store) -> Iterator[Damaged]:

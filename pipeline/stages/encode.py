@@ -20,6 +20,9 @@ from pipeline.models.loading import load_teacher, load_vae, vae_fingerprint
 from pipeline.models.vae import VAE
 from pipeline.utils.errors import UserError
 
+_HOPELESS = 3
+"""Shards without one readable image after which a maker gives up."""
+
 
 def real_plan(config: Config, store: Store) -> RealPlan:
     """All that defines the content of the configured set; its source is listed at the first call.
@@ -80,6 +83,7 @@ class RealMaker:
         self.plan = plan
         self._teacher, self._source, self._store = teacher, source, store
         self._spans = plan.spans(plan.count)
+        self._sound, self._damaged = 0, list[Damaged]()
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @property
@@ -121,8 +125,8 @@ class RealMaker:
         Images that cannot be read have no row, and are noted beside the shard.
 
         Raises:
-            UserError: If the VAE cannot be loaded, source or store refuse, or more than half of
-                the images cannot be read.
+            UserError: If the VAE cannot be loaded, source or store refuse, or no image of the
+                first shards can be read.
             FloatingPointError: If the VAE makes values that are not finite.
         """
         ids, vae, reader = self._spans[index], self.latents, self._reader
@@ -139,21 +143,28 @@ class RealMaker:
             rows[id] = image if vae is None else vae.encode(image)
             if not rows[id].half().isfinite().all():
                 raise FloatingPointError(f"the VAE fails at image {id}, {sample.name}: not finite")
-        if 2 * len(damaged) > len(ids):
-            first = damaged[0]
-            raise UserError(
-                f"encode.source: {len(damaged)} of the images {ids.start} to {ids.stop - 1} cannot "
-                f"be read, the first of them {first.id}, {first.image}: {first.reason}; mend the "
-                "source and choose another encode.output"
-            )
-        batch = self._batch([samples[id] for id in rows], rows)
-        return real.write(self._store, self.plan, ids, batch, damaged)
+        name = real.write(self._store, self.plan, ids, self._batch(samples, rows), damaged)
+        self._count(len(rows), damaged)
+        return name
 
-    def _batch(self, samples: Sequence[Sample], rows: Mapping[int, Tensor]) -> RealBatch:
-        annotations, plan = [sample.annotation for sample in samples], self.plan
+    def _count(self, sound: int, damaged: Sequence[Damaged]) -> None:
+        """Give up if nothing at all can be read from the start."""
+        self._sound += sound
+        self._damaged += damaged
+        if self._sound or len(self._damaged) < _HOPELESS * self.plan.shard_size:
+            return
+        first = self._damaged[0]
+        raise UserError(
+            f"encode.source: not one of {len(self._damaged)} images can be read, the first of them "
+            f"{first.image} (id {first.id}): {first.reason}; mend the source, or run again if the "
+            "others are sound: it goes on with the next ones"
+        )
+
+    def _batch(self, samples: Mapping[int, Sample], rows: Mapping[int, Tensor]) -> RealBatch:
+        annotations, plan = [samples[id].annotation for id in rows], self.plan
         return RealBatch(
-            torch.tensor(list(rows)),
-            None if plan.classes is None else torch.tensor(annotations),
+            torch.tensor(list(rows), dtype=torch.int64),
+            None if plan.classes is None else torch.tensor(annotations, dtype=torch.int64),
             tuple(map(str, annotations)) if plan.captions else None,
-            torch.cat(list(rows.values())).cpu(),
+            torch.cat([torch.zeros(0, *plan.shape), *(row.cpu() for row in rows.values())]),
         )

@@ -69,8 +69,9 @@ def inspect_real(config: Config) -> None:
     print(f"from     {'x'.join(map(str, plan.size))} pixels\ncodec    {plan.codec}")
     for each in islice(real.damaged(store), _COLUMNS):
         print(f"left out {each.id} {each.image}: {each.reason}")
-    with store.open(manifest.shards[0].name) as file:
-        where = store.uri(manifest.shards[0].name)
+    name = next(shard.name for shard in manifest.shards if shard.rows)
+    with store.open(name) as file:
+        where = store.uri(name)
         batch = real.decode(file, 0, plan.shape, plan.fingerprint(), where).float()
     for number, caption in zip(batch.ids.tolist(), (batch.captions or ())[:_COLUMNS], strict=False):
         print(f"{number:8} {caption}")

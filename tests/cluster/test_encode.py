@@ -130,6 +130,28 @@ def test_images_left_out_are_said_at_the_end(in_process, tmp_path, classes, caps
     assert "1 of 12 images cannot be read and are left out, the first 1/002.webp (id 6)" in text
 
 
+def test_a_raised_share_closes_the_set_without_encoding_anything(
+    in_process, tmp_path, classes, monkeypatch
+):
+    for number in (0, 1):
+        for path in (classes / f"{number}").glob("*.webp"):
+            path.write_bytes(b"no image")
+    config = configure(tmp_path / "run", classes)
+    strict = config.model_copy(
+        update={"encode": config.encode.model_copy(update={"max_damaged": 0.1})}
+    )
+    with pytest.raises(UserError, match="encode.max_damaged 0.1: 2 of 12 images cannot be read"):
+        encode_images(strict)
+    assert len(LocalStore(Path(config.encode.output)).list("real-")) == 3
+
+    def make(self, index):
+        raise AssertionError("nothing is left to make")
+
+    monkeypatch.setattr(RealMaker, "make", make)
+    encode_images(config)
+    assert LocalStore(Path(config.encode.output)).list("manifest-")
+
+
 def test_what_memory_does_not_hold_ends_the_job_with_the_way_out(
     in_process, tmp_path, classes, monkeypatch
 ):

@@ -1,6 +1,8 @@
 """Image files of every kind become pixels of one size."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -45,6 +47,29 @@ def test_exif_turns_an_image():
     assert pixels[:, :8].min() > 240 and pixels[:, 12:].max() < 15
 
 
+def grey(value: float, dtype: object) -> bytes:
+    return content(Image.fromarray(np.full((12, 12), value, dtype)), "TIFF")
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    """A part of a PNG."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png16(colour: int, *samples: int, key: tuple[int, ...] = ()) -> bytes:
+    """A PNG of 16 bits and one colour, with a transparent value or without."""
+    row = b"\0" + struct.pack(f">{len(samples)}H", *samples) * 12
+    return b"".join(
+        [
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", struct.pack(">IIBBBBB", 12, 12, 16, colour, 0, 0, 0)),
+            chunk(b"tRNS", struct.pack(f">{len(key)}H", *key)) if key else b"",
+            chunk(b"IDAT", zlib.compress(row * 12)),
+            chunk(b"IEND", b""),
+        ]
+    )
+
+
 PALETTE = flat(0, "P")
 PALETTE.putpalette([10, 20, 30, 200, 200, 200])
 CLEAR = flat(1, "P")
@@ -66,13 +91,44 @@ CLEAR.putpalette([10, 20, 30, 200, 200, 200])
         (content(flat((10, 20, 30, 0), "RGBA")), (255, 255, 255)),
         (content(flat((0, 0, 0, 51), "RGBA")), (204, 204, 204)),
         (content(flat((0, 255, 255, 0), "CMYK"), "JPEG", quality=100), (255, 0, 0)),
-        (content(Image.fromarray(np.full((12, 12), 257 * 70, np.uint16))), (70, 70, 70)),
+        (grey(257 * 70, np.uint16), (70, 70, 70)),
+        (grey(257 * 70, ">u2"), (70, 70, 70)),
+        (grey(257 * 70, np.int32), (70, 70, 70)),
+        (grey(128, np.int32), (128, 128, 128)),
+        (grey(0.5, np.float32), (128, 128, 128)),
+        (grey(1.0, np.float32), (255, 255, 255)),
+        (png16(0, 257 * 70), (70, 70, 70)),
+        (png16(0, 257 * 70, key=(257 * 70,)), (255, 255, 255)),
+        (png16(0, 257 * 70, key=(257 * 70 + 1,)), (70, 70, 70)),
+        (png16(4, 257 * 70, 65535), (70, 70, 70)),
+        (png16(4, 257 * 70, 0), (255, 255, 255)),
+        (png16(2, 18000, 18001, 18002, key=(18000, 18001, 18002)), (255, 255, 255)),
+        (png16(2, 18000, 18001, 18002, key=(18000, 18001, 20000)), (70, 70, 70)),
+        (png16(6, 257 * 70, 257 * 70, 257 * 70, 0), (255, 255, 255)),
     ],
 )
 def test_every_mode_becomes_its_colours(data, colour):
     pixels = read_image(data, 3, 8, 8).float()
     expected = torch.tensor(colour)[:, None, None].float().expand(3, 8, 8)
     torch.testing.assert_close(pixels, expected, atol=2, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "reason"),
+    [
+        (
+            70_000,
+            np.int32,
+            r"integers of 32 bits \(mode I\) from 70000 to 70000, not from 0 to 65535",
+        ),
+        (-1, np.int32, r"integers of 32 bits \(mode I\) from -1 to -1, not from 0 to 255"),
+        (200, np.float32, r"floats \(mode F\) from 200 to 200, not from 0 to 1"),
+        (np.nan, np.float32, r"floats \(mode F\) from nan to nan"),
+    ],
+)
+def test_values_that_are_no_brightness_are_refused(value, dtype, reason):
+    with pytest.raises(UnreadableError, match=reason):
+        read_image(grey(value, dtype), 3, 8, 8)
 
 
 def test_one_channel_is_grey_and_tiny_images_grow():
@@ -88,7 +144,7 @@ GOOD = content(picture(0, (60, 60)), "JPEG")
     [
         (b"", "no JPEG, PNG"),
         (b"<svg/>", "no JPEG, PNG"),
-        (content(picture(0), "GIF"), "no JPEG, PNG"),
+        (content(picture(0), "PPM"), "no JPEG, PNG"),
         (GOOD[: len(GOOD) // 2], "(?i)truncated"),
         (content(picture(0))[:-30], "."),
     ],

@@ -1,15 +1,18 @@
 """Prompts from every kind of file that may hold them."""
 
+import json
 from pathlib import Path
 
 import boto3
 import datasets
 import pyarrow as pa
+import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 from moto import mock_aws
 
 from pipeline.config import Config, S3Config
+from pipeline.data import prompts as prompts_module
 from pipeline.data import s3
 from pipeline.data.fetch import fetch_inputs
 from pipeline.data.prompts import read_prompts
@@ -39,6 +42,18 @@ def parquet(folder: Path) -> Path:
     return folder / "p.parquet"
 
 
+def jsonl(folder: Path) -> Path:
+    rows = [json.dumps({"id": 1, "Prompt": prompt}) for prompt in PROMPTS]
+    (folder / "p.jsonl").write_text("\n".join([*rows, "", '{"id": 2}', '{"prompt": null}']))
+    return folder / "p.jsonl"
+
+
+def arrow(folder: Path) -> Path:
+    table = pa.table({"text": pa.array(PROMPTS, pa.large_string())})
+    feather.write_feather(table, folder / "p.arrow")
+    return folder / "p.arrow"
+
+
 def dataset(folder: Path) -> Path:
     datasets.Dataset.from_dict({"prompt": PROMPTS}).save_to_disk(folder / "set")
     return folder / "set"
@@ -52,10 +67,20 @@ def hub_folder(folder: Path) -> Path:
     return folder / "hub"
 
 
-@pytest.mark.parametrize("kind", [text, csv, parquet, dataset, hub_folder])
+def folder_of_text(folder: Path) -> Path:
+    for number, prompt in enumerate(PROMPTS):
+        (folder / f"{number}.TXT").write_text(f"{prompt}\n")
+    return folder
+
+
+KINDS = [text, csv, jsonl, parquet, arrow, dataset, hub_folder, folder_of_text]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_gives_the_same_prompts(kind, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    config = asked(kind(tmp_path))
+    (tmp_path / "in").mkdir()
+    config = asked(kind(tmp_path / "in"))
     assert read_prompts(config.teacher.prompts, config.s3) == PROMPTS
     local = fetch_inputs(config).teacher.prompts
     assert local == fetch_inputs(asked(text(tmp_path))).teacher.prompts, "one copy of one content"
@@ -77,16 +102,100 @@ def test_prompts_in_a_bucket(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("name", "content", "prompts"),
     [
+        ("p.txt", "\ufeffa cat\r\na dog\r\n", ["a cat", "a dog"]),
+        ("p.csv", "\ufeffprompt\r\na cat\r\n", ["a cat"]),
+        ("p.jsonl", '\ufeff{"prompt": "a cat"}\r\n', ["a cat"]),
         (
             "p.txt",
-            b"\n \n",
-            "teacher.prompts: no prompts in .*p.txt; give a file that ends",
+            "a cat\u2028on a mat\na dog\x85runs\nb\x0cc\n",
+            ["a cat\u2028on a mat", "a dog\x85runs", "b\x0cc"],
         ),
-        ("p.txt", b"\xff\xfe", "teacher.prompts: cannot read .*p.txt: .*utf-8"),
+        ("p.TXT", "a cat\n", ["a cat"]),
+        ("P.CSV", "PROMPT\na cat\n", ["a cat"]),
+        ("p.csv", "prompt\n0\n007\n1e5\n", ["0", "007", "1e5"]),
+        ("p.csv", "prompt\ntrue\nfalse\n", ["true", "false"]),
+        ("p.csv", 'id,prompt\n1,"a cat\non a mat"\n2,a dog\n', ["a cat\non a mat", "a dog"]),
+        ("p.csv", 'prompt\na 12" pizza\n"a ""b"" c"\n', ['a 12" pizza', 'a "b" c']),
+        ("p.csv", "id;x,prompt\n1,a\n", ["a"]),
+    ],
+)
+def test_text_is_taken_as_it_stands(tmp_path, name, content, prompts):
+    (tmp_path / name).write_bytes(content.encode())
+    assert read_prompts(str(tmp_path / name), S3Config()) == prompts
+
+
+def test_a_large_csv_file_keeps_its_line_breaks(tmp_path):
+    rows = [f"caption {number} has two lines,\nas a model writes them" for number in range(40_000)]
+    table = "".join(f'{number},"{row}"\n' for number, row in enumerate(rows))
+    (tmp_path / "p.csv").write_text(f"id,prompt\n{table}")
+    assert read_prompts(str(tmp_path / "p.csv"), S3Config()) == rows
+
+
+def test_rows_without_a_prompt_are_counted(tmp_path, capsys):
+    read_prompts(str(parquet(tmp_path)), S3Config())
+    read_prompts(str(text(tmp_path)), S3Config())
+    assert capsys.readouterr().out.splitlines() == [
+        "prompts  1 of 4 rows without a prompt left out",
+        "prompts  1 of 4 rows without a prompt left out",
+    ]
+    read_prompts(str(csv(tmp_path)), S3Config())
+    assert not capsys.readouterr().out
+
+
+def test_a_file_in_the_root_and_one_beside_us(tmp_path, monkeypatch):
+    text(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert read_prompts("p.txt", S3Config()) == PROMPTS
+    opened = []
+    monkeypatch.setattr(prompts_module, "Storage", lambda uri, *rest: opened.append(uri) or Fake())
+    assert read_prompts("/p.txt", S3Config()) == ["a cat"]
+    assert opened == ["/"]
+
+
+class Fake:
+    """A store with one file."""
+
+    def list(self, prefix):
+        return {prefix: 1}
+
+    def get(self, name):
+        return b"a cat"
+
+    def uri(self, name):
+        return f"/{name}"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.txt", b"\n \n", "teacher.prompts: no prompts in .*p.txt; give a file that ends"),
+        ("p.txt", b"\xff\xfe", "teacher.prompts: .*p.txt is not UTF-8 .it is UTF-16"),
+        ("p.txt", b"a\nb\xe9\n", "p.txt is not UTF-8 .line 2 has the byte 0xe9.; save it as UTF-8"),
+        ("p.txt", b"a\0cat\n", "p.txt is not UTF-8 .line 1 has the byte 0x00"),
         ("p.csv", b"id,name\n1,x\n", "p.csv has no column prompt, caption, text; it has id, name"),
+        ("p.csv", b"a cat\na dog\n", "p.csv has no column .*; it has a cat; rename"),
+        ("p.csv", b"id;prompt\n1;a, cat\n", "p.csv has ';' between its columns; separate them by"),
+        ("p.csv", b"id\tprompt\n1\ta\n", r"p.csv has '\\t' between its columns"),
+        (
+            "p.csv",
+            b"id,prompt\n1,a cat, sits\n",
+            "line 2 of .*p.csv has 3 fields, the header 2; put",
+        ),
+        ("p.csv", b"prompt\na cat, sits\n", "line 2 of .*p.csv has 2 fields, the header 1; put a"),
+        (
+            "p.csv",
+            b'prompt\n"a cat\n',
+            "the row from line 2 of .*p.csv is no CSV .*close its quotes",
+        ),
+        ("p.csv", b"prompt,prompt\na,b\n", "p.csv has two columns 'prompt'; rename one"),
+        ("p.jsonl", b'{"prompt": "a"}\n[1]\n', "line 2 of .*p.jsonl is no JSON object, but list"),
+        ("p.jsonl", b'{"prompt": ["a"]}\n', "record 1 of .* has a prompt of type list, not text"),
+        ("p.jsonl", b'{"id": 1}\n{"id": 2}\n', "p.jsonl has no column prompt.*; it has id; rename"),
+        ("p.jsonl", b'{"prompt": "a\\u0000"}\n', "p.jsonl has a prompt with a NUL character"),
         ("p.parquet", b"none", "teacher.prompts: cannot read .*p.parquet"),
+        ("p.arrow", b"none", "teacher.prompts: cannot read .*p.arrow"),
         ("p.docx", b"", "teacher.prompts: no prompts in .*p.docx; give a file that ends"),
         ("there.txt", None, "teacher.prompts: there is no .*there.txt"),
     ],
@@ -94,5 +203,6 @@ def test_prompts_in_a_bucket(tmp_path, monkeypatch):
 def test_what_cannot_be_read_is_one_clear_error(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as error:
         read_prompts(str(tmp_path / name), S3Config())
+    assert "\n" not in str(error.value)

@@ -256,7 +256,7 @@ def _write(path: Path, data: bytes) -> Path:
     [
         (lambda at: at / "nowhere", "no images in .*nowhere; give a folder of"),
         (lambda at: at / "nowhere.parquet", "there is no .*nowhere.parquet"),
-        (lambda at: _write(at / "x" / "a.gif", b"1").parent, "no images in"),
+        (lambda at: _write(at / "x" / "a.svg", b"1").parent, "no images in"),
         (lambda at: _no_image(at / "a.parquet"), "a.parquet has no column of images .*caption, ur"),
         (lambda at: _no_caption(at / "a.parquet"), "no column of captions; it has image, simil"),
         (lambda at: _one_without(at / "a.parquet"), "1 of 2 images have no caption, the first in"),

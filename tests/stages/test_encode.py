@@ -15,13 +15,13 @@ from pipeline.data.crop import read_image
 from pipeline.data.local import LocalStore
 from pipeline.data.plans import RealPlan
 from pipeline.data.reader import RealReader
-from pipeline.data.real import RealBatch
 from pipeline.models.vae import VAE
 from pipeline.stages import encode
-from pipeline.stages.encode import RealMaker, real_plan
+from pipeline.stages.encode import real_plan
 from pipeline.stages.verify import inspect_real, verify_real
 from pipeline.utils.errors import UserError
 from tests.fixtures.image_sets import LAYOUTS, content, items, picture, save_files
+from tests.fixtures.real_sets import by_id, configure, labelled, make, maker_of, opened, store_of
 from tests.fixtures.tiny_models import save_tiny
 
 
@@ -33,48 +33,6 @@ def teacher(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
     return save_files(tmp_path_factory.mktemp("source") / "images", items(11))
-
-
-def configure(run: Path, teacher: Path | None, source: Path | None, **values: object) -> Config:
-    """Without a folder the teacher is a Gaussian of 3x8x8 pixels and 3 classes."""
-    gaussian = {"kind": "gaussian", "gaussian": {"shape": [3, 8, 8], "classes": 3}}
-    branch = {"source": None if source is None else str(source), "shard_size": 4}
-    return Config.model_validate(
-        {
-            "run": str(run),
-            "data": {"name": None},
-            "teacher": gaussian if teacher is None else {"output": str(teacher)},
-            "encode": branch | values,
-        }
-    )
-
-
-def store_of(config: Config) -> LocalStore:
-    return LocalStore(Path(config.encode.output))
-
-
-def maker_of(config: Config, plan: RealPlan, store: LocalStore) -> RealMaker:
-    return RealMaker(config.teacher, (str(config.encode.source), config.s3), plan, store)
-
-
-def opened(config: Config) -> RealMaker:
-    """A maker of an opened set."""
-    plan = real_plan(config, store_of(config))
-    shards.open_plan(store_of(config), plan)
-    return maker_of(config, plan, store_of(config))
-
-
-def make(config: Config) -> RealReader:
-    """A reader of the whole set, made here."""
-    maker, store = opened(config), store_of(config)
-    for index in shards.missing(store, maker.plan, maker.plan.count):
-        maker.make(index)
-    count = real.close(store, maker.plan).count
-    return RealReader(store, 0, count)
-
-
-def by_id(batch: RealBatch) -> RealBatch:
-    return batch.rows(batch.ids.argsort())
 
 
 def test_latents_are_those_of_diffusers(teacher, tmp_path):
@@ -137,15 +95,6 @@ def test_a_set_begun_goes_on_to_the_same_bytes(teacher, source, tmp_path):
     assert [shard.rows for shard in manifest.shards] == [4, 4, 3] and manifest.count == 11
 
 
-def labelled(folder: Path) -> Path:
-    """Three classes, of three images each."""
-    for number in range(9):
-        path = folder / f"class-{number % 3}" / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content(picture(number, (20, 12))))
-    return folder
-
-
 def test_a_teacher_on_pixels_gets_pixels_and_labels(tmp_path):
     reader = make(configure(tmp_path, None, labelled(tmp_path / "source")))
     batch = by_id(reader.batch(0))
@@ -166,54 +115,6 @@ def test_the_reader_gives_every_row_once_an_epoch_with_its_own_words(teacher, so
     for part in parts:
         assert part.captions == tuple(f"picture {id}" for id in part.ids.tolist())
         assert torch.equal(part.images, whole.images[part.ids])
-
-
-def test_damaged_images_are_left_out_counted_and_named(tmp_path, capsys):
-    folder = labelled(tmp_path / "source")
-    path = folder / "class-1" / "4.png"
-    path.write_bytes(path.read_bytes()[:-40])
-    (folder / "class-2" / "2.png").write_bytes(b"no image")
-    config = configure(tmp_path, None, folder)
-    reader, store = make(config), store_of(config)
-    assert by_id(reader.batch(0)).ids.tolist() == [0, 1, 2, 3, 5, 7, 8]
-    assert reader.manifest.count == 7
-    found = list(real.damaged(store))
-    assert [(each.id, each.image) for each in found] == [
-        (4, "class-1/4.png"),
-        (6, "class-2/2.png"),
-    ]
-    inspect_real(config)
-    verify_real(config)
-    printed = capsys.readouterr().out
-    assert "left out 4 class-1/4.png: " in printed and "7 images are sound" in printed
-
-
-def test_a_source_that_is_mostly_unreadable_is_refused(tmp_path):
-    folder = labelled(tmp_path / "source")
-    for path in sorted(folder.rglob("*.png"))[:3]:
-        path.write_bytes(b"no image")
-    maker = opened(configure(tmp_path, None, folder))
-    with pytest.raises(UserError, match="encode.source: 3 of the images 0 to 3 .*0, class-0/0.png"):
-        maker.make(0)
-    assert not maker._store.list("real-")
-
-
-def test_a_node_that_reads_other_images_is_refused(tmp_path):
-    folder = labelled(tmp_path / "source")
-    (folder / "class-0" / "0.png").write_bytes(b"no image")
-    maker = opened(configure(tmp_path, None, folder))
-    note = "damaged-000000000000-000000000004.json"
-    maker._store.put(note, b'[{"id": 1, "image": "x", "reason": "y"}]')
-    with pytest.raises(UserError, match=f"{note} lists other images than this node cannot"):
-        maker.make(0)
-
-
-def test_an_image_that_is_gone_is_no_damaged_one(tmp_path):
-    folder = labelled(tmp_path / "source")
-    maker = opened(configure(tmp_path, None, folder))
-    (folder / "class-0" / "0.png").unlink()
-    with pytest.raises(UserError, match="cannot read .*class-0/0.png"):
-        maker.make(0)
 
 
 def test_values_that_are_not_finite_are_not_stored(teacher, source, tmp_path, monkeypatch):

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipeline.data.crop import more_endings
+
 Wanted = Literal["captions", "labels", "nothing"]
 """What the teacher needs to know of an image."""
 NAMES = {
@@ -12,7 +14,7 @@ NAMES = {
     "nothing": (),
 }
 """Where a record has it: under the first of these names that it has, in any case of letters."""
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
 THREADS = 32
 """Files of a source that are looked at once: over a network most of the time is waiting."""
 
@@ -45,7 +47,7 @@ class Sample:
 
 def is_image(name: str) -> bool:
     """Whether a file's name is that of an image."""
-    return name.lower().endswith(IMAGES)
+    return name.lower().endswith(IMAGES + more_endings())
 
 
 def field(names: Iterable[str], wanted: Wanted) -> str | None:
