@@ -128,7 +128,7 @@ def _check_share(lacking: Sequence[Damaged], count: int, most: float) -> None:
     if len(lacking) == count:
         raise UserError(f"encode.source: {told}; give images that can be read")
     raise UserError(
-        f"encode.max_damaged {most:g}: {told}; all: damaged-*.json; mend the source, or raise "
+        f"encode.max_damaged {most:g}: {told}; all: damaged-*.json; raise "
         "encode.max_damaged and run again to go without them: nothing is encoded anew"
     )
 
