@@ -279,7 +279,7 @@ def _write(path: Path, data: bytes) -> Path:
             lambda at: (
                 _write(save(at / "x", "a.png") / "metadata.jsonl", b'{"file_name": "b.png"}').parent
             ),
-            "a metadata file names b.png, which is not there",
+            "metadata.jsonl names the image b.png, which is not there; correct",
         ),
         (
             lambda at: _write(save(at / "x", "a.png") / "metadata.csv", b"a,b\n1,2\n").parent,
