@@ -111,8 +111,9 @@ def _image(row: Mapping[str, Any], folder: str, known: Mapping[str, str], where:
         raise SourceError(f"{where} has a row without {_KEY}; it has {', '.join(row)}")
     file = str(row[_KEY])
     if (name := known.get(normpath(folder + file))) is None:
+        lacks = "is not there" if is_image(file) else "has not the ending of an image"
         way_out = "write / for \\ in it" if "\\" in file else "correct the name, or drop the row"
-        raise SourceError(f"{where} names the image {file}, which is not there; {way_out}")
+        raise SourceError(f"{where} names the image {file}, which {lacks}; {way_out}")
     return name
 
 

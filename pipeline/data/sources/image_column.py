@@ -23,7 +23,7 @@ def image_column(file: pq.ParquetFile) -> str | None:
     held = [each.name for each in file.schema_arrow if _holds_bytes(each.type)]
     known = {name.lower(): name for name in reversed(held)}
     if name := next((known[name] for name in _NAMES if name in known), None):
-        return name if not file.metadata.num_rows or _first(file, name) else None
+        return name if _has_values(file, name) else None
     return next((name for name in held if _HEADS.match(_first(file, name))), None)
 
 
@@ -52,6 +52,17 @@ def why_none(file: pq.ParquetFile) -> str:
     if "url" in map(str.lower, names):
         return "is a list of URLs without images; download them first, such as by img2dataset"
     return f"has no column of images (binary, or a struct with bytes); it has {', '.join(names)}"
+
+
+def _has_values(file: pq.ParquetFile, name: str) -> bool:
+    """Whether one is not null, by the footer if it says so; also if the file has no rows."""
+    path = leaf(file, name)
+    for group in map(file.metadata.row_group, range(file.num_row_groups)):
+        for chunk in map(group.column, range(group.num_columns)):
+            said = chunk.statistics if chunk.path_in_schema == path else None
+            if said is not None and said.has_null_count and said.null_count < chunk.num_values:
+                return True
+    return not file.metadata.num_rows or bool(_first(file, name))
 
 
 def _first(file: pq.ParquetFile, name: str) -> bytes:

@@ -25,8 +25,8 @@ from pipeline.data.sources.sample import (
 from pipeline.data.storage import Store
 from pipeline.utils.threads import ahead
 
-BLOCK = 2**23
-"""Bytes of a column that are read at once."""
+_LISTED, _READ = 2**20, 2**23
+"""Bytes of a column that are read at once, to list a file and to read its images."""
 _SLICE = 2**26
 """Bytes of images that are decoded at once, about."""
 _ROWS = (8, 64)
@@ -66,16 +66,20 @@ def records(store: Store, name: str, key: str, wanted: Wanted) -> Iterator[dict[
     with reading(store, name):
         file = _open(store, name)
         names = file.schema_arrow.names
-        if names.count(key) != 1:
-            raise SourceError(f"{where} needs one column {key}; it has {', '.join(names)}")
+        if key not in names:
+            raise SourceError(f"{where} has no column {key}; it has {', '.join(names)}")
         found = column(names, wanted, where)
         chosen = [key, found] if found else [key]
         for batch in file.iter_batches(columns=chosen, use_threads=False):
             yield from batch.to_pylist()
 
 
-def _open(store: Store, name: str) -> pq.ParquetFile:
-    return pq.ParquetFile(store.open(name), buffer_size=BLOCK)
+def _open(store: Store, name: str, block: int = _LISTED) -> pq.ParquetFile:
+    file = pq.ParquetFile(store.open(name), buffer_size=block)
+    names = file.schema_arrow.names
+    if twice := [each for each in names if names.count(each) > 1]:
+        raise SourceError(f"{store.uri(name)} has two columns {twice[0]}; rename one")
+    return file
 
 
 def _scan(store: Store, name: str, wanted: Wanted) -> list[Sample]:
@@ -83,10 +87,8 @@ def _scan(store: Store, name: str, wanted: Wanted) -> list[Sample]:
     with reading(store, name):
         file = _open(store, name)
         columns = file.schema_arrow.names
-        if (images := image_column(file)) is None:
+        if image_column(file) is None:
             raise SourceError(f"{where} {why_none(file)}")
-        if columns.count(images) > 1:
-            raise SourceError(f"{where} has two columns {images}; rename one")
         if wanted == "nothing":
             return [Sample(name, row) for row in range(file.metadata.num_rows)]
         if (said := column(columns, wanted, where)) is None:
@@ -114,7 +116,7 @@ class Reader:
             return self._images(sample.file).at(sample.at)
 
     def _open(self, name: str) -> "_Images":
-        return _Images(_open(self._store, name))
+        return _Images(_open(self._store, name, _READ))
 
 
 class _Images:

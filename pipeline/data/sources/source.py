@@ -180,7 +180,7 @@ def _sort_out(found: dict[str, str | None], left: LeftOut) -> dict[str, str]:
     for name, mark in found.items():
         if mark is None:
             left.add("linked to nowhere", name)
-        elif not _is_text(name):
+        elif not _is_utf8(name):
             left.add("named not in UTF-8", name)
         elif is_hidden(name):
             left.add("hidden", name)
@@ -189,7 +189,7 @@ def _sort_out(found: dict[str, str | None], left: LeftOut) -> dict[str, str]:
     return marks
 
 
-def _is_text(name: str) -> bool:
+def _is_utf8(name: str) -> bool:
     try:
         return bool(name.encode())
     except UnicodeEncodeError:
