@@ -100,6 +100,13 @@ def test_a_table_that_says_two_things_or_nothing_is_refused(table, text, message
         listed(tmp_path, source(tmp_path, table, text))
 
 
+def test_a_table_without_what_is_wanted_hides_neither_texts_nor_folders(tmp_path):
+    folder = source(tmp_path, "metadata.csv", "file_name,width\n3/a.png,12\n", "3/a.png")
+    write(folder / "3" / "a.txt", "a")
+    assert annotations(tmp_path / "1", folder) == {"3/a.png": "a"}
+    assert annotations(tmp_path / "2", folder, "labels", 10) == {"3/a.png": 3}
+
+
 def test_two_tables_or_texts_of_one_image_are_refused(tmp_path):
     folder = source(tmp_path, "metadata.csv", "file_name,text\na.png,a\n")
     write(folder / "metadata.jsonl", line(file_name="a.png", text="b"))

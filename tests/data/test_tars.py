@@ -29,7 +29,7 @@ def captions(tmp_path: Path, source: Path, wanted="captions", classes=None) -> l
 
 
 def test_a_key_may_have_dots_before_digits_and_fields_are_counted(tmp_path, capsys):
-    keys = ("0001", "img_v1.5_0002", "a.b/2.0.1")
+    keys = ("0001", "img_v1.5_0002", "a.b/2.0.1", "../.data/x")
     members = [
         (f"{key}.{end}", IMAGE if end == "png" else key) for key in keys for end in ("png", "txt")
     ]

@@ -91,9 +91,8 @@ def _read_tables(
                     f"{where} names {image} once more, and an image has one of its {wanted}; "
                     "keep one row"
                 )
-            said = column(row, wanted, where)
-            value = row[said] if said else None
-            found[image] = read_annotation(value, wanted, f"{image} in {where}")
+            if said := column(row, wanted, where):
+                found[image] = read_annotation(row[said], wanted, f"{image} in {where}")
     return found
 
 

@@ -146,7 +146,7 @@ class _Tar:
             return
         name = _plain(member.name)
         target = self._members.get(_plain(member.linkname)) if member.islnk() else None
-        if kind := "hidden" if is_hidden(name) else _unreadable(member, target):
+        if kind := "hidden" if is_hidden(PurePosixPath(name).name) else _unreadable(member, target):
             self.left.add(kind, name)
             return
         key, end = _split(name)
