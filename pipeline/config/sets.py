@@ -1,6 +1,6 @@
 """Sets of pairs and of real images, and the actors that make them."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -81,6 +81,11 @@ class EncodeConfig(Branch):
     output: Folder = Field(default="", description="Folder of the set; null: <run>/real.")
     size: Positive | None = Field(
         default=None, description="Height and width after cropping, in pixels; null: the teacher's."
+    )
+    unannotated: Literal["refuse", "skip"] = Field(
+        default="refuse",
+        description="Images without the caption or label that the teacher needs: refuse the "
+        "source, or skip them.",
     )
     shard_size: Positive = Field(default=500, description="Images per shard (one file, one task).")
     max_damaged: float = Field(

@@ -1,5 +1,6 @@
 """Objects in a local folder: each appears by a hard link to a finished file."""
 
+import errno
 import os
 import shutil
 import uuid
@@ -92,12 +93,12 @@ class LocalStore:
 
     def tree(self) -> dict[str, str]:
         found = {}
-        for folder, _, files in os.walk(self.folder):
+        for folder, _, files in os.walk(self.folder, onerror=_refuse):
             for path in (Path(folder, file) for file in files if file[0] != "."):
-                with suppress(FileNotFoundError):  # deleted meanwhile
-                    status = path.stat()
-                    name = path.relative_to(self.folder).as_posix()
-                    found[name] = f"{status.st_size}-{status.st_mtime_ns}"
+                try:
+                    found[path.relative_to(self.folder).as_posix()] = version(path.stat())
+                except OSError as error:
+                    _refuse(error)
         return dict(sorted(found.items()))
 
     def delete(self, name: str) -> None:
@@ -122,6 +123,17 @@ class LocalStore:
     def _unreadable(self, name: str, error: OSError) -> UserError:
         reason = error.strerror or "no such file"
         return UserError(f"cannot read {self.uri(name)}: {reason}; run the job that makes it")
+
+
+def version(status: os.stat_result) -> str:
+    """What changes with a file's content: its size, and when it was written."""
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def _refuse(error: OSError) -> None:
+    """A folder or file that cannot be looked at ends the job; one that is gone does not."""
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+        raise UserError(f"cannot list {error.filename}: {error.strerror}") from error
 
 
 def _sync(folder: Path) -> None:

@@ -101,8 +101,11 @@ class S3Store:
         return {name: sizes[name] for name in sorted(sizes) if "/" not in name and name[0] != "."}
 
     def tree(self) -> dict[str, str]:
-        """Name -> ETag of every object under the prefix, in its folders as well; sorted."""
-        tags = {name: str(found["ETag"]) for name, found in self._found("") if name[-1] != "/"}
+        """Name -> ETag of every object under the prefix, in its folders as well; sorted.
+
+        Servers that list no ETag have size and time of it.
+        """
+        tags = {name: _version(found) for name, found in self._found("") if name[-1] != "/"}
         return dict(sorted(tags.items()))
 
     def download(self, name: str, path: Path) -> None:
@@ -175,6 +178,10 @@ class S3Store:
             raise UserError(f"{where}: {error}; run the same command again") from error
         except (BotoCoreError, Boto3Error) as error:
             raise UserError(f"{where}: {error}; check s3.endpoint and the network") from error
+
+
+def _version(found: dict[str, Any]) -> str:
+    return str(found.get("ETag") or f"{found['Size']}-{found['LastModified']}")
 
 
 class _TakenError(Exception):

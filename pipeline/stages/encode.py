@@ -54,7 +54,8 @@ def real_plan(config: Config, store: Store) -> RealPlan:
     captions = teacher.prompts is not None
     classes = None if captions else teacher.classes
     wanted: Wanted = "captions" if captions else "nothing" if classes is None else "labels"
-    listing = open_listing(store, encode.source, config.s3, wanted, classes)
+    skip = encode.unannotated == "skip"
+    listing = open_listing(store, encode.source, config.s3, wanted, classes, skip)
     return RealPlan(
         codec=vae_fingerprint(config.teacher),
         source=listing.source,

@@ -1,59 +1,57 @@
 """Images in files of their own.
 
 Captions stand in `name.txt` beside `name.jpg`, or in a table as Hugging Face's imagefolder has it:
-`metadata.jsonl` or `metadata.csv`, whose `file_name` is relative to its own folder. Labels stand in
-such a table, or are the folders that the images are in.
+`metadata.jsonl`, `metadata.csv` or `metadata.parquet`, whose `file_name` is relative to its own
+folder. Labels stand in such a table, or are the folders that the images are in.
 """
 
-import csv
-import io
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
+from posixpath import normpath
 from typing import Any
 
+from pipeline.data import text
+from pipeline.data.sources import rows
+from pipeline.data.sources.left_out import LeftOut
 from pipeline.data.sources.sample import (
     THREADS,
     Sample,
     SourceError,
     Wanted,
-    field,
+    column,
     is_image,
     read_annotation,
 )
 from pipeline.data.storage import Store
 from pipeline.utils.threads import ahead
 
-_TABLES = ("metadata.jsonl", "metadata.csv")
+_TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+_KEY = "file_name"
 _Said = str | int | None
 
 
 def parts(names: Sequence[str]) -> list[str]:
     """The files of such a source among these."""
-    return [
-        name
-        for name in names
-        if is_image(name) or name.endswith(".txt") or PurePosixPath(name).name in _TABLES
-    ]
+    return [name for name in names if is_image(name) or _is_text(name) or _is_table(name)]
 
 
 def samples(
-    store: Store, names: Sequence[str], wanted: Wanted, classes: int | None
+    store: Store, names: Sequence[str], wanted: Wanted, classes: int | None, left: LeftOut
 ) -> Iterator[Sample]:
     """All images, in the order of their names.
 
     Raises:
         SourceError: If their annotations cannot be read, or folders are other classes.
+        TextError: The same.
     """
     images = [name for name in names if is_image(name)]
-    if wanted == "nothing":
-        yield from map(Sample, images)
-        return
-    table = _tables(store, names, wanted)
-    if missing := sorted(table.keys() - set(images)):
-        raise SourceError(f"a metadata file names {missing[0]}, which is not there")
+    tables = [name for name in names if _is_table(name) and wanted != "nothing"]
+    table = _read_tables(store, tables, images, wanted)
     rest = [name for name in images if name not in table]
-    other = _texts(store, set(names)) if wanted == "captions" else _folders(rest, classes)
+    texts = _texts(names, rest) if wanted == "captions" else {}
+    for name in sorted({*names} - {*images, *tables, *texts.values()}):
+        left.add_file(name)
+    other = _folders(rest, classes) if wanted == "labels" else _captions(store, texts)
     found = ahead(lambda name: table[name] if name in table else other(name), images, THREADS)
     for name, value in zip(images, found, strict=True):
         yield Sample(name, annotation=value)
@@ -69,52 +67,76 @@ class Reader:
         return self._store.get(sample.file)
 
 
-def _tables(store: Store, names: Sequence[str], wanted: Wanted) -> dict[str, _Said]:
+def _is_text(name: str) -> bool:
+    return name.lower().endswith(".txt")
+
+
+def _is_table(name: str) -> bool:
+    return PurePosixPath(name).name.lower() in _TABLES
+
+
+def _read_tables(
+    store: Store, names: Sequence[str], images: Sequence[str], wanted: Wanted
+) -> dict[str, _Said]:
     """Image -> what the tables say of it."""
     found: dict[str, _Said] = {}
+    known = {normpath(image): image for image in images}
     for name in names:
-        path, where = PurePosixPath(name), store.uri(name)
-        if path.name not in _TABLES:
-            continue
-        for row in _rows(_text(store, name), path.suffix, where):
-            if "file_name" not in row:
-                raise SourceError(f"{where} has a row without file_name")
-            column = field(row, wanted)
-            value = read_annotation(row[column], wanted, where) if column else None
-            found[str(path.parent / str(row["file_name"]))] = value
+        where = store.uri(name)
+        folder = name[: name.rfind("/") + 1]
+        for row in _rows(store, name, wanted):
+            image = _image(row, folder, known, where)
+            if image in found:
+                raise SourceError(
+                    f"{where} names {image} once more, and an image has one of its {wanted}; "
+                    "keep one row"
+                )
+            if said := column(row, wanted, where):
+                found[image] = read_annotation(row[said], wanted, f"{image} in {where}")
     return found
 
 
-def _rows(text: str, suffix: str, where: str) -> Iterator[dict[str, Any]]:
-    if suffix == ".csv":
-        yield from csv.DictReader(io.StringIO(text))
-        return
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            yield record(line, f"line {number} of {where}")
+def _rows(store: Store, name: str, wanted: Wanted) -> Iterator[Mapping[str, Any]]:
+    where, end = store.uri(name), PurePosixPath(name).suffix.lower()
+    if end == ".parquet":
+        return rows.records(store, name, _KEY, wanted)
+    content = text.decode(store.get(name), where)
+    return text.rows(content, where) if end == ".csv" else text.records(content, where)
 
 
-def record(text: str, where: str) -> dict[str, Any]:
-    """A JSON object; raises SourceError if it is none."""
-    try:
-        return dict(json.loads(text))
-    except (ValueError, TypeError) as error:
-        raise SourceError(f"{where} is no JSON object ({error})") from error
+def _image(row: Mapping[str, Any], folder: str, known: Mapping[str, str], where: str) -> str:
+    """The image that a row of a table is about."""
+    if _KEY not in row:
+        raise SourceError(f"{where} has a row without {_KEY}; it has {', '.join(row)}")
+    file = str(row[_KEY])
+    if (name := known.get(normpath(folder + file))) is None:
+        lacks = "is not there" if is_image(file) else "has not the ending of an image"
+        way_out = "write / for \\ in it" if "\\" in file else "correct the name, or drop the row"
+        raise SourceError(f"{where} names the image {file}, which {lacks}; {way_out}")
+    return name
 
 
-def _texts(store: Store, names: set[str]) -> Callable[[str], _Said]:
+def _stem(name: str) -> str:
+    return name[: name.rfind(".")]
+
+
+def _texts(names: Sequence[str], images: Sequence[str]) -> dict[str, str]:
+    """Image -> the file with its caption."""
+    found: dict[str, str] = {}
+    for name in filter(_is_text, names):
+        if (other := found.setdefault(_stem(name), name)) != name:
+            raise SourceError(f"{other} and {name} are captions of one image; delete one")
+    return {image: found[_stem(image)] for image in images if _stem(image) in found}
+
+
+def _captions(store: Store, texts: Mapping[str, str]) -> Callable[[str], _Said]:
     def caption(image: str) -> _Said:
-        name = str(PurePosixPath(image).with_suffix(".txt"))
-        return _text(store, name).strip() if name in names else None
+        if (name := texts.get(image)) is None:
+            return None
+        where = store.uri(name)
+        return read_annotation(text.decode(store.get(name), where), "captions", where)
 
     return caption
-
-
-def _text(store: Store, name: str) -> str:
-    try:
-        return store.get(name).decode()
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{store.uri(name)} is not UTF-8 ({error})") from error
 
 
 def _folders(images: Sequence[str], classes: int | None) -> Callable[[str], _Said]:

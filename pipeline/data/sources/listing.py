@@ -66,7 +66,12 @@ class Listing:
 
 
 def open_listing(
-    store: Store, path: str, s3: S3Config, wanted: Wanted, classes: int | None
+    store: Store,
+    path: str,
+    s3: S3Config,
+    wanted: Wanted,
+    classes: int | None,
+    skip: bool = False,
 ) -> Listing:
     """The listing of a source; it is made and put in the set's store unless it is there.
 
@@ -76,6 +81,7 @@ def open_listing(
         s3: Where S3 is.
         wanted: What the teacher needs to know of each image.
         classes: Number of class labels, where labels are wanted.
+        skip: A new listing leaves out the images without what is wanted.
 
     Raises:
         UserError: If there are no images, something cannot be read or has no annotation, or the
@@ -84,7 +90,7 @@ def open_listing(
     source = Source(path, s3, SETTING)
     fingerprint = source.fingerprint(wanted, classes)
     if NAME not in store.list(NAME):
-        table = source.table(wanted, classes)
+        table = source.table(wanted, classes, skip)
         store.put(NAME, _dump(table, {"source": fingerprint, "kind": source.kind}))
     listing = Listing(store)
     if listing.source != fingerprint:

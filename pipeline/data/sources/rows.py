@@ -1,33 +1,45 @@
 """Images in a column of Parquet files: bytes, or Hugging Face's struct of bytes and path."""
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from threading import Lock
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.data.sources.image_column import content, image_column, leaf, why_none
+from pipeline.data.sources.left_out import LeftOut
+from pipeline.data.sources.place import reading
 from pipeline.data.sources.sample import (
     THREADS,
     Sample,
     SourceError,
     Wanted,
-    field,
+    column,
     read_annotation,
 )
 from pipeline.data.storage import Store
 from pipeline.utils.threads import ahead
 
+_LISTED, _READ = 2**20, 2**23
+"""Bytes of a column that are read at once, to list a file and to read its images."""
+_SLICE = 2**26
+"""Bytes of images that are decoded at once, about."""
+_ROWS = (8, 64)
+"""Images that are decoded at once, at least and at most."""
+
 
 def parts(names: Sequence[str]) -> list[str]:
     """The files of such a source among these."""
-    return [name for name in names if name.endswith(".parquet")]
+    return [name for name in names if name.lower().endswith(".parquet")]
 
 
 def samples(
-    store: Store, names: Sequence[str], wanted: Wanted, classes: int | None
+    store: Store, names: Sequence[str], wanted: Wanted, classes: int | None, left: LeftOut
 ) -> Iterator[Sample]:
     """All rows, file after file.
 
@@ -40,29 +52,48 @@ def samples(
 
 def has_images(store: Store, name: str) -> bool:
     """Whether a Parquet file has a column of images."""
-    try:
-        return _image_column(pq.ParquetFile(store.open(name)).schema_arrow) is not None
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(store, name, error) from error
+    with reading(store, name):
+        return image_column(_open(store, name)) is not None
+
+
+def records(store: Store, name: str, key: str, wanted: Wanted) -> Iterator[dict[str, Any]]:
+    """The rows of a table without images, with the column `key` and the one that is wanted.
+
+    Raises:
+        SourceError: If the file cannot be read or lacks the key.
+    """
+    where = store.uri(name)
+    with reading(store, name):
+        file = _open(store, name)
+        names = file.schema_arrow.names
+        if key not in names:
+            raise SourceError(f"{where} has no column {key}; it has {', '.join(names)}")
+        found = column(names, wanted, where)
+        chosen = [key, found] if found else [key]
+        for batch in file.iter_batches(columns=chosen, use_threads=False):
+            yield from batch.to_pylist()
+
+
+def _open(store: Store, name: str, block: int = _LISTED) -> pq.ParquetFile:
+    file = pq.ParquetFile(store.open(name), buffer_size=block)
+    names = file.schema_arrow.names
+    if twice := [each for each in names if names.count(each) > 1]:
+        raise SourceError(f"{store.uri(name)} has two columns {twice[0]}; rename one")
+    return file
 
 
 def _scan(store: Store, name: str, wanted: Wanted) -> list[Sample]:
     where = store.uri(name)
-    try:
-        file = pq.ParquetFile(store.open(name))
+    with reading(store, name):
+        file = _open(store, name)
         columns = file.schema_arrow.names
-        if _image_column(file.schema_arrow) is None:
-            raise SourceError(
-                f"{where} has no column of images (binary, or a struct with bytes); "
-                f"it has {', '.join(columns)}"
-            )
+        if image_column(file) is None:
+            raise SourceError(f"{where} {why_none(file)}")
         if wanted == "nothing":
             return [Sample(name, row) for row in range(file.metadata.num_rows)]
-        if (column := field(columns, wanted)) is None:
+        if (said := column(columns, wanted, where)) is None:
             raise SourceError(f"{where} has no column of {wanted}; it has {', '.join(columns)}")
-        values = file.read([column], use_threads=False)[column].to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(store, name, error) from error
+        values = file.read([said], use_threads=False)[said].to_pylist()
     return [
         Sample(name, row, annotation=read_annotation(value, wanted, f"row {row} of {where}"))
         for row, value in enumerate(values)
@@ -72,49 +103,71 @@ def _scan(store: Store, name: str, wanted: Wanted) -> list[Sample]:
 class Reader:
     """Gives the bytes of an image; many threads may ask at once.
 
-    Whole row groups are read, the last two stay in memory.
+    It reads onward in the last two files, in slices, so that it does not matter how large their
+    row groups are.
     """
 
     def __init__(self, store: Store) -> None:
         self._store, self._lock = store, Lock()
-        self._file = lru_cache(maxsize=2)(self._open)
-        self._group = lru_cache(maxsize=2)(self._read_group)
+        self._images = lru_cache(maxsize=2)(self._open)
 
     def read(self, sample: Sample) -> bytes:
-        with self._lock:
-            try:
-                _, ends = self._file(sample.file)
-                number = bisect_right(ends, sample.at)
-                start = ends[number - 1] if number else 0
-                value = self._group(sample.file, number)[sample.at - start].as_py()
-            except (pa.ArrowException, OSError, IndexError) as error:
-                raise _unreadable(self._store, sample.file, error) from error
-        return (value.get("bytes") if isinstance(value, dict) else value) or b""
+        with self._lock, reading(self._store, sample.file):
+            return self._images(sample.file).at(sample.at)
 
-    def _open(self, name: str) -> tuple[pq.ParquetFile, list[int]]:
-        """A file, and the row after the last one of each of its groups."""
-        file = pq.ParquetFile(self._store.open(name))
-        groups = range(file.num_row_groups)
-        return file, list(accumulate(file.metadata.row_group(g).num_rows for g in groups))
-
-    def _read_group(self, name: str, number: int) -> pa.ChunkedArray:
-        file, _ = self._file(name)
-        column = _image_column(file.schema_arrow)
-        return file.read_row_group(number, [column], use_threads=False)[column]
+    def _open(self, name: str) -> "_Images":
+        return _Images(_open(self._store, name, _READ))
 
 
-def _image_column(schema: pa.Schema) -> str | None:
-    """The first that holds bytes, `image` before others."""
-    held = [column.name for column in schema if _holds_bytes(column.type)]
-    return "image" if "image" in held else next(iter(held), None)
+class _Images:
+    """The images of one file, by row.
+
+    The last three slices stay in memory: threads ask in nearly the order of the rows.
+    """
+
+    def __init__(self, file: pq.ParquetFile) -> None:
+        name = image_column(file)
+        if name is None:
+            raise ValueError("its column of images is gone")
+        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+        self._file, self._leaf = file, leaf(file, name)
+        self._ends = list(accumulate(group.num_rows for group in groups))
+        self._size = _rows_of_slice(groups, self._leaf)
+        self._slices: deque[tuple[int, pa.Array]] = deque(maxlen=3)
+        self._next = -1
+        self._onward: Iterator[pa.RecordBatch] = iter(())
+
+    def at(self, row: int) -> bytes:
+        for start, values in self._slices:
+            if start <= row < start + len(values):
+                return content(values[row - start])
+        group = bisect_right(self._ends, row)
+        begin = self._ends[group - 1] if group else 0
+        if not begin <= self._next <= row:
+            self._go_to(group, begin)
+        return self._read_on(row)
+
+    def _go_to(self, group: int, begin: int) -> None:
+        groups = range(group, len(self._ends))
+        self._next = begin
+        self._onward = self._file.iter_batches(
+            self._size, list(groups), columns=[self._leaf], use_threads=False
+        )
+
+    def _read_on(self, row: int) -> bytes:
+        for batch in self._onward:
+            values, start = batch.column(0), self._next
+            self._slices.append((start, values))
+            self._next += len(values)
+            if row < self._next:
+                return content(values[row - start])
+        raise ValueError(f"it has no row {row} any more")
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _unreadable(store: Store, name: str, error: Exception) -> SourceError:
-    reason = str(error).partition("\n")[0]
-    return SourceError(f"cannot read {store.uri(name)} ({reason}); fetch the file again")
+def _rows_of_slice(groups: Sequence[Any], path: str) -> int:
+    """Images of a slice, from the mean size of those in the file."""
+    chunks = [group.column(n) for group in groups for n in range(group.num_columns)]
+    size = sum(each.total_uncompressed_size for each in chunks if each.path_in_schema == path)
+    mean = size // max(1, sum(group.num_rows for group in groups))
+    least, most = _ROWS
+    return max(least, min(most, _SLICE // max(1, mean)))

@@ -1,5 +1,6 @@
 """An image of a source, and its annotation: a caption or a label."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +15,9 @@ NAMES = {
     "nothing": (),
 }
 """Where a record has it: under the first of these names that it has, in any case of letters."""
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
+IMAGES = (*(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"),)
+_LABEL = re.compile(r"(?P<class>\d{1,18})(\.0*)?|-1(\.0*)?|nan|")
+"""A whole number, which tables with gaps write as 3.0; nothing, -1 and nan are no label."""
 THREADS = 32
 """Files of a source that are looked at once: over a network most of the time is waiting."""
 
@@ -45,9 +48,14 @@ class Sample:
         return f"{self.file} at {self.at}" if self.at else self.file
 
 
+def image_endings() -> tuple[str, ...]:
+    """How the names of images end that are read here, in small letters."""
+    return IMAGES + more_endings()
+
+
 def is_image(name: str) -> bool:
     """Whether a file's name is that of an image."""
-    return name.lower().endswith(IMAGES + more_endings())
+    return name.lower().endswith(image_endings())
 
 
 def field(names: Iterable[str], wanted: Wanted) -> str | None:
@@ -56,17 +64,36 @@ def field(names: Iterable[str], wanted: Wanted) -> str | None:
     return next((found[name] for name in NAMES[wanted] if name in found), None)
 
 
+def column(names: Iterable[str], wanted: Wanted, where: str) -> str | None:
+    """As `field`.
+
+    Raises:
+        SourceError: If two columns have this name.
+    """
+    every = list(names)
+    found = field(every, wanted)
+    same = [name for name in every if found and name.lower() == found.lower()]
+    if len(same) > 1:
+        raise SourceError(f"{where} has two columns, {' and '.join(same)}; rename one")
+    return found
+
+
 def read_annotation(value: Any, wanted: Wanted, where: str) -> str | int | None:
-    """A caption without the space around it, or a label.
+    """A caption without the space around it, or a label; None if it is empty, null or -1.
 
     Raises:
         SourceError: If it is neither text nor, for a label, a whole number.
     """
+    if isinstance(value, list | tuple):
+        raise SourceError(
+            f"{where} has a list of {len(value)} {wanted}; give one {wanted[:-1]} an image"
+        )
     if value is None:
         return None
+    text = str(value).strip()
     if wanted == "captions" and isinstance(value, str):
-        return value.strip()
-    if wanted == "labels" and isinstance(value, int | str) and str(value).strip().isdecimal():
-        return int(value)
+        return text or None
+    if wanted == "labels" and (known := _LABEL.fullmatch(text)):
+        return int(known["class"]) if known["class"] else None
     kind = "text" if wanted == "captions" else "a whole number"
-    raise SourceError(f"{where} has the {wanted[:-1]} {str(value)[:60]!r}, not {kind}")
+    raise SourceError(f"{where} has the {wanted[:-1]} {text[:60]!r}, not {kind}")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,8 +13,11 @@ from torch import Tensor
 from pipeline.config import S3Config
 from pipeline.data.crop import UnreadableError, read_image
 from pipeline.data.sources import files, rows, tars
+from pipeline.data.sources.left_out import LeftOut, is_hidden
+from pipeline.data.sources.place import open_place
 from pipeline.data.sources.sample import Sample, SourceError, Wanted, is_image
-from pipeline.data.storage import Storage, Store
+from pipeline.data.storage import Store
+from pipeline.data.text import TextError
 from pipeline.utils.errors import UserError
 from pipeline.utils.progress import Progress
 from pipeline.utils.threads import ahead
@@ -23,8 +25,8 @@ from pipeline.utils.threads import ahead
 THREADS = 8
 """Images that are read, decoded and resized at once."""
 _KINDS = {"image": files, "Parquet": rows, "tar": tars}
-_SINGLE = (".parquet", ".tar")
-_HIDDEN = r"(^|/)(\.|__MACOSX)"
+_SKIPPING = {"encode.source": "encode.unannotated"}
+"""Setting of a source -> the one that leaves out images without caption or label."""
 
 
 class Source:
@@ -45,38 +47,73 @@ class Source:
 
     def __init__(self, path: str, s3: S3Config, setting: str) -> None:
         self.path, self._s3, self._setting = path, s3, setting
-        self._store, names = _open(path, s3, setting)
-        marks = self._store.tree()
+        self._left = LeftOut()
+        place = open_place(path, s3, setting)
+        self._store = place.store
+        found = place.versions()
         with _named(setting):
-            if names is None:
-                names = [name for name in marks if not re.search(_HIDDEN, name)]
-            elif not set(names) <= marks.keys():
+            if place.file and not found:
                 raise SourceError(f"there is no {path}")
-            self.kind = _kind(self._store, names)
-        self._marks = {name: marks[name] for name in _KINDS[self.kind].parts(names)}
+            marks = found if place.file else _sort_out(found, self._left)
+            self.kind = _kind(self._store, list(marks), self._left)
+        self._marks = {name: marks[name] for name in _KINDS[self.kind].parts(list(marks))}
+        for name in marks:
+            if name not in self._marks:
+                self._left.add_file(name)
 
     def fingerprint(self, wanted: Wanted, classes: int | None) -> str:
         """SHA-256 of the files' names and versions, and of what is asked of them."""
         content = [self.kind, wanted, classes, self._marks]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
-    def table(self, wanted: Wanted, classes: int | None) -> pa.Table:
+    def table(self, wanted: Wanted, classes: int | None, skip: bool = False) -> pa.Table:
         """All images, a row each: `file`, `at`, `size`, and `caption` or `label`.
+
+        What is not read is counted in a line at the end.
 
         Args:
             wanted: What to find out of each image.
             classes: Number of class labels, where labels are wanted.
+            skip: Leave out the images without it.
 
         Raises:
             UserError: If there are none, something cannot be read or has no annotation.
         """
-        names = list(self._marks)
+        names, left = list(self._marks), LeftOut()
+        left.extend(self._left)
         units = [name for name in names if self.kind != "image" or is_image(name)]
         with _named(self._setting), Progress(len(units), "listing", "files") as bar:
-            found = _KINDS[self.kind].samples(self._store, names, wanted, classes)
-            table = _table(_shown(found, bar), wanted)
-            _check(table, wanted, classes, self._store)
+            found = _shown(
+                _KINDS[self.kind].samples(self._store, names, wanted, classes, left), bar
+            )
+            table = _table(_annotated(found, wanted, left) if skip else found, wanted)
+            self._check(table, wanted, classes, left)
+        left.tell()
         return table
+
+    def _check(self, table: pa.Table, wanted: Wanted, classes: int | None, left: LeftOut) -> None:
+        """Every image is there for something."""
+        if not len(table):
+            where = self._store.uri("")
+            raise SourceError(f"the files in {where} hold no images{_beside(left)}")
+        if wanted == "nothing":
+            return
+        annotations = table[wanted.removesuffix("s")]
+        if annotations.null_count:
+            first = table["file"][annotations.is_null().to_pylist().index(True)]
+            way_out = ""
+            if setting := _SKIPPING.get(self._setting):
+                way_out = f": add them, or leave these images out ({setting}: skip)"
+            raise SourceError(
+                f"{annotations.null_count} of {len(table)} images have no {wanted[:-1]}, the first "
+                f"in {self._store.uri(str(first))}; the teacher needs one of each{way_out}"
+            )
+        if wanted == "labels" and classes is not None:
+            highest = max(annotations.to_pylist())
+            if highest >= classes:
+                raise SourceError(
+                    f"label {highest}, but the teacher has {classes} classes, 0 to {classes - 1}"
+                )
 
     def reader(self) -> "Reader":
         """Gives its images."""
@@ -92,7 +129,7 @@ class Reader:
     """
 
     def __init__(self, path: str, kind: str, s3: S3Config, setting: str) -> None:
-        store, _ = _open(path, s3, setting)
+        store = open_place(path, s3, setting).store
         self._bytes, self._setting = _KINDS[kind].Reader(store), setting
 
     def read(self, sample: Sample) -> bytes:
@@ -133,32 +170,62 @@ def scaled(pixels: Tensor) -> Tensor:
 def _named(setting: str) -> Iterator[None]:
     try:
         yield
-    except SourceError as error:
+    except (SourceError, TextError) as error:
         raise UserError(f"{setting}: {error}") from error
 
 
-def _open(path: str, s3: S3Config, setting: str) -> tuple[Store, list[str] | None]:
-    """The source's store, and the one file in it that the path names, if it does."""
-    path = path.rstrip("/")
-    if not path.endswith(_SINGLE):
-        return Storage(path, s3, setting), None
-    folder, _, name = path.rpartition("/")
-    return Storage(folder, s3, setting), [name]
+def _sort_out(found: dict[str, str | None], left: LeftOut) -> dict[str, str]:
+    """The files that may be data."""
+    marks = {}
+    for name, mark in found.items():
+        if mark is None:
+            left.add("linked to nowhere", name)
+        elif not _is_utf8(name):
+            left.add("named not in UTF-8", name)
+        elif is_hidden(name):
+            left.add("hidden", name)
+        else:
+            marks[name] = mark
+    return marks
 
 
-def _kind(source: Store, names: Sequence[str]) -> str:
+def _is_utf8(name: str) -> bool:
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _kind(source: Store, names: Sequence[str], left: LeftOut) -> str:
     """What the images are in; Parquet without images may lie beside images, as their metadata."""
     images = any(map(is_image, names))
     if tars.parts(names):
         return "tar"
     if (tables := rows.parts(names)) and not (images and not rows.has_images(source, tables[0])):
         return "Parquet"
-    if not images:
-        raise SourceError(
-            f"no images in {source.uri('')}; give a folder of images, of Parquet files or of "
-            "WebDataset's .tar files"
-        )
-    return "image"
+    if images:
+        return "image"
+    if packed := tars.compressed(names):
+        raise tars.refusal(source.uri(packed[0]))
+    for name in names:
+        left.add_file(name)
+    raise SourceError(
+        f"no images in {source.uri('')}{_beside(left)}; give a folder of images, of Parquet files "
+        "or of WebDataset's .tar files"
+    )
+
+
+def _beside(left: LeftOut) -> str:
+    return f", but {left}" if str(left) else ""
+
+
+def _annotated(samples: Iterable[Sample], wanted: Wanted, left: LeftOut) -> Iterator[Sample]:
+    """Those with an annotation, where one is wanted."""
+    for sample in samples:
+        if sample.annotation is None and wanted != "nothing":
+            left.add(f"without a {wanted[:-1]}", sample.name)
+        else:
+            yield sample
 
 
 def _shown(samples: Iterable[Sample], bar: Progress) -> Iterator[Sample]:
@@ -184,24 +251,3 @@ def _table(samples: Iterable[Sample], wanted: Wanted) -> pa.Table:
         kind = pa.int64() if wanted == "labels" else pa.string()
         columns[wanted.removesuffix("s")] = pa.array(annotations, kind)
     return pa.table(columns)
-
-
-def _check(table: pa.Table, wanted: Wanted, classes: int | None, source: Store) -> None:
-    """Every image is there for something."""
-    if not len(table):
-        raise SourceError(f"the files in {source.uri('')} hold no images")
-    if wanted == "nothing":
-        return
-    annotations = table[wanted.removesuffix("s")]
-    if annotations.null_count:
-        first = table["file"][annotations.is_null().to_pylist().index(True)]
-        raise SourceError(
-            f"{annotations.null_count} of {len(table)} images have no {wanted[:-1]}, the first in "
-            f"{source.uri(str(first))}; the teacher needs one of each"
-        )
-    if wanted == "labels" and classes is not None:
-        highest = max(annotations.to_pylist())
-        if highest >= classes:
-            raise SourceError(
-                f"label {highest}, but the teacher has {classes} classes, 0 to {classes - 1}"
-            )

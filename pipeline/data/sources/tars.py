@@ -1,7 +1,8 @@
-"""WebDataset: samples in tar files, each a run of members whose names differ after the first dot.
+"""WebDataset: samples in tar files, of the members that have one key.
 
 `key.jpg` (or another image) has its caption in `key.txt`, its label in `key.cls`, or either in
-`key.json`.
+`key.json`. The key ends at the first dot of the name that no digit follows, or at the last dot:
+`v1.5_2.jpg` has the key `v1.5_2`, and `1.seg.png` is the field `seg.png` of `1`, which is not read.
 
 Source: github.com/webdataset/webdataset, "The WebDataset Format".
 """
@@ -9,16 +10,20 @@ Source: github.com/webdataset/webdataset, "The WebDataset Format".
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 
-from pipeline.data.sources.files import record
+from pipeline.data import text
+from pipeline.data.sources.left_out import LeftOut, is_hidden, shown
+from pipeline.data.sources.place import reading
 from pipeline.data.sources.sample import (
-    IMAGES,
     THREADS,
     Sample,
     SourceError,
     Wanted,
-    field,
+    column,
+    image_endings,
+    is_image,
     read_annotation,
 )
 from pipeline.data.storage import Store
@@ -26,24 +31,43 @@ from pipeline.utils.threads import ahead
 
 BLOCK = 2**20
 """Bytes read at once of a tar that is listed: over a network, fewer and larger requests."""
-_PLAIN = {"captions": "txt", "labels": "cls"}
+_ANNOTATIONS = {"captions": ("txt", "json"), "labels": ("cls", "json"), "nothing": ()}
+"""Fields that hold what is wanted; the first that is there counts."""
+_GZIP = b"\x1f\x8b"
 
 
 def parts(names: Sequence[str]) -> list[str]:
     """The files of such a source among these."""
-    return [name for name in names if name.endswith(".tar")]
+    return [name for name in names if name.lower().endswith(".tar")]
+
+
+def compressed(names: Sequence[str]) -> list[str]:
+    """Tars among these that must be unpacked first."""
+    return [name for name in names if name.lower().endswith((".tar.gz", ".tgz"))]
+
+
+def refusal(where: str) -> SourceError:
+    """Why a compressed tar is no source, and the way out."""
+    name = where.rpartition("/")[2]
+    command = f"gunzip {name}"
+    if parts([name]):
+        command = f"mv {name} {name}.gz && gunzip {name}.gz"
+    return SourceError(
+        f"{where} is compressed, so no image can be read from its middle; unpack it: {command}"
+    )
 
 
 def samples(
-    store: Store, names: Sequence[str], wanted: Wanted, classes: int | None
+    store: Store, names: Sequence[str], wanted: Wanted, classes: int | None, left: LeftOut
 ) -> Iterator[Sample]:
     """All samples with an image, file after file.
 
     Raises:
-        SourceError: If a file cannot be read, or is cut short.
+        SourceError: If a file cannot be read, is cut short, or has two members of one name.
     """
-    for found in ahead(lambda name: _scan(store, name, wanted), names, THREADS):
-        yield from found
+    for tar in ahead(lambda name: _scan(store, name, wanted), names, THREADS):
+        yield from tar.samples()
+        left.extend(tar.left)
 
 
 class Reader:
@@ -62,53 +86,127 @@ class Reader:
         return data
 
 
-def _scan(store: Store, name: str, wanted: Wanted) -> list[Sample]:
-    where, found = store.uri(name), []
-    try:
-        with (
-            store.open(name) as file,
-            io.BufferedReader(file, BLOCK) as blocks,
-            tarfile.open(fileobj=blocks, mode="r:") as archive,
-        ):
-            members = (member for member in archive if member.isfile())
-            for _, group in groupby(members, lambda member: _split(member.name)[0]):
-                sample = _sample(archive, list(group), name, wanted, where)
-                found += [sample] if sample else []
-            blocks.seek(archive.offset)  # tarfile ends quietly at a broken header
-            if blocks.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("it has no end")
-    except (tarfile.TarError, OSError, ValueError) as error:
-        raise SourceError(f"cannot read {where} ({error}); fetch the file again") from error
-    return found
+def _scan(store: Store, name: str, wanted: Wanted) -> "_Tar":
+    tar = _Tar(name, store.uri(name), wanted)
+    with (
+        reading(store, name),
+        store.open(name) as file,
+        io.BufferedReader(file, BLOCK) as blocks,
+    ):
+        if blocks.peek(len(_GZIP)).startswith(_GZIP):
+            raise refusal(tar.where)
+        for archive in _archives(blocks):
+            for member in archive:
+                tar.add(member, blocks)
+    return tar
 
 
-def _sample(
-    archive: tarfile.TarFile, members: list[tarfile.TarInfo], name: str, wanted: Wanted, where: str
-) -> Sample | None:
-    """The sample of these members, if one of them is an image."""
-    parts = {_split(member.name)[1]: member for member in members}
-    image = next((part for end, part in parts.items() if f".{end}" in IMAGES), None)
-    if image is None:
-        return None
-    value: str | int | None = None
-    if (part := parts.get(_PLAIN.get(wanted, ""))) is not None:
-        value = read_annotation(_text(archive, part), wanted, f"{part.name} in {where}")
-    elif wanted != "nothing" and (part := parts.get("json")) is not None:
-        place = f"{part.name} in {where}"
-        content = record(_text(archive, part), place)
-        column = field(content, wanted)
-        value = read_annotation(content[column], wanted, place) if column else None
-    return Sample(name, image.offset_data, image.size, value)
+def _archives(blocks: io.BufferedReader) -> Iterator[tarfile.TarFile]:
+    """The archive in a file, and those that are joined to it (by cat)."""
+    block = b"first"
+    while block:
+        with tarfile.open(fileobj=blocks, mode="r:") as archive:
+            yield archive
+        blocks.seek(archive.offset)  # tarfile ends quietly at a broken header
+        if blocks.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("it has no end")
+        while (block := blocks.read(tarfile.BLOCKSIZE)) and not block.strip(b"\0"):
+            pass
+        blocks.seek(-len(block), io.SEEK_CUR)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A file in a tar: its name, where its bytes are, and those of an annotation."""
+
+    name: str
+    at: int
+    size: int
+    raw: bytes = b""
+
+
+class _Tar:
+    """The samples of one file, and what else is in it.
+
+    Args:
+        file: Its name.
+        where: Its address, for messages.
+        wanted: What to find out of each image.
+    """
+
+    def __init__(self, file: str, where: str, wanted: Wanted) -> None:
+        self.file, self.where, self.wanted = file, where, wanted
+        self.left = LeftOut()
+        self._members: dict[str, _Member] = {}
+        self._fields: dict[str, dict[str, _Member]] = {}
+
+    def add(self, member: tarfile.TarInfo, blocks: io.BufferedReader) -> None:
+        """Take up a member; the bytes of an annotation are read."""
+        if member.isdir():
+            return
+        name = _plain(member.name)
+        target = self._members.get(_plain(member.linkname)) if member.islnk() else None
+        if kind := "hidden" if is_hidden(PurePosixPath(name).name) else _unreadable(member, target):
+            self.left.add(kind, name)
+            return
+        key, end = _split(name)
+        fields = self._fields.setdefault(key, {})
+        if end in fields:
+            raise SourceError(f"{self.where} has {name} twice; write the tar anew")
+        place = target or _Member(name, member.offset_data, member.size)
+        if end in _ANNOTATIONS[self.wanted]:
+            blocks.seek(place.at)
+            place = replace(place, raw=blocks.read(place.size))
+        self._members[name] = fields[end] = replace(place, name=name)
+
+    def samples(self) -> Iterator[Sample]:
+        """Those with an image, in the order of the first member of each."""
+        endings = image_endings()
+        for fields in self._fields.values():
+            image = next((end for end in fields if f".{end}" in endings), None)
+            said = next((end for end in _ANNOTATIONS[self.wanted] if end in fields), None)
+            used = {image, said} if image else set()
+            for member in (fields[end] for end in fields if end not in used):
+                self._leave_out(member.name)
+            if image:
+                value = self._annotation(said, fields[said]) if said else None
+                yield Sample(self.file, fields[image].at, fields[image].size, value)
+
+    def _leave_out(self, name: str) -> None:
+        if is_image(name):
+            self.left.add("of other fields", name)
+        else:
+            self.left.add_file(name)
+
+    def _annotation(self, end: str, member: _Member) -> str | int | None:
+        where = f"{member.name} in {self.where}"
+        value = text.decode(member.raw, where)
+        if end != "json":
+            return read_annotation(value, self.wanted, where)
+        content = text.record(value, where)
+        found = column(content, self.wanted, where)
+        return read_annotation(content[found], self.wanted, where) if found else None
+
+
+def _unreadable(member: tarfile.TarInfo, target: _Member | None) -> str | None:
+    """Why the bytes of a member are not in the tar as they are; None if they are."""
+    if member.islnk():
+        return None if target else "linked to nowhere"
+    if member.issym():
+        return "linked to a path"
+    return None if member.isreg() and not member.issparse() else "of a special kind"
+
+
+def _plain(name: str) -> str:
+    """A member's name without "./", as text that can be printed."""
+    return shown(str(PurePosixPath(name)))
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Key and ending, which begins after the first dot of the last part."""
+    """Key and ending."""
     folder, slash, last = name.rpartition("/")
-    key, _, end = last.partition(".")
-    return f"{folder}{slash}{key}", end.lower()
-
-
-def _text(archive: tarfile.TarFile, member: tarfile.TarInfo) -> str:
-    content = archive.extractfile(member)
-    assert content is not None, "it is a file"
-    return content.read().decode()
+    pieces = last.split(".")
+    own = 1
+    while own < len(pieces) - 1 and pieces[own][:1].isdigit():
+        own += 1
+    return f"{folder}{slash}{'.'.join(pieces[:own])}", ".".join(pieces[own:]).lower()
