@@ -10,7 +10,6 @@ Requests are those of S3 (moto's, in this process), for an image and its caption
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -46,7 +45,8 @@ def measure(kind: str, source: str) -> dict[str, float]:
         local = local_prompts(TeacherConfig(prompts=source), S3Config())
         count = len(read_prompts(local.prompts))
     seconds = time.perf_counter() - begin
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.partition("VmHWM:")[2].split()[0]) / 1024
     return {"count": count, "seconds": seconds, "memory": peak}
 
 

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import re
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -17,7 +19,7 @@ from pipeline.data.sources.sample import NAMES, field
 from pipeline.data.storage import Storage, Store
 from pipeline.data.text import TextError
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import cache_folder, write_file
+from pipeline.utils.files import cache_folder, write_pieces
 
 _COPY = ".prompts"
 _TEXTS, _TABLES = (".txt", ".csv", ".jsonl"), (".parquet", ".arrow")
@@ -35,36 +37,40 @@ def local_prompts(teacher: TeacherConfig, credentials: S3Config) -> TeacherConfi
     """
     if teacher.prompts is None or teacher.prompts.endswith(_COPY):
         return teacher
-    prompts = read_prompts(teacher.prompts, credentials)
-    content = "".join(f"{json.dumps(prompt)}\n" for prompt in prompts).encode()
-    file = cache_folder() / f"{hashlib.sha256(content).hexdigest()[:32]}{_COPY}"
-    if not file.is_file():
-        write_file(file, content)
+    digest = hashlib.sha256()
+
+    def lines() -> Iterator[bytes]:
+        for prompt in read_prompts(str(teacher.prompts), credentials):
+            yield (line := f"{json.dumps(prompt)}\n".encode())
+            digest.update(line)
+
+    fresh = cache_folder() / f"{uuid.uuid4().hex}.new"
+    write_pieces(fresh, lines())
+    file = fresh.replace(fresh.with_name(f"{digest.hexdigest()[:32]}{_COPY}"))
     return teacher.model_copy(update={"prompts": str(file)})
 
 
-def read_prompts(path: str, credentials: S3Config) -> list[str]:
+def read_prompts(path: str, credentials: S3Config) -> Iterator[str]:
     """All prompts of a file or folder, local or not, in order, without the space around them.
 
     Rows without a prompt are left out; one printed line counts them. Raises as `local_prompts`.
     """
-    prompts: list[str] = []
-    rows = 0
+    rows = prompts = 0
     store, names = _files(path.rstrip("/") or "/", credentials)
     for name in names:
         with _readable(store.uri(name)):
             for row in _read(store, name):
                 rows += 1
                 if prompt := (row or "").strip():
-                    prompts.append(_clean(prompt, store.uri(name)))
+                    prompts += 1
+                    yield _clean(prompt, store.uri(name))
     if not prompts:
         raise UserError(
             f"teacher.prompts: no prompts in {path}; give a file that ends in "
             f"{', '.join(_TEXTS + _TABLES)}, or the folder of a Hugging Face dataset"
         )
-    if left := rows - len(prompts):
+    if left := rows - prompts:
         print(f"prompts  {left} of {rows} rows without a prompt left out")
-    return prompts
 
 
 def _files(path: str, credentials: S3Config) -> tuple[Store, list[str]]:
@@ -151,30 +157,33 @@ def _clean(prompt: str, where: str) -> str:
 def _read(store: Store, name: str) -> Iterator[str | None]:
     """The rows of one file."""
     where, ending = store.uri(name), _ending(name)
-    if ending in _TABLES:
-        with store.open(name) as file:
+    with store.open(name) as file:
+        if ending in _TABLES:
             yield from (_parquet if ending == ".parquet" else _arrow)(file, where)
-        return
-    content = text.decode(store.get(name), where)
-    if ending == ".txt":
-        yield from text.lines(content)
-    elif ending == ".csv":
-        yield from _of_rows(content, where)
-    else:
-        yield from _of_records(text.records(content, where), where)
+            return
+        lines = text.lines(file, where)
+        if ending == ".txt":
+            yield from lines
+        elif ending == ".csv":
+            yield from _of_rows(lines, where)
+        else:
+            yield from _of_records(text.records(lines, where), where)
 
 
-def _of_rows(content: str, where: str) -> Iterator[str]:
+def _of_rows(lines: Iterator[str], where: str) -> Iterator[str]:
     """The column of prompts of a CSV file.
 
     Raises:
         TextError: As `rows` and `_column`, or if it is no comma that separates the columns.
     """
-    header, column = next(text.lines(content), ""), ""
+    header, column = next(lines, ""), ""
     others = [mark for mark in _OTHER_COMMAS if mark in header]
-    if others and field((name.strip('"') for name in header.split(",")), "captions") is None:
+    if (
+        others
+        and field((name.strip('"') for name in header.strip().split(",")), "captions") is None
+    ):
         raise TextError(f"{where} has {others[0]!r} between its columns; separate them by commas")
-    for row in text.rows(content, where):
+    for row in text.rows(chain([header], lines), where):
         column = column or _column(list(row), where)
         yield row[column]
 

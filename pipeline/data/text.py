@@ -3,9 +3,12 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
+_BLOCK = 2**20
+"""Bytes read at once: over a network, fewer and larger requests."""
 _WIDEST = 2**30
 """Characters of a field of CSV; Python's own habit ends at 131,072."""
 _OTHERS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK": "a zip or Excel file"}
@@ -16,40 +19,51 @@ class TextError(Exception):
     """What is wrong with a text: file, line and way out; whoever reads it adds the setting."""
 
 
-def decode(data: bytes, where: str) -> str:
-    """UTF-8, with or without a byte order mark.
+def lines(file: Any, where: str) -> Iterator[str]:
+    """Lines of a file of UTF-8, with or without a byte order mark; a block of it is in memory.
+
+    They end at LF, CR LF or CR and nothing else (a form feed is part of a caption), and keep that.
 
     Args:
-        data: The content of a file.
+        file: To be read as bytes.
         where: Its address, for messages.
 
     Raises:
         TextError: If it is another encoding, or no text; names the line.
     """
-    broken = data.find(0)
+    blocks, number = io.BufferedReader(file, _BLOCK), 0
+    begin = blocks.peek(_BLOCK)[:2]
     try:
-        if broken < 0:
-            return data.decode("utf-8-sig")
+        for number, line in enumerate(io.TextIOWrapper(blocks, "utf-8-sig", newline=""), 1):
+            if "\0" in line:
+                raise _not_text(where, begin, number, 0)
+            yield line
     except UnicodeDecodeError as error:
-        broken = error.start
-    known = next((kind for mark, kind in _OTHERS.items() if data.startswith(mark)), None)
-    line = data.count(b"\n", 0, broken) + 1
-    what = f"it is {known}" if known else f"line {line} has the byte 0x{data[broken]:02x}"
-    raise TextError(f"{where} is not UTF-8 ({what}); save it as UTF-8")
+        number += error.object.count(b"\n", 0, error.start) + 1
+        raise _not_text(where, begin, number, error.object[error.start]) from error
 
 
-def lines(text: str) -> Iterator[str]:
-    """Lines, which end at LF, CR LF or CR and nothing else (a form feed is part of a caption)."""
-    return (line.rstrip("\n") for line in io.StringIO(text, newline=None))
+def _not_text(where: str, begin: bytes, line: int, byte: int) -> TextError:
+    known = _OTHERS.get(begin)
+    what = f"it is {known}" if known else f"line {line} has the byte 0x{byte:02x}"
+    return TextError(f"{where} is not UTF-8 ({what}); save it as UTF-8")
 
 
-def records(text: str, where: str) -> Iterator[dict[str, Any]]:
+def decode(data: bytes, where: str) -> str:
+    """The content of a file of UTF-8, whole; raises as `lines`."""
+    with suppress(UnicodeDecodeError):
+        if "\0" not in (text := data.decode("utf-8-sig")):
+            return text
+    return "".join(lines(io.BytesIO(data), where))  # names the line
+
+
+def records(lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:
     """The objects of JSON Lines; empty lines are passed over.
 
     Raises:
         TextError: As `record`; names the line.
     """
-    for number, line in enumerate(lines(text), 1):
+    for number, line in enumerate(lines, 1):
         if line.strip():
             yield record(line, f"line {number} of {where}")
 
@@ -74,15 +88,19 @@ def record(text: str, where: str) -> dict[str, Any]:
     return found
 
 
-def rows(text: str, where: str) -> Iterator[dict[str, str]]:
+def rows(lines: Iterable[str], where: str) -> Iterator[dict[str, str]]:
     """The rows of a CSV file by its header, every value as text.
+
+    Args:
+        lines: Of the file, with their ends.
+        where: Its address, for messages.
 
     Raises:
         TextError: If a quote is not closed, a row has other fields than the header, or two columns
             have one name; names the line.
     """
     csv.field_size_limit(_WIDEST)
-    table = csv.reader(io.StringIO(text, newline=""), strict=True)
+    table = csv.reader(lines, strict=True)
     try:
         header = next(table, [])
         if twice := sorted({name for name in header if header.count(name) > 1}):

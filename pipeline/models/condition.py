@@ -20,6 +20,8 @@ from pipeline.utils.errors import UserError
 _KEPT = 1024
 """Prompts whose embeddings stay in memory."""
 _LINE_FEED = 10
+_BLOCK = 2**24
+"""Bytes of a file of prompts that are looked through at once."""
 
 
 class ClassLabels(Conditioner):
@@ -140,7 +142,12 @@ class PromptFile(Sequence[str]):
         self._file = file
         empty = file.stat().st_size == 0  # which cannot be mapped
         self._bytes = np.empty(0, np.uint8) if empty else np.memmap(file, np.uint8, "r")
-        self._ends = np.flatnonzero(self._bytes == _LINE_FEED)
+        starts = range(0, len(self._bytes), _BLOCK)
+        found = [
+            start + np.flatnonzero(self._bytes[start : start + _BLOCK] == _LINE_FEED)
+            for start in starts
+        ]
+        self._ends = np.concatenate([np.empty(0, np.int64), *found])
         if not empty and self._bytes[-1] != _LINE_FEED:
             self._ends = np.append(self._ends, len(self._bytes))
 

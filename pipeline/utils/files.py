@@ -70,14 +70,21 @@ def write_file(path: Path, data: bytes) -> None:
     Raises:
         UserError: If it cannot be written; an older file stays as it was.
     """
+    write_pieces(path, [data])
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    """As `write_file`, of pieces that are made meanwhile; raises what they raise as well."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(data)
+        with fresh.open("wb") as file:
+            file.writelines(pieces)
         fresh.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            fresh.unlink()
         raise UserError(
             f"cannot write {path}: {error.strerror}; free space or choose another folder"
         ) from error
+    finally:
+        with suppress(OSError):
+            fresh.unlink()

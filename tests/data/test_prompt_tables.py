@@ -14,7 +14,7 @@ CAT = {"prompt": ["a cat", "a dog"]}
 
 
 def read(path: object) -> list[str]:
-    return read_prompts(str(path), S3Config())
+    return list(read_prompts(str(path), S3Config()))
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,10 @@ def asked(path: object) -> Config:
     return Config.model_validate({"teacher": {"prompts": str(path)}})
 
 
+def prompts_of(path: str, credentials: S3Config) -> list[str]:
+    return list(read_prompts(path, credentials))
+
+
 def text(folder: Path) -> Path:
     (folder / "p.txt").write_text("\n".join([PROMPTS[0], "", f"  {PROMPTS[1]} ", PROMPTS[2], ""]))
     return folder / "p.txt"
@@ -81,7 +85,7 @@ def test_every_kind_gives_the_same_prompts(kind, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "in").mkdir()
     config = asked(kind(tmp_path / "in"))
-    assert read_prompts(config.teacher.prompts, config.s3) == PROMPTS
+    assert prompts_of(config.teacher.prompts, config.s3) == PROMPTS
     local = fetch_inputs(config).teacher.prompts
     assert local == fetch_inputs(asked(text(tmp_path))).teacher.prompts, "one copy of one content"
     assert Path(local).read_text().splitlines()[0] == '"a cat"'
@@ -96,8 +100,8 @@ def test_prompts_in_a_bucket(tmp_path, monkeypatch):
         client = boto3.client("s3")
         client.create_bucket(Bucket="bucket")
         client.upload_file(str(parquet(tmp_path)), "bucket", "sets/p.parquet")
-        assert read_prompts("s3://bucket/sets/p.parquet", S3Config()) == PROMPTS
-        assert read_prompts("s3://bucket/sets", S3Config()) == PROMPTS
+        assert prompts_of("s3://bucket/sets/p.parquet", S3Config()) == PROMPTS
+        assert prompts_of("s3://bucket/sets", S3Config()) == PROMPTS
     s3._connect.cache_clear()
 
 
@@ -123,34 +127,34 @@ def test_prompts_in_a_bucket(tmp_path, monkeypatch):
 )
 def test_text_is_taken_as_it_stands(tmp_path, name, content, prompts):
     (tmp_path / name).write_bytes(content.encode())
-    assert read_prompts(str(tmp_path / name), S3Config()) == prompts
+    assert prompts_of(str(tmp_path / name), S3Config()) == prompts
 
 
 def test_a_large_csv_file_keeps_its_line_breaks(tmp_path):
     rows = [f"caption {number} has two lines,\nas a model writes them" for number in range(40_000)]
     table = "".join(f'{number},"{row}"\n' for number, row in enumerate(rows))
     (tmp_path / "p.csv").write_text(f"id,prompt\n{table}")
-    assert read_prompts(str(tmp_path / "p.csv"), S3Config()) == rows
+    assert prompts_of(str(tmp_path / "p.csv"), S3Config()) == rows
 
 
 def test_rows_without_a_prompt_are_counted(tmp_path, capsys):
-    read_prompts(str(parquet(tmp_path)), S3Config())
-    read_prompts(str(text(tmp_path)), S3Config())
+    prompts_of(str(parquet(tmp_path)), S3Config())
+    prompts_of(str(text(tmp_path)), S3Config())
     assert capsys.readouterr().out.splitlines() == [
         "prompts  1 of 4 rows without a prompt left out",
         "prompts  1 of 4 rows without a prompt left out",
     ]
-    read_prompts(str(csv(tmp_path)), S3Config())
+    prompts_of(str(csv(tmp_path)), S3Config())
     assert not capsys.readouterr().out
 
 
 def test_a_file_in_the_root_and_one_beside_us(tmp_path, monkeypatch):
     text(tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert read_prompts("p.txt", S3Config()) == PROMPTS
+    assert prompts_of("p.txt", S3Config()) == PROMPTS
     opened = []
     monkeypatch.setattr(prompts_module, "Storage", lambda uri, *rest: opened.append(uri) or Fake())
-    assert read_prompts("/p.txt", S3Config()) == ["a cat"]
+    assert prompts_of("/p.txt", S3Config()) == ["a cat"]
     assert opened == ["/"]
 
 
@@ -159,6 +163,9 @@ class Fake:
 
     def list(self, prefix):
         return {prefix: 1}
+
+    def open(self, name):
+        return pa.BufferReader(self.get(name))
 
     def get(self, name):
         return b"a cat"
@@ -204,5 +211,5 @@ def test_what_cannot_be_read_is_one_clear_error(tmp_path, name, content, message
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message) as error:
-        read_prompts(str(tmp_path / name), S3Config())
+        prompts_of(str(tmp_path / name), S3Config())
     assert "\n" not in str(error.value)

@@ -1,19 +1,39 @@
 """One reader of text: encodings, ends of lines, CSV and JSON Lines."""
 
+import io
 import json
 
 import pytest
 
 from pipeline.data.text import TextError, decode, lines, record, records, rows
 
+ENDS = [(number, ("\n", "\r\n")[number % 2]) for number in range(60_000)]
+
+
+def read(data: bytes) -> list[str]:
+    return list(lines(io.BytesIO(data), "f"))
+
 
 def test_lines_end_at_three_marks_alone_and_a_mark_of_order_is_no_text() -> None:
-    text = decode("\ufeffa\u2028b\x85c\x0cd\x1ce\r\nf\rg\n\nh".encode(), "f")
-    assert list(lines(text)) == ["a\u2028b\x85c\x0cd\x1ce", "f", "g", "", "h"]
-    assert list(lines("")) == []
+    content = "a\u2028b\x85c\x0cd\x1ce\r\nf\rg\n\nh"
+    data = f"\ufeff{content}".encode()
+    assert read(data) == ["a\u2028b\x85c\x0cd\x1ce\r\n", "f\r", "g\n", "\n", "h"]
+    assert decode(data, "f") == content
+    assert read(b"") == []
     found = [{"caption": "a\u2028b"}, {"caption": "c"}]
     file = "\n".join(json.dumps(each, ensure_ascii=False) for each in found)
-    assert list(records(f"{file}\n\n", "f")) == found
+    assert list(records(read(f"{file}\n\n".encode()), "f")) == found
+
+
+def test_a_line_is_found_wherever_it_stands() -> None:
+    """Also beyond what is read at once, and with an end between two blocks."""
+    many = [f"{number} {'é' * (number % 50)}{end}" for number, end in ENDS]
+    data = "".join(many).encode()
+    assert len(data) > 2**21 and read(data) == many
+    with pytest.raises(TextError, match=rf"line {len(many) + 1} has the byte 0xe9"):
+        read(data + b"\xe9\n")
+    with pytest.raises(TextError, match=rf"line {len(many) + 1} has the byte 0x00"):
+        read(data + b"a\0b\n")
 
 
 @pytest.mark.parametrize(
@@ -33,12 +53,12 @@ def test_another_encoding_is_named_with_its_line(data: bytes, told: str) -> None
 def test_a_table_is_text_and_may_have_breaks_and_quotes_in_its_fields() -> None:
     wide = "x" * 200_000
     text = f'id,prompt\r\n007,"two\r\nlines, ""quoted"""\r\n\r\ntrue,a 12" pizza\r\n0,{wide}\r\n'
-    assert list(rows(text, "f")) == [
+    assert list(rows(read(text.encode()), "f")) == [
         {"id": "007", "prompt": 'two\r\nlines, "quoted"'},
         {"id": "true", "prompt": 'a 12" pizza'},
         {"id": "0", "prompt": wide},
     ]
-    assert list(rows("", "f")) == []
+    assert list(rows([], "f")) == []
 
 
 @pytest.mark.parametrize(
@@ -53,7 +73,7 @@ def test_a_table_is_text_and_may_have_breaks_and_quotes_in_its_fields() -> None:
 )
 def test_a_table_that_says_two_things_is_named_with_its_line(text: str, told: str) -> None:
     with pytest.raises(TextError, match=told):
-        list(rows(text, "f"))
+        list(rows(read(text.encode()), "f"))
 
 
 @pytest.mark.parametrize(
@@ -69,4 +89,4 @@ def test_a_record_that_is_none_is_named(text: str, told: str) -> None:
     with pytest.raises(TextError, match=f"^f {told}"):
         record(text, "f")
     with pytest.raises(TextError, match=f"^line 2 of f {told}"):
-        list(records(f'{{"a": 1}}\n{text}\n', "f"))
+        list(records(['{"a": 1}\n', text], "f"))

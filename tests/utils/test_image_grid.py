@@ -92,12 +92,13 @@ def test_an_older_picture_stays_when_the_new_one_fails(
     save_grid({"x": torch.zeros(1, 1, 8, 8)}, path)
     older = path.read_bytes()
 
-    def full(self: Path, data: bytes) -> int:
+    def full(self: Path, mode: str) -> None:
         self.touch()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "open", full)
     with pytest.raises(UserError, match="No space left"):
         save_grid({"x": torch.ones(1, 1, 8, 8)}, path)
+    monkeypatch.undo()
     assert path.read_bytes() == older
     assert [file.name for file in tmp_path.iterdir()] == ["grid.png"]

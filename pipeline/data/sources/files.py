@@ -5,6 +5,7 @@ Captions stand in `name.txt` beside `name.jpg`, or in a table as Hugging Face's 
 folder. Labels stand in such a table, or are the folders that the images are in.
 """
 
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from posixpath import normpath
@@ -100,8 +101,8 @@ def _rows(store: Store, name: str, wanted: Wanted) -> Iterator[Mapping[str, Any]
     where, end = store.uri(name), PurePosixPath(name).suffix.lower()
     if end == ".parquet":
         return rows.records(store, name, _KEY, wanted)
-    content = text.decode(store.get(name), where)
-    return text.rows(content, where) if end == ".csv" else text.records(content, where)
+    lines = text.lines(io.BytesIO(store.get(name)), where)
+    return text.rows(lines, where) if end == ".csv" else text.records(lines, where)
 
 
 def _image(row: Mapping[str, Any], folder: str, known: Mapping[str, str], where: str) -> str:
