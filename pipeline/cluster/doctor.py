@@ -158,9 +158,12 @@ class Examination:
         return solver_note(scheduler, pairs.solver, pairs.steps)
 
     def check_store(self, branch: str) -> str:
-        """Objects can be written there, and never twice."""
+        """Objects can be written there, and never twice; a finished set takes no more."""
         where = getattr(self.config, branch).output
-        probe(Storage(where, self.config.s3, f"{branch}.output"))
+        store = Storage(where, self.config.s3, f"{branch}.output")
+        if branch == "pairs" and f"manifest-{self.config.pairs.count}.json" in store.list():
+            return f"{where} has all pairs"
+        probe(store)
         return f"{where} takes objects, each once"
 
     def check_pairs(self) -> str:
@@ -192,13 +195,8 @@ class Examination:
         """Why Ray cannot be joined; "" if it can."""
         try:
             connect()
-        except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
-            if "AuthenticationError" in f"{error!r} {error.__cause__}":
-                return (
-                    "Ray refuses the token: set RAY_AUTH_MODE=token and the cluster's own token, "
-                    "in RAY_AUTH_TOKEN or ~/.ray/auth_token"
-                )
-            return f"Ray cannot be joined: {first_line(error)}; check RAY_ADDRESS"
+        except UserError as error:
+            return str(error)
         return ""
 
     def check_versions(self) -> str:
