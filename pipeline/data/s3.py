@@ -17,11 +17,14 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConnectionClosedError,
+    CredentialRetrievalError,
     IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
     ReadTimeoutError,
     ResponseStreamingError,
+    SSOError,
+    TokenRetrievalError,
 )
 
 from pipeline.data.ranges import Ranges
@@ -32,6 +35,14 @@ REQUESTS: Counter[str] = Counter()
 ATTEMPTS = 6
 """Tries of one request: throttling, 5xx and broken connections are waited out."""
 
+_UNKNOWN = (
+    CredentialRetrievalError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    SSOError,
+    TokenRetrievalError,
+)
+"""No credentials to be had."""
 _BROKEN = (ConnectionClosedError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
 _AGAIN = "run the same command again"
 _RIGHTS = "check the credentials and their rights to read, write and list there"
@@ -194,7 +205,7 @@ class S3Store:
             if reason in ("NoSuchKey", "404"):  # a HEAD has no body to say which
                 reason, advice = "no such object", "run the job that makes it"
             raise UserError(f"{where}: {reason}; {advice}") from error
-        except (NoCredentialsError, PartialCredentialsError) as error:
+        except _UNKNOWN as error:
             raise UserError(
                 f"{where}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, s3.profile, "
                 "or give the machine a role"
