@@ -161,7 +161,9 @@ class Examination:
         """Objects can be written there, and never twice; a finished set takes no more."""
         where = getattr(self.config, branch).output
         store = Storage(where, self.config.s3, f"{branch}.output")
-        if branch == "pairs" and f"manifest-{self.config.pairs.count}.json" in store.list():
+        if branch == "pairs" and f"manifest-{self.config.pairs.count}.json" in store.list(
+            "manifest-"
+        ):
             return f"{where} has all pairs"
         probe(store)
         return f"{where} takes objects, each once"
@@ -172,6 +174,8 @@ class Examination:
         if shards.PLAN not in store.list(shards.PLAN):
             return "none yet"
         wanted = pair_plan(self.local.teacher, self.config.pairs, self.config.seed)
+        if shards.finished(store, wanted, self.config.pairs.count):
+            return "of this teacher, none left to be made"
         shards.open_plan(store, wanted)
         left = len(shards.missing(store, wanted, self.config.pairs.count))
         if store.list("manifest-"):

@@ -18,6 +18,7 @@ from pipeline.cluster.doctor import Examination, doctor
 from pipeline.cluster.node import Speed
 from pipeline.config import Config
 from pipeline.data import s3
+from pipeline.data.local import LocalStore
 from pipeline.utils.errors import UserError
 from tests.fixtures.in_process import make_pairs
 from tests.fixtures.tiny_models import save_tiny
@@ -86,6 +87,23 @@ def test_a_wrong_token(ray_cluster, healthy, tmp_path):
     assert "FAIL  Ray " in done.stdout
     assert "RAY_AUTH_TOKEN" in done.stdout and "0" * 64 not in done.stdout + done.stderr
     assert done.stderr.splitlines()[-1] == "1 of 6 checks failed: Ray"
+
+
+def test_a_dead_address_is_one_finding(healthy, monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    found = faults(healthy())
+    assert list(found) == ["Ray"]
+    assert found["Ray"].startswith("RAY_ADDRESS 127.0.0.1:1: no Ray head there ([Errno 111]")
+
+
+def test_finished_pairs_need_no_right_to_write(healthy, monkeypatch):
+    config = healthy()
+    make_pairs(config)
+    monkeypatch.setattr(LocalStore, "put", lambda *_: pytest.fail("it writes"))
+    examination = Examination(config)
+    assert examination.check_store("pairs").endswith(" has all pairs")
+    assert examination.check_pairs() == "of this teacher, none left to be made"
 
 
 CHECKS = [name for name in vars(Examination) if name.startswith("check_")]
