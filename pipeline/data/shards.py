@@ -189,10 +189,10 @@ def finished(store: Store, plan: _Plan, count: int) -> Manifest[_Plan] | None:
     Raises:
         UserError: If the manifest is damaged.
     """
-    stored, name = store.list(), f"manifest-{count}.json"
-    if not {PLAN, name} <= stored.keys():
+    name = f"manifest-{count}.json"
+    if name not in store.list(name):
         return None
-    manifest = _load_manifest(store, name, type(plan))
+    manifest, stored = _load_manifest(store, name, type(plan)), _stored(store, plan.kind)
     whole = all(stored.get(shard.name) == shard.bytes for shard in manifest.shards)
     return manifest if whole and manifest.plan == plan else None
 
