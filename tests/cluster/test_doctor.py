@@ -15,7 +15,7 @@ from moto.core import set_initial_no_auth_action_count
 
 from pipeline.cluster import doctor as room
 from pipeline.cluster.doctor import Examination, doctor
-from pipeline.cluster.node import Speed
+from pipeline.cluster.node import Node, Speed
 from pipeline.config import Config
 from pipeline.data import s3
 from pipeline.data.local import LocalStore
@@ -111,6 +111,19 @@ def test_finished_pairs_need_no_right_to_write(ray_cluster, healthy, monkeypatch
     assert all(each.fine for each in found.values())
     assert found["pairs.output"].text.endswith(" has all pairs")
     assert found["pair set"].text == "of this teacher, none left to be made"
+
+
+def test_made_pairs_need_no_room(healthy):
+    config = healthy()
+    make_pairs(config)
+    examination = Examination(config)
+    examination.nodes = [Node("here", {}, {}, {config.pairs.output: 0})]
+    assert examination.check_disk().endswith(" GiB needed")
+    Path(config.pairs.output, "manifest-96.json").unlink()
+    other = Examination(config)
+    other.nodes = examination.nodes
+    with pytest.raises(UserError, match="has 0.00 free"):
+        other.check_disk()
 
 
 CHECKS = [name for name in vars(Examination) if name.startswith("check_")]
