@@ -126,8 +126,8 @@ class Examination:
     def nodes(self) -> list[Node]:
         """Every node that is there now, and what it sees of the local outputs."""
         self.check_cluster()
-        outputs = (self.config.pairs.output, self.config.distill.output)
-        local = [each for each in outputs if not is_remote(each)]
+        outputs = {self.config.pairs.output: self._manifest, self.config.distill.output: None}
+        local = {folder: file for folder, file in outputs.items() if not is_remote(folder)}
         return look_at_nodes(local, self.config.doctor.patience)
 
     @cached_property
@@ -158,10 +158,18 @@ class Examination:
         return solver_note(scheduler, pairs.solver, pairs.steps)
 
     def check_store(self, branch: str) -> str:
-        """Objects can be written there, and never twice."""
+        """Objects can be written there, and never twice; a finished set takes no more."""
         where = getattr(self.config, branch).output
+        if branch == "pairs" and self._manifest:
+            return f"{where} has all pairs"
         probe(Storage(where, self.config.s3, f"{branch}.output"))
         return f"{where} takes objects, each once"
+
+    @cached_property
+    def _manifest(self) -> str | None:
+        """Its name, if all pairs are made."""
+        name, where = f"manifest-{self.config.pairs.count}.json", self.config.pairs.output
+        return name if name in Storage(where, self.config.s3, "pairs.output").list(name) else None
 
     def check_pairs(self) -> str:
         """What is there already is of this teacher and these settings."""
@@ -169,6 +177,8 @@ class Examination:
         if shards.PLAN not in store.list(shards.PLAN):
             return "none yet"
         wanted = pair_plan(self.local.teacher, self.config.pairs, self.config.seed)
+        if shards.finished(store, wanted, self.config.pairs.count):
+            return "of this teacher, none left to be made"
         shards.open_plan(store, wanted)
         left = len(shards.missing(store, wanted, self.config.pairs.count))
         if store.list("manifest-"):
@@ -192,13 +202,8 @@ class Examination:
         """Why Ray cannot be joined; "" if it can."""
         try:
             connect()
-        except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
-            if "AuthenticationError" in f"{error!r} {error.__cause__}":
-                return (
-                    "Ray refuses the token: set RAY_AUTH_MODE=token and the cluster's own token, "
-                    "in RAY_AUTH_TOKEN or ~/.ray/auth_token"
-                )
-            return f"Ray cannot be joined: {first_line(error)}; check RAY_ADDRESS"
+        except UserError as error:
+            return str(error)
         return ""
 
     def check_versions(self) -> str:
@@ -225,8 +230,8 @@ class Examination:
         return f"{len(self.nodes)} nodes see all folders"
 
     def check_disk(self) -> str:
-        """Local folders have room for pairs and checkpoints."""
-        needs = self._needs()
+        """Local folders have room for pairs, unless they are made, and checkpoints."""
+        needs = self._needs() | ({self.config.pairs.output: 0} if self._manifest else {})
         for node in self.nodes:
             for folder, free in node.free.items():
                 if free < needs[folder]:

@@ -5,7 +5,7 @@ from functools import partial
 from pipeline.cluster import pool
 from pipeline.cluster.pool import Work
 from pipeline.config import Config
-from pipeline.data import real
+from pipeline.data import real, shards
 from pipeline.data.fetch import fetch_inputs
 from pipeline.data.storage import Storage, probe
 from pipeline.stages.encode import RealMaker, real_plan
@@ -14,7 +14,7 @@ from pipeline.stages.encode import RealMaker, real_plan
 def encode_images(config: Config) -> None:
     """Make every shard that is not stored yet, then close the set; run again, it goes on.
 
-    Images that cannot be read are left out, counted and named.
+    Images that cannot be read are left out, counted and named. A finished set is only read.
 
     Raises:
         UserError: If the teacher cannot be loaded, the source is missing, incomplete or changed,
@@ -25,7 +25,8 @@ def encode_images(config: Config) -> None:
     encode = config.encode
     open_output = partial(Storage, encode.output, config.s3, "encode.output")
     store = open_output()
-    probe(store)
+    if not store.list("manifest-"):
+        probe(store)
     plan = real_plan(fetch_inputs(config, "teacher"), store)
     source = str(encode.source), config.s3
 
@@ -33,8 +34,10 @@ def encode_images(config: Config) -> None:
         return RealMaker(fetch_inputs(config, "teacher").teacher, source, plan, open_output())
 
     work = Work("encode", "images", encode, new_maker)
-    pool.make_missing(store, plan, plan.count, work)
-    manifest = real.close(store, plan, encode.max_damaged)
+    manifest = shards.finished(store, plan, plan.count)
+    if manifest is None:
+        pool.make_missing(store, plan, plan.count, work)
+        manifest = real.close(store, plan, encode.max_damaged)
     pool.report(manifest, work, encode.output)
     if damaged := list(real.damaged(store)):
         first = damaged[0]

@@ -6,6 +6,7 @@ import platform
 import shutil
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class Node:
     Attributes:
         address: Its IP.
         versions: Of Python and of the packages that matter.
-        sees: Local folder -> whether the driver's token is in it.
+        sees: Local folder -> whether the driver's file is in it.
         free: Local folder -> bytes free on its disk.
     """
 
@@ -64,25 +65,27 @@ def versions() -> dict[str, str]:
     return found | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
-def look_at_nodes(folders: list[str], patience: float) -> list[Node]:
+def look_at_nodes(folders: Mapping[str, str | None], patience: float) -> list[Node]:
     """Every node that is there now, looked at by a task of its own.
 
     Args:
-        folders: Local folders that the nodes should share.
+        folders: Local folder that the nodes should share -> the name of a file that is in it; None
+            puts one there meanwhile.
         patience: Seconds that all of them may take.
 
     Raises:
         UserError: If a node does not answer.
     """
     token = f".doctor-{uuid.uuid4().hex}"
-    stores = [LocalStore(Path(folder)) for folder in folders]
+    files = {folder: file or token for folder, file in folders.items()}
+    stores = [LocalStore(Path(folder)) for folder, file in folders.items() if file is None]
     for store in stores:
         store.put(token, b"")
     try:
         tasks = [
             _look.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(each["NodeID"], soft=False)
-            ).remote(folders, token)
+            ).remote(files)
             for each in ray.nodes()
             if each["Alive"]
         ]
@@ -95,13 +98,13 @@ def look_at_nodes(folders: list[str], patience: float) -> list[Node]:
 
 
 @ray.remote(num_cpus=0)
-def _look(folders: list[str], token: str) -> Node:
+def _look(files: dict[str, str]) -> Node:
     """What this node sees."""
     return Node(
         address=ray.util.get_node_ip_address(),
         versions=versions(),
-        sees={each: (Path(each) / token).is_file() for each in folders},
-        free={each: shutil.disk_usage(_existing(Path(each))).free for each in folders},
+        sees={folder: Path(folder, file).is_file() for folder, file in files.items()},
+        free={each: shutil.disk_usage(_existing(Path(each))).free for each in files},
     )
 
 

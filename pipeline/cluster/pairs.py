@@ -14,6 +14,8 @@ from pipeline.stages.pairs import PairMaker, pair_plan
 def make_pairs(config: Config) -> None:
     """Make every shard that is not stored yet, then close the set; run again, it goes on.
 
+    A finished set is only read.
+
     Raises:
         UserError: If the teacher cannot be loaded, the output holds another set, the store
             refuses, or no shard comes for `pairs.patience` seconds; if shards failed, after all
@@ -23,12 +25,15 @@ def make_pairs(config: Config) -> None:
     plan = pair_plan(teacher, pairs, config.seed)
     open_output = partial(Storage, pairs.output, config.s3, "pairs.output")
     store = open_output()
-    probe(store)
+    manifest = shards.finished(store, plan, pairs.count)
 
     def new_maker() -> PairMaker:  # on the actor's node, with a teacher of its own
         teacher = fetch_inputs(config, "teacher").teacher
         return PairMaker(teacher, plan, open_output(), pairs.batch_size)
 
     work = Work("pairs", "pairs", pairs, new_maker)
-    pool.make_missing(store, plan, pairs.count, work)
-    pool.report(shards.close(store, plan, pairs.count), work, pairs.output)
+    if manifest is None:
+        probe(store)
+        pool.make_missing(store, plan, pairs.count, work)
+        manifest = shards.close(store, plan, pairs.count)
+    pool.report(manifest, work, pairs.output)

@@ -2,23 +2,132 @@
 
 import logging
 import os
+import secrets
+import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
 
-from pipeline.utils.errors import UserError
+from pipeline.utils.errors import UserError, first_line
+
+ANSWER_SECONDS = 10.0
+"""How long a cluster's head may take to answer at all."""
+SOCKET_BYTES = 107 if sys.platform == "linux" else 103
+"""The longest path of a socket."""
+_LOCAL = ("", "auto", "local")
+_WAYS = "unset it to start Ray on this machine, or give the address of a head, such as host:6379"
 
 
 def connect() -> None:
-    """Join the cluster of this job or of RAY_ADDRESS; without one, start it on this machine."""
+    """Join the cluster of this job or of RAY_ADDRESS; without one, start it on this machine.
+
+    Raises:
+        UserError: If RAY_ADDRESS is no cluster's, nobody answers there, the token is another, or
+            Ray has no room for its files on this machine.
+    """
     if ray.is_initialized():
         return
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address not in _LOCAL:
+        _check_address(address)
+    elif address == "local" or not _started_here():
+        _check_sockets()
+        _give_token()
     # The jobs show their own progress, once: not Ray's beside it, nor each worker line twice.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-    ray.init(logging_level="warning")
+    try:
+        ray.init(logging_level="warning")
+    except (OSError, RuntimeError, ray.exceptions.RayError) as error:
+        raise UserError(_unjoined(error, address)) from error
+
+
+def _check_address(address: str) -> None:
+    """See that it is a head's and that one listens there: Ray itself would wait for minutes."""
+    if "://" in address:
+        http = address.startswith("http")
+        reason = "for `ray job submit`" if http else "of another protocol, such as Ray Client's"
+        raise UserError(
+            f"RAY_ADDRESS {address} is {reason}: submit the job (`ray job submit --working-dir . "
+            f"-- python jobs/...`), {_WAYS}"
+        )
+    try:
+        _call(address)
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(f"RAY_ADDRESS {address}: no Ray head there ({error}); {_WAYS}") from error
+    _try_once()
+
+
+def _started_here() -> bool:
+    """Whether `ray start` has made a cluster on this machine; raises UserError if it is gone."""
+    file = _temporary()[1] / "ray" / "ray_current_cluster"
+    try:
+        address = file.read_text().strip()
+    except OSError:
+        return False
+    try:
+        _call(address)
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"the Ray cluster at {address}, which {file} names, does not answer ({error}): run "
+            "`ray start` again, delete that file, or set RAY_ADDRESS=local"
+        ) from error
+    _try_once()
+    return True
+
+
+def _call(address: str) -> None:
+    """Raises OSError if nobody listens at host:port, ValueError if it is no such address."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+
+
+def _try_once() -> None:
+    """Let Ray ask a head for half a minute and not for ten."""
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
+
+
+def _temporary() -> tuple[str, Path]:
+    """The variable that says where Ray's own files are, and the folder."""
+    names = ("RAY_TMPDIR", "TMPDIR") if sys.platform == "linux" else ("RAY_TMPDIR",)
+    name = next((name for name in names if name in os.environ), names[0])
+    return name, Path(os.environ.get(name, "/tmp"))
+
+
+def _check_sockets() -> None:
+    """See that the paths of Ray's sockets are short enough."""
+    name, folder = _temporary()
+    session = f"session_2026-01-31_00-00-00_000000_{os.getpid()}"
+    room = SOCKET_BYTES - len(f"/ray/{session}/sockets/dash_MetricsHead")
+    if (size := len(os.fsencode(folder))) > room:
+        raise UserError(
+            f"{name} {folder}: {size} bytes, and Ray's sockets leave room for {room}; set "
+            "RAY_TMPDIR to a shorter folder, such as /tmp"
+        )
+
+
+def _give_token() -> None:
+    """Give the cluster a token of its own where Ray cannot keep one in the home folder."""
+    home = os.environ.get("HOME", "")
+    if not os.access(home, os.W_OK) and not os.path.exists(f"{home}/.ray/auth_token"):
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def _unjoined(error: Exception, address: str) -> str:
+    """Why Ray cannot be joined or started."""
+    if "AuthenticationError" in f"{error!r} {error.__cause__!r}":
+        return (
+            "Ray refuses the token: set RAY_AUTH_MODE=token and the cluster's own token, "
+            "in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+        )
+    if address not in _LOCAL:
+        return f"Ray cannot be joined at RAY_ADDRESS {address}: {first_line(error)}; {_WAYS}"
+    name, folder = _temporary()
+    return f"Ray cannot be started: {first_line(error)}; its files are in {name} {folder}"
 
 
 @contextmanager

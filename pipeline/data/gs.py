@@ -14,7 +14,7 @@ from google.api_core.exceptions import (
     PreconditionFailed,
     RetryError,
 )
-from google.auth.exceptions import DefaultCredentialsError
+from google.auth.exceptions import DefaultCredentialsError, RefreshError
 from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 from requests import RequestException
@@ -115,10 +115,10 @@ class GSStore:
         where = f"cannot {verb} {self.uri(name)}"
         try:
             yield
-        except DefaultCredentialsError as error:
+        except (DefaultCredentialsError, RefreshError) as error:
             raise UserError(
-                f"{where}: no credentials; run `gcloud auth application-default login`, or give "
-                "the machine a service account"
+                f"{where}: no valid credentials; run `gcloud auth application-default login`, or "
+                "give the machine a service account"
             ) from error
         except PreconditionFailed:  # the name has an object already
             raise

@@ -11,6 +11,9 @@ import pyarrow as pa
 
 from pipeline.utils.errors import UserError
 
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What a file system without hard links answers."""
+
 
 class LocalStore:
     """Objects in a folder, which is made with the first of them.
@@ -30,7 +33,7 @@ class LocalStore:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-                os.link(temporary, self.folder / name)
+                self._link(temporary, name)
                 return True
             except FileExistsError:
                 return False
@@ -39,6 +42,18 @@ class LocalStore:
                 _sync(self.folder)
         except OSError as error:
             raise self._unwritable(name, error) from error
+
+    def _link(self, file: Path, name: str) -> None:
+        try:
+            os.link(file, self.folder / name)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            raise UserError(
+                f"cannot write {self.uri(name)}: the file system of {self.folder} has no hard "
+                f"links ({error.strerror}), by which a file is there whole and once; choose a "
+                "folder elsewhere, or s3://bucket/prefix"
+            ) from error
 
     def get(self, name: str) -> bytes:
         try:

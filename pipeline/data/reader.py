@@ -60,7 +60,7 @@ class _Reader(Generic[_Batch]):
         decode: Callable[[pa.NativeFile, int, tuple[int, int, int], str, str], _Batch],
     ) -> None:
         self._plan, self._store, self._seed = manifest.plan, store, seed
-        self._count, self._fingerprint = manifest.count, manifest.plan.fingerprint()
+        self._fingerprint = manifest.plan.fingerprint()
         self._decode = decode
         self._batch_size, self._window_size = batch_size, window
         self._groups = [
@@ -68,6 +68,7 @@ class _Reader(Generic[_Batch]):
             for shard in manifest.shards
             for group in range(-(-shard.rows // schema.GROUP))
         ]
+        self._count = sum(rows for *_, rows in self._groups)
         self._epoch = lru_cache(maxsize=2)(self._plan_epoch)
         self._window = lru_cache(maxsize=2)(self._load_window)
 

@@ -17,11 +17,14 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConnectionClosedError,
+    CredentialRetrievalError,
     IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
     ReadTimeoutError,
     ResponseStreamingError,
+    SSOError,
+    TokenRetrievalError,
 )
 
 from pipeline.data.ranges import Ranges
@@ -32,15 +35,53 @@ REQUESTS: Counter[str] = Counter()
 ATTEMPTS = 6
 """Tries of one request: throttling, 5xx and broken connections are waited out."""
 
+_UNKNOWN = (
+    CredentialRetrievalError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    SSOError,
+    TokenRetrievalError,
+)
+"""No credentials to be had."""
 _BROKEN = (ConnectionClosedError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
-_ADVICE = {
+_AGAIN = "run the same command again"
+_RIGHTS = "check the credentials and their rights to read, write and list there"
+_REGION = "set s3.region to the bucket's"
+_RAN_OUT = f"the credentials have run out: get new ones, then {_AGAIN}"
+_SLOWER = f"the store is busy: use fewer actors or workers, and {_AGAIN}"
+_ACCOUNT = "the account is not in order: ask its owner"
+_ADVICE: dict[str | int, str] = {
+    "ExpiredToken": _RAN_OUT,
+    "TokenRefreshRequired": _RAN_OUT,
+    "RequestTimeTooSkewed": "set this machine's clock (NTP)",
+    "SlowDown": _SLOWER,
+    "Throttling": _SLOWER,
+    "ThrottlingException": _SLOWER,
+    "RequestLimitExceeded": _SLOWER,
+    "TooManyRequests": _SLOWER,
+    "InvalidAccessKeyId": "no such key here: check AWS_ACCESS_KEY_ID, s3.profile and s3.endpoint",
+    "InvalidToken": "check AWS_SESSION_TOKEN: it must be of the same session as the key",
+    "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY or the secret of s3.profile",
+    "AccessDenied": _RIGHTS,
+    "AccountProblem": _ACCOUNT,
+    "AllAccessDisabled": _ACCOUNT,
+    "NotSignedUp": _ACCOUNT,
+    "QuotaExceeded": "free space, or raise the quota",
+    "InvalidObjectState": "the object is archived: restore it first",
+    "PermanentRedirect": _REGION,
+    "AuthorizationHeaderMalformed": _REGION,
+    "IllegalLocationConstraintException": _REGION,
+    # a status, for codes that are not here and for a HEAD, which has none
+    301: _REGION,
+    400: f"{_REGION}, and check the credentials, which may have run out",
     401: "check the credentials",
-    403: "check the credentials and their rights to read, write and list there",
+    403: _RIGHTS,
     404: "check the bucket's name, or make it",
-    301: "set s3.region to the bucket's",
-    400: "set s3.region to the bucket's, and check the credentials",
+    429: _SLOWER,
     501: "the server has no conditional put: use another store",
+    503: _SLOWER,
 }
+"""Code or HTTP status of a refusal -> the way out."""
 _Result = TypeVar("_Result")
 
 
@@ -148,7 +189,7 @@ class S3Store:
             except _BrokenError as error:
                 cause = error
                 time.sleep(min(0.1 * 2**attempt, 5))
-        raise UserError(f"cannot read {self.uri(name)}: {cause}; run the same command again")
+        raise UserError(f"cannot read {self.uri(name)}: {cause}; {_AGAIN}")
 
     @contextmanager
     def _errors(self, verb: str, name: str) -> Iterator[None]:
@@ -163,11 +204,11 @@ class S3Store:
             if verb == "write" and status == 409:
                 raise _ConflictError from error
             reason = error.response["Error"].get("Code", status)
-            advice = _ADVICE.get(status, "run the same command again")
+            advice = _ADVICE.get(reason) or _ADVICE.get(status, _AGAIN)
             if reason in ("NoSuchKey", "404"):  # a HEAD has no body to say which
                 reason, advice = "no such object", "run the job that makes it"
             raise UserError(f"{where}: {reason}; {advice}") from error
-        except (NoCredentialsError, PartialCredentialsError) as error:
+        except _UNKNOWN as error:
             raise UserError(
                 f"{where}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, s3.profile, "
                 "or give the machine a role"
@@ -175,7 +216,7 @@ class S3Store:
         except _BROKEN as error:
             if verb == "read":
                 raise _BrokenError(str(error)) from error
-            raise UserError(f"{where}: {error}; run the same command again") from error
+            raise UserError(f"{where}: {error}; {_AGAIN}") from error
         except (BotoCoreError, Boto3Error) as error:
             raise UserError(f"{where}: {error}; check s3.endpoint and the network") from error
 

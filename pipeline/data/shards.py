@@ -183,6 +183,20 @@ def close(
     return manifest
 
 
+def finished(store: Store, plan: _Plan, count: int) -> Manifest[_Plan] | None:
+    """The manifest of a set that has all its shards already, or None; writes nothing.
+
+    Raises:
+        UserError: If the manifest is damaged.
+    """
+    name = f"manifest-{count}.json"
+    if name not in store.list(name):
+        return None
+    manifest, stored = _load_manifest(store, name, type(plan)), _stored(store, plan.kind)
+    whole = all(stored.get(shard.name) == shard.bytes for shard in manifest.shards)
+    return manifest if whole and manifest.plan == plan else None
+
+
 @overload
 def read_manifest(store: Store) -> Manifest[PairPlan]: ...
 @overload
@@ -234,13 +248,6 @@ def _dump(value: Any) -> bytes:
     return (json.dumps(asdict(value), indent=1) + "\n").encode()
 
 
-def _load(store: Store, name: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(store.get(name)))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{store.uri(name)} is damaged ({error}); delete it") from error
-
-
 def _load_plan(values: dict[str, Any], where: str, plan: Any) -> Any:
     now = {field.name: field.default for field in fields(plan)}
     if set(values) != set(now) or values["version"] != now["version"]:
@@ -251,9 +258,36 @@ def _load_plan(values: dict[str, Any], where: str, plan: Any) -> Any:
 
 
 def _load_manifest(store: Store, name: str, plan: type[_Plan]) -> Manifest[_Plan]:
-    values, where = _load(store, name), store.uri(name)
+    where = store.uri(name)
     try:
+        values = json.loads(store.get(name))
         shards = tuple(Shard(**each) for each in values["shards"])
-        return Manifest(_load_plan(values["plan"], where, plan), values["count"], shards)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{where} is damaged ({error!r}); delete it") from error
+        manifest = Manifest(_load_plan(values["plan"], where, plan), values["count"], shards)
+        fault = _fault(manifest, int(name[len("manifest-") : -len(".json")]))
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        fault = repr(error)
+    if fault:
+        raise UserError(f"{where} is damaged ({fault}); delete it and run {plan.kind.job} again")
+    return manifest
+
+
+def _fault(manifest: Manifest[_Plan], ids: int) -> str:
+    """What cannot be so in the manifest of a set of so many ids; "" if all can."""
+    plan, shards = manifest.plan, manifest.shards
+    numbers = [manifest.count, *(n for each in shards for n in (each.first, each.rows, each.bytes))]
+    if any(type(number) is not int for number in numbers):
+        return "it has numbers that are no integers"
+    try:
+        spans = plan.spans(ids)
+    except UserError as error:
+        return str(error)
+    if [(each.name, each.first) for each in shards] != [(_name(plan, s), s.start) for s in spans]:
+        return f"it lists other shards than a set of {ids} has"
+    for shard, span in zip(shards, spans, strict=True):
+        least = len(span) if plan.kind is schema.PAIRS else 0
+        if not least <= shard.rows <= len(span):
+            return f"it gives {shard.name} {shard.rows} rows"
+    rows = sum(shard.rows for shard in shards)
+    return (
+        "" if rows == manifest.count else f"its count is {manifest.count}, its shards have {rows}"
+    )

@@ -69,9 +69,9 @@ def inspect_real(config: Config) -> None:
     print(f"from     {'x'.join(map(str, plan.size))} pixels\ncodec    {plan.codec}")
     for each in islice(real.damaged(store), _COLUMNS):
         print(f"left out {each.id} {each.image}: {each.reason}")
-    name = next(shard.name for shard in manifest.shards if shard.rows)
-    with store.open(name) as file:
-        where = store.uri(name)
+    first = next(shard for shard in manifest.shards if shard.rows)
+    with store.open(first.name) as file:
+        where = store.uri(first.name)
         batch = real.decode(file, 0, plan.shape, plan.fingerprint(), where).float()
     for number, caption in zip(batch.ids.tolist(), (batch.captions or ())[:_COLUMNS], strict=False):
         print(f"{number:8} {caption}")
@@ -125,6 +125,11 @@ def verify_real(config: Config) -> None:
     def images(shard: Shard) -> Tensor:
         listed = zip(spans[shard.first], listing.samples(spans[shard.first]), strict=True)
         expected = {id: sample.annotation for id, sample in listed if id not in left_out}
+        if len(expected) != shard.rows:
+            raise UserError(
+                f"{store.uri(f'manifest-{plan.count}.json')} gives {shard.name} {shard.rows} rows, "
+                f"not {len(expected)}; delete it and run {plan.kind.job} again"
+            )
         return _sound_real(store, plan, shard, stored.get(shard.name), expected)
 
     _check_all(manifest, images, "images")

@@ -15,9 +15,10 @@ from moto.core import set_initial_no_auth_action_count
 
 from pipeline.cluster import doctor as room
 from pipeline.cluster.doctor import Examination, doctor
-from pipeline.cluster.node import Speed
+from pipeline.cluster.node import Node, Speed
 from pipeline.config import Config
 from pipeline.data import s3
+from pipeline.data.local import LocalStore
 from pipeline.utils.errors import UserError
 from tests.fixtures.in_process import make_pairs
 from tests.fixtures.tiny_models import save_tiny
@@ -80,13 +81,49 @@ def test_a_wrong_token(ray_cluster, healthy, tmp_path):
     address = ray.get_runtime_context().gcs_address
     flags = ["--config", "configs/gaussian.yaml", "--run", str(tmp_path)]
     env = os.environ | {"RAY_ADDRESS": address, "RAY_AUTH_TOKEN": "0" * 64}
-    env["RAY_NUM_REDIS_GET_RETRIES"] = "1"  # else Ray asks 20 times, a second apart
     command = [sys.executable, "jobs/doctor.py", *flags]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert "FAIL  Ray " in done.stdout
     assert "RAY_AUTH_TOKEN" in done.stdout and "0" * 64 not in done.stdout + done.stderr
     assert done.stderr.splitlines()[-1] == "1 of 6 checks failed: Ray"
+
+
+def test_a_dead_address_is_one_finding(healthy, monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    found = faults(healthy())
+    assert list(found) == ["Ray"]
+    assert found["Ray"].startswith("RAY_ADDRESS 127.0.0.1:1: no Ray head there ([Errno 111]")
+
+
+def test_finished_pairs_need_no_right_to_write(ray_cluster, healthy, monkeypatch):
+    config = healthy()
+    make_pairs(config)
+    plain = LocalStore.put
+
+    def put(self: LocalStore, name: str, data: bytes) -> bool:
+        assert str(self.folder) != config.pairs.output, "it writes"
+        return plain(self, name, data)
+
+    monkeypatch.setattr(LocalStore, "put", put)
+    found = {each.title: each for each in Examination(config).findings()}
+    assert all(each.fine for each in found.values())
+    assert found["pairs.output"].text.endswith(" has all pairs")
+    assert found["pair set"].text == "of this teacher, none left to be made"
+
+
+def test_made_pairs_need_no_room(healthy):
+    config = healthy()
+    make_pairs(config)
+    examination = Examination(config)
+    examination.nodes = [Node("here", {}, {}, {config.pairs.output: 0})]
+    assert examination.check_disk().endswith(" GiB needed")
+    Path(config.pairs.output, "manifest-96.json").unlink()
+    other = Examination(config)
+    other.nodes = examination.nodes
+    with pytest.raises(UserError, match="has 0.00 free"):
+        other.check_disk()
 
 
 CHECKS = [name for name in vars(Examination) if name.startswith("check_")]

@@ -53,6 +53,20 @@ def classes(tmp_path) -> Path:
     return tmp_path / "source"
 
 
+def test_a_finished_set_is_not_written_to(in_process, tmp_path, classes, monkeypatch, capsys):
+    config = configure(tmp_path, classes)
+    encode_images(config)
+
+    def refuse(_self: LocalStore, name: str, _data: bytes) -> bool:
+        raise UserError(f"cannot write {name}")
+
+    monkeypatch.setattr(LocalStore, "put", refuse)
+    encode_images(config)
+    assert capsys.readouterr().out.count("encode  12 images in 3 shards") == 2
+    with pytest.raises(UserError, match="cannot write .probe"):
+        encode_images(configure(tmp_path / "new", classes))
+
+
 @pytest.mark.cluster
 def test_latents_are_made_by_actors_and_a_second_run_does_nothing(
     ray_cluster, tmp_path, capfd, monkeypatch

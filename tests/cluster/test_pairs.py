@@ -53,6 +53,21 @@ def failing(monkeypatch, failures: dict[int, int], error: Exception) -> list[int
     return tried
 
 
+def test_a_finished_set_is_not_written_to(in_process, config, monkeypatch, capsys):
+    make_pairs(config)
+
+    def refuse(_self: LocalStore, name: str, _data: bytes) -> bool:
+        raise UserError(f"cannot write {name}")
+
+    monkeypatch.setattr(LocalStore, "put", refuse)
+    make_pairs(config)
+    assert capsys.readouterr().out.count("pairs  80 pairs in 5 shards") == 2
+    more = {"pairs": config.pairs.model_copy(update={"count": 160})}
+    for changed in (config.model_copy(update=more), config.model_copy(update={"seed": 1})):
+        with pytest.raises(UserError, match="cannot write .probe"):
+            make_pairs(changed)
+
+
 def test_a_shard_that_fails_now_and_then_is_tried_again(in_process, config, monkeypatch):
     tried = failing(monkeypatch, {1: 2, 3: 1}, RuntimeError("out of luck"))
     make_pairs(config)

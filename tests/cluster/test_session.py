@@ -1,10 +1,19 @@
-"""What Ray wraps around errors of its workers comes off on their way back."""
+"""Ray is joined or refused in one line; what it wraps around errors of its workers comes off."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
-from ray.exceptions import RayTaskError
+import ray
+from ray.exceptions import AuthenticationError, RayTaskError
 from ray.train import ControllerError, WorkerGroupError
 
-from pipeline.cluster.session import user_errors
+from pipeline.cluster.session import connect, user_errors
 from pipeline.utils.errors import DamagedError, StoppedError, UserError
 
 
@@ -67,3 +76,121 @@ def test_failures_that_name_each_other_end():
     first, second = RuntimeError("a"), RuntimeError("b")
     first.__cause__, second.__cause__ = second, first
     assert raised(workers(first, second)).worker_failures == {0: first, 1: second}
+
+
+@pytest.fixture
+def begun(monkeypatch, tmp_path) -> list[dict[str, str]]:
+    """The environment of each start of Ray, which is none; a home folder of its own."""
+    found: list[dict[str, str]] = []
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    monkeypatch.setattr(os, "environ", clean | {"HOME": str(tmp_path), "TMPDIR": "/tmp"})
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: found.append(dict(os.environ)))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("http://localhost:8265", "is for `ray job submit`: submit the job "),
+        ("https://head", "is for `ray job submit`: submit the job "),
+        ("ray://localhost:10001", "Ray Client's: submit the job "),
+        ("nonsense", "no Ray head there"),
+        ("127.0.0.1:1", "no Ray head there .*Connection refused"),
+        ("127.0.0.1:99999", "no Ray head there"),
+        ("[::1]:1", "no Ray head there"),
+    ],
+)
+def test_an_address_that_is_no_heads_is_refused_before_ray_waits_for_it(begun, address, message):
+    os.environ["RAY_ADDRESS"] = address
+    with pytest.raises(
+        UserError, match=f"^RAY_ADDRESS {re.escape(address)}.*{message}.*unset it.*host:6379$"
+    ):
+        connect()
+    assert not begun
+
+
+def test_where_someone_listens_ray_tries_once(begun):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        os.environ["RAY_ADDRESS"] = f"127.0.0.1:{listener.getsockname()[1]}"
+        connect()
+    assert [each["RAY_gcs_server_port_wait_time_s"] for each in begun] == ["1"]
+
+
+def test_a_cluster_of_ray_start_that_is_gone_is_not_waited_for(begun, monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda self: "127.0.0.1:1\n")
+    with pytest.raises(
+        UserError, match="127.0.0.1:1, which /tmp/ray/ray_current_cluster names, .*"
+    ):
+        connect()
+    os.environ["RAY_ADDRESS"] = "local"
+    connect()
+    assert [each["RAY_ADDRESS"] for each in begun] == ["local"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Ray does not read TMPDIR")
+@pytest.mark.parametrize("name", ["TMPDIR", "RAY_TMPDIR"])
+def test_a_folder_too_long_for_sockets_is_refused(begun, name):
+    os.environ[name] = folder = f"/{'x' * 100}"
+    with pytest.raises(UserError, match=f"^{name} {folder}: 101 bytes, .* room for (3[0-9]); set "):
+        connect()
+    assert not begun
+    os.environ["RAY_TMPDIR"] = f"/{'x' * 29}"
+    connect()
+    assert len(begun) == 1
+
+
+def test_a_cluster_gets_a_token_of_its_own_where_there_is_no_home(begun):
+    for home in (os.environ["HOME"], "/nowhere", ""):
+        os.environ["HOME"] = home
+        connect()
+    (with_home, *without) = begun
+    assert "RAY_AUTH_TOKEN" not in with_home
+    assert all(len(each["RAY_AUTH_TOKEN"]) == 64 for each in without)
+
+
+def test_a_user_without_name_and_home_has_a_home():
+    nameless = "import pwd\ndef none(_): raise KeyError\npwd.getpwuid = none\n"
+    script = f"{nameless}import pipeline, pathlib\nprint(pathlib.Path.home())"
+    env = {name: value for name, value in os.environ.items() if name != "HOME"}
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, env=env, capture_output=True)
+    assert done.stdout == b"/\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (caused(ConnectionError("failed"), AuthenticationError("no")), "Ray refuses the token: "),
+        (AuthenticationError("no"), "Ray refuses the token: set RAY_AUTH_MODE=token"),
+        (RuntimeError("Version mismatch:\nRay 1, not 2"), "Ray cannot be started: Version mism"),
+        (PermissionError(13, "Permission denied", "/tmp/ray"), ".*/tmp/ray.* in TMPDIR /tmp$"),
+    ],
+)
+def test_what_ray_says_is_one_line(begun, monkeypatch, error, line):
+    def fails(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ray, "init", fails)
+    with pytest.raises(UserError, match=f"^{line}") as caught:
+        connect()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.prove
+def test_jobs_say_why_ray_cannot_be_joined(start):
+    with socket.socket() as silent:
+        silent.bind(("", 0))
+        silent.listen()
+        address, begin = f"127.0.0.1:{silent.getsockname()[1]}", time.monotonic()
+        flags = ["--config", "configs/gaussian.yaml"]
+        jobs = [
+            start("jobs/pairs.py", *flags, "--run", "/tmp/none", RAY_ADDRESS=address),
+            start("jobs/doctor.py", *flags, RAY_ADDRESS=address),
+            start("jobs/pairs.py", *flags, "--run", "/tmp/none", RAY_ADDRESS="http://head:8265"),
+        ]
+        waited, asked, refused = (job.finish(code=2, seconds=120) for job in jobs)
+    line = f"Ray cannot be joined at RAY_ADDRESS {address}: Failed to connect"
+    assert waited[-1].startswith(line) and any(line in each for each in asked)
+    assert refused[-1].startswith("RAY_ADDRESS http://head:8265 is for `ray job submit`")
+    assert time.monotonic() - begin < 120 and not any("Traceback" in each for each in waited)

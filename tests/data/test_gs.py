@@ -9,7 +9,7 @@ import pytest
 from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers import objects
 from gcp_storage_emulator.server import create_server
-from google.auth.exceptions import DefaultCredentialsError
+from google.auth.exceptions import DefaultCredentialsError, RefreshError
 
 from pipeline.config import S3Config
 from pipeline.data import gs, shards
@@ -119,15 +119,19 @@ def test_refusals_name_object_reason_and_way_out(store):
         nowhere.list()
 
 
-def test_without_credentials_or_library_the_way_out_is_said(store, monkeypatch):
+@pytest.mark.parametrize("error", [DefaultCredentialsError("none"), RefreshError("run out")])
+def test_without_credentials_the_way_out_is_said(store, monkeypatch, error):
     def none(**_):
-        raise DefaultCredentialsError("nothing found")
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(gs.storage, "Client", none)
         gs._connect.cache_clear()
-        with pytest.raises(UserError, match="no credentials; run `gcloud auth"):
+        with pytest.raises(UserError, match="no valid credentials; run `gcloud auth"):
             store.put("x", b"")
+
+
+def test_without_the_library_the_way_out_is_said(store, monkeypatch):
     real = builtins.__import__
 
     def without(name, *rest, **more):

@@ -8,7 +8,14 @@ import boto3
 import botocore.client
 import pyarrow.parquet as pq
 import pytest
-from botocore.exceptions import ClientError, ConnectionClosedError, IncompleteReadError
+from botocore.exceptions import (
+    ClientError,
+    ConnectionClosedError,
+    CredentialRetrievalError,
+    IncompleteReadError,
+    TokenRetrievalError,
+    UnauthorizedSSOTokenError,
+)
 from moto import mock_aws
 
 from pipeline.config import S3Config
@@ -134,7 +141,7 @@ def test_a_body_that_breaks_off_is_read_again(store, monkeypatch):
         (404, "NoSuchBucket", "bucket's name"),
         (301, "PermanentRedirect", "s3.region"),
         (501, "NotImplemented", "another store"),
-        (503, "SlowDown", "run the same command again"),
+        (503, "SlowDown", "the store is busy.* run the same command again"),
     ],
 )
 @pytest.mark.parametrize(
@@ -160,6 +167,64 @@ def test_refusals_name_object_reason_and_way_out(
         UserError, match=f"cannot {verb} s3://bucket/some/set/x: {code}; .*{way_out}"
     ):
         does[verb]()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "way_out"),
+    [
+        (400, "ExpiredToken", "have run out: get new ones"),
+        (400, "TokenRefreshRequired", "have run out: get new ones"),
+        (403, "RequestTimeTooSkewed", "set this machine's clock"),
+        (403, "RequestLimitExceeded", "the store is busy"),
+        (400, "ThrottlingException", "the store is busy"),
+        (403, "InvalidAccessKeyId", "check AWS_ACCESS_KEY_ID"),
+        (400, "InvalidToken", "check AWS_SESSION_TOKEN"),
+        (403, "SignatureDoesNotMatch", "check AWS_SECRET_ACCESS_KEY"),
+        (403, "AccountProblem", "ask its owner"),
+        (403, "QuotaExceeded", "raise the quota"),
+        (403, "InvalidObjectState", "restore it first"),
+        (403, "AccessDenied", "credentials and their rights"),
+        (403, "SomethingNew", "credentials and their rights"),
+        (400, "AuthorizationHeaderMalformed", "s3.region to the bucket's$"),
+        (400, "SomethingNew", "s3.region to the bucket's, and check the credentials"),
+        (500, "InternalError", "run the same command again$"),
+        (501, "NotImplemented", "use another store$"),
+    ],
+)
+def test_the_way_out_follows_from_the_code_before_the_status(
+    store, monkeypatch, status, code, way_out
+):
+    answer(monkeypatch, "PutObject", refusal(status, code))
+    with pytest.raises(
+        UserError, match=f"cannot write s3://bucket/some/set/x: {code}; .*{way_out}"
+    ):
+        store.put("x", b"")
+
+
+@pytest.mark.parametrize(
+    ("status", "way_out"), [(400, "s3.region"), (403, "rights"), (301, "s3.region")]
+)
+def test_a_head_has_a_status_alone(store, monkeypatch, status, way_out):
+    answer(monkeypatch, "HeadObject", refusal(status, f"{status}"))
+    with pytest.raises(
+        UserError, match=f"cannot read s3://bucket/some/set/x: {status}; .*{way_out}"
+    ):
+        store.open("x")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UnauthorizedSSOTokenError(),
+        TokenRetrievalError(provider="sso", error_msg="Token has expired"),
+        CredentialRetrievalError(provider="custom-process", error_msg="none"),
+    ],
+)
+def test_credentials_that_cannot_be_got_are_no_fault_of_the_network(store, monkeypatch, error):
+    answer(monkeypatch, "PutObject", error)
+    with pytest.raises(UserError, match="cannot write .*AWS_ACCESS_KEY_ID") as caught:
+        store.put("x", b"")
+    assert "network" not in str(caught.value)
 
 
 def test_missing_bucket_credentials_and_profile_are_named(store, monkeypatch):

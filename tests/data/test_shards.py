@@ -1,6 +1,7 @@
 """Laws of plan, shards and manifest."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from pipeline.data import shards
 from pipeline.data.local import LocalStore
+from pipeline.data.plans import RealPlan
 from pipeline.data.shards import Shard
 from pipeline.utils.errors import UserError
 
@@ -183,12 +185,78 @@ def test_an_open_empty_or_damaged_set_cannot_be_read(pairs, tmp_path):
     with pytest.raises(UserError, match="no complete pair set in .*run jobs/pairs.py first"):
         shards.read_manifest(LocalStore(tmp_path / "none"))
     path = Path(pairs.uri("manifest-1800.json"))
-    empty = json.loads(path.read_text()) | {"count": 0, "shards": []}
     for text, message in (
-        (json.dumps(empty), "is empty: run jobs/pairs.py"),
         ('{"plan', "manifest-1800.json is damaged"),
+        ("[]", "manifest-1800.json is damaged"),
         ("{}", "manifest-1800.json is damaged"),
     ):
         path.write_text(text)
         with pytest.raises(UserError, match=message):
             shards.read_manifest(pairs)
+
+
+def test_a_set_of_no_images_is_empty(tmp_path):
+    plan = RealPlan("pixels", "abc", 0, (8, 8), 4, (3, 8, 8), None, False)
+    shards.close(LocalStore(tmp_path), plan, 0)
+    with pytest.raises(UserError, match="real set in .* is empty: run jobs/encode.py first"):
+        shards.read_manifest(LocalStore(tmp_path), RealPlan)
+
+
+def of_shards(change: Callable[[list[dict]], object]) -> Callable[[dict], object]:
+    return lambda manifest: change(manifest["shards"])
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda manifest: manifest.update(count=3600), "count is 3600, its shards have 1800"),
+        (lambda manifest: manifest.update(count="1800"), "no integers"),
+        (lambda manifest: manifest.update(count=1800.0), "no integers"),
+        (of_shards(lambda shards: shards[0].update(rows=True)), "no integers"),
+        (of_shards(lambda shards: shards[0].update(bytes=None)), "no integers"),
+        (of_shards(lambda shards: shards[1].update(rows=0)), "000000001200.parquet 0 rows"),
+        (of_shards(lambda shards: shards[1].update(rows=-600)), "000000001200.parquet -600 rows"),
+        (of_shards(lambda shards: shards[1].update(rows=599)), "000000001200.parquet 599 rows"),
+        (of_shards(lambda shards: shards[1].update(first=0)), "other shards than a set of 1800"),
+        (of_shards(lambda shards: shards[1].update(name="x")), "other shards than a set of 1800"),
+        (of_shards(lambda shards: shards.reverse()), "other shards than a set of 1800"),
+        (of_shards(lambda shards: shards.pop()), "other shards than a set of 1800"),
+        (of_shards(lambda shards: shards.append(shards[0])), "other shards than a set of 1800"),
+        (lambda manifest: manifest["plan"].update(shard_size="x"), "TypeError"),
+        (lambda manifest: manifest["plan"].update(shard_size=0), "ZeroDivisionError"),
+        (lambda manifest: manifest["plan"].update(shard_size=700), "not a whole number of shards"),
+    ],
+)
+def test_a_manifest_that_cannot_be_so_is_named_and_closed_anew(pairs, tiny, change, fault):
+    """The reader of one with a count too large would never come back."""
+    path, plan = Path(pairs.uri("manifest-1800.json")), tiny.plan()
+    sound = path.read_text()
+    manifest = json.loads(sound)
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    way_out = f"manifest-1800.json is damaged .*{fault}.*; delete it and run jobs/pairs.py again"
+    for read in (
+        lambda: shards.read_manifest(pairs),
+        lambda: shards.finished(pairs, plan, 1800),
+        lambda: shards.close(pairs, plan, 1800),
+    ):
+        with pytest.raises(UserError, match=way_out):
+            read()
+    path.unlink()
+    assert shards.missing(pairs, plan, 1800) == []
+    shards.close(pairs, plan, 1800)
+    assert path.read_text() == sound
+
+
+def test_a_set_is_finished_with_all_its_shards_and_its_manifest(pairs, tiny):
+    plan = tiny.plan()
+    assert shards.finished(pairs, plan, 1800) == shards.read_manifest(pairs)
+    assert shards.finished(pairs, plan, 600) is None
+    assert shards.finished(pairs, tiny.plan(seed=1), 1800) is None
+    for name in ("manifest-1800.json", *pairs.list("pairs-")):
+        content = pairs.get(name)
+        pairs.delete(name)
+        assert shards.finished(pairs, plan, 1800) is None
+        pairs.put(name, content)
+    Path(pairs.uri(first(pairs))).write_bytes(b"1")
+    assert shards.finished(pairs, plan, 1800) is None

@@ -105,6 +105,20 @@ def test_a_store_that_cannot_write_says_so_and_leaves_nothing(tmp_path, monkeypa
     assert LocalStore(tmp_path).put("x", b"1")
 
 
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK])
+def test_a_file_system_without_hard_links_is_named(tmp_path, monkeypatch, code):
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", fail)
+    message = (
+        f"cannot write {tmp_path}/.probe.*no hard links.*folder elsewhere, or s3://bucket/prefix"
+    )
+    with pytest.raises(UserError, match=message):
+        probe(LocalStore(tmp_path))
+    assert os.listdir(tmp_path) == []
+
+
 FULL = """
 import resource, sys
 from pathlib import Path

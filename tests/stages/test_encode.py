@@ -232,6 +232,20 @@ def test_wrong_content_is_found(tmp_path, changes, fault):
         verify_real(config)
 
 
+def test_a_manifest_with_other_rows_than_the_shards_is_found(tmp_path):
+    config = configure(tmp_path, None, labelled(tmp_path / "source"))
+    make(config)
+    path = Path(store_of(config).uri("manifest-9.json"))
+    manifest = json.loads(path.read_text())
+    manifest["shards"][0]["rows"], manifest["count"] = 3, 8
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="manifest-9.json gives real-.* 3 rows, not 4; delete it"):
+        verify_real(config)
+    path.unlink()
+    make(config)
+    verify_real(config)
+
+
 def test_a_set_that_is_not_closed_cannot_be_read(tmp_path):
     config = configure(tmp_path, None, labelled(tmp_path / "source"))
     maker = opened(config)
