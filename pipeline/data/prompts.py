@@ -26,6 +26,8 @@ _TEXTS, _TABLES = (".txt", ".csv", ".jsonl"), (".parquet", ".arrow")
 _HIDDEN = r"(^|/)(\.|__MACOSX|cache-[^/]*\.arrow$)"
 """No data: hidden files and folders, and what `map` and `filter` of a dataset leave behind."""
 _FEATHER = b"ARROW1"
+_LISTED = b"source"
+"""What only the listing of a set of images says in its footer."""
 _OTHER_COMMAS = ";\t|"
 
 
@@ -227,12 +229,14 @@ def _column(names: list[str], where: str) -> str:
 
 
 def _parquet(source: pa.NativeFile, where: str) -> Iterator[str | None]:
-    """The column of prompts alone, one row group in memory."""
+    """The column of prompts alone, one row group in memory; of a listing all captions."""
     file = pq.ParquetFile(source)
-    column = _text_column(file.schema_arrow, where)
+    ours = _LISTED in (file.metadata.metadata or {})
+    column = _text_column(file.schema_arrow, where, ours)
     for group in range(file.num_row_groups):
         table = file.read_row_group(group, columns=[column], use_threads=False)
-        yield from table.column(0).to_pylist()
+        for row in table.column(0).to_pylist():
+            yield from row if isinstance(row, list) else [row]
 
 
 def _arrow(source: pa.NativeFile, where: str) -> Iterator[str | None]:
@@ -249,10 +253,12 @@ def _arrow(source: pa.NativeFile, where: str) -> Iterator[str | None]:
         yield from batch.column(column).to_pylist()
 
 
-def _text_column(schema: pa.Schema, where: str) -> str:
-    """As `_column`; raises TextError besides if it does not hold text."""
+def _text_column(schema: pa.Schema, where: str, lists: bool = False) -> str:
+    """As `_column`; raises TextError besides if it does not hold text, or lists of it."""
     column = _column(schema.names, where)
     kind = held = schema.field(column).type
+    if lists and pa.types.is_list(kind):
+        held = kind.value_type
     if pa.types.is_dictionary(kind):
         held = kind.value_type
     texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)

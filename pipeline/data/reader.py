@@ -149,3 +149,8 @@ class RealReader(_Reader[RealBatch]):
     def __init__(self, store: Store, seed: int, batch_size: int, window: int = 8) -> None:
         self.manifest = read_manifest(store, RealPlan)
         super().__init__(store, self.manifest, seed, batch_size, window, real.decode)
+
+    def _load_window(self, epoch: int, number: int) -> tuple[RealBatch, Tensor]:
+        """As stored, but for one of the captions of each image, drawn anew in every epoch."""
+        window, order = super()._load_window(epoch, number)
+        return window.drawn(generator(self._seed, "captions", epoch, number)), order

@@ -35,14 +35,14 @@ class RealBatch:
     Attributes:
         ids: Their numbers in the source's listing, (B,) int64.
         labels: Class labels, (B,) int64, or None.
-        captions: Of each, or None.
+        captions: Of each, or None; several of one image are a tuple.
         images: Latents of unit variance or pixels in [-1, 1], (B, C, H, W), float32 (float16
             straight from a shard).
     """
 
     ids: Tensor
     labels: Tensor | None
-    captions: tuple[str, ...] | None
+    captions: tuple[str | tuple[str, ...], ...] | None
     images: Tensor
 
     def rows(self, rows: Tensor | slice) -> "RealBatch":
@@ -53,6 +53,17 @@ class RealBatch:
         return RealBatch(
             self.ids[rows], None if labels is None else labels[rows], captions, self.images[rows]
         )
+
+    def drawn(self, rng: torch.Generator) -> "RealBatch":
+        """The same with one caption of each image, drawn where there are several."""
+
+        def one(caption: str | tuple[str, ...]) -> str:
+            if isinstance(caption, str):
+                return caption
+            return caption[int(torch.randint(len(caption), (), generator=rng))]
+
+        captions = self.captions and tuple(map(one, self.captions))
+        return replace(self, captions=captions)
 
     def float(self) -> "RealBatch":
         """The same with images in float32."""
@@ -149,7 +160,7 @@ def encode(batch: RealBatch, metadata: Mapping[str, str]) -> bytes:
     """The Parquet file of these images; the same images and metadata give the same bytes."""
     arrays = schema.numbers(batch.ids, batch.labels)
     if batch.captions is not None:
-        arrays[_CAPTION] = pa.array(batch.captions, pa.string())
+        arrays[_CAPTION] = schema.texts(batch.captions)
     arrays[schema.IMAGE] = schema.to_binary(batch.images)
     return schema.to_file(arrays, metadata, batch.images)
 
@@ -171,6 +182,7 @@ def decode_all(file: pa.NativeFile, shape: tuple[int, int, int], name: str) -> C
 
 
 def _batch(table: pa.Table, shape: tuple[int, int, int]) -> RealBatch:
-    captions = tuple(table[_CAPTION].to_pylist()) if _CAPTION in table.column_names else None
+    named = _CAPTION in table.column_names
+    captions = tuple(schema.from_texts(table[_CAPTION])) if named else None
     images = schema.images_of(table, schema.IMAGE, shape)
     return RealBatch(*schema.numbers_of(table), captions, images)

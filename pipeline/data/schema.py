@@ -69,6 +69,22 @@ def concat(batches: Sequence[Batch]) -> Batch:
     return type(batches[0])(**columns)
 
 
+def texts(values: Sequence[Any]) -> pa.Array:
+    """A column of texts, or of lists of them where a row has several."""
+    if not any(isinstance(each, tuple) for each in values):
+        return pa.array(values, pa.string())
+    lists = [[each] if isinstance(each, str) else each for each in values]
+    return pa.array(lists, pa.list_(pa.string()))
+
+
+def from_texts(column: pa.ChunkedArray) -> list[Any]:
+    """What `texts` was given; of other columns their values."""
+    if not pa.types.is_list(column.type):
+        return list(column.to_pylist())
+    rows = column.to_pylist()
+    return [row and (tuple(row) if len(row) > 1 else row[0]) for row in rows]
+
+
 def storable(noise: Tensor) -> Tensor:
     """Round to what a shard can hold (float16), in the tensor's own dtype."""
     return noise.half().to(noise.dtype)
@@ -121,12 +137,14 @@ def to_file(arrays: dict[str, pa.Array], metadata: Mapping[str, str], images: Te
 def digest(table: pa.Table) -> str:
     """SHA-256 of the rows: the raw little-endian values, column after column, in hex.
 
-    Text is UTF-8, with a zero byte between two of them.
+    Text is UTF-8, with a zero byte between two of them; a list of texts is JSON.
     """
     content = hashlib.sha256()
     for column in table.columns:
         if pa.types.is_string(column.type):
             content.update("\0".join(column.to_pylist()).encode())
+        elif pa.types.is_list(column.type):
+            content.update("\0".join(map(json.dumps, column.to_pylist())).encode())
         else:
             content.update(_raw(column).to_numpy().data)
     return content.hexdigest()

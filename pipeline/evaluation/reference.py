@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.config import EvaluateConfig, S3Config
 from pipeline.data.crop import CHANNELS, UnreadableError
-from pipeline.data.sources.sample import Sample, Wanted
+from pipeline.data.sources.sample import Annotation, Sample, Wanted
 from pipeline.data.sources.source import Reader, Source, scaled, to_samples
 from pipeline.diffusion import seeds
 from pipeline.evaluation.real import RealPart
@@ -170,7 +170,7 @@ def _looked_through(
 
 def _labels(chosen: Sequence[Sample], wanted: Wanted, teacher: Denoiser) -> Tensor | None:
     """What the images show, as the teacher counts it; None where it knows none of that."""
-    annotations = [sample.annotation for sample in chosen]
+    annotations = [_first(sample.annotation) for sample in chosen]
     if wanted == "captions":
         numbers = {prompt: number for number, prompt in enumerate(teacher.prompts or ())}
         if strange := [each for each in annotations if each not in numbers]:
@@ -181,6 +181,10 @@ def _labels(chosen: Sequence[Sample], wanted: Wanted, teacher: Denoiser) -> Tens
             return None
         annotations = [numbers[str(each)] for each in annotations]
     return None if wanted == "nothing" else torch.tensor(annotations)
+
+
+def _first(annotation: Annotation) -> str | int | None:
+    return annotation[0] if isinstance(annotation, tuple) else annotation
 
 
 def _conditions(own: Wanted, teacher: Denoiser) -> str:

@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -162,10 +163,11 @@ class RealMaker:
         )
 
     def _batch(self, samples: Mapping[int, Sample], rows: Mapping[int, Tensor]) -> RealBatch:
-        annotations, plan = [samples[id].annotation for id in rows], self.plan
+        annotations: list[Any] = [samples[id].annotation for id in rows]
+        plan = self.plan
         return RealBatch(
             torch.tensor(list(rows), dtype=torch.int64),
             None if plan.classes is None else torch.tensor(annotations, dtype=torch.int64),
-            tuple(map(str, annotations)) if plan.captions else None,
+            tuple(annotations) if plan.captions else None,
             torch.cat([torch.zeros(0, *plan.shape), *(row.cpu() for row in rows.values())]),
         )

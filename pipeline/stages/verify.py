@@ -17,6 +17,7 @@ from pipeline.data.reader import PairReader
 from pipeline.data.schema import Batch, Content
 from pipeline.data.shards import Manifest, Shard
 from pipeline.data.sources.listing import Listing
+from pipeline.data.sources.sample import Annotation
 from pipeline.data.storage import Storage, Store
 from pipeline.diffusion import seeds
 from pipeline.models.loading import load_teacher, teacher_fingerprint
@@ -178,7 +179,7 @@ def _sound_real(
     plan: RealPlan,
     shard: Shard,
     size: int | None,
-    expected: dict[int, str | int | None],
+    expected: dict[int, Annotation],
 ) -> Tensor:
     """As `_sound_images`; expected are the ids, and the label or caption of each."""
     batch = _read(store, plan, shard, size, real.decode_all)

@@ -93,6 +93,6 @@ def _encoded(
                 f"teacher.prompts: {unknown[0]!r}, a caption in {reader.uri}, is not "
                 "among them: use the set's own listing.parquet"
             )
-        return batch.images, torch.tensor([numbers[each] for each in batch.captions])
+        return batch.images, torch.tensor([numbers[str(each)] for each in batch.captions])
 
     return source, tuple(reader.manifest.plan.shape)

@@ -58,7 +58,7 @@ def test_the_images_are_in_a_column_of_their_name_or_of_their_first_bytes(
         ),
         ({"URL": ["http://x/1.jpg"], "TEXT": ["a"]}, "is a list of URLs without images; download"),
         ({"md5": [HASH], "text": ["a"]}, "has no column of images .*it has md5, text"),
-        ({"image": [IMAGE], "text": [["a", "b"]]}, "row 0 of .*a list of 2 captions"),
+        ({"image": [IMAGE], "text": [[1, 2]]}, "row 0 of .* has the caption '1', not text"),
         (
             {"image": [IMAGE], "text": ["a"], "Text": ["b"]},
             "has two columns, text and Text; rename",

@@ -86,8 +86,8 @@ def test_a_table_may_be_parquet(tmp_path, capsys):
         ("metadata.csv", "file_name,text\n../a.png,a\n", "names the image ../a.png, .*not there"),
         (
             "metadata.jsonl",
-            line(file_name="a.png", text=["a", "b"]),
-            "a.png in .*a list of 2 captio",
+            line(file_name="a.png", text=["a", {}]),
+            "a.png in .*the caption '{}', not text",
         ),
         ("metadata.jsonl", line(file_name="a.png") + "[]", "line 2 of .* no JSON object, but list"),
         ("metadata.csv", "file_name,text\na.svg,a\n", "a.svg, which has not the ending of an imag"),

@@ -16,6 +16,7 @@ from pipeline.data.sources import rows
 from pipeline.data.sources.left_out import LeftOut
 from pipeline.data.sources.sample import (
     THREADS,
+    Annotation,
     Sample,
     SourceError,
     Wanted,
@@ -28,7 +29,6 @@ from pipeline.utils.threads import ahead
 
 _TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _KEY = "file_name"
-_Said = str | int | None
 
 
 def parts(names: Sequence[str]) -> list[str]:
@@ -78,9 +78,9 @@ def _is_table(name: str) -> bool:
 
 def _read_tables(
     store: Store, names: Sequence[str], images: Sequence[str], wanted: Wanted
-) -> dict[str, _Said]:
+) -> dict[str, Annotation]:
     """Image -> what the tables say of it."""
-    found: dict[str, _Said] = {}
+    found: dict[str, Annotation] = {}
     known = {normpath(image): image for image in images}
     for name in names:
         where = store.uri(name)
@@ -130,8 +130,8 @@ def _texts(names: Sequence[str], images: Sequence[str]) -> dict[str, str]:
     return {image: found[_stem(image)] for image in images if _stem(image) in found}
 
 
-def _captions(store: Store, texts: Mapping[str, str]) -> Callable[[str], _Said]:
-    def caption(image: str) -> _Said:
+def _captions(store: Store, texts: Mapping[str, str]) -> Callable[[str], Annotation]:
+    def caption(image: str) -> Annotation:
         if (name := texts.get(image)) is None:
             return None
         where = store.uri(name)
@@ -140,7 +140,7 @@ def _captions(store: Store, texts: Mapping[str, str]) -> Callable[[str], _Said]:
     return caption
 
 
-def _folders(images: Sequence[str], classes: int | None) -> Callable[[str], _Said]:
+def _folders(images: Sequence[str], classes: int | None) -> Callable[[str], Annotation]:
     """The class of an image's folder: its name if all are numbers, else its place among all."""
     folders = sorted({PurePosixPath(image).parent.name for image in images} - {""})
     if all(folder.isdecimal() for folder in folders):

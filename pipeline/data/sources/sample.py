@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pipeline.data.crop import more_endings
 
+Annotation = str | int | tuple[str, ...] | None
+"""A caption, several of one image, or a label; None for none."""
 Wanted = Literal["captions", "labels", "nothing"]
 """What the teacher needs to know of an image."""
 NAMES = {
@@ -34,13 +36,13 @@ class Sample:
         file: The file it is in, a name in the source's store.
         at: Where in the file: its first byte in a tar, its row in a Parquet file.
         size: Its bytes in a tar.
-        annotation: Its caption or label, as wanted; None if there is none.
+        annotation: Its captions or label, as wanted.
     """
 
     file: str
     at: int = 0
     size: int = 0
-    annotation: str | int | None = None
+    annotation: Annotation = None
 
     @property
     def name(self) -> str:
@@ -78,16 +80,16 @@ def column(names: Iterable[str], wanted: Wanted, where: str) -> str | None:
     return found
 
 
-def read_annotation(value: Any, wanted: Wanted, where: str) -> str | int | None:
-    """A caption without the space around it, or a label; None if it is empty, null or -1.
+def read_annotation(value: Any, wanted: Wanted, where: str) -> Annotation:
+    """Captions without the space around them, or a label; None if all are empty, null or -1.
 
     Raises:
-        SourceError: If it is neither text nor, for a label, a whole number.
+        SourceError: If it is neither text, or a list of it, nor, for a label, a whole number.
     """
-    if isinstance(value, list | tuple):
-        raise SourceError(
-            f"{where} has a list of {len(value)} {wanted}; give one {wanted[:-1]} an image"
-        )
+    if isinstance(value, list | tuple) and wanted == "captions":
+        each = (read_annotation(one, wanted, where) for one in value)
+        found = tuple(str(one) for one in each if one is not None)
+        return found if len(found) > 1 else next(iter(found), None)
     if value is None:
         return None
     text = str(value).strip()

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from pipeline.config import S3Config
 from pipeline.data.crop import UnreadableError, read_image
+from pipeline.data.schema import from_texts, texts
 from pipeline.data.sources import files, rows, tars
 from pipeline.data.sources.left_out import LeftOut, is_hidden
 from pipeline.data.sources.place import open_place
-from pipeline.data.sources.sample import Sample, SourceError, Wanted, is_image
+from pipeline.data.sources.sample import Annotation, Sample, SourceError, Wanted, is_image
 from pipeline.data.storage import Store
 from pipeline.data.text import TextError
 from pipeline.utils.errors import UserError
@@ -157,7 +158,8 @@ class Reader:
 
 def to_samples(table: pa.Table, ids: Sequence[int]) -> list[Sample]:
     """The images in these rows of a table."""
-    columns = (column.to_pylist() for column in table.take(pa.array(ids, pa.int64())).columns)
+    found = table.take(pa.array(ids, pa.int64())).columns
+    columns = (from_texts(column) for column in found)
     return [Sample(*row) for row in zip(*columns, strict=True)]
 
 
@@ -205,8 +207,6 @@ def _kind(source: Store, names: Sequence[str], left: LeftOut) -> str:
         return "Parquet"
     if images:
         return "image"
-    if packed := tars.compressed(names):
-        raise tars.refusal(source.uri(packed[0]))
     for name in names:
         left.add_file(name)
     raise SourceError(
@@ -240,7 +240,7 @@ def _table(samples: Iterable[Sample], wanted: Wanted) -> pa.Table:
     file: list[str] = []
     at: list[int] = []
     size: list[int] = []
-    annotations: list[str | int | None] = []
+    annotations: list[Annotation] = []
     for sample in samples:
         file.append(sample.file)
         at.append(sample.at)
@@ -248,6 +248,6 @@ def _table(samples: Iterable[Sample], wanted: Wanted) -> pa.Table:
         annotations.append(sample.annotation)
     columns: dict[str, Any] = {"file": pa.array(file, pa.string()), "at": at, "size": size}
     if wanted != "nothing":
-        kind = pa.int64() if wanted == "labels" else pa.string()
-        columns[wanted.removesuffix("s")] = pa.array(annotations, kind)
+        column = pa.array(annotations, pa.int64()) if wanted == "labels" else texts(annotations)
+        columns[wanted.removesuffix("s")] = column
     return pa.table(columns)

@@ -3,6 +3,7 @@
 `key.jpg` (or another image) has its caption in `key.txt`, its label in `key.cls`, or either in
 `key.json`. The key ends at the first dot of the name that no digit follows, or at the last dot:
 `v1.5_2.jpg` has the key `v1.5_2`, and `1.seg.png` is the field `seg.png` of `1`, which is not read.
+A compressed tar is unpacked into the cache first (`gzipped`).
 
 Source: github.com/webdataset/webdataset, "The WebDataset Format".
 """
@@ -12,12 +13,15 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from threading import Lock
 
 from pipeline.data import text
+from pipeline.data.sources.gzipped import Opener, unpacked
 from pipeline.data.sources.left_out import LeftOut, is_hidden, shown
 from pipeline.data.sources.place import reading
 from pipeline.data.sources.sample import (
     THREADS,
+    Annotation,
     Sample,
     SourceError,
     Wanted,
@@ -33,28 +37,11 @@ BLOCK = 2**20
 """Bytes read at once of a tar that is listed: over a network, fewer and larger requests."""
 _ANNOTATIONS = {"captions": ("txt", "json"), "labels": ("cls", "json"), "nothing": ()}
 """Fields that hold what is wanted; the first that is there counts."""
-_GZIP = b"\x1f\x8b"
 
 
 def parts(names: Sequence[str]) -> list[str]:
     """The files of such a source among these."""
-    return [name for name in names if name.lower().endswith(".tar")]
-
-
-def compressed(names: Sequence[str]) -> list[str]:
-    """Tars among these that must be unpacked first."""
-    return [name for name in names if name.lower().endswith((".tar.gz", ".tgz"))]
-
-
-def refusal(where: str) -> SourceError:
-    """Why a compressed tar is no source, and the way out."""
-    name = where.rpartition("/")[2]
-    command = f"gunzip {name}"
-    if parts([name]):
-        command = f"mv {name} {name}.gz && gunzip {name}.gz"
-    return SourceError(
-        f"{where} is compressed, so no image can be read from its middle; unpack it: {command}"
-    )
+    return [name for name in names if name.lower().endswith((".tar", ".tar.gz", ".tgz"))]
 
 
 def samples(
@@ -74,10 +61,15 @@ class Reader:
     """Gives the bytes of an image; many threads may ask at once."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self._store, self._lock = store, Lock()
+        self._plain: dict[str, Opener] = {}
 
     def read(self, sample: Sample) -> bytes:
-        with self._store.open(sample.file) as file:
+        with self._lock:
+            if (tar := self._plain.get(sample.file)) is None:
+                with reading(self._store, sample.file):
+                    tar = self._plain[sample.file] = unpacked(self._store, sample.file)
+        with tar() as file:
             file.seek(sample.at)
             data: bytes = file.read(sample.size)
         if len(data) != sample.size:
@@ -90,11 +82,9 @@ def _scan(store: Store, name: str, wanted: Wanted) -> "_Tar":
     tar = _Tar(name, store.uri(name), wanted)
     with (
         reading(store, name),
-        store.open(name) as file,
+        unpacked(store, name)() as file,
         io.BufferedReader(file, BLOCK) as blocks,
     ):
-        if blocks.peek(len(_GZIP)).startswith(_GZIP):
-            raise refusal(tar.where)
         for archive in _archives(blocks):
             for member in archive:
                 tar.add(member, blocks)
@@ -178,7 +168,7 @@ class _Tar:
         else:
             self.left.add_file(name)
 
-    def _annotation(self, end: str, member: _Member) -> str | int | None:
+    def _annotation(self, end: str, member: _Member) -> Annotation:
         where = f"{member.name} in {self.where}"
         value = text.decode(member.raw, where)
         if end != "json":
