@@ -10,17 +10,22 @@ another one did.
 
 import json
 import logging
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from pipeline.data.storage import Storage
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import file_sha256
 
 log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"\d{7,}-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,9 @@ class Score:
     floor: float | None = None
 
 
+_SCORE = TypeAdapter(Score)
+
+
 @dataclass(frozen=True)
 class CheckpointStore:
     """The checkpoints in a store.
@@ -81,17 +89,29 @@ class CheckpointStore:
         return sums
 
     def commit(self, commit: Commit) -> None:
-        """Make stored files a checkpoint, and remove those that are not kept."""
+        """Make stored files a checkpoint, and remove those of this run that are not kept."""
         self.store.put(f"{commit.name}.json", json.dumps(asdict(commit)).encode())
         commits = self.commits()
         kept = {each.name for each in (*commits[: self.keep], commit, self.best(commits)) if each}
-        names = sorted(self.store.tree(), key=lambda name: not name.endswith(".json"))
-        for name in names:
-            if name.endswith(".score"):
-                continue
-            made = name.split("/")[0].removesuffix(".json")
-            if made not in kept and made <= commit.name:
-                self.store.delete(name)
+        for each in commits:
+            ours = each.fingerprint == commit.fingerprint and each.name <= commit.name
+            if ours and each.name not in kept:
+                self.store.delete(f"{each.name}.json")
+                for name in each.files:
+                    self.store.delete(f"{each.name}/{name}")
+        for name in self._unfinished(commits, commit):
+            self.store.delete(name)
+
+    def _unfinished(self, commits: list[Commit], newest: Commit) -> list[str]:
+        """Files of earlier attempts that never became a checkpoint; nothing else in the folder."""
+        known = {each.name for each in commits}
+        files = [name for name in self.store.tree() if name.endswith(".safetensors")]
+        folders = {name: name.split("/")[0] for name in files}
+        return [
+            name
+            for name, folder in folders.items()
+            if _NAME.fullmatch(folder) and folder not in known and folder <= newest.name
+        ]
 
     def commits(self) -> list[Commit]:
         """All checkpoints, the newest first; what is unreadable is told and left out."""
@@ -116,12 +136,15 @@ class CheckpointStore:
 
     def scores(self, commits: list[Commit]) -> dict[str, Score]:
         """By the names of the checkpoints, those that have one."""
-        names = self.store.list()
-        return {
-            each.name: Score(**json.loads(self.store.get(f"{each.name}.score")))
-            for each in commits
-            if f"{each.name}.score" in names
-        }
+        names, found = self.store.list(), {}
+        for each in commits:
+            name = f"{each.name}.score"
+            try:
+                if name in names:
+                    found[each.name] = _SCORE.validate_json(self.store.get(name))
+            except ValidationError:
+                log.warning("%s is damaged: its checkpoint has no score", self.store.uri(name))
+        return found
 
     def scored(self) -> dict[int, str]:
         """Step -> name of the object with its score, also of checkpoints that are gone."""

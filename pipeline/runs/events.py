@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -52,10 +52,18 @@ def note(folder: Path, event: Event) -> None:
     fields = {name: value for name, value in asdict(event).items() if value not in (None, {})}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / FILE).open("a") as lines:
-            lines.write(json.dumps(fields) + "\n")
+        with (folder / FILE).open("ab+") as lines:
+            if lines.tell() and not _ends_a_line(lines):
+                lines.write(b"\n")
+            lines.write(f"{json.dumps(fields)}\n".encode())
     except OSError as error:
         raise UserError(f"distill.output: cannot write {folder / FILE}: {error}") from error
+
+
+def _ends_a_line(file: BinaryIO) -> bool:
+    """Whether the last line is whole: a killed process may leave a part of one."""
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
 
 
 def read_events(text: str) -> list[Event]:

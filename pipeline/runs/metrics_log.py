@@ -1,6 +1,7 @@
 """What a run shows and leaves to look at: progress, metrics.jsonl, TensorBoard, sample grids."""
 
 import json
+import logging
 import os
 import time
 from pathlib import Path
@@ -20,6 +21,8 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.files import write_file
 from pipeline.utils.image_grid import save_grid
 from pipeline.utils.progress import Progress
+
+log = logging.getLogger(__name__)
 
 _SHOWN = ("regression", "matching_gradient", "critic", "sample_std", "student_norm", "skipped")
 
@@ -52,6 +55,7 @@ class MetricsLog:
         self.metrics = output / "metrics.jsonl"
         try:
             (output / "samples").mkdir(parents=True, exist_ok=True)
+            (output / "tensorboard").mkdir(exist_ok=True)
             lost = self._drop_after(start)
         except OSError as error:
             raise UserError(f"distill.output: cannot write {output}: {error}") from error
@@ -113,12 +117,22 @@ class MetricsLog:
         """Drop the lines of steps that will be done again; gives the last of them, or nothing."""
         if not self.metrics.exists():
             return {}
-        text = self.metrics.read_text()
-        whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        kept = [line for line in whole if json.loads(line)["step"] <= start]
-        write_file(self.metrics, "".join(kept).encode())
-        last: dict[str, Any] = json.loads(whole[-1]) if len(whole) > len(kept) else {}
-        return last
+        lines = self.metrics.read_text(errors="replace").split("\n")[:-1]  # the last may be torn
+        found = {number: each for number, line in enumerate(lines) if (each := _parsed(line))}
+        if broken := len(lines) - len(found):
+            log.warning("%s: %d damaged lines are dropped", self.metrics, broken)
+        kept = [number for number, each in found.items() if each["step"] <= start]
+        write_file(self.metrics, "".join(f"{lines[number]}\n" for number in kept).encode())
+        return found[max(found)] if len(found) > len(kept) else {}
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """The figures of a step; None of a line that has none."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("step"), int) else None
 
 
 def board_score(output: RunFolder, step: int, score: Score) -> None:

@@ -1,6 +1,7 @@
 """What a run notes of itself: events, the schema of its metrics, TensorBoard."""
 
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pipeline.runs.metrics_log import board_score
 from pipeline.runs.run import Run
 from pipeline.runs.run_folder import RunFolder
 from pipeline.training import loop
+from pipeline.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,6 +53,33 @@ def test_starts_ends_and_losses_are_noted(tiny_run, monkeypatch):
     assert {"processor", "cores", "memory", "torch", "Python"} <= noted[0].machine.keys()
     assert [each.time for each in noted] == sorted(each.time for each in noted)
     assert [json.loads(line)["step"] for line in lines.read_text().splitlines()] == [2, 4, 6, 8, 10]
+
+
+def test_side_files_that_are_damaged_do_not_end_a_run(tiny_run, caplog):
+    config, answers = tiny_run(), iter([False, True])
+    loop.train(config, lambda: next(answers))
+    output = Path(config.distill.output)
+    with (output / "metrics.jsonl").open("ab") as file:
+        file.write(b'no json\n{"time": 1}\n[2]\n\xff\n{"step": 9')
+    with (output / FILE).open("a") as file:
+        file.write('{"kind": "en')
+    with caplog.at_level(logging.WARNING):
+        assert loop.train(config) == 10
+    assert [record.message for record in caplog.records if "metrics.jsonl" in record.message] == [
+        f"{output / 'metrics.jsonl'}: 4 damaged lines are dropped"
+    ]
+    assert [(each.kind, each.step) for each in events(config)][2:] == [("start", 4), ("end", 10)]
+    figures = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert [each["step"] for each in figures] == [2, 4, 6, 8, 10]
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tiny_run):
+    config = tiny_run()
+    output = Path(config.distill.output)
+    output.mkdir(parents=True)
+    (output / "tensorboard").write_text("")
+    with pytest.raises(UserError, match=r"distill\.output: cannot write .*tensorboard"):
+        loop.train(config)
 
 
 def test_a_damaged_event_is_left_out():
