@@ -26,7 +26,7 @@ from pipeline.training import loop
 from pipeline.utils.errors import StoppedError, UserError, first_line
 
 RESTARTS = 3
-"""Failures in a row, without a new checkpoint, after which it goes on; one more ends the job."""
+"""How often in a row it begins again after a failure without a new checkpoint."""
 
 DEBOUNCE_SECONDS = 1.0
 """Within which a second signal is the first one."""

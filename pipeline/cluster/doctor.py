@@ -167,9 +167,16 @@ class Examination:
 
     @cached_property
     def _manifest(self) -> str | None:
-        """Its name, if all pairs are made."""
-        name, where = f"manifest-{self.config.pairs.count}.json", self.config.pairs.output
-        return name if name in Storage(where, self.config.s3, "pairs.output").list(name) else None
+        """Its name, if all pairs are there."""
+        name = f"manifest-{self.config.pairs.count}.json"
+        store = Storage(self.config.pairs.output, self.config.s3, "pairs.output")
+        if name not in store.list(name):
+            return None
+        try:
+            shards.check_stored(store, shards.read_manifest(store))
+        except UserError:
+            return None
+        return name
 
     def check_pairs(self) -> str:
         """What is there already is of this teacher and these settings."""

@@ -12,7 +12,7 @@ from pipeline.data import hub
 from pipeline.data.prompts import local_prompts
 from pipeline.data.storage import Storage
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import cache_folder
+from pipeline.utils.files import CACHE_WAY_OUT, cache_folder
 from pipeline.utils.uris import is_remote
 
 INPUTS = {"teacher": "output", "data": "folder", "evaluate": "student"}
@@ -82,6 +82,6 @@ def fetch(url: str, credentials: S3Config, setting: str) -> Path:
     except OSError as error:
         raise UserError(
             f"{setting}: cannot write the copy of {where} to {copy}: {error.strerror}; "
-            "free space, or set XDG_CACHE_HOME to another folder"
+            f"{CACHE_WAY_OUT}"
         ) from error
     return copy

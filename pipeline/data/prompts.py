@@ -15,16 +15,20 @@ import pyarrow.parquet as pq
 
 from pipeline.config import S3Config, TeacherConfig
 from pipeline.data import text
-from pipeline.data.sources.sample import NAMES, field
+from pipeline.data.sources.left_out import LeftOut
+from pipeline.data.sources.place import Place
+from pipeline.data.sources.sample import NAMES, SourceError, field
+from pipeline.data.sources.sample import column as one_column
 from pipeline.data.storage import Storage, Store
 from pipeline.data.text import TextError
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import cache_folder, write_pieces
+from pipeline.utils.files import CACHE_WAY_OUT, cache_folder, write_pieces
 
 _COPY = ".prompts"
 _TEXTS, _TABLES = (".txt", ".csv", ".jsonl"), (".parquet", ".arrow")
 _HIDDEN = r"(^|/)(\.|__MACOSX|cache-[^/]*\.arrow$)"
 """No data: hidden files and folders, and what `map` and `filter` of a dataset leave behind."""
+_NOTES = ("state.json", "dataset_info.json", "dataset_dict.json")
 _FEATHER = b"ARROW1"
 _LISTED = b"source"
 """What only the listing of a set of images says in its footer."""
@@ -47,8 +51,12 @@ def local_prompts(teacher: TeacherConfig, credentials: S3Config) -> TeacherConfi
             digest.update(line)
 
     fresh = cache_folder() / f"{uuid.uuid4().hex}.new"
-    write_pieces(fresh, lines())
-    file = fresh.replace(fresh.with_name(f"{digest.hexdigest()[:32]}{_COPY}"))
+    write_pieces(fresh, lines(), CACHE_WAY_OUT)
+    file = fresh.with_name(f"{digest.hexdigest()[:32]}{_COPY}")
+    if file.is_file():  # others may be reading it, on other nodes too
+        fresh.unlink()
+    else:
+        fresh.replace(file)
     return teacher.model_copy(update={"prompts": str(file)})
 
 
@@ -84,11 +92,23 @@ def _files(path: str, credentials: S3Config) -> tuple[Store, list[str]]:
             return store, [name]
     store = Storage(path, credentials, "teacher.prompts")
     with _readable(path):
-        names = _of_dataset(store, [name for name in store.tree() if not re.search(_HIDDEN, name)])
-        names = _of_one_kind(names, path)
+        found = Place(store, None).versions()
+        shown = [name for name, mark in found.items() if mark and not re.search(_HIDDEN, name)]
+        names = _of_one_kind(_of_dataset(store, shown), path)
+    _tell_others(set(found) - {*names})
     if not names and ending in _TEXTS + _TABLES:
         raise UserError(f"teacher.prompts: there is no {path}")
     return store, names
+
+
+def _tell_others(names: Iterable[str]) -> None:
+    """Count the files of a folder that hold no prompts, but for what `datasets` notes itself."""
+    left = LeftOut()
+    for name in sorted(names):
+        if PurePosixPath(name).name not in _NOTES:
+            left.add_file(name)
+    if str(left):
+        print(f"prompts  other files are not read: {left}", flush=True)
 
 
 def _ending(name: str) -> str:
@@ -109,9 +129,10 @@ def _of_dataset(store: Store, names: list[str]) -> list[str]:
                 f"{store.uri(splits[0])}"
             )
     for state in [name for name in names if PurePosixPath(name).name == "state.json"]:
-        if (files := _json(store, state).get("_data_files")) is not None:
-            folder = state.removesuffix("state.json")
-            wanted = {folder + each["filename"] for each in files}
+        folder = state.removesuffix("state.json")
+        if f"{folder}dataset_info.json" in names:
+            files = _json(store, state).get("_data_files", [])
+            wanted = {folder + str(dict(each).get("filename")) for each in files}
             if missing := sorted(wanted.difference(names)):
                 raise TextError(f"{store.uri(state)} names {missing[0]}, which is not there")
             names = [each for each in names if each in wanted or not each.startswith(folder)]
@@ -131,8 +152,6 @@ def _of_one_kind(names: list[str], path: str) -> list[str]:
     """
     texts = [name for name in names if _ending(name) in _TEXTS]
     if tables := [name for name in names if _ending(name) in _TABLES]:
-        if texts:
-            print(f"prompts  {len(texts)} files of text beside the tables are not read: {texts[0]}")
         return tables
     if len(kinds := sorted({_ending(name) for name in texts})) > 1:
         raise TextError(f"{path} has files of {' and '.join(kinds)}; name one of them")
@@ -143,9 +162,9 @@ def _of_one_kind(names: list[str], path: str) -> list[str]:
 def _readable(where: str) -> Iterator[None]:
     try:
         yield
-    except TextError as error:
+    except (SourceError, TextError) as error:
         raise UserError(f"teacher.prompts: {error}") from error
-    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+    except (pa.ArrowException, ValueError, TypeError, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"teacher.prompts: cannot read {where}: {reason}") from error
 
@@ -217,14 +236,12 @@ def _column(names: list[str], where: str) -> str:
     Raises:
         TextError: If there is none, or two have its name.
     """
-    column = field(names, "captions")
+    column = one_column(names, "captions", where)
     if column is None:
         raise TextError(
             f"{where} has no column {', '.join(NAMES['captions'])}; it has {', '.join(names)}; "
             "rename the one with the prompts"
         )
-    if names.count(column) > 1:
-        raise TextError(f"{where} has two columns {column!r}; rename one")
     return column
 
 

@@ -39,7 +39,8 @@ def lines(file: Any, where: str) -> Iterator[str]:
                 raise _not_text(where, begin, number, 0)
             yield line
     except UnicodeDecodeError as error:
-        number += error.object.count(b"\n", 0, error.start) + 1
+        before = error.object[: error.start].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        number += before.count(b"\n") + 1
         raise _not_text(where, begin, number, error.object[error.start]) from error
 
 

@@ -2,11 +2,14 @@
 
 import hashlib
 import os
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.utils.errors import UserError
+
+CACHE_WAY_OUT = "free space, or set XDG_CACHE_HOME to another folder"
 
 
 def cache_folder() -> Path:
@@ -73,18 +76,18 @@ def write_file(path: Path, data: bytes) -> None:
     write_pieces(path, [data])
 
 
-def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+def write_pieces(
+    path: Path, pieces: Iterable[bytes], way_out: str = "free space or choose another folder"
+) -> None:
     """As `write_file`, of pieces that are made meanwhile; raises what they raise as well."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with fresh.open("wb") as file:
             file.writelines(pieces)
         fresh.replace(path)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; free space or choose another folder"
-        ) from error
+        raise UserError(f"cannot write {path}: {error.strerror}; {way_out}") from error
     finally:
         with suppress(OSError):
             fresh.unlink()

@@ -16,6 +16,7 @@ from pipeline.data.crop import UnreadableError, read_image
 from pipeline.data.sources.sample import is_image
 from pipeline.utils.errors import UserError
 from tests.fixtures.image_sets import content, picture
+from tests.fixtures.listings import S3, listed, write
 
 HALF = Image.new("RGB", (20, 20), "black")
 HALF.paste((255, 255, 255), (0, 0, 10, 20))
@@ -169,3 +170,11 @@ def test_an_installation_that_cannot_read_a_format_says_what_it_needs(without_pa
     with pytest.raises(UserError, match="AVIF image, .*install pillow>=11.3 on every node"):
         read_image(content(HALF, "AVIF"), 3, 8, 8)
     assert not is_image("IMG_0001.HEIC") and white_side(jpeg()) == "left"
+
+
+def test_the_image_that_a_node_cannot_read_is_named(without_packages, tmp_path):
+    source = write(tmp_path / "source" / "photo.jpg", heic(HALF)).parent
+    found = listed(tmp_path, source, "nothing")
+    pixels = found.reader(str(source), S3).pixels(found.samples(range(1)), 3, 8, 8)
+    with pytest.raises(UserError, match="^encode.source: photo.jpg: .*extra `heif`"):
+        list(pixels)

@@ -56,8 +56,34 @@ def test_links_to_folders_are_followed_and_those_to_nowhere_counted(tmp_path, ca
     found = annotations(tmp_path, source, "nothing")
     assert list(found) == ["a.png", "inner/b.png", "more/c.png", "more/deeper/d.png"]
     assert left_out(capsys.readouterr().out) == (
-        "3 others left out: 3 linked to nowhere (the first gone.png)"
+        "3 others left out: 3 linked to nothing new (the first gone.png)"
     )
+
+
+def test_a_folder_that_several_links_lead_to_is_listed_once(tmp_path, capsys):
+    source = save(tmp_path / "source", "v1/1.png")
+    save(tmp_path / "elsewhere", "2.png")
+    for name, folder in (("latest", source / "v1"), ("x", tmp_path / "elsewhere")):
+        (source / name).symlink_to(folder)
+        (source / f"{name}-too").symlink_to(folder)
+    assert list(annotations(tmp_path, source, "nothing")) == ["v1/1.png", "x/2.png"]
+    assert left_out(capsys.readouterr().out) == (
+        "3 others left out: 3 linked to nothing new (the first latest)"
+    )
+
+
+def test_a_folder_that_the_system_keeps_is_no_data(tmp_path, capsys, monkeypatch):
+    source = save(tmp_path / "source", "a.png", "lost+found/b.png")
+    scan = os.scandir
+
+    def refusing(folder):
+        if str(folder).endswith("lost+found"):
+            raise PermissionError(13, "Permission denied")
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert list(annotations(tmp_path, source, "nothing")) == ["a.png"]
+    assert left_out(capsys.readouterr().out) == "1 other left out: 1 hidden (lost+found)"
 
 
 def test_a_name_that_is_not_utf8_is_counted_and_shown(tmp_path, capsys):
@@ -65,7 +91,7 @@ def test_a_name_that_is_not_utf8_is_counted_and_shown(tmp_path, capsys):
     Path(os.fsdecode(os.fsencode(source) + b"/caf\xe9.png")).write_bytes(b"1")
     assert list(annotations(tmp_path, source, "nothing")) == ["a.png"]
     assert left_out(capsys.readouterr().out) == (
-        r"1 others left out: 1 named not in UTF-8 (caf\xe9.png)"
+        r"1 other left out: 1 named not in UTF-8 (caf\xe9.png)"
     )
 
 

@@ -130,8 +130,29 @@ def test_text_beside_tables_is_told_and_two_kinds_of_text_are_refused(tmp_path, 
         read(tmp_path)
     pq.write_table(pa.table(CAT), tmp_path / "a.parquet")
     assert read(tmp_path) == CAT["prompt"]
-    told = "prompts  2 files of text beside the tables are not read: a.txt"
+    told = "prompts  other files are not read: 1 .txt (a.txt), 1 .csv (b.csv)"
     assert told in capsys.readouterr().out
+
+
+def test_what_is_no_prompt_in_a_folder_is_counted_and_links_are_followed(tmp_path, capsys):
+    source = tmp_path / "source"
+    for name in ("a.jsonl", "b.jsonl.gz", "c.json", "d.tsv", "../more/e.jsonl"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text('{"prompt": "a cat"}\n')
+    (source / "more").symlink_to(tmp_path / "more")
+    assert read(source) == ["a cat"] * 2
+    told = "prompts  other files are not read: 1 .gz (b.jsonl.gz), 1 .json (c.json), 1 .tsv (d.tsv)"
+    assert told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("state", ['{"_data_files": ["a"]}', '{"_data_files": 1}', "[]"])
+def test_a_state_that_is_damaged_is_named(tmp_path, state):
+    pq.write_table(pa.table(CAT), tmp_path / "a.parquet")
+    (tmp_path / "state.json").write_text(state)
+    assert read(tmp_path) == CAT["prompt"], "it is no dataset's"
+    (tmp_path / "dataset_info.json").write_text("{}")
+    with pytest.raises(UserError, match="teacher.prompts: "):
+        read(tmp_path)
 
 
 def test_a_damaged_file_of_a_folder_is_named(tmp_path):

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from moto import mock_aws
 
-from pipeline.config import Config, S3Config
+from pipeline.config import Config, S3Config, TeacherConfig
 from pipeline.data import prompts as prompts_module
 from pipeline.data import s3
 from pipeline.data.fetch import fetch_inputs
-from pipeline.data.prompts import read_prompts
+from pipeline.data.prompts import local_prompts, read_prompts
 from pipeline.utils.errors import UserError
 
 PROMPTS = ["a cat", "zwei Hunde, grün", "a cat"]
@@ -148,6 +148,19 @@ def test_rows_without_a_prompt_are_counted(tmp_path, capsys):
     assert not capsys.readouterr().out
 
 
+def test_a_copy_stays_while_others_read_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    teacher = TeacherConfig(prompts=str(text(tmp_path)))
+    first = Path(local_prompts(teacher, S3Config()).prompts)
+    made = first.stat()
+    assert Path(local_prompts(teacher, S3Config()).prompts) == first
+    assert (first.stat().st_ino, first.stat().st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
+    assert list(first.parent.iterdir()) == [first]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(first))
+    with pytest.raises(UserError, match="cannot write .*; free space, or set XDG_CACHE_HOME"):
+        local_prompts(teacher, S3Config())
+
+
 def test_a_file_in_the_root_and_one_beside_us(tmp_path, monkeypatch):
     text(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -181,6 +194,7 @@ class Fake:
         ("p.txt", b"\xff\xfe", "teacher.prompts: .*p.txt is not UTF-8 .it is UTF-16"),
         ("p.txt", b"a\nb\xe9\n", "p.txt is not UTF-8 .line 2 has the byte 0xe9.; save it as UTF-8"),
         ("p.txt", b"a\0cat\n", "p.txt is not UTF-8 .line 1 has the byte 0x00"),
+        ("p.csv", b"Prompt,prompt\na,b\n", "p.csv has two columns, Prompt and prompt; rename one"),
         ("p.csv", b"id,name\n1,x\n", "p.csv has no column prompt, caption, text; it has id, name"),
         ("p.csv", b"a cat\na dog\n", "p.csv has no column .*; it has a cat; rename"),
         ("p.csv", b"id;prompt\n1;a, cat\n", "p.csv has ';' between its columns; separate them by"),

@@ -58,6 +58,10 @@ def test_the_images_are_in_a_column_of_their_name_or_of_their_first_bytes(
         ),
         ({"URL": ["http://x/1.jpg"], "TEXT": ["a"]}, "is a list of URLs without images; download"),
         ({"md5": [HASH], "text": ["a"]}, "has no column of images .*it has md5, text"),
+        ({"photo": [{"bytes": "text"}], "text": ["a"]}, "has no column of images"),
+        ({"image": [{"bytes": "text"}], "text": ["a"]}, "has no column of images"),
+        ({"image": [IMAGE], "text": [[["a", "b"], ["c"]]]}, "caption .*, not text"),
+        ({"image": [IMAGE], "text": ["a\0b"]}, "row 0 of .* has a NUL character in its caption"),
         ({"image": [IMAGE], "text": [[1, 2]]}, "row 0 of .* has the caption '1', not text"),
         (
             {"image": [IMAGE], "text": ["a"], "Text": ["b"]},

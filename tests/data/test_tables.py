@@ -43,7 +43,7 @@ def test_a_table_may_be_parquet(tmp_path, capsys):
     write(folder / "d.txt", "d")
     write(folder / "a.txt", "not read")
     assert annotations(tmp_path, folder) == {"a.png": "a", "b/c.png": "c", "d.png": "d"}
-    assert left_out(capsys.readouterr().out) == "1 others left out: 1 .txt (a.txt)"
+    assert left_out(capsys.readouterr().out) == "1 other left out: 1 .txt (a.txt)"
     (folder / "d.png").unlink()
     assert list(annotations(tmp_path / "2", folder, "labels", 10).values()) == [3, 4]
     assert left_out(capsys.readouterr().out) == "2 others left out: 2 .txt (the first a.txt)"

@@ -1,6 +1,5 @@
 """Laws of WebDataset's tars: every member is read, or counted, or refused by name."""
 
-import gzip
 import io
 import subprocess
 import tarfile
@@ -12,16 +11,7 @@ from pipeline.data.sources import tars
 from pipeline.data.sources.sample import THREADS
 from pipeline.utils.errors import UserError
 from tests.fixtures.image_sets import add, content, items, picture, save_tars
-from tests.fixtures.listings import IMAGE, S3, annotations, left_out, listed, save, write
-
-
-def tar(path: Path, *members: tuple[str, bytes | str]) -> Path:
-    """A tar of these members."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, data in members:
-            add(archive, name, data.encode() if isinstance(data, str) else data)
-    return path
+from tests.fixtures.listings import IMAGE, S3, annotations, left_out, listed, save, tar, write
 
 
 def captions(tmp_path: Path, source: Path, wanted="captions", classes=None) -> list:
@@ -139,31 +129,6 @@ def test_annotations_have_one_rule_in_txt_cls_and_json(tmp_path):
 def test_what_says_two_things_or_nothing_is_refused_by_name(members, wanted, message, tmp_path):
     with pytest.raises(UserError, match=f"encode.source: .*{message}"):
         listed(tmp_path, tar(tmp_path / "a.tar", *members), wanted, 10)
-
-
-@pytest.mark.parametrize("name", ["a.tar.gz", "a.TGZ", "a.tar"])
-def test_a_compressed_tar_is_unpacked_once(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    plain = tar(tmp_path / "plain.tar", ("1.png", IMAGE), ("1.txt", "a"), ("2.png", IMAGE[:-1]))
-    packed = write(tmp_path / "source" / name, gzip.compress(plain.read_bytes()))
-    for place, source in enumerate((packed, packed.parent)):
-        found = listed(tmp_path / f"{place}", source, "nothing")
-        one, two = found.samples(range(2))
-        reader = found.reader(str(source), S3)
-        assert (reader.read(two), reader.read(one)) == (IMAGE[:-1], IMAGE)
-        (copy,) = (tmp_path / "cache" / "ray-dmd").iterdir()
-        made = copy.stat().st_mtime_ns
-    assert copy.read_bytes() == plain.read_bytes() and copy.stat().st_mtime_ns == made
-
-
-@pytest.mark.parametrize("cut", [slice(0, -1), slice(0, 30), slice(5, None)])
-def test_a_compressed_tar_that_is_damaged_is_named(cut, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    plain = tar(tmp_path / "plain.tar", ("1.png", IMAGE))
-    source = write(tmp_path / "source" / "a.tgz", gzip.compress(plain.read_bytes())[cut])
-    with pytest.raises(UserError, match=r"encode.source: cannot read .*a.tgz .*fetch the file"):
-        listed(tmp_path, source)
-    assert not list((tmp_path / "cache").rglob("*.*"))
 
 
 class Counted(io.RawIOBase):

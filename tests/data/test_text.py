@@ -42,6 +42,7 @@ def test_a_line_is_found_wherever_it_stands() -> None:
         ("a\ncafé".encode("latin-1"), "line 2 has the byte 0xe9"),
         ("a".encode("utf-16"), "it is UTF-16"),
         ("a".encode("utf-16-le"), "line 1 has the byte 0x00"),
+        ("a\rb\r\nc\ré\n".encode("latin-1"), "line 4 has the byte 0xe9"),
         (b"PK\x03\x04\xff", "it is a zip or Excel file"),
     ],
 )

@@ -9,19 +9,18 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+from filelock import FileLock
 
 from pipeline.data.storage import Store
-from pipeline.utils.files import cache_folder, write_pieces
+from pipeline.utils.files import CACHE_WAY_OUT, cache_folder, write_pieces
 
-Opener = Callable[[], pa.NativeFile]
+TarOpener = Callable[[], pa.NativeFile]
 """Opens a tar, to be read anywhere in it."""
 _MAGIC = b"\x1f\x8b"
 _BLOCK = 2**20
-_TRAILER = 8
-"""Bytes at the end with the checksum and the size of what is packed."""
 
 
-def unpacked(store: Store, name: str) -> Opener:
+def unpacked(store: Store, name: str) -> TarOpener:
     """A tar as it is, or what a compressed one holds; its content decides, not its name.
 
     Raises:
@@ -31,13 +30,24 @@ def unpacked(store: Store, name: str) -> Opener:
     with store.open(name) as file:
         if file.read(len(_MAGIC)) != _MAGIC:
             return partial(store.open, name)
-        file.seek(max(0, file.size() - _TRAILER))
-        key = hashlib.sha256(f"{store.uri(name)} {file.size()} ".encode() + file.read(_TRAILER))
-        copy = cache_folder() / f"{key.hexdigest()[:32]}.tar"
-        if not copy.is_file():
-            file.seek(0)
-            write_pieces(copy, _blocks(file))
+        copy = cache_folder() / f"{_digest(store.uri(name), file)}.tar"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{copy}.lock"):
+            if not copy.is_file():
+                for torn in copy.parent.glob(f".{copy.name}.*"):  # of a process that was killed
+                    torn.unlink()
+                file.seek(0)
+                write_pieces(copy, _blocks(file), CACHE_WAY_OUT)
     return partial(_open, copy)
+
+
+def _digest(where: str, file: pa.NativeFile) -> str:
+    """Of an archive's address, size, begin and end, which has its checksum."""
+    digest = hashlib.sha256(f"{where} {file.size()} ".encode())
+    for start in (0, max(0, file.size() - _BLOCK)):
+        file.seek(start)
+        digest.update(file.read(_BLOCK))
+    return digest.hexdigest()[:32]
 
 
 def _open(copy: Path) -> pa.NativeFile:

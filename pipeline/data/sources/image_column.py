@@ -77,7 +77,7 @@ def _first(file: pq.ParquetFile, name: str) -> bytes:
 def _holds_bytes(kind: pa.DataType) -> bool:
     types = pa.types
     if types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0
+        return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
     if types.is_dictionary(kind):
         return _holds_bytes(kind.value_type)
     return any(

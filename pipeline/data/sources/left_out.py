@@ -4,7 +4,9 @@ import re
 from collections import Counter
 from pathlib import PurePosixPath
 
-_HIDDEN = re.compile(r"(^|/)(\.|__MACOSX|_temporary/)|(^|/)_.*\.parquet$", re.IGNORECASE)
+_HIDDEN = re.compile(
+    r"(^|/)(\.|__MACOSX|_temporary/|lost\+found(/|$))|(^|/)_.*\.parquet$", re.IGNORECASE
+)
 """Of the system or of Spark: what begins with a dot, and Parquet files below an underscore."""
 _LONGEST = 8
 """Characters of an ending; what is longer is a part of the name."""
@@ -42,7 +44,8 @@ class LeftOut:
     def tell(self) -> None:
         """Print them in one line, if there are any."""
         if self._counts:
-            print(f"listing  {self._counts.total()} others left out: {self}", flush=True)
+            others = "other" if self._counts.total() == 1 else "others"
+            print(f"listing  {self._counts.total()} {others} left out: {self}", flush=True)
 
 
 def is_hidden(name: str) -> bool:

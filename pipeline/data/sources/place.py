@@ -3,6 +3,7 @@
 import errno
 import os
 import tarfile
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import pyarrow as pa
 
 from pipeline.config import S3Config
 from pipeline.data.local import version
+from pipeline.data.sources.left_out import is_hidden
 from pipeline.data.sources.sample import SourceError
 from pipeline.data.storage import Storage, Store
 from pipeline.utils.errors import UserError
@@ -34,9 +36,9 @@ class Place:
     file: str | None
 
     def versions(self) -> dict[str, str | None]:
-        """Name -> version of all files, sorted; None for a link that leads nowhere.
+        """Name -> version of all files, sorted; None for a link that leads to nothing new.
 
-        Links to folders are followed; one into a folder that it is in leads nowhere.
+        Links to folders are followed, each folder once: where it is, before any link to it.
 
         Raises:
             UserError: If the store refuses, or a folder cannot be listed.
@@ -47,7 +49,7 @@ class Place:
             names = found if self.file is None else found.keys() & {self.file}
             return {name: found[name] for name in names}
         if self.file is None:
-            return dict(sorted(_walk(folder, "", ())))
+            return dict(sorted(_walk(folder)))
         mark = _version(folder / self.file)
         return {self.file: mark} if mark else {}
 
@@ -84,28 +86,32 @@ def reading(store: Store, name: str) -> Iterator[None]:
         raise SourceError(f"cannot read {store.uri(name)} ({reason}); {way_out}") from error
 
 
-def _walk(
-    folder: Path, prefix: str, above: tuple[tuple[int, int], ...]
-) -> Iterator[tuple[str, str | None]]:
-    """Names and versions in a folder and below; `above` are the folders that it is in."""
-    try:
-        status = folder.stat()
-        here = status.st_dev, status.st_ino
-        if here in above:
+def _walk(root: Path) -> Iterator[tuple[str, str | None]]:
+    """Names and versions in a folder and below; every folder once, whatever links lead to it."""
+    waiting, links, seen = deque([(root, "")]), deque[tuple[Path, str]](), set[tuple[int, int]]()
+    while waiting or links:
+        folder, prefix = waiting.popleft() if waiting else links.popleft()
+        try:
+            status = folder.stat()
+            with os.scandir(folder) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            if not is_hidden(prefix):
+                raise _refused(folder, error) from error
+            yield prefix[:-1], ""
+            continue
+        if (here := (status.st_dev, status.st_ino)) in seen:
             yield prefix[:-1], None
-            return
-        with os.scandir(folder) as entries:
-            found = list(entries)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except OSError as error:
-        raise _refused(folder, error) from error
-    for entry in found:
-        name = prefix + entry.name
-        if os.path.isdir(entry.path):
-            yield from _walk(Path(entry.path), f"{name}/", (*above, here))
-        elif (mark := _version(Path(entry.path))) or entry.is_symlink():
-            yield name, mark  # else it was deleted meanwhile
+            continue
+        seen.add(here)
+        for entry in found:
+            name, path = prefix + entry.name, Path(entry.path)
+            if path.is_dir():
+                (links if entry.is_symlink() else waiting).append((path, f"{name}/"))
+            elif (mark := _version(path)) or entry.is_symlink():
+                yield name, mark  # else it was deleted meanwhile
 
 
 def _version(path: Path) -> str | None:

@@ -87,12 +87,15 @@ def read_annotation(value: Any, wanted: Wanted, where: str) -> Annotation:
         SourceError: If it is neither text, or a list of it, nor, for a label, a whole number.
     """
     if isinstance(value, list | tuple) and wanted == "captions":
-        each = (read_annotation(one, wanted, where) for one in value)
-        found = tuple(str(one) for one in each if one is not None)
-        return found if len(found) > 1 else next(iter(found), None)
+        if not any(isinstance(one, list | tuple) for one in value):
+            each = (read_annotation(one, wanted, where) for one in value)
+            found = tuple(str(one) for one in each if one is not None)
+            return found if len(found) > 1 else next(iter(found), None)
     if value is None:
         return None
     text = str(value).strip()
+    if "\0" in text:
+        raise SourceError(f"{where} has a NUL character in its {wanted[:-1]}; remove it")
     if wanted == "captions" and isinstance(value, str):
         return text or None
     if wanted == "labels" and (known := _LABEL.fullmatch(text)):

@@ -152,6 +152,8 @@ class Reader:
                 return read_image(data, channels, height, width)
             except UnreadableError as error:
                 return error
+            except UserError as error:
+                raise UserError(f"{self._setting}: {sample.name}: {error}") from error
 
         return ahead(prepared, samples, THREADS)
 
@@ -181,7 +183,7 @@ def _sort_out(found: dict[str, str | None], left: LeftOut) -> dict[str, str]:
     marks = {}
     for name, mark in found.items():
         if mark is None:
-            left.add("linked to nowhere", name)
+            left.add("linked to nothing new", name)
         elif not _is_utf8(name):
             left.add("named not in UTF-8", name)
         elif is_hidden(name):
@@ -200,13 +202,15 @@ def _is_utf8(name: str) -> bool:
 
 def _kind(source: Store, names: Sequence[str], left: LeftOut) -> str:
     """What the images are in; Parquet without images may lie beside images, as their metadata."""
-    images = any(map(is_image, names))
-    if tars.parts(names):
+    images, archives = any(map(is_image, names)), tars.parts(names)
+    if any(name.lower().endswith(".tar") for name in archives):
         return "tar"
     if (tables := rows.parts(names)) and not (images and not rows.has_images(source, tables[0])):
         return "Parquet"
     if images:
         return "image"
+    if archives:
+        return "tar"
     for name in names:
         left.add_file(name)
     raise SourceError(

@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from threading import Lock
 
 from pipeline.data import text
-from pipeline.data.sources.gzipped import Opener, unpacked
+from pipeline.data.sources.gzipped import TarOpener, unpacked
 from pipeline.data.sources.left_out import LeftOut, is_hidden, shown
 from pipeline.data.sources.place import reading
 from pipeline.data.sources.sample import (
@@ -40,8 +40,12 @@ _ANNOTATIONS = {"captions": ("txt", "json"), "labels": ("cls", "json"), "nothing
 
 
 def parts(names: Sequence[str]) -> list[str]:
-    """The files of such a source among these."""
-    return [name for name in names if name.lower().endswith((".tar", ".tar.gz", ".tgz"))]
+    """The files of such a source among these: tars, or compressed ones where there are no others.
+
+    Beside what was unpacked, people keep the archive that it came in.
+    """
+    plain = [name for name in names if name.lower().endswith(".tar")]
+    return plain or [name for name in names if name.lower().endswith((".tar.gz", ".tgz"))]
 
 
 def samples(
@@ -62,14 +66,13 @@ class Reader:
 
     def __init__(self, store: Store) -> None:
         self._store, self._lock = store, Lock()
-        self._plain: dict[str, Opener] = {}
+        self._plain: dict[str, TarOpener] = {}
 
     def read(self, sample: Sample) -> bytes:
-        with self._lock:
+        with self._lock, reading(self._store, sample.file):
             if (tar := self._plain.get(sample.file)) is None:
-                with reading(self._store, sample.file):
-                    tar = self._plain[sample.file] = unpacked(self._store, sample.file)
-        with tar() as file:
+                tar = self._plain[sample.file] = unpacked(self._store, sample.file)
+        with reading(self._store, sample.file), tar() as file:
             file.seek(sample.at)
             data: bytes = file.read(sample.size)
         if len(data) != sample.size:
