@@ -25,7 +25,7 @@ def encode_images(config: Config) -> None:
     encode = config.encode
     open_output = partial(Storage, encode.output, config.s3, "encode.output")
     store = open_output()
-    if not store.list("manifest-"):
+    if not store.list("manifest-"):  # before the source is listed, which writes
         probe(store)
     plan = real_plan(fetch_inputs(config, "teacher"), store)
     source = str(encode.source), config.s3

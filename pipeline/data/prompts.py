@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import S3Config, TeacherConfig
 from pipeline.data import text
-from pipeline.data.sources.left_out import LeftOut
+from pipeline.data.sources.left_out import LeftOut, is_hidden
 from pipeline.data.sources.place import Place
 from pipeline.data.sources.sample import NAMES, SourceError, field
 from pipeline.data.sources.sample import column as one_column
@@ -26,8 +26,8 @@ from pipeline.utils.files import CACHE_WAY_OUT, cache_folder, write_pieces
 
 _COPY = ".prompts"
 _TEXTS, _TABLES = (".txt", ".csv", ".jsonl"), (".parquet", ".arrow")
-_HIDDEN = r"(^|/)(\.|__MACOSX|cache-[^/]*\.arrow$)"
-"""No data: hidden files and folders, and what `map` and `filter` of a dataset leave behind."""
+_MAPPED = re.compile(r"(^|/)cache-[^/]*\.arrow$")
+"""What `map` and `filter` of a dataset leave behind."""
 _NOTES = ("state.json", "dataset_info.json", "dataset_dict.json")
 _FEATHER = b"ARROW1"
 _LISTED = b"source"
@@ -93,8 +93,9 @@ def _files(path: str, credentials: S3Config) -> tuple[Store, list[str]]:
     store = Storage(path, credentials, "teacher.prompts")
     with _readable(path):
         found = Place(store, None).versions()
-        shown = [name for name, mark in found.items() if mark and not re.search(_HIDDEN, name)]
-        names = _of_one_kind(_of_dataset(store, shown), path)
+        shown = [name for name, mark in found.items() if mark and not is_hidden(name)]
+        own = [name for name in shown if not _MAPPED.search(name)]
+        names = _of_one_kind(_of_dataset(store, own), path)
     _tell_others(set(found) - {*names})
     if not names and ending in _TEXTS + _TABLES:
         raise UserError(f"teacher.prompts: there is no {path}")
@@ -131,12 +132,19 @@ def _of_dataset(store: Store, names: list[str]) -> list[str]:
     for state in [name for name in names if PurePosixPath(name).name == "state.json"]:
         folder = state.removesuffix("state.json")
         if f"{folder}dataset_info.json" in names:
-            files = _json(store, state).get("_data_files", [])
-            wanted = {folder + str(dict(each).get("filename")) for each in files}
+            wanted = {folder + name for name in _data_files(store, state)}
             if missing := sorted(wanted.difference(names)):
                 raise TextError(f"{store.uri(state)} names {missing[0]}, which is not there")
             names = [each for each in names if each in wanted or not each.startswith(folder)]
     return names
+
+
+def _data_files(store: Store, state: str) -> list[str]:
+    """Names of a dataset's files, as its state has them."""
+    match _json(store, state).get("_data_files"):
+        case list(files) if all(isinstance(each, dict) and "filename" in each for each in files):
+            return [str(each["filename"]) for each in files]
+    raise TextError(f"{store.uri(state)} is damaged; save the dataset once more")
 
 
 def _json(store: Store, name: str) -> dict[str, Any]:
@@ -164,7 +172,7 @@ def _readable(where: str) -> Iterator[None]:
         yield
     except (SourceError, TextError) as error:
         raise UserError(f"teacher.prompts: {error}") from error
-    except (pa.ArrowException, ValueError, TypeError, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"teacher.prompts: cannot read {where}: {reason}") from error
 

@@ -17,6 +17,9 @@ from pipeline.data.s3 import S3Store
 from pipeline.utils import uris
 from pipeline.utils.errors import UserError
 
+BLOCK = 2**20
+"""Bytes read at once of a file that is read through: over a network, fewer and larger requests."""
+
 
 class Store(Protocol):
     """Named objects in one place; `put` and `list` are about names without a folder.

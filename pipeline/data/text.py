@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
-_BLOCK = 2**20
-"""Bytes read at once: over a network, fewer and larger requests."""
+from pipeline.data.storage import BLOCK
+
 _WIDEST = 2**30
 """Characters of a field of CSV; Python's own habit ends at 131,072."""
 _OTHERS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK": "a zip or Excel file"}
@@ -31,8 +31,8 @@ def lines(file: Any, where: str) -> Iterator[str]:
     Raises:
         TextError: If it is another encoding, or no text; names the line.
     """
-    blocks, number = io.BufferedReader(file, _BLOCK), 0
-    begin = blocks.peek(_BLOCK)[:2]
+    blocks, number = io.BufferedReader(file, BLOCK), 0
+    begin = blocks.peek(BLOCK)[:2]
     try:
         for number, line in enumerate(io.TextIOWrapper(blocks, "utf-8-sig", newline=""), 1):
             if "\0" in line:

@@ -174,13 +174,13 @@ def digest(tensors: dict[str, Tensor]) -> str:
 
 
 class _Reader(HuggingFaceStorageReader):
-    """One that reads the heads of the files once, however often it is asked."""
+    """One that reads the headers of the files once, however often it is asked."""
 
-    _heads: Metadata | None = None
+    _metadata: Metadata | None = None
 
     def read_metadata(self) -> Metadata:
-        self._heads = self._heads or super().read_metadata()
-        return self._heads
+        self._metadata = self._metadata or super().read_metadata()
+        return self._metadata
 
 
 def _load(folder: Path, reader: _Reader, tensors: dict[str, Tensor], alone: bool) -> None:

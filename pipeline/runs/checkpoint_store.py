@@ -103,7 +103,7 @@ class CheckpointStore:
             self.store.delete(name)
 
     def _unfinished(self, commits: list[Commit], newest: Commit) -> list[str]:
-        """Files of earlier attempts that never became a checkpoint; nothing else in the folder."""
+        """Weights in folders with the name of an earlier attempt that never became a checkpoint."""
         known = {each.name for each in commits}
         files = [name for name in self.store.tree() if name.endswith(".safetensors")]
         folders = {name: name.split("/")[0] for name in files}

@@ -60,7 +60,7 @@ def _digest(prompts: Iterable[str]) -> str:
     """SHA-256 of prompts with a NUL between two."""
     digest = hashlib.sha256()
     for number, prompt in enumerate(prompts):
-        digest.update(f"{'' if number == 0 else chr(0)}{prompt}".encode())
+        digest.update(b"\0" * (number > 0) + prompt.encode())
     return digest.hexdigest()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.local import LocalStore
+from pipeline.utils.errors import UserError
 from tests.cluster.job import Job
 
 PAIRS = [
@@ -24,6 +25,16 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     shards = [f"pairs-{i:012}-{i + 20:012}.parquet" for i in range(0, 240, 20)]
     assert list(store.list()) == ["manifest-240.json", *shards, "plan.json"]
     return {name: store.get(name) for name in store.list()}
+
+
+@pytest.fixture
+def refuse_writes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From its call on local stores put nothing."""
+
+    def refuse(_self: LocalStore, name: str, _data: bytes) -> bool:
+        raise UserError(f"cannot write {name}")
+
+    return lambda: monkeypatch.setattr(LocalStore, "put", refuse)
 
 
 @pytest.fixture

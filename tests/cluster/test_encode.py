@@ -53,14 +53,10 @@ def classes(tmp_path) -> Path:
     return tmp_path / "source"
 
 
-def test_a_finished_set_is_not_written_to(in_process, tmp_path, classes, monkeypatch, capsys):
+def test_a_finished_set_is_not_written_to(in_process, tmp_path, classes, refuse_writes, capsys):
     config = configure(tmp_path, classes)
     encode_images(config)
-
-    def refuse(_self: LocalStore, name: str, _data: bytes) -> bool:
-        raise UserError(f"cannot write {name}")
-
-    monkeypatch.setattr(LocalStore, "put", refuse)
+    refuse_writes()
     encode_images(config)
     assert capsys.readouterr().out.count("encode  12 images in 3 shards") == 2
     with pytest.raises(UserError, match="cannot write .probe"):

@@ -53,13 +53,9 @@ def failing(monkeypatch, failures: dict[int, int], error: Exception) -> list[int
     return tried
 
 
-def test_a_finished_set_is_not_written_to(in_process, config, monkeypatch, capsys):
+def test_a_finished_set_is_not_written_to(in_process, config, refuse_writes, capsys):
     make_pairs(config)
-
-    def refuse(_self: LocalStore, name: str, _data: bytes) -> bool:
-        raise UserError(f"cannot write {name}")
-
-    monkeypatch.setattr(LocalStore, "put", refuse)
+    refuse_writes()
     make_pairs(config)
     assert capsys.readouterr().out.count("pairs  80 pairs in 5 shards") == 2
     more = {"pairs": config.pairs.model_copy(update={"count": 160})}

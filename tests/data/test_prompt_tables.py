@@ -109,7 +109,9 @@ def test_one_of_several_splits_has_to_be_named(tmp_path):
     assert read(tmp_path / "one") == CAT["prompt"]
 
 
-@pytest.mark.parametrize("hidden", [".cache/a.parquet", "__MACOSX/a.parquet", "._a.parquet"])
+@pytest.mark.parametrize(
+    "hidden", [".cache/a.parquet", "__MACOSX/a.parquet", "._a.parquet", "_temporary/0/a.parquet"]
+)
 def test_hidden_files_are_no_prompts(tmp_path, hidden):
     (tmp_path / hidden).parent.mkdir(exist_ok=True)
     pq.write_table(pa.table({"prompt": ["of a cache"]}), tmp_path / hidden)

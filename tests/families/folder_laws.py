@@ -20,7 +20,7 @@ from pipeline.models.sampling import sample_teacher
 from pipeline.utils.errors import UserError
 from tests.families.builder import shown
 from tests.families.measures import networks, refused
-from tests.fixtures.tiny_parts import tiny_decoder, write_pieces
+from tests.fixtures.tiny_parts import save_sentencepiece, tiny_decoder
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3438167536\n"
 
@@ -102,7 +102,7 @@ class FolderLaws:
             if file.suffix == ".json":
                 kind().save_pretrained(part)
             else:
-                write_pieces(file, {"<unk>": 0.0, "▁": -1.0})
+                save_sentencepiece(file, {"<unk>": 0.0, "▁": -1.0})
             assert f"{part}: its vocabulary of " in refused(copy)
             file.write_bytes(content)
             told.write_text(settings)

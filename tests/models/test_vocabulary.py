@@ -10,7 +10,7 @@ from pipeline.config import TeacherConfig
 from pipeline.models.loading import load_teacher
 from pipeline.utils.errors import UserError
 from tests.fixtures.tiny_models import save_tiny
-from tests.fixtures.tiny_parts import write_pieces
+from tests.fixtures.tiny_parts import save_sentencepiece
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_a_vocabulary_as_sentencepiece_has_it_is_the_same(
     tokens, whole = tokens_of(tokenizer), tokenizer / "tokenizer.json"
     pieces = dict(json.loads(whole.read_text())["model"]["vocab"])
     own = {piece: score for piece, score in pieces.items() if not piece.startswith("<extra_id_")}
-    write_pieces(tokenizer / "spiece.model", own)
+    save_sentencepiece(tokenizer / "spiece.model", own)
     whole.unlink()
     assert torch.equal(tokens_of(tokenizer), tokens)
     monkeypatch.setattr(

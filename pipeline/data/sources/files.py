@@ -92,8 +92,8 @@ def _read_tables(
                     f"{where} names {image} once more, and an image has one of its {wanted}; "
                     "keep one row"
                 )
-            if said := column(row, wanted, where):
-                found[image] = read_annotation(row[said], wanted, f"{image} in {where}")
+            if chosen := column(row, wanted, where):
+                found[image] = read_annotation(row[chosen], wanted, f"{image} in {where}")
     return found
 
 

@@ -11,13 +11,12 @@ from pathlib import Path
 import pyarrow as pa
 from filelock import FileLock
 
-from pipeline.data.storage import Store
+from pipeline.data.storage import BLOCK, Store
 from pipeline.utils.files import CACHE_WAY_OUT, cache_folder, write_pieces
 
 TarOpener = Callable[[], pa.NativeFile]
 """Opens a tar, to be read anywhere in it."""
 _MAGIC = b"\x1f\x8b"
-_BLOCK = 2**20
 
 
 def unpacked(store: Store, name: str) -> TarOpener:
@@ -44,9 +43,9 @@ def unpacked(store: Store, name: str) -> TarOpener:
 def _digest(where: str, file: pa.NativeFile) -> str:
     """Of an archive's address, size, begin and end, which has its checksum."""
     digest = hashlib.sha256(f"{where} {file.size()} ".encode())
-    for start in (0, max(0, file.size() - _BLOCK)):
+    for start in (0, max(0, file.size() - BLOCK)):
         file.seek(start)
-        digest.update(file.read(_BLOCK))
+        digest.update(file.read(BLOCK))
     return digest.hexdigest()[:32]
 
 
@@ -56,7 +55,7 @@ def _open(copy: Path) -> pa.NativeFile:
 
 def _blocks(file: pa.NativeFile) -> Iterator[bytes]:
     try:
-        with gzip.GzipFile(fileobj=io.BufferedReader(file, _BLOCK)) as plain:
-            yield from iter(partial(plain.read, _BLOCK), b"")
+        with gzip.GzipFile(fileobj=io.BufferedReader(file, BLOCK)) as plain:
+            yield from iter(partial(plain.read, BLOCK), b"")
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"gzip: {error}") from error

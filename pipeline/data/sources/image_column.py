@@ -59,8 +59,8 @@ def _has_values(file: pq.ParquetFile, name: str) -> bool:
     path = leaf(file, name)
     for group in map(file.metadata.row_group, range(file.num_row_groups)):
         for chunk in map(group.column, range(group.num_columns)):
-            said = chunk.statistics if chunk.path_in_schema == path else None
-            if said is not None and said.has_null_count and said.null_count < chunk.num_values:
+            known = chunk.statistics if chunk.path_in_schema == path else None
+            if known is not None and known.has_null_count and known.null_count < chunk.num_values:
                 return True
     return not file.metadata.num_rows or bool(_first(file, name))
 

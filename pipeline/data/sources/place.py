@@ -38,6 +38,7 @@ class Place:
     def versions(self) -> dict[str, str | None]:
         """Name -> version of all files, sorted; None for a link that leads to nothing new.
 
+        A hidden folder that cannot be listed, as a disk's own, is one name with the version "".
         Links to folders are followed, each folder once: where it is, before any link to it.
 
         Raises:

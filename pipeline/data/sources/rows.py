@@ -91,9 +91,9 @@ def _scan(store: Store, name: str, wanted: Wanted) -> list[Sample]:
             raise SourceError(f"{where} {why_none(file)}")
         if wanted == "nothing":
             return [Sample(name, row) for row in range(file.metadata.num_rows)]
-        if (said := column(columns, wanted, where)) is None:
+        if (chosen := column(columns, wanted, where)) is None:
             raise SourceError(f"{where} has no column of {wanted}; it has {', '.join(columns)}")
-        values = file.read([said], use_threads=False)[said].to_pylist()
+        values = file.read([chosen], use_threads=False)[chosen].to_pylist()
     return [
         Sample(name, row, annotation=read_annotation(value, wanted, f"row {row} of {where}"))
         for row, value in enumerate(values)

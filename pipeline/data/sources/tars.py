@@ -30,11 +30,9 @@ from pipeline.data.sources.sample import (
     is_image,
     read_annotation,
 )
-from pipeline.data.storage import Store
+from pipeline.data.storage import BLOCK, Store
 from pipeline.utils.threads import ahead
 
-BLOCK = 2**20
-"""Bytes read at once of a tar that is listed: over a network, fewer and larger requests."""
 _ANNOTATIONS = {"captions": ("txt", "json"), "labels": ("cls", "json"), "nothing": ()}
 """Fields that hold what is wanted; the first that is there counts."""
 
@@ -157,12 +155,12 @@ class _Tar:
         endings = image_endings()
         for fields in self._fields.values():
             image = next((end for end in fields if f".{end}" in endings), None)
-            said = next((end for end in _ANNOTATIONS[self.wanted] if end in fields), None)
-            used = {image, said} if image else set()
+            field = next((end for end in _ANNOTATIONS[self.wanted] if end in fields), None)
+            used = {image, field} if image else set()
             for member in (fields[end] for end in fields if end not in used):
                 self._leave_out(member.name)
             if image:
-                value = self._annotation(said, fields[said]) if said else None
+                value = self._annotation(field, fields[field]) if field else None
                 yield Sample(self.file, fields[image].at, fields[image].size, value)
 
     def _leave_out(self, name: str) -> None:

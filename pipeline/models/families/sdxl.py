@@ -14,7 +14,10 @@ from pipeline.models.vae import VAE, ScaleShift
 
 
 class SizedUNet(LatentUNet):
-    """A `UNet2DConditionModel` that is told a pooled embedding and sizes, beside tokens."""
+    """A `UNet2DConditionModel` that is told a pooled embedding and sizes, beside tokens.
+
+    Source: Podell et al., 2023, arXiv 2307.01952, Section 2.2.
+    """
 
     @staticmethod
     def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
