@@ -110,7 +110,7 @@ def test_one_of_several_splits_has_to_be_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "hidden", [".cache/a.parquet", "__MACOSX/a.parquet", "._a.parquet", "_temporary/0/a.parquet"]
+    "hidden", [".cache/a.parquet", "__MACOSX/a.parquet", "._a.parquet", "_temporary/a.parquet"]
 )
 def test_hidden_files_are_no_prompts(tmp_path, hidden):
     (tmp_path / hidden).parent.mkdir(exist_ok=True)
