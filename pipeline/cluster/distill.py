@@ -48,6 +48,8 @@ def distill(config: Config) -> None:
         StoppedError: If the job was stopped before its last step.
     """
     run = Run(config)
+    for hint in run.hints():
+        print(f"distill  {hint}")
     if run.is_finished():
         print(f"distill  {config.distill.output} is finished already")
         return

@@ -17,6 +17,7 @@ from pipeline.evaluation.reference import SETTING
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.loading import load_teacher, teacher_fingerprint
 from pipeline.models.solver_notes import solver_note
+from pipeline.runs.run import Run
 from pipeline.stages.pairs import pair_plan
 from pipeline.stages.plan import pair_bytes, plan, teacher_calls, training_calls
 from pipeline.training.memory import footprint
@@ -163,7 +164,8 @@ class Examination:
         if branch == "pairs" and self._manifest:
             return f"{where} has all pairs"
         probe(Storage(where, self.config.s3, f"{branch}.output"))
-        return f"{where} takes objects, each once"
+        hints = Run(self.config).hints() if branch == "distill" else []
+        return "; ".join([f"{where} takes objects, each once", *hints])
 
     @cached_property
     def _manifest(self) -> str | None:
@@ -173,7 +175,7 @@ class Examination:
         if name not in store.list(name):
             return None
         try:
-            shards.check_stored(store, shards.read_manifest(store))
+            shards.check_stored(store, shards.read_manifest(store, ids=self.config.pairs.count))
         except UserError:
             return None
         return name

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data import real, schema
-from pipeline.data.plans import RealPlan
+from pipeline.data.plans import PairPlan, RealPlan
 from pipeline.data.real import RealBatch
 from pipeline.data.shards import Manifest, Shard, read_manifest
 from pipeline.data.storage import Store
@@ -131,6 +131,9 @@ class _Reader(Generic[_Batch]):
 class PairReader(_Reader[PairBatch]):
     """Batches of pairs; arguments, order and errors as `_Reader`.
 
+    Args:
+        manifest: Of the set that is read; None: of the largest.
+
     Attributes:
         manifest: The set that is read.
 
@@ -138,8 +141,15 @@ class PairReader(_Reader[PairBatch]):
         UserError: If the store holds no complete set.
     """
 
-    def __init__(self, store: Store, seed: int, batch_size: int, window: int = 8) -> None:
-        self.manifest = read_manifest(store)
+    def __init__(
+        self,
+        store: Store,
+        seed: int,
+        batch_size: int,
+        window: int = 8,
+        manifest: Manifest[PairPlan] | None = None,
+    ) -> None:
+        self.manifest = manifest or read_manifest(store)
         super().__init__(store, self.manifest, seed, batch_size, window, schema.decode)
 
 

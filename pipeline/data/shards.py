@@ -198,21 +198,29 @@ def finished(store: Store, plan: _Plan, count: int) -> Manifest[_Plan] | None:
 
 
 @overload
-def read_manifest(store: Store) -> Manifest[PairPlan]: ...
+def read_manifest(store: Store, *, ids: int | None = None) -> Manifest[PairPlan]: ...
 @overload
 def read_manifest(store: Store, plan: type[_Plan]) -> Manifest[_Plan]: ...
-def read_manifest(store: Store, plan: type[Plan] = PairPlan) -> Manifest[Any]:
-    """The manifest of the largest count.
+def read_manifest(
+    store: Store, plan: type[Plan] = PairPlan, ids: int | None = None
+) -> Manifest[Any]:
+    """The manifest of a set of so many sample ids; of the largest set, unless it is said.
 
     Raises:
         UserError: If there is none, it is damaged or it lists no rows.
     """
     title, job = plan.kind.title, plan.kind.job
     counts = [name[len("manifest-") : -len(".json")] for name in store.list("manifest-")]
-    largest = max((int(count) for count in counts if count.isdigit()), default=None)
-    if largest is None:
+    stored = {int(count) for count in counts if count.isdecimal()}
+    if not stored:
         raise UserError(f"no complete {title} set in {store.uri('')}: run {job} first")
-    manifest = _load_manifest(store, f"manifest-{largest}.json", plan)
+    name = f"manifest-{max(stored) if ids is None else ids}.json"
+    if ids is not None and ids not in stored:
+        raise UserError(
+            f"{store.uri(name)} is gone: run {job} with {plan.kind.title}s.count {ids}; shards "
+            "that are stored are not made again"
+        )
+    manifest = _load_manifest(store, name, plan)
     if manifest.count < 1:
         raise UserError(f"the {title} set in {store.uri('')} is empty: run {job} first")
     return manifest

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.config import Config, settings_yaml
 from pipeline.data.fetch import fetch_inputs
-from pipeline.data.shards import check_stored, read_manifest
+from pipeline.data.shards import check_stored
 from pipeline.data.storage import Storage, ensure_json
 from pipeline.methods.recipe import Recipe
 from pipeline.models.denoiser import Denoiser
@@ -23,6 +23,7 @@ from pipeline.runs import events, identity
 from pipeline.runs.card import CardWriter
 from pipeline.runs.checkpoint import Weights, digest, read_part, read_student
 from pipeline.runs.checkpoint_store import CheckpointStore, Commit
+from pipeline.runs.pairs import added_pairs, pair_manifest
 from pipeline.runs.run_folder import (
     RUN,
     SETTINGS,
@@ -90,8 +91,20 @@ class Run:
         """
         if Recipe.of(self.config.distill).needs.pairs:
             pairs = Storage(self.config.pairs.output, self.config.s3, "pairs.output")
-            check_stored(pairs, read_manifest(pairs))
+            check_stored(pairs, pair_manifest(self.config))
         ensure_json(self.storage, RUN, self.definition, "distill.output", self._way_on)
+
+    def hints(self) -> list[str]:
+        """What the user may not expect of the run, a line each; raises as `pair_manifest`."""
+        if not Recipe.of(self.config.distill).needs.pairs or not self.is_claimed():
+            return []
+        read, added = pair_manifest(self.config).count, added_pairs(self.config)
+        if not added:
+            return []
+        return [
+            f"it reads the {read} pairs it began with, not the {added} made since; a new run reads "
+            "all: choose another distill.output, and distill.start_from to begin from this one"
+        ]
 
     def is_claimed(self) -> bool:
         """Whether this process sees the mark of `claim`: else it would begin a run of its own."""

@@ -4,9 +4,6 @@ import torch
 from torch import Tensor
 
 from pipeline.config import Config
-from pipeline.data.reader import PairReader
-from pipeline.data.shards import read_manifest
-from pipeline.data.storage import Storage
 from pipeline.diffusion import seeds
 from pipeline.evaluation.classifier import read
 from pipeline.evaluation.generate import generate, generators
@@ -16,6 +13,7 @@ from pipeline.methods.recipe import Recipe
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.loading import load_teacher
 from pipeline.runs.checkpoint_store import Score
+from pipeline.runs.pairs import pair_manifest, pair_reader
 from pipeline.runs.run import Run
 from pipeline.utils.errors import UserError
 
@@ -43,9 +41,8 @@ def score(config: Config, name: str, floor: float | None = None) -> Score:
         student = run.stored_student(teacher, found[1])
     by_student, by_teacher = generators(student, teacher, config.pairs)
     if Recipe.of(config.distill).needs.pairs:
-        store = Storage(config.pairs.output, config.s3, "pairs.output")
-        count = min(scoring.count, read_manifest(store).count)
-        pairs = PairReader(store, config.seed, count).batch(0)
+        count = min(scoring.count, pair_manifest(config).count)
+        pairs = pair_reader(config, config.seed, count).batch(0)
         labels, target = pairs.labels, pairs.images
     else:
         count = scoring.count

@@ -16,7 +16,6 @@ from torch.optim import AdamW, Optimizer
 
 from pipeline.config import Config, DistillConfig
 from pipeline.data.reader import PairReader
-from pipeline.data.storage import Storage
 from pipeline.diffusion import seeds
 from pipeline.methods.dmd import DMD
 from pipeline.methods.microbatch import Microbatch, RealImages
@@ -26,6 +25,7 @@ from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import guide
 from pipeline.runs.checkpoint import State
 from pipeline.runs.init_from import InitFrom
+from pipeline.runs.pairs import pair_reader
 from pipeline.runs.run import Run
 from pipeline.training.gan_images import new_source
 from pipeline.training.method import build_method, new_networks
@@ -86,8 +86,7 @@ def prepare(config: Config) -> TrainingRun:
     pairs = None
     if method.recipe.needs.pairs:
         size = distill.regression.batch_size // distill.lanes
-        storage = Storage(config.pairs.output, config.s3, "pairs.output")
-        pairs = PairReader(storage, config.seed, size)
+        pairs = pair_reader(config, config.seed, size)
     guided = guide(teacher, config.pairs.guidance)
     solver = (config.pairs.solver, config.pairs.steps, config.pairs.guidance)
     return TrainingRun(

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from pipeline.config import Config, DataConfig
 from pipeline.data.images import load_images
-from pipeline.data.reader import PairReader, RealReader
+from pipeline.data.reader import RealReader
 from pipeline.data.storage import Storage
 from pipeline.diffusion import seeds
 from pipeline.methods.microbatch import RealImages
 from pipeline.models.denoiser import Denoiser
+from pipeline.runs.pairs import pair_reader
 from pipeline.utils.errors import UserError
 
 
@@ -33,7 +34,7 @@ def new_source(config: Config, teacher: Denoiser) -> Callable[[int], RealImages]
             encoded = Storage(config.encode.output, config.s3, "encode.output")
             source, shape = _encoded(RealReader(encoded, seed, size), teacher)
         case "pairs":
-            reader = PairReader(Storage(config.pairs.output, config.s3, "pairs.output"), seed, size)
+            reader = pair_reader(config, seed, size)
             shape = reader.manifest.plan.shape
 
             def source(index: int) -> RealImages:
