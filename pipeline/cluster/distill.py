@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
@@ -20,9 +19,11 @@ from pipeline.cluster.scoring import Scoring
 from pipeline.cluster.session import connect, user_errors
 from pipeline.config import Config, WorkersConfig
 from pipeline.data.fetch import fetch_inputs
+from pipeline.data.lease import Lease
 from pipeline.data.storage import Storage
 from pipeline.runs.run import Run
 from pipeline.training import loop
+from pipeline.utils import scratch
 from pipeline.utils.errors import StoppedError, UserError, first_line
 
 RESTARTS = 3
@@ -44,7 +45,8 @@ def distill(config: Config) -> None:
     """Train the student and save it as a diffusers folder; run again, it goes on.
 
     Raises:
-        UserError: If teacher, pairs and output do not belong together or cannot be used.
+        UserError: If teacher, pairs and output do not belong together or cannot be used, or
+            another driver trains this run.
         StoppedError: If the job was stopped before its last step.
     """
     run = Run(config)
@@ -53,14 +55,23 @@ def distill(config: Config) -> None:
     if run.is_finished():
         print(f"distill  {config.distill.output} is finished already")
         return
-    run.claim()
-    run.keep_settings()
-    connect()
-    scoring = Scoring(run)
-    with _stoppable(run.storage) as stopped:
-        _until_finished(run, stopped, CheckpointWatch(run, scoring).look)
-    scoring.finish()
-    run.finish()
+    with Lease(run.storage) as lease:
+        run.sweep()
+        run.claim()
+        run.keep_settings()
+        connect()
+        scoring = Scoring(run)
+        watch = CheckpointWatch(run, scoring)
+
+        def meanwhile() -> None:
+            lease.check()
+            watch.look()
+
+        with _stoppable(run.storage) as stopped:
+            _until_finished(run, stopped, meanwhile)
+        scoring.finish()
+        run.finish()
+        run.sweep()
     print(f"distill  saved {config.distill.output}/student")
 
 
@@ -73,7 +84,7 @@ class CheckpointWatch:
     """
 
     def __init__(self, run: Run, scoring: Scoring) -> None:
-        self._checkpoints, self._scoring = run.checkpoints, scoring
+        self._run, self._scoring = run, scoring
         self._wanted = run.config.distill.scoring.count > 0
         self._seen, self._next = "", 0.0
 
@@ -85,7 +96,7 @@ class CheckpointWatch:
         try:
             if self._scoring.poll():  # it finds the newest itself when it is done
                 return
-            newest = next(iter(self._checkpoints.commits()), None)
+            newest = next(iter(self._run.commits()), None)
             if newest is not None and newest.name != self._seen:
                 self._scoring.at_checkpoint(newest.step)
                 self._seen = newest.name
@@ -96,10 +107,10 @@ class CheckpointWatch:
 
 def _until_finished(run: Run, stopped: threading.Event, meanwhile: Callable[[], None]) -> None:
     """Fit again after a failure or a leave, as long as new checkpoints come."""
-    done, failures = run.checkpoints.step(), 0
+    done, failures = run.step(), 0
     while done < run.config.distill.steps:
         before, failure = done, _fit(run, meanwhile)
-        done = run.checkpoints.step()
+        done = run.step()
         if isinstance(failure, UserError):
             raise failure
         if stopped.is_set():
@@ -122,13 +133,15 @@ def _fit(run: Run, meanwhile: Callable[[], None]) -> BaseException | None:
     def fit() -> None:
         # The folder is for Ray's own records; checkpoints are the run's.
         try:
-            with user_errors(), TemporaryDirectory() as folder:
+            with user_errors(), scratch.temporary_folder() as folder:
                 TorchTrainer(
                     _worker,
                     train_loop_config=run.config.model_dump(mode="json"),
                     scaling_config=_scaling(run.config.distill.workers),
                     run_config=RunConfig(
-                        name="distill", storage_path=folder, worker_runtime_env={"env_vars": _QUIET}
+                        name="distill",
+                        storage_path=str(folder),
+                        worker_runtime_env={"env_vars": _QUIET},
                     ),
                 ).fit()
         except BaseException as error:

@@ -5,7 +5,6 @@ import os
 import platform
 import shutil
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from pipeline.data.fetch import fetch_inputs
 from pipeline.data.local import LocalStore
 from pipeline.models.loading import load_teacher
 from pipeline.models.students import new_student
+from pipeline.utils import scratch
 from pipeline.utils.errors import UserError
 
 PACKAGES = ("ray", "torch", "diffusers", "accelerate", "pyarrow", "boto3")
@@ -76,7 +76,7 @@ def look_at_nodes(folders: Mapping[str, str | None], patience: float) -> list[No
     Raises:
         UserError: If a node does not answer.
     """
-    token = f".doctor-{uuid.uuid4().hex}"
+    token = scratch.name("doctor")
     files = {folder: file or token for folder, file in folders.items()}
     stores = [LocalStore(Path(folder)) for folder, file in folders.items() if file is None]
     for store in stores:

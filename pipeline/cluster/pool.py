@@ -14,10 +14,11 @@ from ray.data import ActorPoolStrategy, DataContext
 from pipeline.cluster.session import connect
 from pipeline.config import EncodeConfig, EvaluateConfig, PairsConfig
 from pipeline.data import shards
+from pipeline.data.lease import Lease
 from pipeline.data.plans import Plan
 from pipeline.data.s3 import REQUESTS
 from pipeline.data.shards import Manifest
-from pipeline.data.storage import Store
+from pipeline.data.storage import Storage
 from pipeline.utils.errors import UserError
 from pipeline.utils.progress import Progress
 
@@ -60,7 +61,7 @@ class Work:
     size: str = "shard_size"
 
 
-def make_missing(store: Store, plan: Plan, count: int, work: Work) -> None:
+def make_missing(store: Storage, plan: Plan, count: int, work: Work) -> None:
     """Make every shard of a set that is not stored yet; run again, it goes on.
 
     Args:
@@ -70,16 +71,24 @@ def make_missing(store: Store, plan: Plan, count: int, work: Work) -> None:
         work: What makes it.
 
     Raises:
-        UserError: If the output holds another set, the store refuses, a maker does, or no shard
-            comes for so long; if shards failed, after all others are made.
+        UserError: If the output holds another set, another driver makes it, the store refuses, a
+            maker does, or no shard comes for so long; if shards failed, after all others are made.
     """
-    shards.open_plan(store, plan)
+    with Lease(store) as lease:
+        store.sweep()
+        shards.open_plan(store, plan)
+        _make_missing(store, plan, count, work, lease)
+        store.sweep()
+
+
+def _make_missing(store: Storage, plan: Plan, count: int, work: Work, lease: Lease) -> None:
     todo, spans = shards.missing(store, plan, count), plan.spans(count)
     done = count - sum(len(spans[index]) for index in todo)
     failed: dict[int, str] = {}
     with Progress(count, work.name, work.unit, start=done) as bar:
         for first in range(0, len(todo), WAVE):
             for row in outcomes(todo[first : first + WAVE], work):
+                lease.check()
                 if row["failed"]:
                     failed[row["index"]] = row["failed"]
                 else:

@@ -70,7 +70,7 @@ class Scoring(Hook):
     def _begin(self) -> bool:
         if not self._scoring.count:
             return False
-        commits = self._run.checkpoints.commits()
+        commits = self._run.commits()
         scores = self._run.checkpoints.scores(commits)
         known = self._left | scores.keys()
         commit = next((each for each in commits if each.name not in known), None)
@@ -96,7 +96,7 @@ class Scoring(Hook):
         checkpoints.note(commit, found)
         self._gauge.set(found.fd_teacher)
         board_score(RunFolder(self._run.storage), commit.step, found)
-        best = checkpoints.best(checkpoints.commits())
+        best = checkpoints.best(self._run.commits())
         mark = "  the best so far" if best == commit else ""
         print(
             f"score    step {commit.step}  Fréchet distance to the teacher "

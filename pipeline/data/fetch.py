@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 
 from filelock import FileLock
@@ -11,6 +10,7 @@ from pipeline.config import Config, S3Config
 from pipeline.data import hub
 from pipeline.data.prompts import local_prompts
 from pipeline.data.storage import Storage
+from pipeline.utils import scratch
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import CACHE_WAY_OUT, cache_folder
 from pipeline.utils.uris import is_remote
@@ -23,7 +23,7 @@ def fetch_inputs(config: Config, *branches: str) -> Config:
     """The same settings, with a local copy in place of input folders elsewhere, and of prompts.
 
     Every process that reads them calls this for itself; a remote folder that has changed is
-    another copy.
+    another copy. What killed processes have left among copies and temporary files goes first.
 
     Args:
         config: The settings.
@@ -32,6 +32,8 @@ def fetch_inputs(config: Config, *branches: str) -> Config:
     Raises:
         UserError: If the store refuses, a folder is empty, or it cannot be written here.
     """
+    scratch.sweep(cache_folder())
+    scratch.sweep_temporary()
     for branch in branches:
         group, field = getattr(config, branch), INPUTS[branch]
         if is_remote(url := getattr(group, field) or ""):
@@ -66,19 +68,16 @@ def fetch(url: str, credentials: S3Config, setting: str) -> Path:
             raise UserError(f"{setting}: {where}{name} is no name of a file; remove it")
     content = json.dumps([where, credentials.endpoint, objects], sort_keys=True).encode()
     copy = cache_folder() / hashlib.sha256(content).hexdigest()[:32]
-    partial = copy.with_suffix(".tmp")
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{copy}.lock"):
             if not copy.is_dir():
-                try:
+                with scratch.folder_beside(copy) as fresh:
                     for name in objects:
-                        store.download(name, partial / name)
+                        store.download(name, fresh / name)
                     if store.tree() != objects:
                         raise UserError(f"{setting}: {where} has changed meanwhile; run again")
-                    partial.rename(copy)
-                finally:
-                    shutil.rmtree(partial, ignore_errors=True)
+                    fresh.rename(copy)
     except OSError as error:
         raise UserError(
             f"{setting}: cannot write the copy of {where} to {copy}: {error.strerror}; "

@@ -3,12 +3,12 @@
 import errno
 import os
 import shutil
-import uuid
 from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
 
+from pipeline.utils import scratch
 from pipeline.utils.errors import UserError
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -18,32 +18,30 @@ _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 class LocalStore:
     """Objects in a folder, which is made with the first of them.
 
-    A process killed in the middle leaves at most a hidden `.tmp` file, which nobody reads.
+    A process killed in the middle leaves at most a hidden file, which nobody reads.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def put(self, name: str, data: bytes) -> bool:
-        temporary = self.folder / f".{name}.{uuid.uuid4().hex}.tmp"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
-                with open(temporary, "xb") as file:
+                with scratch.file_beside(self.folder / name) as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-                self._link(temporary, name)
+                    self._link(file.name, name)
                 return True
             except FileExistsError:
                 return False
             finally:
-                temporary.unlink(missing_ok=True)
                 _sync(self.folder)
         except OSError as error:
             raise self._unwritable(name, error) from error
 
-    def _link(self, file: Path, name: str) -> None:
+    def _link(self, file: str, name: str) -> None:
         try:
             os.link(file, self.folder / name)
         except OSError as error:
@@ -84,17 +82,15 @@ class LocalStore:
 
     def upload(self, file: Path, name: str) -> None:
         target = self.folder / name
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with file.open("rb") as source, temporary.open("xb") as copy:
+                with file.open("rb") as source, scratch.file_beside(target) as copy:
                     shutil.copyfileobj(source, copy, 2**20)
                     copy.flush()
                     os.fsync(copy.fileno())
-                temporary.replace(target)
+                    os.replace(copy.name, target)
             finally:
-                temporary.unlink(missing_ok=True)
                 _sync(target.parent)
         except OSError as error:
             raise self._unwritable(name, error) from error

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -21,6 +20,7 @@ from pipeline.data.sources.sample import NAMES, SourceError, field
 from pipeline.data.sources.sample import column as one_column
 from pipeline.data.storage import Storage, Store
 from pipeline.data.text import TextError
+from pipeline.utils import scratch
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import CACHE_WAY_OUT, cache_folder, write_pieces
 
@@ -50,13 +50,16 @@ def local_prompts(teacher: TeacherConfig, credentials: S3Config) -> TeacherConfi
             yield (line := f"{json.dumps(prompt)}\n".encode())
             digest.update(line)
 
-    fresh = cache_folder() / f"{uuid.uuid4().hex}.new"
-    write_pieces(fresh, lines(), CACHE_WAY_OUT)
-    file = fresh.with_name(f"{digest.hexdigest()[:32]}{_COPY}")
-    if file.is_file():  # others may be reading it, on other nodes too
-        fresh.unlink()
-    else:
-        fresh.replace(file)
+    cache = cache_folder()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with scratch.folder_beside(cache / "prompts") as fresh:
+            write_pieces(fresh / "prompts", lines(), CACHE_WAY_OUT)
+            file = cache / f"{digest.hexdigest()[:32]}{_COPY}"
+            if not file.is_file():  # others may be reading it, on other nodes too
+                (fresh / "prompts").replace(file)
+    except OSError as error:
+        raise UserError(f"cannot write to {cache}: {error.strerror}; {CACHE_WAY_OUT}") from error
     return teacher.model_copy(update={"prompts": str(file)})
 
 

@@ -4,7 +4,6 @@ A store of another kind is a file with its class, and a line in `STORES`.
 """
 
 import json
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +13,7 @@ import pyarrow as pa
 from pipeline.config import S3Config
 from pipeline.data.local import LocalStore
 from pipeline.data.s3 import S3Store
-from pipeline.utils import uris
+from pipeline.utils import scratch, uris
 from pipeline.utils.errors import UserError
 
 BLOCK = 2**20
@@ -151,6 +150,11 @@ class Storage:
         """As `Store.tree`."""
         return self._store.tree()
 
+    def sweep(self) -> None:
+        """Remove temporary files of processes that are gone; a bucket has none."""
+        if self.folder:
+            scratch.sweep(self.folder, deep=True)
+
     def delete(self, name: str) -> None:
         """As `Store.delete`."""
         self._store.delete(name)
@@ -166,9 +170,9 @@ def probe(store: Store) -> None:
     Raises:
         UserError: If the store refuses, or would overwrite an object.
     """
-    name = f".probe-{uuid.uuid4().hex}"
+    name = scratch.name("probe")
     store.put(name, b"1")  # an answer that got lost and was asked for again says False
-    overwritten = store.put(name, b"2")
+    overwritten = store.put(name, b"2") and store.put(name, b"3")  # once: it was swept meanwhile
     store.delete(name)
     if overwritten:
         raise UserError(

@@ -3,8 +3,6 @@
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor
 from pipeline.runs import checkpoint
 from pipeline.runs.checkpoint import State
 from pipeline.runs.checkpoint_store import CheckpointStore, Commit
+from pipeline.utils import scratch
 from pipeline.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -84,10 +83,10 @@ class AsyncSaver:
 
     def _store(self, step: int, tensors: dict[str, Tensor]) -> None:
         commit = Commit(step, self.attempt, self.fingerprint, {})
-        with TemporaryDirectory() as folder:
-            checkpoint.write(Path(folder), tensors, self._group)
+        with scratch.temporary_folder() as folder:
+            checkpoint.write(folder, tensors, self._group)
             try:
-                result: dict[str, str] | str = self.checkpoints.add(Path(folder), commit.name)
+                result: dict[str, str] | str = self.checkpoints.add(folder, commit.name)
             except (UserError, OSError) as error:
                 result = str(error)
         files: dict[str, str] = {}

@@ -11,21 +11,25 @@ another one did.
 import json
 import logging
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline.data.storage import Storage
+from pipeline.utils import scratch
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import file_sha256
 
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"\d{7,}-[0-9a-f]{8}")
+_File = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
+_Sum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,10 @@ class Commit:
         files: SHA-256 of every file, by its name in the folder.
     """
 
-    step: int
-    attempt: str
+    step: Annotated[int, Field(ge=0, strict=True)]
+    attempt: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
     fingerprint: str
-    files: dict[str, str]
+    files: Annotated[dict[_File, _Sum], Field(min_length=1)]
 
     @property
     def name(self) -> str:
@@ -65,7 +69,7 @@ class Score:
     floor: float | None = None
 
 
-_SCORE = TypeAdapter(Score)
+_SCORE, _COMMIT = TypeAdapter(Score), TypeAdapter(Commit)
 
 
 @dataclass(frozen=True)
@@ -91,43 +95,64 @@ class CheckpointStore:
     def commit(self, commit: Commit) -> None:
         """Make stored files a checkpoint, and remove those of this run that are not kept."""
         self.store.put(f"{commit.name}.json", json.dumps(asdict(commit)).encode())
-        commits = self.commits()
+        commits = self.commits(commit.fingerprint)
         kept = {each.name for each in (*commits[: self.keep], commit, self.best(commits)) if each}
         for each in commits:
-            ours = each.fingerprint == commit.fingerprint and each.name <= commit.name
-            if ours and each.name not in kept:
+            if each.name <= commit.name and each.name not in kept:
                 self.store.delete(f"{each.name}.json")
                 for name in each.files:
                     self.store.delete(f"{each.name}/{name}")
-        for name in self._unfinished(commits, commit):
-            self.store.delete(name)
+        self.sweep(commit)
 
-    def _unfinished(self, commits: list[Commit], newest: Commit) -> list[str]:
-        """Weights in folders with the name of an earlier attempt that never became a checkpoint."""
-        known = {each.name for each in commits}
-        files = [name for name in self.store.tree() if name.endswith(".safetensors")]
-        folders = {name: name.split("/")[0] for name in files}
-        return [
-            name
-            for name, folder in folders.items()
-            if _NAME.fullmatch(folder) and folder not in known and folder <= newest.name
-        ]
+    def sweep(self, newest: Commit | None = None) -> None:
+        """Remove weights in folders with the name of an attempt that never became a checkpoint.
 
-    def commits(self) -> list[Commit]:
-        """All checkpoints, the newest first; what is unreadable is told and left out."""
-        found, damaged = [], []
+        Args:
+            newest: Later ones stay; None: whoever wrote them is gone.
+        """
+        names = self.store.tree()
+        for name in names:
+            folder = name.split("/")[0]
+            unfinished = _NAME.fullmatch(folder) and f"{folder}.json" not in names
+            earlier = newest is None or folder <= newest.name
+            if unfinished and earlier and name.endswith(".safetensors"):
+                self.store.delete(name)
+
+    def commits(self, fingerprint: str | None = None) -> list[Commit]:
+        """All checkpoints, the newest first; what is unreadable is told and left out.
+
+        Args:
+            fingerprint: Of the run: those of others are told and left out too; None: all.
+
+        Raises:
+            UserError: If the store refuses, or there are some, and not one that can be used.
+        """
+        found, unused = [], []
         for name in sorted(self.store.list(), reverse=True):
             if name.endswith(".json"):
                 try:
-                    found.append(Commit(**json.loads(self.store.get(name))))
-                except (ValueError, TypeError):
-                    damaged.append(self.store.uri(name))
-                    log.warning("%s is damaged and is not used", damaged[-1])
+                    commit = _COMMIT.validate_json(self.store.get(name))
                 except UserError:
                     if name in self.store.list():  # else it was removed meanwhile
                         raise
-        if damaged and not found:
-            raise UserError(f"{damaged[0]} is damaged, and there is no other checkpoint: delete it")
+                    continue
+                except ValidationError as error:
+                    reason = f"is damaged ({_reason(error)})"
+                else:
+                    if name != f"{commit.name}.json":
+                        reason = f"is damaged (it says that it is {commit.name})"
+                    elif fingerprint not in (None, commit.fingerprint):
+                        reason = "is of another run"
+                    else:
+                        found.append(commit)
+                        continue
+                unused.append(f"{self.store.uri(name)} {reason}")
+                _warn_once(f"{unused[-1]} and is not used")
+        if unused and not found:
+            raise UserError(
+                f"{self.store.setting}: {unused[0]}, and there is no other checkpoint: move it "
+                "away to begin anew, or choose another folder"
+            )
         return found
 
     def note(self, commit: Commit, score: Score) -> None:
@@ -158,30 +183,35 @@ class CheckpointStore:
         scored = [commit for commit in commits if commit.name in scores]
         return min(scored, key=lambda each: scores[each.name].fd_teacher, default=None)
 
-    def step(self) -> int:
-        """Steps of the newest whole checkpoint, 0 without any; raises as `newest`."""
-        with self.newest() as found:
+    def step(self, fingerprint: str | None = None) -> int:
+        """Steps of the newest whole checkpoint, 0 without any; as `newest`."""
+        with self.newest(fingerprint=fingerprint) as found:
             return found[0].step if found else 0
 
     @contextmanager
-    def newest(self, only: str | None = None) -> Iterator[tuple[Commit, Path] | None]:
+    def newest(
+        self, only: str | None = None, fingerprint: str | None = None
+    ) -> Iterator[tuple[Commit, Path] | None]:
         """The newest checkpoint of which no bit is lost, in a local folder while the block runs.
 
         Those that are torn are told in a warning and passed over; None if there never was one.
-        With `only` the one of this name, None if it is torn or gone.
+
+        Args:
+            only: The one of this name, None if it is torn or gone.
+            fingerprint: As in `commits`.
 
         Raises:
-            UserError: If the store refuses, or all of them are torn.
+            UserError: If the store refuses, or all of them are torn; and as `commits`.
         """
-        commits, stored = self.commits(), self.store.tree()
+        commits, stored = self.commits(fingerprint), self.store.tree()
         if only is not None:
             commits = [commit for commit in commits if commit.name == only]
         for commit in commits:
-            with tempfile.TemporaryDirectory() as copy:
+            with scratch.temporary_folder() as copy:
                 names = [f"{commit.name}/{name}" for name in commit.files]
                 lost = [name for name in names if name not in stored]
                 if not lost:
-                    folder = self._local(commit, Path(copy))
+                    folder = self._local(commit, copy)
                     sums = {name: file_sha256(folder / name).hex() for name in commit.files}
                     if sums == commit.files:
                         yield commit, folder
@@ -194,7 +224,8 @@ class CheckpointStore:
                 )
         if commits and only is None:
             raise UserError(
-                f"{self.store.uri('')}: not one checkpoint is whole; delete it to start again"
+                f"{self.store.setting}: not one checkpoint in {self.store.uri('')} is whole; "
+                "move them away to begin anew, or choose another folder"
             )
         yield None
 
@@ -205,3 +236,14 @@ class CheckpointStore:
         for name in commit.files:
             self.store.download(f"{commit.name}/{name}", copy / name)
         return copy
+
+
+@cache
+def _warn_once(text: str) -> None:
+    log.warning(text)
+
+
+def _reason(error: ValidationError) -> str:
+    """The first thing that is wrong with a file, and where in it."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    return " ".join([".".join(map(str, first["loc"])), first["msg"]]).strip()

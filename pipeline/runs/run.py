@@ -106,6 +106,15 @@ class Run:
             "all: choose another distill.output, and distill.start_from to begin from this one"
         ]
 
+    def sweep(self) -> None:
+        """Remove what killed processes have left.
+
+        Of a run that has ended, also weights that never became a checkpoint.
+        """
+        self.storage.sweep()
+        if self.is_finished():
+            self.checkpoints.sweep()
+
     def is_claimed(self) -> bool:
         """Whether this process sees the mark of `claim`: else it would begin a run of its own."""
         return RUN in self.storage.list()
@@ -128,6 +137,14 @@ class Run:
         """
         settings = settings_yaml.dump(self.config.model_dump(mode="json"))
         self._leave(SETTINGS, settings)
+
+    def commits(self) -> list[Commit]:
+        """Its checkpoints, the newest first; raises as `CheckpointStore.commits`."""
+        return self.checkpoints.commits(self.fingerprint)
+
+    def step(self) -> int:
+        """Steps of its newest whole checkpoint, 0 without any; raises as `newest`."""
+        return self.checkpoints.step(self.fingerprint)
 
     def log_restart(self, step: int, error: str) -> None:
         """Write down that the workers failed, and begin again with so many steps done.
@@ -154,7 +171,7 @@ class Run:
             RuntimeError: As `stored_student`.
         """
         distill, teacher = self.config.distill, load_teacher(self.local.teacher)
-        with self.checkpoints.newest() as found:
+        with self.checkpoints.newest(fingerprint=self.fingerprint) as found:
             assert found is not None, "a run ends with a checkpoint"
             commit, folder = found
             if commit.step != distill.steps:
@@ -196,7 +213,7 @@ class Run:
         Raises:
             UserError: If the checkpoints cannot be read, none has a score, or the best one is torn.
         """
-        best = self.checkpoints.best(self.checkpoints.commits())
+        best = self.checkpoints.best(self.commits())
         if best is None:
             raise UserError("distill.pick: no checkpoint has a score; set it to last")
         with self.checkpoints.newest(only=best.name) as found:

@@ -2,13 +2,15 @@
 
 import json
 import logging
+import weakref
+from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.data.storage import Storage
 from pipeline.models.export.save import PROVENANCE, AddFiles, save_denoiser
 from pipeline.models.network import Network
+from pipeline.utils import scratch
 from pipeline.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -33,13 +35,19 @@ class RunFolder:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self._scratch = TemporaryDirectory() if storage.folder is None else None
-        self.folder = storage.folder or Path(self._scratch.name if self._scratch else "")
+        self._local = storage.folder is not None
+        self.folder = storage.folder or self._held_folder()
         self._uploaded: dict[str, int] = {}
+
+    def _held_folder(self) -> Path:
+        """A temporary folder, as long as this object is there."""
+        stack = ExitStack()
+        weakref.finalize(self, stack.close)
+        return stack.enter_context(scratch.temporary_folder())
 
     def download(self, *names: str) -> None:
         """Bring files that an earlier attempt left in a bucket, those that are there."""
-        for name in names if self._scratch else ():
+        for name in () if self._local else names:
             if name in self.storage.list():
                 self.storage.download(name, self.folder / name)
 
@@ -49,7 +57,7 @@ class RunFolder:
         Raises:
             UserError: If the store refuses.
         """
-        if self._scratch is None:
+        if self._local:
             return
         found = {path.relative_to(self.folder).as_posix(): path for path in self.folder.rglob("*")}
         for name, path in sorted(found.items()):
@@ -86,8 +94,8 @@ def save_student(
         save_denoiser(student, storage.folder, provenance, add_files)
         return
     storage.delete(PROVENANCE)  # an older student's, while the new one's files come
-    with TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "student"
+    with scratch.temporary_folder() as copy:
+        folder = copy / "student"
         save_denoiser(student, folder, provenance, add_files)
         files = [path for path in folder.rglob("*") if path.is_file()]
         for path in sorted(files, key=lambda path: (path.name == PROVENANCE, path)):

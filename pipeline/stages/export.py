@@ -77,7 +77,7 @@ def _chosen(run: Run) -> Iterator[tuple[Commit, Path]]:
         with run.best_checkpoint() as found:
             yield found
         return
-    commits = run.checkpoints.commits()
+    commits = run.commits()
     if not commits:
         raise UserError(f"distill.output: {distill.output} has no checkpoint yet")
     only = None
@@ -86,7 +86,7 @@ def _chosen(run: Run) -> Iterator[tuple[Commit, Path]]:
         if only is None:
             steps = ", ".join(f"{commit.step}" for commit in reversed(commits))
             raise UserError(f"export.step: {step} has no checkpoint; there are those of {steps}")
-    with run.checkpoints.newest(only) as found:
+    with run.checkpoints.newest(only, run.fingerprint) as found:
         if found is None:
             raise UserError(f"export.step: the checkpoint of step {step} is torn; choose another")
         yield found

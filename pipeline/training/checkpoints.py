@@ -3,6 +3,7 @@
 import secrets
 import time
 from contextlib import ExitStack
+from functools import partial
 
 from accelerate.utils import broadcast_object_list
 
@@ -12,7 +13,6 @@ from pipeline.runs.run import Run
 from pipeline.runs.run_folder import RunFolder
 from pipeline.training.build import TrainingRun
 from pipeline.training.hooks import Hook
-from pipeline.utils.errors import UserError
 
 
 def resume(run: Run, training: TrainingRun) -> int:
@@ -26,12 +26,13 @@ def resume(run: Run, training: TrainingRun) -> int:
         Its number of steps, 0 without one.
 
     Raises:
-        UserError: If it is of a run with other settings, or no checkpoint can be read.
+        UserError: If there are checkpoints, and not one of this run that can be read.
         RuntimeError: If this worker does not see the checkpoint that the first one found.
     """
     main = training.step.accelerator.is_main_process
     with ExitStack() as stack:
-        found = stack.enter_context(run.checkpoints.newest()) if main else None
+        newest = partial(run.checkpoints.newest, fingerprint=training.fingerprint)
+        found = stack.enter_context(newest()) if main else None
         chosen: list[str | None] = [found[0].name if found else None]
         broadcast_object_list(chosen)
         if chosen[0] is None:
@@ -39,15 +40,10 @@ def resume(run: Run, training: TrainingRun) -> int:
         for seconds in (0, 1, 5, 25):  # the others may see the first worker's files later
             if found is None:
                 time.sleep(seconds)
-                found = stack.enter_context(run.checkpoints.newest(only=chosen[0]))
+                found = stack.enter_context(newest(only=chosen[0]))
         if found is None:
             raise RuntimeError(f"this worker does not see the checkpoint {chosen[0]}")
         commit, folder = found
-        if commit.fingerprint != training.fingerprint:
-            raise UserError(
-                f"distill.output: {run.storage.uri()} holds a run with other settings; "
-                "choose another folder, or remove it"
-            )
         checkpoint.read(folder, training.state)
         return commit.step
 

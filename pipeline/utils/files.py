@@ -2,11 +2,11 @@
 
 import hashlib
 import os
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pipeline.utils import scratch
 from pipeline.utils.errors import UserError
 
 CACHE_WAY_OUT = "free space, or set XDG_CACHE_HOME to another folder"
@@ -33,11 +33,10 @@ def check_writable(folder: Path, setting: str) -> None:
     Raises:
         UserError: If it cannot be made or written.
     """
-    probe = folder / f".probe.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        with scratch.file_beside(folder / "probe"):
+            pass
     except OSError as error:
         raise UserError(
             f"{setting}: cannot write to {folder}: {error.strerror}; choose another folder"
@@ -80,14 +79,11 @@ def write_pieces(
     path: Path, pieces: Iterable[bytes], way_out: str = "free space or choose another folder"
 ) -> None:
     """As `write_file`, of pieces that are made meanwhile; raises what they raise as well."""
-    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with fresh.open("wb") as file:
+        with scratch.file_beside(path) as file:
             file.writelines(pieces)
-        fresh.replace(path)
+            file.flush()
+            os.replace(file.name, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; {way_out}") from error
-    finally:
-        with suppress(OSError):
-            fresh.unlink()

@@ -36,11 +36,12 @@ class Watched:
 
     def __init__(self, config, monkeypatch):
         run, self.told, self.now = Run(config), Told(), 100.0
+        self.fingerprint = run.fingerprint
         monkeypatch.setattr(distill, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.checkpoints, self.watch = run.checkpoints, CheckpointWatch(run, self.told)
 
     def store(self, step: int) -> None:
-        self.checkpoints.commit(Commit(step, "attempt", "fingerprint", {}))
+        self.checkpoints.commit(Commit(step, "1f2e3d4c", self.fingerprint, {"a": "0" * 64}))
 
     def look(self, after: float = LOOK_SECONDS) -> None:
         self.now += after

@@ -1,6 +1,9 @@
 """Checkpoints of a run among what else lies in their folder."""
 
+import hashlib
+import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -8,8 +11,10 @@ import pytest
 from pipeline.config import S3Config
 from pipeline.data.storage import Storage
 from pipeline.runs.checkpoint_store import CheckpointStore, Commit, Score
+from pipeline.utils.errors import UserError
 
 FILE = "shard-00001-model-00001-of-00001.safetensors"
+OURS, OTHER = "ours", "another run"
 
 
 def new_store(folder: Path, keep: int = 1) -> CheckpointStore:
@@ -22,11 +27,14 @@ def write(folder: Path, name: str) -> str:
     return name
 
 
-def checkpoint(folder: Path, step: int, attempt: str = "1f2e3d4c", run: str = "ours") -> Commit:
+def checkpoint(folder: Path, step: int, attempt: str = "1f2e3d4c", run: str = OURS) -> Commit:
     """Its files, not yet committed."""
-    made = Commit(step, attempt, run, {FILE: "sum"})
-    write(folder, f"{made.name}/{FILE}")
-    return made
+    made = f"{step:07d}-{attempt}"
+    commit = Commit(
+        step, attempt, run, {FILE: hashlib.sha256(f"{made}/{FILE}".encode()).hexdigest()}
+    )
+    write(folder, f"{made}/{FILE}")
+    return commit
 
 
 def there(folder: Path) -> set[str]:
@@ -42,7 +50,7 @@ def test_what_is_removed_is_the_runs_own(tmp_path: Path) -> None:
             *("0000001-1f2e3d4c/mine.txt", "0000000-1f2e3d4/" + FILE, "a.safetensors"),
         )
     }
-    store.commit(other := checkpoint(tmp_path, 1, "00000000", "another run"))
+    store.commit(other := checkpoint(tmp_path, 1, "00000000", OTHER))
     foreign |= {f"{other.name}.json", f"{other.name}/{FILE}"}
     for step in (1, 2, 3):
         store.commit(checkpoint(tmp_path, step))
@@ -72,3 +80,75 @@ def test_a_damaged_score_is_none(tmp_path: Path, damage: str, caplog) -> None:
     with caplog.at_level(logging.WARNING):
         assert store.best(commits) == commits[1]
     assert "0000001-1f2e3d4c.score is damaged" in caplog.text
+
+
+def test_a_checkpoint_of_another_run_takes_no_place_of_ours(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    for step in (1, 2):
+        store.commit(checkpoint(tmp_path, step))
+    store.commit(other := checkpoint(tmp_path, 5, "00000000", OTHER))
+    store.note(other, Score(0.1, 5))
+    store.commit(checkpoint(tmp_path, 3))
+    assert [each.step for each in store.commits(OURS)] == [3]
+    assert [each.step for each in store.commits()] == [5, 3]
+    assert store.step(OURS) == 3
+    with store.newest() as found:
+        assert found is not None and found[0] == other
+
+
+def test_where_all_are_of_another_run_none_is_trained_over(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    store.commit(other := checkpoint(tmp_path, 5, run=OTHER))
+    for look in (store.commits, store.step):
+        with pytest.raises(UserError, match=rf"distill\.output: .*{other.name}"):
+            look(OURS)
+
+
+def test_at_the_end_of_a_run_all_that_never_became_a_checkpoint_goes(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    store.commit(made := checkpoint(tmp_path, 2))
+    checkpoint(tmp_path, 9, "0000beef")
+    notes = write(tmp_path, "0000009-0000beef/notes.txt")
+    store.sweep()
+    assert there(tmp_path) == {f"{made.name}.json", f"{made.name}/{FILE}", notes}
+
+
+DAMAGES = {
+    "": None,
+    "{": None,
+    "[]": None,
+    "[" * 100_000: None,
+    "step": ["9", 2.5, True, -1, None, [2], 10**30],
+    "attempt": [3, "", "../../up", "1f2e3d4", None, ["a"]],
+    "fingerprint": [3, None, {}],
+    "files": [{}, [], None, {FILE: ""}, {FILE: 3}, {"../up": "0" * 64}, {"/etc/x": "0" * 64}, "x"],
+}
+
+
+@pytest.mark.parametrize("field", DAMAGES)
+def test_a_damaged_commit_is_passed_over_and_named(tmp_path: Path, field: str, caplog) -> None:
+    for number, value in enumerate(DAMAGES[field] or [None]):
+        store = new_store(folder := tmp_path / f"{number}", keep=3)
+        store.commit(good := checkpoint(folder, 1))
+        damaged = checkpoint(folder, 2)
+        text = field if DAMAGES[field] is None else json.dumps({**asdict(damaged), field: value})
+        (folder / f"{damaged.name}.json").write_text(text)
+        with caplog.at_level(logging.WARNING):
+            assert store.commits() == [good]
+            assert store.step() == 1
+        assert f"{number}/{damaged.name}.json" in caplog.text
+        (folder / f"{good.name}.json").unlink()
+        with pytest.raises(UserError, match=rf"distill\.output: .*{damaged.name}\.json"):
+            store.commits()
+
+
+def test_a_commit_without_one_of_its_fields_or_under_another_name_is_damaged(tmp_path: Path):
+    store = new_store(tmp_path, keep=3)
+    store.commit(good := checkpoint(tmp_path, 1))
+    fields = asdict(checkpoint(tmp_path, 2))
+    for missing in fields:
+        kept = {name: value for name, value in fields.items() if name != missing}
+        (tmp_path / "0000002-1f2e3d4c.json").write_text(json.dumps(kept))
+        assert store.commits() == [good]
+    (tmp_path / "0000003-1f2e3d4c.json").write_text(json.dumps(fields))
+    assert store.commits() == [good]

@@ -33,8 +33,6 @@ def unpacked(store: Store, name: str) -> TarOpener:
         copy.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{copy}.lock"):
             if not copy.is_file():
-                for torn in copy.parent.glob(f".{copy.name}.*"):  # of a process that was killed
-                    torn.unlink()
                 file.seek(0)
                 write_pieces(copy, _blocks(file), CACHE_WAY_OUT)
     return partial(_open, copy)

@@ -1,12 +1,9 @@
 """A network out of this house: a folder that diffusers opens without code of ours."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 import diffusers
@@ -15,6 +12,7 @@ from safetensors import SafetensorError
 
 from pipeline.models.lora import save_lora
 from pipeline.models.network import Network
+from pipeline.utils import scratch
 from pipeline.utils.errors import UserError
 
 PROVENANCE = "provenance.json"
@@ -68,22 +66,17 @@ def new_folder(folder: str | Path, provenance: dict[str, object]) -> Iterator[Pa
         UserError: If the folder cannot be written; whatever the block raises, nothing remains.
     """
     folder = Path(folder)
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
-    old = folder.with_name(f"{fresh.name}.old")
     try:
-        fresh.mkdir(parents=True, exist_ok=True)
-        (fresh / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
-        yield fresh
-        if folder.is_dir():
-            folder.rename(old)
-        fresh.rename(folder)
-    except BaseException as error:
-        shutil.rmtree(fresh, ignore_errors=True)
-        if not isinstance(error, OSError | SafetensorError):
-            raise
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with scratch.folder_beside(folder) as fresh, scratch.folder_beside(folder) as old:
+            (fresh / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
+            yield fresh
+            if folder.is_dir():
+                folder.rename(old / folder.name)
+            fresh.rename(folder)
+    except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write {folder}: {reason}") from error
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_provenance(folder: str | Path) -> dict[str, object] | None:
@@ -109,13 +102,13 @@ def add_variant(folder: Path, variant: Variant) -> None:
 
     `from_pretrained(folder, variant="fp16", torch_dtype=torch.float16)` reads them.
     """
-    with TemporaryDirectory(dir=folder.parent) as scratch:
+    with scratch.folder_beside(folder) as fresh:
         half = diffusers.DiffusionPipeline.from_pretrained(
             folder, torch_dtype=torch.float16, local_files_only=True
         )
-        half.save_pretrained(scratch, variant=variant)
-        for file in Path(scratch).glob(f"*/*.{variant}*"):
-            file.rename(folder / file.relative_to(scratch))
+        half.save_pretrained(fresh, variant=variant)
+        for file in fresh.glob(f"*/*.{variant}*"):
+            file.rename(folder / file.relative_to(fresh))
 
 
 def _forget_places(folder: Path) -> None:

@@ -1,0 +1,105 @@
+"""Temporary files and folders: they have one kind of name, and are removed though killed.
+
+Each is locked by the process that writes it. The lock ends with the process, whichever way that
+ends, so what nobody holds is left over: `sweep` removes it.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+_NAME = re.compile(r"\..+\.ray-dmd-[0-9a-f]{32}")
+
+
+@contextmanager
+def file_beside(target: Path) -> Iterator[BinaryIO]:
+    """A new file in the folder of a target, open to be written; removed after the block.
+
+    Raises:
+        OSError: If it cannot be made.
+    """
+
+    def make(path: Path) -> int:
+        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+
+    path, handle = _held(target, make)
+    try:
+        with open(path, "wb", opener=lambda *_: handle) as file:
+            yield file
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_beside(target: Path) -> Iterator[Path]:
+    """A new folder in the folder of a target; removed after the block, unless it was renamed.
+
+    Raises:
+        OSError: If it cannot be made.
+    """
+
+    def make(path: Path) -> int:
+        path.mkdir()
+        return os.open(path, os.O_RDONLY)
+
+    path, handle = _held(target, make)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(handle)
+
+
+def temporary_folder() -> AbstractContextManager[Path]:
+    """A new folder where this machine has its temporary ones; as `folder_beside`."""
+    return folder_beside(Path(tempfile.gettempdir(), "scratch"))
+
+
+def name(of: str) -> str:
+    """A new temporary name, by which `sweep` knows what has it."""
+    return f".{of}.ray-dmd-{uuid.uuid4().hex}"
+
+
+def sweep(folder: Path, deep: bool = False) -> None:
+    """Remove what killed processes have left in a folder; deep: and in the folders in it."""
+    with suppress(OSError):  # there is no such folder, or it is not ours to read
+        for path in sorted(folder.iterdir()):
+            if _NAME.fullmatch(path.name):
+                _remove_unheld(path)
+            elif deep and path.is_dir() and not path.is_symlink():
+                sweep(path, deep)
+
+
+def sweep_temporary() -> None:
+    """As `sweep`, where this machine has its temporary folders."""
+    sweep(Path(tempfile.gettempdir()))
+
+
+def _held(target: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
+    """A new path beside a target, and the handle by which this process holds it."""
+    while True:
+        path = target.with_name(name(target.name))
+        handle = make(path)
+        with suppress(OSError):  # a file system without locks: nobody takes it for left over
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if path.exists():
+            return path, handle
+        os.close(handle)  # swept before it was held
+
+
+def _remove_unheld(path: Path) -> None:
+    """Remove what nobody holds; where that cannot be told, or not be done, it stays."""
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        finally:
+            os.close(handle)

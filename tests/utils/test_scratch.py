@@ -1,0 +1,115 @@
+"""Temporary files and folders, of processes that live and of those that were killed."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import S3Config
+from pipeline.data.local import LocalStore
+from pipeline.data.storage import Storage
+from pipeline.utils import scratch
+from pipeline.utils.files import check_writable, write_file
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from pipeline.utils import scratch
+with scratch.{kind}(Path(sys.argv[1], "a", "result")):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("kind", ["file_beside", "folder_beside"])
+def test_what_a_killed_process_left_is_swept_and_what_is_held_stays(tmp_path, kind):
+    (tmp_path / "a").mkdir()
+    foreign = tmp_path / "a" / ".result.0123"
+    foreign.touch()
+    run = [sys.executable, "-c", HOLD.format(kind=kind), str(tmp_path)]
+    with subprocess.Popen(run, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline()
+        scratch.sweep(tmp_path, deep=True)
+        held = [path for path in (tmp_path / "a").iterdir() if path != foreign]
+        assert len(held) == 1
+        if kind == "folder_beside":
+            (held[0] / "half").write_bytes(b"half")
+        process.send_signal(signal.SIGKILL)
+    scratch.sweep(tmp_path)  # not in the folders
+    assert held[0].exists()
+    scratch.sweep(tmp_path, deep=True)
+    assert list((tmp_path / "a").iterdir()) == [foreign]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_nothing_remains_of_a_block(tmp_path, ends):
+    def both() -> None:
+        with (
+            scratch.file_beside(tmp_path / "x") as file,
+            scratch.folder_beside(tmp_path / "y") as y,
+        ):
+            file.write(b"1")
+            (y / "z").touch()
+            assert len(entries(tmp_path)) == 3
+            if not ends:
+                raise KeyError
+            os.replace(file.name, tmp_path / "x")
+
+    if ends:
+        both()
+    else:
+        pytest.raises(KeyError, both)
+    assert entries(tmp_path) == ["x"] * ends
+    scratch.sweep(tmp_path)
+    assert entries(tmp_path) == ["x"] * ends
+
+
+def test_all_temporary_names_are_those_that_are_swept(tmp_path, monkeypatch):
+    """Of whatever writes: made and never removed, as by a kill."""
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
+    monkeypatch.setattr(os, "replace", lambda *_: None)
+    monkeypatch.setattr(os, "link", lambda *_: None)
+    store, file = LocalStore(tmp_path / "set"), tmp_path / "file"
+    store.put("shard", b"1")
+    file.touch()
+    store.upload(file, "deep/shard")
+    write_file(tmp_path / "set" / "config.yaml", b"1")
+    check_writable(tmp_path / "set", "pairs.output")
+    with scratch.folder_beside(tmp_path / "set" / "student"):
+        pass
+    assert len(entries(tmp_path / "set")) == 6
+    monkeypatch.undo()
+    Storage(str(tmp_path / "set"), S3Config(), "pairs.output").sweep()
+    assert entries(tmp_path / "set") == ["deep"]
+
+
+def test_a_name_swept_before_it_is_held_is_made_again(tmp_path, monkeypatch):
+    lock, names = scratch.fcntl.flock, []
+
+    def late(handle: int, how: int) -> None:
+        if not names:
+            names.extend(path.name for path in tmp_path.iterdir())
+            os.unlink(tmp_path / names[0])
+        lock(handle, how)
+
+    monkeypatch.setattr(scratch.fcntl, "flock", late)
+    with scratch.file_beside(tmp_path / "x") as file:
+        assert Path(file.name).exists() and Path(file.name).name not in names
+
+
+def test_a_file_system_without_locks_keeps_everything(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(95, "not supported")
+
+    monkeypatch.setattr(scratch.fcntl, "flock", refuse)
+    with scratch.file_beside(tmp_path / "x") as file:
+        scratch.sweep(tmp_path)
+        assert Path(file.name).exists()
