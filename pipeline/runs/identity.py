@@ -11,7 +11,7 @@ from pipeline.methods.recipe import Recipe
 from pipeline.models.loading import teacher_fingerprint
 from pipeline.models.perceptual.distance import distance_fingerprint
 from pipeline.runs.init_from import InitFrom
-from pipeline.runs.pairs import pair_manifest
+from pipeline.runs.pairs import RunPairs
 
 # Folders, workers and cadences do not change the optimisation, nor does a later end.
 _FREE = {
@@ -41,7 +41,7 @@ def definition(config: Config) -> dict[str, Any]:
     pairs, distance = None, {}
     free = _FREE if distill.terms else {*_FREE, "terms"}  # runs from before there were any go on
     if Recipe.of(config.distill).needs.pairs:
-        manifest = pair_manifest(config)
+        manifest = RunPairs(config.pairs.output, distill.output, credentials).manifest
         manifest.check_teacher(teacher)
         pairs = {"plan": manifest.plan.fingerprint(), "count": manifest.count}
         distance = distance_fingerprint(distill.regression)

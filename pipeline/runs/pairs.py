@@ -1,8 +1,9 @@
 """The pairs that a run reads: those it began with, also when the set has grown since."""
 
 import json
+from functools import cached_property
 
-from pipeline.config import Config
+from pipeline.config import S3Config
 from pipeline.data.plans import PairPlan
 from pipeline.data.reader import PairReader
 from pipeline.data.shards import Manifest, read_manifest
@@ -10,41 +11,48 @@ from pipeline.data.storage import Storage
 from pipeline.runs.run_folder import RUN
 
 
-def pair_manifest(config: Config) -> Manifest[PairPlan]:
-    """The pairs that a run reads: those it began with, however many have been added since.
+class RunPairs:
+    """The pair set of a run.
 
-    `run.json` says which; a run that has not begun takes the largest set there is.
-
-    Raises:
-        UserError: If there is no complete set, or no longer the one the run began with.
+    Args:
+        pairs: URI of the set, `pairs.output`.
+        run: URI of the run, `distill.output`.
+        credentials: What reaches a bucket.
     """
-    store = _pairs(config)
-    largest = read_manifest(store)
-    match _begun_with(config):
-        case {"plan": plan, "count": int(count)} if plan == largest.plan.fingerprint():
-            return read_manifest(store, ids=count)
-    return largest
 
+    def __init__(self, pairs: str, run: str, credentials: S3Config) -> None:
+        self.storage = Storage(pairs, credentials, "pairs.output")
+        self._run = Storage(run, credentials, "distill.output")
 
-def pair_reader(config: Config, seed: int, batch_size: int) -> PairReader:
-    """Batches of the pairs that a run reads; raises as `pair_manifest`."""
-    return PairReader(_pairs(config), seed, batch_size, manifest=pair_manifest(config))
+    @cached_property
+    def manifest(self) -> Manifest[PairPlan]:
+        """What the run began with, says `run.json`; before it begins, the largest set there is.
 
+        Raises:
+            UserError: If there is no complete set, or no longer the one the run began with.
+        """
+        match self._begun_with():
+            case {"plan": plan, "count": int(count)} if plan == self._largest.plan.fingerprint():
+                return read_manifest(self.storage, ids=count)
+        return self._largest
 
-def added_pairs(config: Config) -> int:
-    """How many pairs are there now beside those that a run reads; raises as `pair_manifest`."""
-    return read_manifest(_pairs(config)).count - pair_manifest(config).count
+    @property
+    def added(self) -> int:
+        """How many pairs are there now beside those of `manifest`; raises as it."""
+        return self._largest.count - self.manifest.count
 
+    def reader(self, seed: int, batch_size: int) -> PairReader:
+        """Batches of the pairs of `manifest`; raises as it."""
+        return PairReader(self.storage, seed, batch_size, manifest=self.manifest)
 
-def _pairs(config: Config) -> Storage:
-    return Storage(config.pairs.output, config.s3, "pairs.output")
+    @cached_property
+    def _largest(self) -> Manifest[PairPlan]:
+        return read_manifest(self.storage)
 
-
-def _begun_with(config: Config) -> object:
-    """What `run.json` says of the pairs; a damaged one says nothing, and is told at the claim."""
-    run = Storage(config.distill.output, config.s3, "distill.output")
-    try:
-        found = json.loads(run.get(RUN)) if RUN in run.list(RUN) else None
-    except ValueError:
-        return None
-    return found.get("pairs") if isinstance(found, dict) else None
+    def _begun_with(self) -> object:
+        """What `run.json` says of the pairs; a damaged one says nothing, and the claim tells it."""
+        try:
+            found = json.loads(self._run.get(RUN)) if RUN in self._run.list(RUN) else None
+        except (ValueError, RecursionError):
+            return None
+        return found.get("pairs") if isinstance(found, dict) else None

@@ -23,7 +23,7 @@ from pipeline.runs import events, identity
 from pipeline.runs.card import CardWriter
 from pipeline.runs.checkpoint import Weights, digest, read_part, read_student
 from pipeline.runs.checkpoint_store import CheckpointStore, Commit
-from pipeline.runs.pairs import added_pairs, pair_manifest
+from pipeline.runs.pairs import RunPairs
 from pipeline.runs.run_folder import (
     RUN,
     SETTINGS,
@@ -72,6 +72,11 @@ class Run:
         return identity.definition(self.local)
 
     @property
+    def pairs(self) -> RunPairs:
+        """Those that the run reads, if it reads any."""
+        return RunPairs(self.config.pairs.output, self.config.distill.output, self.config.s3)
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of the definition, which tells the checkpoints of another run; raises as it."""
         return hashlib.sha256(json.dumps(self.definition, sort_keys=True).encode()).hexdigest()
@@ -90,20 +95,20 @@ class Run:
                 another size; and as `definition`.
         """
         if Recipe.of(self.config.distill).needs.pairs:
-            pairs = Storage(self.config.pairs.output, self.config.s3, "pairs.output")
-            check_stored(pairs, pair_manifest(self.config))
+            check_stored(self.pairs.storage, self.pairs.manifest)
         ensure_json(self.storage, RUN, self.definition, "distill.output", self._way_on)
 
     def hints(self) -> list[str]:
-        """What the user may not expect of the run, a line each; raises as `pair_manifest`."""
+        """What the user may not expect of the run, a line each; raises as `RunPairs`."""
         if not Recipe.of(self.config.distill).needs.pairs or not self.is_claimed():
             return []
-        read, added = pair_manifest(self.config).count, added_pairs(self.config)
-        if not added:
+        pairs = self.pairs
+        if not (added := pairs.added):
             return []
         return [
-            f"it reads the {read} pairs it began with, not the {added} made since; a new run reads "
-            "all: choose another distill.output, and distill.start_from to begin from this one"
+            f"it reads the {pairs.manifest.count} pairs it began with, not the {added} made since; "
+            "a new run reads all: choose another distill.output, and distill.start_from to begin "
+            "from this one"
         ]
 
     def sweep(self) -> None:

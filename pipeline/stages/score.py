@@ -13,7 +13,6 @@ from pipeline.methods.recipe import Recipe
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.loading import load_teacher
 from pipeline.runs.checkpoint_store import Score
-from pipeline.runs.pairs import pair_manifest, pair_reader
 from pipeline.runs.run import Run
 from pipeline.utils.errors import UserError
 
@@ -41,8 +40,8 @@ def score(config: Config, name: str, floor: float | None = None) -> Score:
         student = run.stored_student(teacher, found[1])
     by_student, by_teacher = generators(student, teacher, config.pairs)
     if Recipe.of(config.distill).needs.pairs:
-        count = min(scoring.count, pair_manifest(config).count)
-        pairs = pair_reader(config, config.seed, count).batch(0)
+        count = min(scoring.count, run.pairs.manifest.count)
+        pairs = run.pairs.reader(config.seed, count).batch(0)
         labels, target = pairs.labels, pairs.images
     else:
         count = scoring.count

@@ -25,7 +25,7 @@ from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import guide
 from pipeline.runs.checkpoint import State
 from pipeline.runs.init_from import InitFrom
-from pipeline.runs.pairs import pair_reader
+from pipeline.runs.pairs import RunPairs
 from pipeline.runs.run import Run
 from pipeline.training.gan_images import new_source
 from pipeline.training.method import build_method, new_networks
@@ -86,7 +86,7 @@ def prepare(config: Config) -> TrainingRun:
     pairs = None
     if method.recipe.needs.pairs:
         size = distill.regression.batch_size // distill.lanes
-        pairs = pair_reader(config, config.seed, size)
+        pairs = RunPairs(config.pairs.output, distill.output, config.s3).reader(config.seed, size)
     guided = guide(teacher, config.pairs.guidance)
     solver = (config.pairs.solver, config.pairs.steps, config.pairs.guidance)
     return TrainingRun(

@@ -13,7 +13,7 @@ from pipeline.data.storage import Storage
 from pipeline.diffusion import seeds
 from pipeline.methods.microbatch import RealImages
 from pipeline.models.denoiser import Denoiser
-from pipeline.runs.pairs import pair_reader
+from pipeline.runs.pairs import RunPairs
 from pipeline.utils.errors import UserError
 
 
@@ -34,7 +34,8 @@ def new_source(config: Config, teacher: Denoiser) -> Callable[[int], RealImages]
             encoded = Storage(config.encode.output, config.s3, "encode.output")
             source, shape = _encoded(RealReader(encoded, seed, size), teacher)
         case "pairs":
-            reader = pair_reader(config, seed, size)
+            pairs = RunPairs(config.pairs.output, config.distill.output, config.s3)
+            reader = pairs.reader(seed, size)
             shape = reader.manifest.plan.shape
 
             def source(index: int) -> RealImages:

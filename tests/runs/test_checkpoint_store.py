@@ -30,11 +30,8 @@ def write(folder: Path, name: str) -> str:
 def checkpoint(folder: Path, step: int, attempt: str = "1f2e3d4c", run: str = OURS) -> Commit:
     """Its files, not yet committed."""
     made = f"{step:07d}-{attempt}"
-    commit = Commit(
-        step, attempt, run, {FILE: hashlib.sha256(f"{made}/{FILE}".encode()).hexdigest()}
-    )
-    write(folder, f"{made}/{FILE}")
-    return commit
+    digest = hashlib.sha256(write(folder, f"{made}/{FILE}").encode()).hexdigest()
+    return Commit(step, attempt, run, {FILE: digest})
 
 
 def there(folder: Path) -> set[str]:

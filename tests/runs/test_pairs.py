@@ -8,7 +8,6 @@ from pipeline.cluster.doctor import Examination
 from pipeline.config import Config
 from pipeline.data.storage import Storage
 from pipeline.runs.identity import definition
-from pipeline.runs.pairs import pair_manifest, pair_reader
 from pipeline.runs.run import Run
 from pipeline.stages.score import score
 from pipeline.training import loop
@@ -48,7 +47,7 @@ def test_a_run_ends_alike_whether_or_not_the_set_has_grown_meanwhile(tiny_run, t
         run.claim()
         assert "distill.output" in " ".join(run.hints())
         assert "distill.output" in Examination(settings).check_store("distill")
-        assert pair_manifest(settings).count == 32
+        assert run.pairs.manifest.count == 32
     assert loop.train(more) == 10
     Run(more).finish()
     assert Run(more).is_finished() and Run(config).is_finished()
@@ -62,7 +61,7 @@ def test_all_that_reads_the_pairs_of_a_run_reads_those_it_began_with(tiny_run):
 
     def read() -> tuple:
         images, _ = new_source(config, run_teacher(config))(0)
-        batch = pair_reader(config, config.seed, 8).batch(0)
+        batch = Run(config).pairs.reader(config.seed, 8).batch(0)
         name = run.checkpoints.commits()[0].name
         return images.tolist(), batch.ids.tolist(), definition(config), score(config, name)
 
@@ -81,7 +80,7 @@ def test_a_new_run_reads_the_largest_set(tiny_run):
     grown(tiny_run())
     other = tiny_run("other")
     Run(other).claim()
-    assert pair_manifest(other).count == definition(other)["pairs"]["count"] == 64
+    assert Run(other).pairs.manifest.count == definition(other)["pairs"]["count"] == 64
 
 
 def test_a_set_that_lost_the_manifest_a_run_began_with_gets_it_back(tiny_run):

@@ -51,10 +51,8 @@ def test_what_a_killed_process_left_is_swept_and_what_is_held_stays(tmp_path, ki
 @pytest.mark.parametrize("ends", [True, False])
 def test_nothing_remains_of_a_block(tmp_path, ends):
     def both() -> None:
-        with (
-            scratch.file_beside(tmp_path / "x") as file,
-            scratch.folder_beside(tmp_path / "y") as y,
-        ):
+        of_file, of_folder = (tmp_path / name for name in "xy")
+        with scratch.file_beside(of_file) as file, scratch.folder_beside(of_folder) as y:
             file.write(b"1")
             (y / "z").touch()
             assert len(entries(tmp_path)) == 3
