@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray._private import ray_constants
+from ray._private.authentication.authentication_token_setup import generate_and_save_token
 from ray.exceptions import AuthenticationError, RayTaskError
 from ray.train import ControllerError, WorkerGroupError
 
@@ -85,6 +87,7 @@ def begun(monkeypatch, tmp_path) -> list[dict[str, str]]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     monkeypatch.setattr(os, "environ", clean | {"HOME": str(tmp_path), "TMPDIR": "/tmp"})
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
     monkeypatch.setattr(ray, "init", lambda **_: found.append(dict(os.environ)))
     return found
 
@@ -147,6 +150,47 @@ def test_a_cluster_gets_a_token_of_its_own_where_there_is_no_home(begun):
     (with_home, *without) = begun
     assert "RAY_AUTH_TOKEN" not in with_home
     assert all(len(each["RAY_AUTH_TOKEN"]) == 64 for each in without)
+
+
+def test_a_cluster_of_this_machine_stays_on_it(begun):
+    os.environ["NCCL_SOCKET_IFNAME"] = "mine"
+    connect()
+    (env,) = begun
+    names = [name for _, name in socket.if_nameindex()]
+    assert env["GLOO_SOCKET_IFNAME"] in names and env["NCCL_SOCKET_IFNAME"] == "mine"
+    assert not ray_constants.ENABLE_RAY_CLUSTER, "what Ray asks for the address of a new node"
+
+
+def test_a_cluster_that_is_joined_keeps_its_network(begun):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        os.environ["RAY_ADDRESS"] = f"127.0.0.1:{listener.getsockname()[1]}"
+        connect()
+    (env,) = begun
+    assert "GLOO_SOCKET_IFNAME" not in env and ray_constants.ENABLE_RAY_CLUSTER
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o000])
+def test_nobody_else_reads_the_token_that_ray_makes(begun, monkeypatch, caplog, umask):
+    file, folder_modes = Path.home() / ".ray" / "auth_token", []
+
+    def makes(**_: object) -> None:
+        folder_modes.append(file.parent.stat().st_mode & 0o777)
+        generate_and_save_token()
+
+    caplog.set_level("WARNING")
+    monkeypatch.setattr(ray, "init", makes)
+    before = os.umask(umask)
+    try:
+        connect()
+    finally:
+        os.umask(before)
+    assert folder_modes == [0o700], "nor before it is mended"
+    assert file.stat().st_mode & 0o777 == 0o600
+    (line,) = caplog.messages
+    assert str(file) in line and file.read_text() not in line
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    connect()
+    assert caplog.messages == [line], "told once"
 
 
 def test_a_user_without_name_and_home_has_a_home():
