@@ -42,6 +42,9 @@ def connect() -> None:
         _check_sockets()
         _give_token()
         _stay_on_loopback()
+    # Else Ray takes this machine's address in the network for 127.0.0.1, as that of a head that it
+    # starts and of one that it joins. (Its RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER, read by the import.)
+    ray_constants.ENABLE_RAY_CLUSTER = False
     # The jobs show their own progress, once: not Ray's beside it, nor each worker line twice.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -128,12 +131,7 @@ def _give_token() -> None:
 
 
 def _stay_on_loopback() -> None:
-    """Have a cluster of this machine alone listen to this machine alone.
-
-    Ray turns `_node_ip_address="127.0.0.1"` into the address of the network, unless this constant
-    says, as it does on macOS, that a cluster has one machine. Its variable is read by the import.
-    """
-    ray_constants.ENABLE_RAY_CLUSTER = False
+    """Let a group of workers on this machine listen to this machine alone."""
     for library in ("GLOO", "NCCL"):
         os.environ.setdefault(f"{library}_SOCKET_IFNAME", LOOPBACK)
 
