@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import ray
-from ray._private import ray_constants
 
 from pipeline.utils.errors import UserError, first_line
 
@@ -42,9 +41,6 @@ def connect() -> None:
         _check_sockets()
         _give_token()
         _stay_on_loopback()
-    # Else Ray takes this machine's address in the network for 127.0.0.1, as that of a head that it
-    # starts and of one that it joins. (Its RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER, read by the import.)
-    ray_constants.ENABLE_RAY_CLUSTER = False
     # The jobs show their own progress, once: not Ray's beside it, nor each worker line twice.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     logging.getLogger("ray.data").setLevel(logging.WARNING)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import ray
-from ray._private import ray_constants
 from ray._private.authentication.authentication_token_setup import generate_and_save_token
 from ray.exceptions import AuthenticationError, RayTaskError
 from ray.train import ControllerError, WorkerGroupError
@@ -87,7 +86,6 @@ def begun(monkeypatch, tmp_path) -> list[dict[str, str]]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     monkeypatch.setattr(os, "environ", clean | {"HOME": str(tmp_path), "TMPDIR": "/tmp"})
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
     monkeypatch.setattr(ray, "init", lambda **_: found.append(dict(os.environ)))
     return found
 
@@ -158,7 +156,23 @@ def test_a_cluster_of_this_machine_stays_on_it(begun):
     (env,) = begun
     names = [name for _, name in socket.if_nameindex()]
     assert env["GLOO_SOCKET_IFNAME"] in names and env["NCCL_SOCKET_IFNAME"] == "mine"
-    assert not ray_constants.ENABLE_RAY_CLUSTER, "Ray would take its address in the network"
+
+
+@pytest.mark.parametrize(("asked", "stays"), [(None, True), ("1", False)])
+def test_ray_takes_loopback_for_this_machine_unless_it_is_told_otherwise(asked, stays):
+    name = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+    script = "import os, pipeline.cluster, ray\nprint(ray.util.get_node_ip_address())\n"
+    env = {key: value for key, value in os.environ.items() if key != name}
+    env |= {name: asked} if asked else {}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}print(os.environ.get({name!r}))"],
+        cwd=Path(__file__).resolve().parents[2],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    address, left = done.stdout.split()
+    assert (address == "127.0.0.1" or not stays) and left == str(asked), done.stderr
 
 
 def test_a_cluster_that_is_joined_keeps_its_network(begun):
