@@ -49,12 +49,12 @@ def bound_store(host_name: str, port: int, is_master: bool, **options: Any) -> T
 
 
 def check_reach(nodes: list[str]) -> str:
-    """Who reaches Ray's nodes, of these IP addresses, and with what.
+    """Who reaches Ray's nodes, of these addresses or host names, and with what.
 
     Raises:
         UserWarning: If one of them is public, or no token is asked for.
     """
-    found = [ip_address(node) for node in nodes]
+    found = [ip_address(str(socket.getaddrinfo(node, None)[0][4][0])) for node in nodes]
     if public := [str(each) for each in found if each.is_global]:
         raise UserWarning(
             f"the world may reach Ray at {', '.join(public)}: start it with --node-ip-address in "

@@ -71,7 +71,7 @@ def test_a_store_listens_at_the_address_it_is_given(host):
 @pytest.mark.parametrize(
     ("nodes", "mode", "warning"),
     [
-        (["127.0.0.1"], "token", None),
+        (["127.0.0.1", "localhost"], "token", None),
         (["10.0.0.1", "192.168.1.9", "fd00::1", "100.64.0.1"], "Token", None),
         (["10.0.0.1", "8.8.8.8"], "token", "8.8.8.8.*docs/network.md"),
         (["2600::1"], "token", "2600::1"),
