@@ -49,7 +49,7 @@ def bound_store(host_name: str, port: int, is_master: bool, **options: Any) -> T
 
 
 def check_reach(nodes: list[str]) -> str:
-    """Who reaches Ray's nodes, of these addresses or host names, and with what.
+    """What Ray's nodes have that keeps strangers out; of their addresses or host names.
 
     Raises:
         UserWarning: If one of them is public, or no token is asked for.
@@ -65,5 +65,5 @@ def check_reach(nodes: list[str]) -> str:
             f"RAY_AUTH_MODE is {mode}: who reaches Ray can run code there; set it to token for "
             "`ray start` and for the jobs (docs/network.md)"
         )
-    where = "this machine" if all(each.is_loopback for each in found) else "a private network"
-    return f"reached from {where} alone, with a token"
+    kind = "loopback" if all(each.is_loopback for each in found) else "private"
+    return f"the nodes have {kind} addresses, and ask for a token"
