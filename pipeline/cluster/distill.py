@@ -15,6 +15,7 @@ from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer
 from ray.util.metrics import Gauge
 
+from pipeline.cluster.network import GroupConfig
 from pipeline.cluster.scoring import Scoring
 from pipeline.cluster.session import connect, user_errors
 from pipeline.config import Config, WorkersConfig
@@ -137,6 +138,7 @@ def _fit(run: Run, meanwhile: Callable[[], None]) -> BaseException | None:
                 TorchTrainer(
                     _worker,
                     train_loop_config=run.config.model_dump(mode="json"),
+                    torch_config=GroupConfig(),
                     scaling_config=_scaling(run.config.distill.workers),
                     run_config=RunConfig(
                         name="distill",

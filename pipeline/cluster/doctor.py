@@ -6,6 +6,7 @@ from functools import cached_property
 
 import ray
 
+from pipeline.cluster.network import check_reach
 from pipeline.cluster.node import Node, Speed, look_at_nodes, measure_speed, versions
 from pipeline.cluster.session import connect
 from pipeline.config import ActorsConfig, Config, WorkersConfig
@@ -35,12 +36,12 @@ class Finding:
 
     Attributes:
         title: What was looked at.
-        fine: Whether a run can go on.
-        text: What is there; if it is not fine, what is wrong and the way out.
+        mark: "ok"; "warn" where a run can go on all the same; "FAIL" where it cannot.
+        text: What is there; if it is not ok, what is wrong and the way out.
     """
 
     title: str
-    fine: bool
+    mark: str
     text: str
 
 
@@ -53,14 +54,11 @@ def doctor(config: Config) -> None:
     examination = Examination(config)
     findings = []
     for finding in examination.findings():
-        print(
-            f"{'ok  ' if finding.fine else 'FAIL'}  {finding.title:14} {finding.text}", flush=True
-        )
+        print(f"{finding.mark:4}  {finding.title:14} {finding.text}", flush=True)
         findings.append(finding)
     for line in plan(config):
         print(f"plan  {line}")
-    failed = [finding.title for finding in findings if not finding.fine]
-    if failed:
+    if failed := [finding.title for finding in findings if finding.mark == "FAIL"]:
         raise UserError(f"{len(failed)} of {len(findings)} checks failed: {', '.join(failed)}")
     for line in examination.estimate():
         print(f"cost  {line}")
@@ -75,14 +73,11 @@ def _problem(error: Exception) -> str:
 
 
 class Examination:
-    """The checks of one configuration, each made once.
-
-    Args:
-        config: Of the run.
-    """
+    """The checks of one run's configuration, each made once."""
 
     def __init__(self, config: Config):
         self.config = config
+        self._reference = config.evaluate.reference or ""
 
     def findings(self) -> Iterator[Finding]:
         """Every check's result as it comes; one that fails as an earlier one did is left out."""
@@ -95,6 +90,7 @@ class Examination:
             **({"evaluate.reference": self.check_reference} if self._reference else {}),
             "Ray": self.check_cluster,
             "versions": self.check_versions,
+            "network": self.check_network,
             "shared paths": self.check_shared,
             "disk": self.check_disk,
             "workers": self.check_workers,
@@ -103,15 +99,13 @@ class Examination:
         problems: set[str] = set()
         for title, check in checks.items():
             try:
-                yield Finding(title, True, check())
+                yield Finding(title, "ok", check())
+            except UserWarning as warning:
+                yield Finding(title, "warn", str(warning))
             except Exception as error:
                 if (text := _problem(error)) not in problems:
-                    yield Finding(title, False, text)
+                    yield Finding(title, "FAIL", text)
                 problems.add(text)
-
-    @property
-    def _reference(self) -> str:
-        return self.config.evaluate.reference or ""
 
     @cached_property
     def local(self) -> Config:
@@ -226,6 +220,10 @@ class Examination:
                         f"{version}: install the same constraints.txt on all nodes"
                     )
         return ", ".join(f"{name} {version}" for name, version in mine.items())
+
+    def check_network(self) -> str:
+        """Strangers do not reach the cluster."""
+        return check_reach([node.address for node in self.nodes])
 
     def check_shared(self) -> str:
         """All nodes see the local folders, if there are some."""

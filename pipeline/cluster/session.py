@@ -6,7 +6,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import ray
@@ -17,8 +17,12 @@ ANSWER_SECONDS = 10.0
 """How long a cluster's head may take to answer at all."""
 SOCKET_BYTES = 107 if sys.platform == "linux" else 103
 """The longest path of a socket."""
+LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
+"""The network interface that ends at this machine."""
 _LOCAL = ("", "auto", "local")
 _WAYS = "unset it to start Ray on this machine, or give the address of a head, such as host:6379"
+
+log = logging.getLogger(__name__)
 
 
 def connect() -> None:
@@ -36,6 +40,7 @@ def connect() -> None:
     elif address == "local" or not _started_here():
         _check_sockets()
         _give_token()
+        _stay_on_loopback()
     # The jobs show their own progress, once: not Ray's beside it, nor each worker line twice.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -44,6 +49,7 @@ def connect() -> None:
         ray.init(logging_level="warning")
     except (OSError, RuntimeError, ray.exceptions.RayError) as error:
         raise UserError(_unjoined(error, address)) from error
+    _close_token()
 
 
 def _check_address(address: str) -> None:
@@ -111,10 +117,28 @@ def _check_sockets() -> None:
 
 
 def _give_token() -> None:
-    """Give the cluster a token of its own where Ray cannot keep one in the home folder."""
+    """Have Ray keep its token in a folder of the user alone; without a home it gets one here."""
     home = os.environ.get("HOME", "")
-    if not os.access(home, os.W_OK) and not os.path.exists(f"{home}/.ray/auth_token"):
+    if os.access(home, os.W_OK):
+        with suppress(OSError):  # which Ray will meet, and tell
+            Path(home, ".ray").mkdir(mode=0o700, exist_ok=True)
+    elif not os.path.exists(f"{home}/.ray/auth_token"):
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def _stay_on_loopback() -> None:
+    """Let a group of workers on this machine listen to this machine alone."""
+    for library in ("GLOO", "NCCL"):
+        os.environ.setdefault(f"{library}_SOCKET_IFNAME", LOOPBACK)
+
+
+def _close_token() -> None:
+    """Let nobody else read the token: Ray makes its file with the mode of any other."""
+    file = Path(os.environ.get("HOME", ""), ".ray/auth_token")
+    with suppress(OSError):  # there is none, or it is another user's
+        if file.stat().st_mode & 0o077:
+            file.chmod(0o600)
+            log.warning("%s: others could read this token; now its owner alone can", file)
 
 
 def _unjoined(error: Exception, address: str) -> str:

@@ -48,7 +48,7 @@ def healthy(tmp_path):
 
 
 def faults(config: Config) -> dict[str, str]:
-    return {each.title: each.text for each in Examination(config).findings() if not each.fine}
+    return {each.title: each.text for each in Examination(config).findings() if each.mark == "FAIL"}
 
 
 @pytest.fixture
@@ -68,7 +68,16 @@ def test_a_run_that_can_go_gets_a_plan_and_a_price(ray_cluster, healthy, capsys,
     doctor(healthy())
     printed = capsys.readouterr().out
     assert "FAIL" not in printed
-    for title in ("teacher", "solver", "pair set", "Ray", "versions", "workers", "memory"):
+    for title in (
+        "teacher",
+        "solver",
+        "pair set",
+        "Ray",
+        "network",
+        "versions",
+        "workers",
+        "memory",
+    ):
         assert f"ok    {title} " in printed
     assert "pairs: 96 pairs in 6 shards" in printed
     assert "cost  in all: " in printed
@@ -108,7 +117,7 @@ def test_finished_pairs_need_no_right_to_write(ray_cluster, healthy, monkeypatch
 
     monkeypatch.setattr(LocalStore, "put", put)
     found = {each.title: each for each in Examination(config).findings()}
-    assert all(each.fine for each in found.values())
+    assert all(each.mark == "ok" for each in found.values())
     assert found["pairs.output"].text.endswith(" has all pairs")
     assert found["pair set"].text == "of this teacher, none left to be made"
 
@@ -140,6 +149,17 @@ def test_whatever_a_check_raises_is_one_line(broken, healthy, monkeypatch, capsy
         doctor(healthy(evaluate={"reference": "/photos"}))
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line[:4] == "FAIL"]
     assert line.endswith(" RuntimeError: no such luck")
+
+
+def test_a_warning_stops_no_run(healthy, monkeypatch, capsys):
+    for name in set(CHECKS) - {"check_network"}:
+        monkeypatch.setattr(Examination, name, lambda *_: "fine")
+    monkeypatch.setattr(Examination, "nodes", [Node("8.8.8.8", {}, {}, {})])
+    monkeypatch.setattr(Examination, "estimate", lambda _: ["what it costs"])
+    doctor(healthy())
+    printed = capsys.readouterr().out
+    assert "warn  network        " in printed and "FAIL" not in printed
+    assert "cost  what it costs" in printed
 
 
 def test_the_solver_is_compared_with_the_folders_scheduler(healthy, tmp_path):
@@ -213,7 +233,7 @@ def test_too_little_gpu_memory(ray_cluster, healthy):
     examination = Examination(healthy())
     gpu = Speed("NVIDIA T4", 2**18, 1e-3, 1e-3)
     examination.speeds = {"pairs.actors": gpu, "distill.workers": gpu}
-    found = {each.title: each.text for each in examination.findings() if not each.fine}
+    found = {each.title: each.text for each in examination.findings() if each.mark == "FAIL"}
     assert list(found) == ["memory"]
     assert "distill.recompute" in found["memory"] and "term networks" in found["memory"]
 

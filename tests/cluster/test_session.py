@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray._private.authentication.authentication_token_setup import generate_and_save_token
 from ray.exceptions import AuthenticationError, RayTaskError
 from ray.train import ControllerError, WorkerGroupError
 
@@ -147,6 +148,62 @@ def test_a_cluster_gets_a_token_of_its_own_where_there_is_no_home(begun):
     (with_home, *without) = begun
     assert "RAY_AUTH_TOKEN" not in with_home
     assert all(len(each["RAY_AUTH_TOKEN"]) == 64 for each in without)
+
+
+def test_a_cluster_of_this_machine_stays_on_it(begun):
+    os.environ["NCCL_SOCKET_IFNAME"] = "mine"
+    connect()
+    (env,) = begun
+    names = [name for _, name in socket.if_nameindex()]
+    assert env["GLOO_SOCKET_IFNAME"] in names and env["NCCL_SOCKET_IFNAME"] == "mine"
+
+
+@pytest.mark.parametrize(("asked", "stays"), [(None, True), ("1", False)])
+def test_ray_takes_loopback_for_this_machine_unless_it_is_told_otherwise(asked, stays):
+    name = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+    script = "import os, pipeline.cluster, ray\nprint(ray.util.get_node_ip_address())\n"
+    env = {key: value for key, value in os.environ.items() if key != name}
+    env |= {name: asked} if asked else {}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}print(os.environ.get({name!r}))"],
+        cwd=Path(__file__).resolve().parents[2],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    address, left = done.stdout.split()
+    assert (address == "127.0.0.1" or not stays) and left == str(asked), done.stderr
+
+
+def test_a_cluster_that_is_joined_keeps_its_network(begun):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        os.environ["RAY_ADDRESS"] = f"127.0.0.1:{listener.getsockname()[1]}"
+        connect()
+    assert not [name for env in begun for name in env if name.endswith("_SOCKET_IFNAME")]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o000])
+def test_nobody_else_reads_the_token_that_ray_makes(begun, monkeypatch, caplog, umask):
+    file, folder_modes = Path.home() / ".ray" / "auth_token", []
+
+    def makes(**_: object) -> None:
+        folder_modes.append(file.parent.stat().st_mode & 0o777)
+        generate_and_save_token()
+
+    caplog.set_level("WARNING")
+    monkeypatch.setattr(ray, "init", makes)
+    before = os.umask(umask)
+    try:
+        connect()
+    finally:
+        os.umask(before)
+    assert folder_modes == [0o700], "nor before it is mended"
+    assert file.stat().st_mode & 0o777 == 0o600
+    (line,) = caplog.messages
+    assert str(file) in line and file.read_text() not in line
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    connect()
+    assert caplog.messages == [line], "told once"
 
 
 def test_a_user_without_name_and_home_has_a_home():

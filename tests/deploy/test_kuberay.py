@@ -86,6 +86,13 @@ def test_a_typo_is_found_however_deep(place: str, key: str, value: object) -> No
     assert len(problems(cluster)) == 1
 
 
+def test_a_typo_in_the_network_policy_is_found() -> None:
+    for place, key in (("spec", "ingres"), ("spec.ingress.1.ports.0", "porta")):
+        policy = json.loads(json.dumps(manifest("network-policy")))
+        at(policy, place)[key] = []
+        assert len(problems(policy)) == 1
+
+
 @pytest.mark.parametrize("job", JOBS)
 def test_a_job_brings_the_same_cluster(job: str) -> None:
     assert manifest(job)["spec"]["rayClusterSpec"] == manifest("cluster")["spec"]
@@ -143,6 +150,47 @@ def test_no_pod_is_root_or_holds_a_key() -> None:
         for container in (*pod["containers"], spec["autoscalerOptions"]):
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
             assert not re.search("KEY|SECRET|TOKEN|PASSWORD", json.dumps(container))
+
+
+def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    """Whether a label selector of Kubernetes takes such an object; those with `In` alone."""
+    wanted = selector.get("matchLabels", {}).items() <= labels.items()
+    terms = selector.get("matchExpressions", [])
+    assert {term["operator"] for term in terms} <= {"In"}
+    return wanted and all(labels.get(term["key"]) in term["values"] for term in terms)
+
+
+def reaches(labels: dict[str, str], port: int, namespace: str = "ours") -> bool:
+    """Whether the policy lets a pod of a namespace in at a port of the cluster's pods."""
+    for rule in manifest("network-policy")["spec"]["ingress"]:
+        open_ports = [each["port"] for each in rule.get("ports", [])]
+        for peer in rule["from"]:
+            near = namespace == "ours" or "namespaceSelector" in peer
+            if near and selects(peer["podSelector"], labels) and port in (open_ports or [port]):
+                return True
+    return False
+
+
+def test_the_pods_of_the_cluster_alone_reach_each_other() -> None:
+    policy, spec = manifest("network-policy")["spec"], manifest("cluster")["spec"]
+    assert policy["policyTypes"] == ["Ingress"]
+    pods = [
+        at(group, "template.metadata.labels")
+        for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])
+    ]
+    submitters = [
+        {"batch.kubernetes.io/job-name": manifest(job)["metadata"]["name"]} for job in JOBS
+    ]
+    operator = {"app.kubernetes.io/component": "kuberay-operator"}
+    for port in (6379, 8265, 10001, 29500):
+        assert all(selects(policy["podSelector"], pod) and reaches(pod, port) for pod in pods)
+        for submitter in submitters:
+            assert reaches(submitter, port) == (port == 8265)
+        assert reaches(operator, port, "kuberay-system") == (port == 8265)
+        for stranger in ({}, {"app": "other"}, {"batch.kubernetes.io/job-name": "other"}):
+            assert not reaches(stranger, port)
+        for elsewhere in (*pods, *submitters):
+            assert not reaches(elsewhere, port, "theirs")
 
 
 @pytest.mark.parametrize("accepted", [True, False])

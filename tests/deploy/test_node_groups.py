@@ -180,6 +180,7 @@ def test_rays_provider_starts_every_node_with_the_rights_it_is_given(
     with mock_aws():
         make_profiles()
         full = aws.AWSNodeProvider.bootstrap_config(cluster)
+        check_security_group(full)
         provider = aws.AWSNodeProvider(full["provider"], full["cluster_name"])
         monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", recorded)
         for name, group in full["available_node_types"].items():
@@ -195,6 +196,24 @@ def test_rays_provider_starts_every_node_with_the_rights_it_is_given(
     allowed = json.loads((ROOT / "deploy" / "aws-head.json").read_text())["Statement"][0]
     assert called <= set(allowed["Action"])
     assert "ec2:RunInstances" in called
+
+
+def check_security_group(full: dict[str, Any]) -> None:
+    """All nodes are in one group, which lets in ssh and its own nodes alone."""
+    groups = [
+        each["node_config"]["SecurityGroupIds"] for each in full["available_node_types"].values()
+    ]
+    (ours,) = groups[0]
+    assert all(group == [ours] for group in groups)
+    ec2 = boto3.client("ec2", region_name=full["provider"]["region"])
+    (found,) = ec2.describe_security_groups(GroupIds=[ours])["SecurityGroups"]
+    world = [rule for rule in found["IpPermissions"] if rule["IpRanges"] or rule["Ipv6Ranges"]]
+    assert [(rule["IpProtocol"], rule["FromPort"], rule["ToPort"]) for rule in world] == [
+        ("tcp", 22, 22)
+    ]
+    (among,) = [rule for rule in found["IpPermissions"] if rule not in world]
+    assert [pair["GroupId"] for pair in among["UserIdGroupPairs"]] == [ours]
+    assert among["IpProtocol"] == "-1" and not among["PrefixListIds"]
 
 
 def make_profiles() -> None:
