@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.config import Config, rules, settings_yaml
-from pipeline.utils.errors import StoppedError, UserError
+from pipeline.utils.errors import StoppedError, UserError, one_line
 from pipeline.utils.files import no_empty_folders
 from pipeline.utils.uris import absolute
 
@@ -24,6 +24,8 @@ DRY_RUN = "dry-run"
 DEFAULT_FILE = "configs/digits.yaml"
 """Config file of a run that names none, neither by --config nor by DMD_CONFIG."""
 
+_LONGEST = 100
+"""Characters of an unknown setting's name that are shown."""
 _WORDS = "words"
 
 Job = Callable[[Config], object]
@@ -75,7 +77,7 @@ def main(
             with no_empty_folders([Path(each) for each in outputs.values()]):
                 instead.get(flag, job)(config)
     except UserError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
         if isinstance(error, StoppedError):
             return 130
         return 2
@@ -217,7 +219,7 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _unknown(key: str) -> str:
-    names = [name for name, _, _ in _settings()]
+    key, names = key[:_LONGEST], [name for name, _, _ in _settings()]
     if any(name.startswith(f"{key}.") for name in names):
         inside = ", ".join(name for name in names if name.startswith(f"{key}."))
         return f"{key}: a group of settings, not a setting; it has {inside}"
@@ -241,13 +243,13 @@ def _unknown(key: str) -> str:
 def _line(error: ErrorDetails) -> str:
     """Say in one line one of pydantic's errors: key, value, what is right."""
     key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error["loc"]).lstrip(".")
-    kind, value = error["type"], json.dumps(error["input"], default=str)
+    kind, value = error["type"], json.dumps(error["input"], default=str, skipkeys=True)
     value = value if len(value) <= 60 else f"{value[:57]}..."
     reason = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
-    if not key:
-        return reason
     if kind == "extra_forbidden":
         return _unknown(key)
+    if not key:
+        return reason
     if kind == "missing":
         return f"{key}: missing; {reason}"
     if kind.startswith(("greater_than", "less_than")):

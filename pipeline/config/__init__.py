@@ -128,8 +128,10 @@ class Config(Branch):
 
     @model_validator(mode="before")
     @classmethod
-    def _import_plugins(cls, tree: Any) -> Any:
-        """Before all other settings are read, for they may name what a plugin registers."""
+    def _first(cls, tree: Any) -> Any:
+        """Before any setting is read: no message repeats credentials; plugins register names."""
+        for problem in rules.credential_problems(tree):
+            raise ValueError(problem)
         plugins = tree.get("plugins") if isinstance(tree, dict) else None
         _import(plugins if isinstance(plugins, list | tuple) else ())
         return tree

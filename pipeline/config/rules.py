@@ -2,15 +2,37 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
 
 from pipeline.config.distill import DistillConfig
 from pipeline.config.networks import DataConfig, NetworkConfig, TeacherConfig
 from pipeline.config.results import EvaluateConfig
 from pipeline.config.sets import EncodeConfig, PairsConfig
-from pipeline.utils.uris import is_remote
+from pipeline.utils.uris import is_remote, masked
 
 Problems = Iterator[str]
 """Lines that begin with the setting and end with the way out."""
+
+
+def credential_problems(tree: Any, setting: str = "") -> Problems:
+    """Texts of a tree that are URIs with credentials: settings are stored, shown and sent."""
+    if isinstance(tree, Mapping | BaseModel):
+        for name, value in dict(tree).items():
+            yield from credential_problems(value, f"{setting}.{name}" if setting else f"{name}")
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            yield from credential_problems(value, setting)
+    elif isinstance(tree, str):
+        uri = tree if is_remote(tree) or setting != "s3.endpoint" else f"http://{tree}"
+        if is_remote(uri) and masked(uri) != uri:
+            yield (
+                f"{setting}: has credentials in it, and settings are written into files that "
+                "others read; take them out, and give them by the environment (AWS_ACCESS_KEY_ID "
+                "and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, HF_TOKEN) or by "
+                "s3.profile"
+            )
 
 
 def network_problems(

@@ -10,28 +10,41 @@ import yaml
 
 from pipeline.utils.errors import UserError
 
+LARGEST = 2**20
+"""Bytes of a file, and characters that its values have with aliases written out, at most."""
+DEEPEST = 50
+"""Levels of lists and mappings in one another at most."""
+_SHOWN = 300
+"""Characters of a problem that are shown."""
+_LONGEST = 1000
+"""Characters of a value that is no text at most."""
+
 
 def read(path: str) -> dict[str, Any]:
     """Read the settings of a file.
 
     Raises:
-        UserError: If there is no such file, it is malformed or holds no mapping.
+        UserError: If there is no such file, it is malformed or too large, or holds no mapping.
     """
     try:
         with open(path, "rb") as file:
-            return read_text(file.read(), path)
+            return read_text(file.read(LARGEST + 1), path)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; name a YAML file with --config") from None
 
 
 def read_text(text: bytes, path: str) -> dict[str, Any]:
     """Read the settings in the text of a file; `path` is for the messages of `read`."""
+    if len(text) > LARGEST:
+        raise UserError(f"{path}: has more than {LARGEST:,} bytes; name a file of settings")
     try:
         tree = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{path}{place}: malformed YAML: {problem or error}") from None
+        raise UserError(
+            f"{path}{place}: malformed YAML: {f'{problem or error}'[:_SHOWN]}"
+        ) from None
     if not isinstance(tree, dict | None):
         raise UserError(f"{path}: holds no settings; write them as `key: value`")
     return tree or {}
@@ -51,7 +64,43 @@ def dump(tree: dict[str, Any]) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 1e-4 is a number and a key said twice is an error."""
+    """Safe YAML in which 1e-4 is a number and a key said twice is an error, of bounded size."""
+
+    def __init__(self, stream: bytes | str) -> None:
+        super().__init__(stream)
+        self._depth = self._size = 0
+        self._sizes: dict[yaml.Node | None, int] = {}
+        """Of what is whole: an alias of something else is in what it stands for."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        mark, before = self.peek_event().start_mark, self._size
+        alias = self.check_event(yaml.AliasEvent)
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise yaml.MarkedYAMLError(problem=f"more than {DEEPEST} levels", problem_mark=mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if alias and node not in self._sizes:
+            raise yaml.MarkedYAMLError(problem="it is a part of itself", problem_mark=mark)
+        own = 1 + len(node.value) if isinstance(node, yaml.ScalarNode) else 1
+        self._size += self._sizes[node] if alias else own
+        if self._size > LARGEST:
+            raise yaml.MarkedYAMLError(problem="with its aliases too long", problem_mark=mark)
+        self._sizes[node] = self._size - before
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Where YAML's own types cannot hold a value, say where it stands."""
+        scalar = isinstance(node, yaml.ScalarNode) and node.tag != self.DEFAULT_SCALAR_TAG
+        try:
+            if scalar and len(node.value) > _LONGEST:
+                raise ValueError
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, OverflowError) as error:
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.MarkedYAMLError(
+                problem=f"no value of the type {kind}", problem_mark=node.start_mark
+            ) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()

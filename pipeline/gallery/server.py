@@ -5,7 +5,9 @@ import hashlib
 import ipaddress
 import json
 import socket
-from functools import partial
+import sys
+import threading
+from functools import cache, partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -19,6 +21,9 @@ from pipeline.gallery.studio import MOST, Studio
 from pipeline.models.loading import load_teacher
 from pipeline.models.students import check_student, load_student
 from pipeline.utils.errors import UserError
+
+CONNECTIONS = 128
+"""Answered at once; an idle one ends after `Handler.timeout` seconds."""
 
 
 def gallery(config: Config) -> None:
@@ -60,8 +65,7 @@ def new_server(studio: Studio, host: str, port: int) -> ThreadingHTTPServer:
         UserError: If the address is not to be had.
     """
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
+    class Server(_Server):
         address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
     try:
@@ -70,6 +74,32 @@ def new_server(studio: Studio, host: str, port: int) -> ThreadingHTTPServer:
         raise UserError(
             f"sample.host, sample.port: cannot listen at {host}:{port}: {error}; choose another"
         ) from error
+
+
+class _Server(ThreadingHTTPServer):
+    """A thread for each connection, up to a number; the others wait until one ends."""
+
+    daemon_threads = True
+    request_queue_size = 1024
+
+    def __init__(self, *args: Any) -> None:
+        self._room = threading.Semaphore(CONNECTIONS)
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._room.acquire()
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Tell of our own errors; not of a browser that asked and went."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -81,7 +111,7 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "ray-dmd", ""
-    timeout = 60
+    timeout = 15
 
     def __init__(self, *args: Any, studio: Studio, name: str) -> None:
         self.studio, self.name = studio, name
@@ -154,9 +184,7 @@ def known_host(header: str, name: str) -> bool:
 
 def page_of(studio: Studio) -> tuple[str, str]:
     """The page, and the policy that lets its own script run and nothing else."""
-    templates = Environment(
-        loader=PackageLoader("pipeline.gallery"), autoescape=True, undefined=StrictUndefined
-    )
+    templates = _templates()
     script, _, _ = templates.loader.get_source(templates, "gallery.js")  # type: ignore[union-attr]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = templates.get_template("gallery.html").render(
@@ -175,6 +203,13 @@ def page_of(studio: Studio) -> tuple[str, str]:
         "frame-ancestors 'none'"
     )
     return page, policy
+
+
+@cache
+def _templates() -> Environment:
+    return Environment(
+        loader=PackageLoader("pipeline.gallery"), autoescape=True, undefined=StrictUndefined
+    )
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -130,10 +130,10 @@ class Studio:
     def make(self, wish: Wish) -> Made:
         """Make the images of a wish."""
         network = self.student if wish.by == "student" else self.teacher
-        one, two = (self._noise(number) for number in (wish.first, wish.second))
         ways = torch.tensor([wish.at]) if wish.count == 1 else torch.linspace(0, 1, wish.count)
-        noise = slerp(one, two, ways).to(self.device)
-        with self._lock:
+        with self._lock:  # of memory too there is one wish at a time
+            one, two = (self._noise(number) for number in (wish.first, wish.second))
+            noise = slerp(one, two, ways).to(self.device)
             labels = self._labels(network, wish)
             start = time.perf_counter()
             if wish.by == "student":

@@ -34,6 +34,8 @@ _FIGURES = (
     ),
     ("Speed", ("samples_per_second",), "zero", "Student samples a second, over all workers."),
 )
+_MOST = 100
+"""Figures of other methods that are drawn at most."""
 PARTS = {
     "data": "data",
     "student": "student",
@@ -81,7 +83,7 @@ def _others(run: FoundRun) -> list[str]:
     """Figures of the losses of methods that have no place above."""
     names = {name for line in run.metrics for name in line}
     known = LABELS.keys() | {"step", "time", "skipped", "memory_gib"}
-    return sorted(name for name in names - known if not name.startswith("seconds_"))
+    return sorted(name for name in names - known if not name.startswith("seconds_"))[:_MOST]
 
 
 def compared(runs: list[FoundRun]) -> list[Chart]:

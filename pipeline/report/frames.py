@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from pipeline.utils.image_grid import Sheet, read_grid
+from pipeline.utils.image_grid import Sheet, open_png, read_grid
 
 ACROSS = 10
 """Images side by side in a block."""
@@ -69,7 +69,7 @@ def figure(png: bytes, alt: str) -> Figure:
         sheet = read_grid(png)
         if sheet is None or not any(sheet.rows.values()):
             return Figure([Block([_plain(png, alt)], [])], plain=True)
-    except (ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # the decoder raises all kinds
         raise OSError(str(error)) from error
     longest = max(len(images) for images in sheet.rows.values())
     return Figure([_block(sheet, first, alt) for first in range(0, longest, ACROSS)])
@@ -110,7 +110,7 @@ def _size(image: Image.Image) -> tuple[int, int]:
 
 def _plain(png: bytes, alt: str) -> Strip:
     """A whole picture, no wider than the page needs."""
-    with Image.open(io.BytesIO(png)) as picture:
+    with open_png(png) as picture:
         page = picture.convert("RGB")
     if page.width > _PLAIN_WIDTH:
         page.thumbnail((_PLAIN_WIDTH, _PLAIN_WIDTH * 4))

@@ -101,7 +101,7 @@ def report(config: Config) -> Path:
     file = Path(config.report_file)
     check_writable(file.parent, "report.output")
     runs = [read_run(place, config.s3) for place in places]
-    write_file(file, render(runs).encode())
+    write_file(file, render(runs).encode(errors="replace"))
     print(f"report   {file}")
     return file
 

@@ -1,29 +1,33 @@
 """What a run has left so far, read from its folders: whatever is there, whole or not."""
 
-import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
-from functools import partial
-from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
 from pipeline.config import S3Config, settings_yaml
-from pipeline.data.storage import Storage, Store
+from pipeline.data.storage import Storage
 from pipeline.report.comparisons import comparisons
 from pipeline.runs.checkpoint_store import CheckpointStore, Score
-from pipeline.runs.events import FILE, Event, read_events
-from pipeline.utils.errors import UserError
+from pipeline.runs.events import FILE, Event, read_event
+from pipeline.utils.errors import UserError, first_line
+from pipeline.utils.untrusted import plain, read_json, read_lines
 from pipeline.utils.uris import is_remote, split
 
 PICTURES = ("evaluation.png", "neighbours.png", "failures.png")
 FRAMES = 24
 """Sample grids of one run that are shown at most, evenly chosen; the last always."""
+LARGEST = 2**28
+"""Bytes of a file that is read at most."""
+MOST = 1000
+"""Scores, evenly chosen, and newest events that are shown at most."""
 _SETTING = "report.runs"
 _MARKS = {"run.json", "metrics.jsonl", FILE}
+_SCORE = TypeAdapter(Score)
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -104,48 +108,37 @@ def read_run(place: Place, s3: S3Config) -> FoundRun:
         UserError: If nothing of a run is there, or a store refuses.
     """
     run = FoundRun(place)
-    store = Storage(place.distill, s3, "distill.output")
-    names = store.list()
-    _read_training(run, store, names.keys())
-    beside = Storage(place.evaluation, s3, "evaluate.output")
-    there = beside.list()
-    if "evaluation.json" in there:
-        run.evaluation = _take(run, beside, "evaluation.json", _evaluation) or {}
-    for name in PICTURES:
-        if name in there and (png := _take(run, beside, name, lambda data: data)):
-            run.pictures[name] = png
-    if not _MARKS & names.keys() and "evaluation.json" not in there:
+    training = _Folder(run, Storage(place.distill, s3, "distill.output"))
+    beside = _Folder(run, Storage(place.evaluation, s3, "evaluate.output"))
+    if not _MARKS & training.names and "evaluation.json" not in beside.names:
         raise UserError(
             f"{place.distill}: nothing of a run is there yet; run jobs/distill.py, or give the "
             "folder of another run"
         )
+    _read_training(run, training)
+    run.evaluation = beside.take("evaluation.json", _evaluation) or {}
+    for name in PICTURES:
+        if png := beside.take(name, bytes):
+            run.pictures[name] = png
     return run
 
 
-def _read_training(run: FoundRun, store: Storage, names: Any) -> None:
-    if "config.yaml" in names:
-        read = partial(settings_yaml.read_text, path="config.yaml")
-        run.settings = _take(run, store, "config.yaml", read)
-    if "run.json" in names:
-        run.definition = _take(run, store, "run.json", _object) or {}
-    if "metrics.jsonl" in names:
-        run.metrics = _take(run, store, "metrics.jsonl", _metrics) or []
-    if FILE in names:
-        run.events = _take(run, store, FILE, lambda data: read_events(data.decode())) or []
-    if "skipped.jsonl" in names:
-        run.skipped = _take(run, store, "skipped.jsonl", _skipped) or []
-    if "state.json" in names:
-        state = _take(run, store, "state.json", _object) or {}
-        run.steps = state["step"] if isinstance(state.get("step"), int) else None
-    checkpoints = CheckpointStore(store / "checkpoints", keep=1)
-    for step, name in sorted(checkpoints.scored().items()):
-        if score := _take(run, checkpoints.store, name, TypeAdapter(Score).validate_json):
+def _read_training(run: FoundRun, folder: "_Folder") -> None:
+    run.settings = folder.take("config.yaml", _settings)
+    run.definition = folder.take("run.json", _object) or {}
+    run.metrics = _in_order(folder.lines("metrics.jsonl", _figures))
+    run.events = folder.lines(FILE, read_event)[-MOST:]
+    run.skipped = sorted(set(folder.lines("skipped.jsonl", _step)))
+    run.steps = folder.take("state.json", lambda data: _step(read_json(data)))
+    scores = _Folder(run, folder.store / "checkpoints")
+    for step, name in evenly(sorted(CheckpointStore(scores.store, keep=1).scored().items()), MOST):
+        if score := scores.take(name, lambda data: _SCORE.validate_python(read_json(data))):
             run.scores[step] = score
-    samples = store / "samples"
-    found = (re.fullmatch(r"step-(\d+)\.png", name) for name in samples.list("step-"))
+    samples = _Folder(run, folder.store / "samples")
+    found = (re.fullmatch(r"step-(\d+)\.png", name) for name in samples.names)
     known = sorted((int(each[1]), each[0]) for each in found if each)
     for step, name in evenly(known, FRAMES):
-        if png := _take(run, samples, name, lambda data: data):
+        if png := samples.take(name, bytes):
             run.grids[step] = png
 
 
@@ -156,17 +149,49 @@ def evenly(values: list[Any], most: int) -> list[Any]:
     return [values[round(n * (len(values) - 1) / (most - 1))] for n in range(most)]
 
 
-def _take(run: FoundRun, store: Store, name: str, read: Callable[[bytes], Any]) -> Any:
-    """What a file holds; None, and a trouble, if it cannot be read."""
-    try:
-        return read(store.get(name))
-    except (ValueError, TypeError, AttributeError, LookupError, RecursionError, UserError) as error:
-        run.troubles.append(f"{name} cannot be read: {error}")
-        return None
+class _Folder:
+    """Files of a run in one folder: each is read by itself, and what it cannot give is told."""
+
+    def __init__(self, run: FoundRun, store: Storage) -> None:
+        self._troubles, self.store, self._sizes = run.troubles, store, store.list()
+
+    @property
+    def names(self) -> Set[str]:
+        return self._sizes.keys()
+
+    def take(self, name: str, read: Callable[[bytes], _Value]) -> _Value | None:
+        """What a file holds; None if it is not there, or cannot be read, which is a trouble."""
+        if name not in self.names:
+            return None
+        try:
+            return read(self._content(name))
+        except (ValueError, UserError) as error:
+            self._troubles.append(f"{name} cannot be read: {first_line(error)[:300]}")
+            return None
+
+    def lines(self, name: str, read: Callable[[Any], _Value]) -> list[_Value]:
+        """The lines of a file that are whole; damaged ones are a trouble."""
+        found, damaged = self.take(name, lambda data: read_lines(data, read)) or ([], 0)
+        if damaged:
+            self._troubles.append(f"{name} has {damaged:,} damaged lines: left out")
+        return found
+
+    def _content(self, name: str) -> bytes:
+        if self._sizes[name] > LARGEST:
+            raise ValueError(f"it is larger than {LARGEST:,} bytes")
+        if self.store.folder is not None:
+            folder, file = self.store.folder.resolve(), self.store.folder / name
+            if file.is_symlink() and not file.resolve().is_relative_to(folder):
+                raise ValueError("it is a link out of its folder; put the file itself there")
+        return self.store.get(name)
+
+
+def _settings(data: bytes) -> dict[str, Any]:
+    return plain(settings_yaml.read_text(data, "config.yaml"))
 
 
 def _object(data: bytes) -> dict[str, Any]:
-    found = json.loads(data)
+    found = read_json(data)
     if not isinstance(found, dict):
         raise ValueError("it holds no table of names and values")
     return found
@@ -178,29 +203,24 @@ def _evaluation(data: bytes) -> dict[str, Any]:
     return found
 
 
-def _metrics(data: bytes) -> list[dict[str, float]]:
-    """Lines with a step, in order of steps; a line that is torn is left out."""
-    lines: dict[float, dict[str, float]] = {}
-    for line in _lines(data):
-        numbers = {
-            name: float(value)
-            for name, value in line.items()
-            if isinstance(value, int | float) and isfinite(value)
-        }
-        if "step" in numbers:
-            lines[numbers["step"]] = numbers
-    return [lines[step] for step in sorted(lines)]
+def _figures(line: Any) -> dict[str, float]:
+    """The figures of a step by their names."""
+    _step(line)
+    return {
+        name: float(value)
+        for name, value in line.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
 
 
-def _skipped(data: bytes) -> list[int]:
-    return sorted({line["step"] for line in _lines(data) if isinstance(line.get("step"), int)})
+def _step(line: Any) -> int:
+    step = line.get("step") if isinstance(line, dict) else None
+    if isinstance(step, bool) or not isinstance(step, int):
+        raise ValueError("it has no step")
+    return step
 
 
-def _lines(data: bytes) -> list[dict[str, Any]]:
-    found = []
-    for line in data.decode(errors="replace").splitlines():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return [line for line in found if isinstance(line, dict)]
+def _in_order(lines: list[dict[str, float]]) -> list[dict[str, float]]:
+    """By steps; of one that was done again, the last line."""
+    known = {line["step"]: line for line in lines}
+    return [known[step] for step in sorted(known)]

@@ -149,7 +149,7 @@ def verdict(evaluation: dict[str, Any]) -> list[str]:
         return sentences
     sentences = []
     distance, floor, n = (evaluation.get(k) for k in ("fd_teacher", "fd_floor", "n_teacher"))
-    if isinstance(distance, float) and isinstance(floor, float) and floor > 0:
+    if isinstance(distance, float) and isinstance(floor, float) and isinstance(n, int) and floor:
         sentences.append(
             f"The student's images are {distance / floor:.2g} times as far from the teacher's as "
             f"the teacher's own from other noise (Fréchet distances {short(distance)} and "

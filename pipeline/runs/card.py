@@ -1,6 +1,5 @@
 """What a student's folder has beside the networks: its card, and pictures of its run."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pipeline.models.export.card import PICTURE, README, Origin, model_card, rea
 from pipeline.models.network import Network
 from pipeline.models.weights import weights_digest
 from pipeline.runs.run_folder import Provenance
+from pipeline.utils.untrusted import read_json, read_start
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class CardWriter:
     def _figures(self, folder: Path) -> dict[str, Any] | None:
         """What `jobs/evaluate.py` found of these very weights, if it was run on them."""
         try:
-            figures = json.loads((self.evaluation / "evaluation.json").read_text())
+            figures = read_json(read_start(self.evaluation / "evaluation.json"))
             judged = figures.pop("student")
             features = figures.get("metrics", {}).get("features", {}).get("name", "not known")
         except (OSError, ValueError, LookupError, AttributeError, TypeError):

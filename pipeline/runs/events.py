@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from pipeline.utils.errors import UserError
 
@@ -43,6 +43,10 @@ class Event:
     machine: dict[str, str] = field(default_factory=dict)
 
 
+read_event = TypeAdapter(Event).validate_python
+"""An event of the plain values of its line; raises ValueError if they make none."""
+
+
 def note(folder: Path, event: Event) -> None:
     """Add an event to the file of a run's folder.
 
@@ -64,17 +68,6 @@ def _ends_a_line(file: BinaryIO) -> bool:
     """Whether the last line is whole: a killed process may leave a part of one."""
     file.seek(-1, os.SEEK_END)
     return file.read(1) == b"\n"
-
-
-def read_events(text: str) -> list[Event]:
-    """All events of a file, in order; a line that is not whole is left out."""
-    events, reader = [], TypeAdapter(Event)
-    for line in text.splitlines():
-        try:
-            events.append(reader.validate_json(line))
-        except ValidationError:
-            continue
-    return events
 
 
 def now(kind: Literal["end", "left", "failed", "restart"], step: int, error: str = "") -> Event:

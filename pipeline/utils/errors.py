@@ -2,6 +2,8 @@
 
 import re
 
+from pipeline.utils.uris import masked
+
 
 class UserError(Exception):
     """Bad input: the message names the setting or file, its value, and the way out.
@@ -16,6 +18,12 @@ class DamagedError(UserError):
 
 class StoppedError(UserError):
     """The user stopped the job, which can go on."""
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text for people: one line, without control characters or credentials."""
+    text = masked(" ".join(str(error).split()))
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def first_line(error: BaseException) -> str:

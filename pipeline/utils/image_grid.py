@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
+from pydantic import BaseModel, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from pipeline.utils.files import write_file
@@ -17,8 +18,20 @@ from pipeline.utils.files import write_file
 _GAP, _MARGIN, _FONT = 4, 16, 15
 _INK, _PAPER = (60, 60, 60), (255, 255, 255)
 _LAYOUT = "grid"
-_MOST = 1000
-"""Images in a row that are read back."""
+_MOST = 10_000
+"""Images that are read back at most."""
+_PIXELS = 2**26
+"""Of a picture that is read back, at most."""
+
+
+class _Stored(BaseModel):
+    """What a file of `save_grid` says of its images."""
+
+    rows: dict[str, NonNegativeInt]
+    columns: list[str]
+    size: tuple[PositiveInt, PositiveInt]
+    scale: PositiveInt
+    at: tuple[NonNegativeInt, NonNegativeInt]
 
 
 def save_grid(
@@ -122,34 +135,49 @@ def read_grid(png: bytes) -> Sheet | None:
     """The images of a file that `save_grid` made; None if it does not say where they are.
 
     Raises:
-        OSError: If it is no picture.
+        OSError: As `open_png`, or if a part of it is damaged.
     """
-    with Image.open(io.BytesIO(png)) as page:
+    with open_png(png) as page:
         try:
-            stored = json.loads(page.info[_LAYOUT])
-            (left, top), (width, height) = stored["at"], stored["size"]
-            layout = _Layout(left, top, width, height, stored["scale"])
-            size, shown = (width, height), layout.shown
-            fits = all(0 < n <= m <= p for n, m, p in zip(size, shown, page.size, strict=True))
-            rows, columns = dict(stored["rows"]), [str(each) for each in stored["columns"]]
-        except (KeyError, ValueError, TypeError):
+            stored = _Stored.model_validate_json(page.info.get(_LAYOUT) or "")
+        except ValueError:
             return None
-        if not fits:
+        (left, top), (width, height) = stored.at, stored.size
+        layout = _Layout(left, top, width, height, stored.scale)
+        counts = stored.rows.values()
+        end_x, end_y = layout.corner(len(counts), max(counts, default=0))
+        fits = end_x - _GAP <= page.width and end_y - _GAP <= page.height
+        if not fits or sum(counts) > _MOST:
             return None
         pixels = page.convert("RGB")
 
     def tile(row: int, column: int) -> Image.Image:
         x, y = layout.corner(row, column)
-        cut = pixels.crop((x, y, x + shown[0], y + shown[1]))
-        return cut.resize(size, Image.Resampling.NEAREST)
+        cut = pixels.crop((x, y, x + layout.shown[0], y + layout.shown[1]))
+        return cut.resize((width, height), Image.Resampling.NEAREST)
 
     return Sheet(
         {
-            str(caption): [tile(row, column) for column in range(min(count, _MOST))]
-            for row, (caption, count) in enumerate(rows.items())
+            caption: [tile(row, column) for column in range(count)]
+            for row, (caption, count) in enumerate(stored.rows.items())
         },
-        columns,
+        stored.columns,
     )
+
+
+def open_png(png: bytes) -> Image.Image:
+    """A picture of which no pixel is read yet.
+
+    Raises:
+        OSError: If it is none, or has too many pixels.
+    """
+    try:
+        page = Image.open(io.BytesIO(png), formats=["PNG"])
+    except (ValueError, Image.DecompressionBombError) as error:
+        raise OSError(str(error)) from error
+    if page.width * page.height > _PIXELS:
+        raise OSError(f"{page.width} x {page.height} are more than {_PIXELS:,} pixels")
+    return page
 
 
 def png_row(images: Tensor) -> bytes:

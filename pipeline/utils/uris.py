@@ -4,6 +4,25 @@ The only module that looks at "://".
 """
 
 import os
+import re
+
+_USER = re.compile(
+    r"(?<=http://)\S*@|(?<=https://)\S*@"
+    r"|(?<=://)(?:[^/?#\s@]*|[^/?#\s@:]*:(?!\d*(?:[/?#]|$))\S*)@",
+    re.IGNORECASE,
+)
+"""What stands before a host: a name and a password, whose "/" people leave as it is."""
+_KEY = re.compile(
+    r"([?&;#](?:x-(?:amz|goog)-(?:signature|credential|security-token)|awsaccesskeyid"
+    r"|googleaccessid|signature|sig|(?:\w*_)?(?:token|secret|password|key))=)[^&;#\s\"']+",
+    re.IGNORECASE,
+)
+"""What signs or opens a request, in a query."""
+
+
+def masked(text: str) -> str:
+    """The text with *** in place of the credentials in its URIs."""
+    return _KEY.sub(r"\1***", _USER.sub("***@", text))
 
 
 def is_remote(uri: str) -> bool:

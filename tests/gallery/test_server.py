@@ -3,9 +3,12 @@
 import http.client
 import io
 import json
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from html import escape
 from pathlib import Path
 from urllib.parse import urlencode
@@ -16,6 +19,7 @@ import torch
 from PIL import Image
 
 from pipeline.config import PairsConfig, TeacherConfig
+from pipeline.gallery import server
 from pipeline.gallery.server import known_host, new_server
 from pipeline.gallery.studio import Studio
 from pipeline.models.families.gaussian import gaussian_teacher
@@ -31,10 +35,10 @@ Get = Callable[..., Answer]
 @contextmanager
 def served(made: Studio) -> Iterator[Get]:
     """Answers of a server to GET, with headers as given."""
-    server = new_server(made, "127.0.0.1", 0)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    running = new_server(made, "127.0.0.1", 0)
+    thread = threading.Thread(target=running.serve_forever, daemon=True)
     thread.start()
-    host, port = server.server_address[:2]
+    host, port = running.server_address[:2]
 
     def get(path: str, method: str = "GET", **headers: str) -> Answer:
         connection = http.client.HTTPConnection(str(host), port, timeout=60)
@@ -45,11 +49,12 @@ def served(made: Studio) -> Iterator[Get]:
         connection.close()
         return answer.status, answer.msg, body
 
+    get.address = host, port
     try:
         yield get
     finally:
-        server.shutdown()
-        server.server_close()
+        running.shutdown()
+        running.server_close()
         thread.join()
 
 
@@ -161,6 +166,33 @@ def test_any_prompt_can_be_asked_for(tmp_path: Path) -> None:
         assert torch.equal(cat, again) and not torch.equal(cat, new)
         status, _, body = get("/image?first=0&second=1&prompt=" + 1001 * "x")
         assert status == 400 and b"1001 characters are more than 1000" in body
+
+
+def test_200_at_once_are_all_answered_by_a_few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others wait; a connection that asks for nothing keeps none from it for long."""
+    monkeypatch.setattr(server, "CONNECTIONS", 8)
+    monkeypatch.setattr(server.Handler, "timeout", 1)
+    asked = {
+        "/": 200,
+        "/image?class=1&first=0&second=1": 200,
+        "/image?class=1&first=0&second=1&by=teacher&count=9": 200,
+        "/image?class=99&first=0&second=1": 400,
+        "/none": 404,
+    }
+    wishes, most = 40 * list(asked), 0
+    student, teacher = (gaussian_teacher((1, 4, 4), 3) for _ in range(2))
+    with served(Studio(student, teacher, PairsConfig(steps=2), seed=0)) as get, ExitStack() as idle:
+        for _ in range(4):
+            idle.enter_context(socket.create_connection(get.address))
+        clients = ThreadPoolExecutor(len(wishes))
+        answers = [clients.submit(get, wish) for wish in wishes]
+        while not all(each.done() for each in answers):
+            named = [each for each in threading.enumerate() if "process_request" in each.name]
+            most = max(most, len(named))
+            time.sleep(0.01)
+        clients.shutdown()
+    assert [each.result()[0] for each in answers] == [asked[wish] for wish in wishes]
+    assert 1 < most <= 8
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """What a card says of licence and origin, and what of the teacher's folder stays out of it."""
 
+import ast
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 
-from pipeline.config import StudentConfig, TeacherConfig
+from pipeline.config import StudentConfig, TeacherConfig, settings_yaml
 from pipeline.models.export.card import model_card, read_origin, usage
 from pipeline.models.families.unet2d import UNet2D
 from pipeline.models.loading import load_teacher
@@ -16,6 +18,10 @@ from tests.families.builders import BUILDERS
 from tests.fixtures.tiny_models import save_tiny
 
 REPO, COMMIT = "owner/name", "1" * 40
+EVIL = (
+    "\n```\n\n# loud\n\n<script>a()</script> `b` [c](javascript:d()) ![e](//f) | g |\n---\nh: i\n"
+    'https://evil.example <https://evil.example> __j__ &lt;img&gt; \x00"); import os #'
+)
 
 
 def teacher(folder: Path, card: str | None = None, **made: object) -> Path:
@@ -97,6 +103,84 @@ def test_a_card_is_what_the_hub_reads(tiny: Callable[..., UNet2D], tmp_path: Pat
         assert each in card.text
     plain = ModelCard(model_card(tiny(), "student", origin, made)).text
     assert "## Samples" not in plain and "## Figures" not in plain
+
+
+def shape(card: str) -> list[tuple[str, str, object]]:
+    """Blocks and spans of a card's Markdown, and where they lead."""
+    blocks = MarkdownIt().enable("table").parse(ModelCard(card).text)
+    spans = [span for block in blocks for span in block.children or ()]
+    return [(each.type, each.tag, each.attrs) for each in (*blocks, *spans) if each.tag]
+
+
+def test_words_of_others_stay_words(tiny: Callable[..., UNet2D], tmp_path: Path) -> None:
+    """Names in files of the teacher and the evaluation, and of folders: data, not Markdown."""
+
+    def written(text: str) -> list[str]:
+        """Cards with the text wherever a stranger's can be."""
+        terms = {"license": "other", "license_name": text, "license_link": text}
+        card = f"---\n{settings_yaml.dump(terms)}---\n{text}"
+        teachers = ({"imported": text, "sha256": text}, {"training": 1, "data": {"name": text}})
+        origins = [read_origin(teacher(tmp_path, card, **made)) for made in teachers]
+        made = {"note": text, "list": [text], text: 1}
+        figures = {"features": text, text: 1.5}
+        return [model_card(tiny(), text, each, made, figures) for each in origins]
+
+    for calm, evil in zip(written("calm"), written(EVIL), strict=True):
+        assert shape(evil) == shape(calm)
+        (code,) = (each.content for each in MarkdownIt().parse(evil) if each.info == "python")
+        tree = list(ast.walk(ast.parse(code)))
+        assert EVIL in [each.value for each in tree if isinstance(each, ast.Constant)]
+        assert not [each for each in tree if isinstance(each, ast.Import)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("license", EVIL),
+        ("license", "mit\n# loud"),
+        ("license", 10**5 * "x"),
+        ("license_name", EVIL),
+        ("license_link", "javascript:alert(1)"),
+        ("license_link", "data:text/html,x"),
+        ("license_link", "LICENSE)[x](y"),
+        ("license_link", "https://host/\n---\nlicense: mit"),
+    ],
+)
+def test_terms_that_are_none_are_left_out(tmp_path: Path, name: str, value: str) -> None:
+    card = {"license": "other", "license_name": "flux-nc", "license_link": "LICENSE.md"}
+    card[name] = value
+    origin = read_origin(teacher(tmp_path, f"---\n{settings_yaml.dump(card)}---\n"), REPO, COMMIT)
+    if name == "license":
+        assert origin.metadata["license"] == "unknown" and origin.terms.startswith("Unknown")
+    else:
+        assert name not in origin.metadata and origin.metadata["license"] == "other"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        2000 * "[",
+        "{" + 10**5 * '"a":{',
+        "[NaN]",
+        '{"imported": NaN}',
+        '{"data": [1]}',
+        b"\xff",
+        "[]",
+    ],
+)
+@pytest.mark.parametrize("name", ["provenance.json", "README.md"])
+def test_files_of_a_teacher_that_cannot_be_read_tell_nothing(
+    tmp_path: Path, name: str, content: str | bytes
+) -> None:
+    data = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / name).write_bytes(data)
+    assert read_origin(tmp_path).metadata == {"license": "unknown"}
+    if name == "README.md":
+        (tmp_path / name).write_bytes(b"---\nlicense: " + data + b"\n---\n")
+        assert read_origin(tmp_path).metadata == {"license": "unknown"}
+        (tmp_path / name).unlink()
+        (tmp_path / name).symlink_to("/dev/zero")
+        assert read_origin(tmp_path).metadata == {"license": "unknown"}
 
 
 def test_each_kind_of_network_is_used_its_own_way(

@@ -9,18 +9,19 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event as Record
 
 from pipeline.runs.checkpoint_store import Score
-from pipeline.runs.events import FILE, read_events
+from pipeline.runs.events import FILE, read_event
 from pipeline.runs.metrics_log import board_score
 from pipeline.runs.run import Run
 from pipeline.runs.run_folder import RunFolder
 from pipeline.training import loop
 from pipeline.utils.errors import UserError
+from pipeline.utils.untrusted import read_lines
 
 ROOT = Path(__file__).parents[2]
 
 
 def events(config) -> list:
-    return read_events((Path(config.distill.output) / FILE).read_text())
+    return read_lines((Path(config.distill.output) / FILE).read_bytes(), read_event)[0]
 
 
 def test_starts_ends_and_losses_are_noted(tiny_run, monkeypatch):
@@ -85,7 +86,8 @@ def test_a_file_in_the_place_of_a_folder_is_named(tiny_run):
 def test_a_damaged_event_is_left_out():
     good = '{"kind": "end", "time": 1.5, "step": 3}'
     text = f'{good}\n{{"kind": "end"\n[1]\n{{"kind": "boom", "time": 1, "step": 2}}\nnull\n{good}'
-    assert [(each.kind, each.step) for each in read_events(text)] == [("end", 3), ("end", 3)]
+    found, damaged = read_lines(text.encode(), read_event)
+    assert [(each.kind, each.step) for each in found] == [("end", 3), ("end", 3)] and damaged == 4
 
 
 def test_every_key_of_metrics_is_documented_and_tensorboard_has_all(tiny_run):

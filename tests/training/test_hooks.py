@@ -8,10 +8,11 @@ import torch
 
 from pipeline.methods.dmd import DMD
 from pipeline.runs.checkpoint import read_part
-from pipeline.runs.events import FILE, read_events
+from pipeline.runs.events import FILE, read_event
 from pipeline.runs.run import Run
 from pipeline.training import hooks, loop
 from pipeline.training.hooks import Hook, register_hook
+from pipeline.utils.untrusted import read_lines
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +60,7 @@ def registered_diary() -> list[Diary]:
 
 
 def events(config) -> list:
-    return read_events((Path(config.distill.output) / FILE).read_text())
+    return read_lines((Path(config.distill.output) / FILE).read_bytes(), read_event)[0]
 
 
 def test_a_registered_hook_sees_steps_student_updates_and_checkpoints_on_resume_too(tiny_run):

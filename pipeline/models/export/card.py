@@ -1,6 +1,7 @@
 """The README.md of a student: what it is, how it is used, where it comes from, what it may be."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +13,24 @@ from pipeline.config import settings_yaml
 from pipeline.models.export.save import PROVENANCE
 from pipeline.models.lora import FILE
 from pipeline.models.network import Network
-from pipeline.utils.uris import is_remote
+from pipeline.utils.untrusted import read_json, read_start
 
 README = "README.md"
 PICTURE = "samples.png"
 TEACHER = "folder/of/the/teacher"
 """Stands in the code of a card for a teacher that is not on the Hub."""
 _HUB = "https://huggingface.co"
-_TERMS = ("license", "license_name", "license_link")
+_TERMS = {
+    "license": re.compile(r"[\w.+-]{1,99}"),
+    "license_name": re.compile(r"[\w.+ -]{1,99}"),
+    "license_link": re.compile(r"(https?://)?[\w./?=&%+~-]{1,500}", re.IGNORECASE),
+}
+"""Name in a card's metadata -> what may stand there."""
+_MARKUP = re.compile(r"([\\`*\[\]<>|&#!~$]|(?<![^\W_])_|_(?![^\W_]))")
+_CARD = 2**18
+"""Bytes of a teacher's card that are read."""
+_LONGEST = 200
+"""Characters of a name that is shown."""
 _EDM = (
     "The teacher is an EDM file; NVIDIA's are CC BY-NC-SA 4.0, for non-commercial use alone, and "
     "so is this model."
@@ -59,10 +70,10 @@ def read_origin(folder: Path | None, repo: str | None = None, commit: str | None
         metadata = {"base_model": repo}
     if terms := _terms(folder):
         link = terms.get("license_link", "")
-        if repo and link and not is_remote(link):
+        if repo and link and "://" not in link:
             terms["license_link"] = f"{_HUB}/{repo}/blob/{commit}/{link.lstrip('/')}"
         name = terms.get("license_name") or terms["license"]
-        return Origin(teacher, f"That of the teacher: `{name}`.", metadata | terms)
+        return Origin(teacher, f"That of the teacher: {_code(name)}.", metadata | terms)
     if "imported" in made:
         return Origin(teacher, _EDM, metadata | {"license": "cc-by-nc-sa-4.0"})
     if "training" in made:
@@ -104,12 +115,12 @@ def model_card(
         **origin.metadata,  # type: ignore[arg-type]
     )
     sections = [
-        f"# {name.rpartition('/')[2]}",
+        f"# {_words(name.rpartition('/')[2])}",
         f"Makes an image in **{count}** network call{'s' * (steps > 1)}. Its teacher, which needs "
         f"more, is "
         f"{origin.teacher}; it was distilled by distribution matching (DMD, "
         "[arXiv 2311.18828](https://arxiv.org/abs/2311.18828)) with ray-dmd.",
-        f"## Use\n\n```python\n{usage(network, name)}```",
+        f"## Use\n\n{_block('python', usage(network, name))}",
         *_as_lora(network, name, origin.metadata.get("base_model", TEACHER)),
         *more,
     ]
@@ -118,14 +129,14 @@ def model_card(
         sections.append(f"## Samples\n\n![samples]({PICTURE})\n\n{rows}")
     if figures:
         shown = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in figures.items()}
-        rows = "\n".join(f"| {key} | {value} |" for key, value in shown.items())
+        rows = "\n".join(f"| {_words(key)} | {_words(each)} |" for key, each in shown.items())
         sections.append(
             f"## Figures\n\n| figure | value |\n|---|---|\n{rows}\n\nOf `jobs/evaluate.py`. "
             "Fréchet distances (`fd`) are in these features, and may be compared with others in "
             "the same at the same number of images; only Inception's with published FIDs."
         )
     recipe = settings_yaml.dump(json.loads(json.dumps(made)))
-    sections += [f"## Recipe\n\n```yaml\n{recipe}```", f"## Licence\n\n{origin.terms}"]
+    sections += [f"## Recipe\n\n{_block('yaml', recipe)}", f"## Licence\n\n{origin.terms}"]
     body = "\n\n".join(sections)
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n"))
 
@@ -141,7 +152,7 @@ def usage(network: Network, name: str, half: bool = False) -> str:
     lines.append("from diffusers import DiffusionPipeline")
     lines += network.imports
     more = (', variant="fp16", torch_dtype=torch.float16' if half else "") + _left_out(network)
-    lines += ["", f'student = DiffusionPipeline.from_pretrained("{name}"{more})']
+    lines += ["", f"student = DiffusionPipeline.from_pretrained({_literal(name)}{more})"]
     return "".join(f"{line}\n" for line in [*lines, *_call(network)])
 
 
@@ -155,15 +166,15 @@ def _as_lora(network: Network, name: str, teacher: str) -> list[str]:
     lines = [
         f"from diffusers import {', '.join(sorted(('DiffusionPipeline', scheduler)))}",
         "",
-        f'student = DiffusionPipeline.from_pretrained("{teacher}"{_left_out(network)})',
-        f'student.load_lora_weights("{name}")',
-        f'student.scheduler = {scheduler}.from_pretrained("{name}", subfolder="scheduler")',
+        f"student = DiffusionPipeline.from_pretrained({_literal(teacher)}{_left_out(network)})",
+        f"student.load_lora_weights({_literal(name)})",
+        f'student.scheduler = {scheduler}.from_pretrained({_literal(name)}, subfolder="scheduler")',
         *_call(network),
     ]
     code = "".join(f"{line}\n" for line in lines)
     return [
         f"## As a LoRA\n\n`{FILE}` has what was learnt alone, for the teacher or a model made from "
-        f"it (needs `peft`):\n\n```python\n{code}```"
+        f"it (needs `peft`):\n\n{_block('python', code)}"
     ]
 
 
@@ -180,9 +191,9 @@ def _call(network: Network) -> list[str]:
 def _teacher(made: Mapping[str, Any]) -> str:
     """Words for a teacher, from its own provenance."""
     if "imported" in made:
-        return f"the EDM file `{made['imported']}` (SHA-256 `{made.get('sha256')}`)"
+        return f"the EDM file {_code(made['imported'])} (SHA-256 {_code(made.get('sha256'))})"
     if "training" in made and isinstance(made.get("data"), dict):
-        return f"a small network, trained on {made['data'].get('name')}"
+        return f"a small network, trained on {_words(made['data'].get('name'))}"
     if "distill" in made:
         return "an earlier student of ray-dmd"
     return "a diffusers model"
@@ -191,17 +202,40 @@ def _teacher(made: Mapping[str, Any]) -> str:
 def _terms(folder: Path) -> dict[str, str]:
     """The licence that a model's own card names, if it does."""
     try:
-        card = ModelCard((folder / README).read_text(), ignore_metadata_errors=True)
+        text = read_start(folder / README, _CARD).decode(errors="replace")
+        card = ModelCard(text, ignore_metadata_errors=True)
         found = {key: card.data.get(key) for key in _TERMS}
     except Exception:  # anything may stand there
         return {}
     terms = {key: value.strip() for key, value in found.items() if isinstance(value, str)}
+    terms = {key: value for key, value in terms.items() if _TERMS[key].fullmatch(value)}
     return terms if "license" in terms else {}
 
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text())
+        content = read_json(read_start(file))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _words(text: object) -> str:
+    """Words of others in a sentence or a table: no Markdown, no HTML, one line."""
+    return _MARKUP.sub(r"\\\1", " ".join(str(text).split())[:_LONGEST])
+
+
+def _code(text: object) -> str:
+    """The same as code in a sentence."""
+    return f"`{' '.join(str(text).replace('`', ' ').split())[:_LONGEST] or ' '}`"
+
+
+def _literal(text: str) -> str:
+    """A text in Python."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _block(language: str, code: str) -> str:
+    """Lines of code; nothing in them ends the block."""
+    fence = max(["``", *re.findall("`+", code)], key=len) + "`"
+    return f"{fence}{language}\n{code}{fence}"
