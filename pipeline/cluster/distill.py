@@ -1,5 +1,6 @@
 """The distill job: Ray Train workers, each of them reader -> loop -> checkpoints."""
 
+import errno
 import logging
 import signal
 import threading
@@ -197,6 +198,9 @@ def _stoppable(storage: Storage) -> Iterator[threading.Event]:
 # warnings of PyTorch's C++ part go with it; errors stay.)
 _QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+"""What a disk says that another try would not mend, whoever writes: hooks may be anyone's."""
+
 _STOP = "stop"
 """The object in the run's folder that tells the workers to leave."""
 
@@ -214,7 +218,15 @@ def _scaling(workers: WorkersConfig) -> ScalingConfig:
 
 
 def _worker(settings: dict[str, Any]) -> None:
-    """What runs on every worker."""
+    """What runs on every worker. A `UserError` is the driver's to tell, in one line."""
+    try:
+        _train(settings)
+    except UserError as error:
+        logging.getLogger("ray.train").setLevel(logging.CRITICAL)
+        raise error.with_traceback(None) from None
+
+
+def _train(settings: dict[str, Any]) -> None:
     config = fetch_inputs(Config.model_validate(settings), "teacher")
     torch.set_num_threads(max(1, int(config.distill.workers.cpus)))
     run = Run(config)
@@ -224,7 +236,15 @@ def _worker(settings: dict[str, Any]) -> None:
             f"distill.output: node {node} does not see {config.distill.output}; give a folder that "
             "all nodes share, or s3://bucket/prefix"
         )
-    loop.train(config, leaving(run.storage), gauges())
+    try:
+        loop.train(config, leaving(run.storage), gauges())
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise UserError(
+            f"distill.output: cannot write {config.distill.output}: {error.strerror}; free space "
+            "or choose another folder, then run the same command again"
+        ) from error
 
 
 def leaving(storage: Storage) -> Callable[[], bool]:

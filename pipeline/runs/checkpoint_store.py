@@ -12,7 +12,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -85,11 +85,17 @@ class CheckpointStore:
     keep: int
 
     def add(self, folder: Path, name: str) -> dict[str, str]:
-        """Store this worker's files of a checkpoint; returns their checksums."""
+        """Store this worker's files of a checkpoint, all or none; returns their checksums."""
         sums = {}
-        for file in sorted(folder.iterdir()):
-            self.store.upload(file, f"{name}/{file.name}")
-            sums[file.name] = file_sha256(file).hex()
+        try:
+            for file in sorted(folder.iterdir()):
+                self.store.upload(file, f"{name}/{file.name}")
+                sums[file.name] = file_sha256(file).hex()
+        except (UserError, OSError):
+            with suppress(UserError):
+                for stored in sums:
+                    self.store.delete(f"{name}/{stored}")
+            raise
         return sums
 
     def commit(self, commit: Commit) -> None:

@@ -4,8 +4,10 @@ import json
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,12 +55,10 @@ class MetricsLog:
     ):
         self.output, self.steps = output, distill.steps
         self.metrics = output / "metrics.jsonl"
-        try:
+        with self._writing():
             (output / "samples").mkdir(parents=True, exist_ok=True)
             (output / "tensorboard").mkdir(exist_ok=True)
             lost = self._drop_after(start)
-        except OSError as error:
-            raise UserError(f"distill.output: cannot write {output}: {error}") from error
         gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
         began, machine = time.time(), events.machine(gpu)
         reached, reached_at = lost.get("step"), lost.get("time")
@@ -74,8 +74,8 @@ class MetricsLog:
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line of metrics.jsonl, and one point on each curve."""
-        with self.metrics.open("a") as lines:
-            line = {"step": step, "time": round(time.time(), 2), **values}
+        line = {"step": step, "time": round(time.time(), 2), **values}
+        with self._writing(), self.metrics.open("a") as lines:
             lines.write(json.dumps(line) + "\n")
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
@@ -103,15 +103,31 @@ class MetricsLog:
     def __exit__(self, *error: Any) -> None:
         """Show the end and flush the curves."""
         self.bar.__exit__(*error)
-        self.board.close()
         if error[0] is not None:
-            text = f"{error[0].__name__}: {error[1]}"
-            events.note(self.output, events.now("failed", self.done, text))
+            event = events.now("failed", self.done, f"{error[0].__name__}: {error[1]}")
         else:
-            kind: Literal["end", "left"] = "end" if self.done == self.steps else "left"
-            events.note(self.output, events.now(kind, self.done))
+            event = events.now("end" if self.done == self.steps else "left", self.done)
+        try:
+            with self._writing():
+                self.board.close()
+                events.note(self.output, event)
+        except UserError as own:
+            if error[0] is None:
+                raise
+            log.warning("%s", own)  # what ended the run is told by itself
         if self.wandb is not None:
             self.wandb.close(failed=error[0] is not None)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Raises UserError where the block cannot write."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"distill.output: cannot write {self.output}: {error.strerror}; free space or "
+                "choose another folder, then run the same command again"
+            ) from error
 
     def _drop_after(self, start: int) -> dict[str, Any]:
         """Drop the lines of steps that will be done again; gives the last of them, or nothing."""

@@ -76,7 +76,9 @@ def new_folder(folder: str | Path, provenance: dict[str, object]) -> Iterator[Pa
             fresh.rename(folder)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot write {folder}: {reason}") from error
+        raise UserError(
+            f"cannot write {folder}: {reason}; free space or choose another folder"
+        ) from error
 
 
 def read_provenance(folder: str | Path) -> dict[str, object] | None:
