@@ -105,13 +105,13 @@ def repeated(path: Path, count: int, **values: object) -> Path:
         compression="zstd",
         dictionary_pagesize_limit=2**26,
     )
-    assert path.stat().st_size < 10_000
+    assert path.stat().st_size < 100_000
     return path
 
 
 def test_a_few_bytes_do_not_become_millions_of_images(tmp_path):
-    path = repeated(tmp_path / "a.parquet", 1_000_000, image=IMAGE)
-    with pytest.raises(UserError, match="encode.source: .*a.parquet cannot have 1000000 images"):
+    path = repeated(tmp_path / "a.parquet", 3_000_000, image=IMAGE)
+    with pytest.raises(UserError, match="encode.source: .*a.parquet cannot have 3000000 images"):
         listed(tmp_path, path, "nothing")
 
 
@@ -125,9 +125,9 @@ def test_a_few_bytes_do_not_become_gigabytes_of_captions(tmp_path):
 
 def test_slices_are_small_where_one_value_stands_for_many_rows(tmp_path):
     value = b"\x89PNG" + bytes(2**25 - 4)
-    path = repeated(tmp_path / "a.parquet", 2000, image=value)
+    path = repeated(tmp_path / "a.parquet", 1000, image=value)
     found = listed(tmp_path, path, "nothing")
-    samples, reader = found.samples(range(40)), found.reader(str(path), S3)
+    samples, reader = found.samples(range(17)), found.reader(str(path), S3)
     before = pa.total_allocated_bytes()
     for sample in samples:
         assert len(reader.read(sample)) == len(value)

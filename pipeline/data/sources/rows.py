@@ -32,7 +32,7 @@ _SLICE = 2**26
 _MOST = 2**28
 """The same, even if every row were as large as the column of its row group."""
 _KEPT = 3 * _SLICE, 8
-"""Bytes of images, and slices, that stay in memory if there are more."""
+"""Bytes of images that stay in memory, and images that do whatever their size."""
 _TOGETHER = 2**16
 """Rows that are read at once at most."""
 _IMAGES = 10
@@ -168,7 +168,7 @@ class _Images:
         self._ends = list(accumulate(group.num_rows for group in groups))
         self._size = min(_rows_of_slice(groups, self._leaf), _rows_at_most(file, self._leaf))
         self._slices: deque[tuple[int, pa.Array]] = deque()
-        self._bytes, self._next = 0, -1
+        self._bytes, self._rows, self._next = 0, 0, -1
         self._onward: Iterator[pa.RecordBatch] = iter(())
 
     def at(self, row: int) -> bytes:
@@ -201,8 +201,11 @@ class _Images:
         most, least = _KEPT
         self._slices.append((start, values))
         self._bytes += values.nbytes
-        while self._bytes > most and len(self._slices) > least:
-            self._bytes -= self._slices.popleft()[1].nbytes
+        self._rows += len(values)
+        while self._bytes > most and self._rows - len(self._slices[0][1]) >= least:
+            _, oldest = self._slices.popleft()
+            self._bytes -= oldest.nbytes
+            self._rows -= len(oldest)
 
 
 def _rows_of_slice(groups: Sequence[Any], path: str) -> int:
