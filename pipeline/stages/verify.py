@@ -223,7 +223,7 @@ def _read(
     """All rows of a shard, whose size, plan and checksum are right."""
     if size != shard.bytes:
         raise DamagedError(
-            "is missing" if size is None else f"has {size} bytes, {shard.bytes} expected"
+            "is missing" if size is None else f"{size} bytes, {shard.bytes} expected"
         )
     with store.open(shard.name) as file:
         content = decode_all(file, plan.shape, store.uri(shard.name))

@@ -1,15 +1,12 @@
 """Laws of the S3 store, on moto's S3 in this process."""
 
-import io
 import pickle
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import boto3
 import botocore.client
 import pyarrow.parquet as pq
 import pytest
-import torch
 from botocore.exceptions import (
     ClientError,
     ConnectionClosedError,
@@ -18,7 +15,6 @@ from botocore.exceptions import (
     TokenRetrievalError,
     UnauthorizedSSOTokenError,
 )
-from moto import mock_aws
 
 from pipeline.config import S3Config
 from pipeline.data import s3, shards
@@ -26,21 +22,12 @@ from pipeline.data.ranges import ATTEMPTS
 from pipeline.data.reader import PairReader
 from pipeline.data.s3 import S3Store
 from pipeline.data.storage import Storage, probe
-from pipeline.utils.errors import DamagedError, UserError
+from pipeline.utils.errors import UserError
 
 
 @pytest.fixture
-def store(monkeypatch) -> Iterator[Storage]:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "some-key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-nobody-may-see")
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
-    monkeypatch.setattr(s3.time, "sleep", lambda _: None)
-    with mock_aws():
-        s3._connect.cache_clear()
-        boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="bucket")
-        found = Storage("s3://bucket/some/set/", S3Config(region="us-east-1"), "pairs.output")
-        yield found
-    s3._connect.cache_clear()
+def store(s3_store: Storage) -> Storage:
+    return s3_store
 
 
 def answer(monkeypatch, operation: str, *replies) -> list[dict]:
@@ -135,68 +122,6 @@ def test_a_body_that_breaks_off_is_read_again(store, monkeypatch):
     answer(monkeypatch, "GetObject", *[broken] * ATTEMPTS)
     with pytest.raises(UserError, match="cannot read s3://bucket/some/set/x: .*run the same"):
         store.get("x")
-
-
-def bodies(monkeypatch, *changes) -> list[dict]:
-    """Let the next answers of GetObject have other bodies, of the length that they announce."""
-    real, queue, calls = botocore.client.BaseClient._make_api_call, list(changes), []
-
-    def call(self, name, arguments):
-        reply = real(self, name, arguments)
-        if name == "GetObject":
-            calls.append(arguments)
-            if queue:
-                body = queue.pop(0)(reply["Body"].read())
-                reply |= {"Body": io.BytesIO(body), "ContentLength": len(body)}
-        return reply
-
-    monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", call)
-    return calls
-
-
-@pytest.mark.parametrize("change", [lambda body: body[:-1], lambda body: body + b"1"])
-def test_a_range_of_another_length_is_asked_for_again(store, monkeypatch, change):
-    store.put("x", bytes(range(100)))
-    with monkeypatch.context() as patch:
-        calls = bodies(patch, change, change)
-        with store.open("x") as file:
-            file.seek(10)
-            assert file.read(5) == bytes(range(10, 15))
-        assert len(calls) == 3
-    with monkeypatch.context() as patch, store.open("x") as file:
-        bodies(patch, *[change] * ATTEMPTS)
-        with pytest.raises(UserError, match="set/x: .* bytes, 5 expected; run the same"):
-            file.read(5)
-
-
-def test_a_body_of_another_length_than_it_announces_is_asked_for_again(store, monkeypatch):
-    store.put("x", b"12")
-    real, calls = botocore.client.BaseClient._make_api_call, []
-
-    def call(self, name, arguments):
-        calls.append(name)
-        return real(self, name, arguments) | ({"ContentLength": 3} if len(calls) < 3 else {})
-
-    monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", call)
-    assert store.get("x") == b"12"
-    assert calls == ["GetObject"] * 3
-
-
-def test_wrong_bytes_are_read_once_more_and_then_named(store, tiny, monkeypatch):
-    plan = tiny.plan()
-    shards.write(store, plan, 0, tiny.batch(plan, 0))
-    shards.close(store, plan, plan.shard_size)
-    flipped = lambda body: bytes([body[0] ^ 1]) + body[1:]  # noqa: E731
-    expected = PairReader(store, 0, 4).batch(0)
-    reader = PairReader(store, 0, 4)
-    with monkeypatch.context() as patch:
-        bodies(patch, lambda body: body, flipped)
-        assert torch.equal(reader.batch(0).noise, expected.noise)
-    reader = PairReader(store, 0, 4)
-    with monkeypatch.context() as patch:
-        bodies(patch, *[flipped] * 100)
-        with pytest.raises(DamagedError, match="s3://bucket/some/set/pairs-0.*delete it and run"):
-            reader.batch(0)
 
 
 @pytest.mark.parametrize(
