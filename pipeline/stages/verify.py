@@ -222,9 +222,7 @@ def _read(
 ) -> Batch:
     """All rows of a shard, whose size, plan and checksum are right."""
     if size != shard.bytes:
-        raise DamagedError(
-            "is missing" if size is None else f"{size} bytes, {shard.bytes} expected"
-        )
+        raise DamagedError("is missing" if size is None else f"{size} bytes, not {shard.bytes}")
     with store.open(shard.name) as file:
         content = decode_all(file, plan.shape, store.uri(shard.name))
     if content.metadata.get("plan") != plan.fingerprint():
