@@ -15,9 +15,9 @@ from pipeline.cluster.session import connect
 from pipeline.config import EncodeConfig, EvaluateConfig, PairsConfig
 from pipeline.data import shards
 from pipeline.data.lease import Lease
+from pipeline.data.manifest import Manifest
 from pipeline.data.plans import Plan
 from pipeline.data.s3 import REQUESTS
-from pipeline.data.shards import Manifest
 from pipeline.data.storage import Storage
 from pipeline.utils.errors import UserError
 from pipeline.utils.progress import Progress

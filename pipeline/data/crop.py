@@ -2,8 +2,10 @@
 
 import io
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import cache
 from importlib.util import find_spec
+from threading import Lock
 
 import numpy as np
 import torch
@@ -38,6 +40,9 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF's orientation -> what undoes it."""
+_LARGE = 2**25
+"""Pixels above which images are taken one by one, so that their number does not fill the memory."""
+_ALONE = Lock()
 
 
 class UnreadableError(Exception):
@@ -71,7 +76,10 @@ def read_image(data: bytes, channels: int, height: int, width: int) -> Tensor:
     """
     formats = _formats(data)
     try:
-        with Image.open(io.BytesIO(_without_words(data)), formats=formats) as file:
+        with (
+            Image.open(io.BytesIO(_without_words(data)), formats=formats) as file,
+            _ALONE if file.width * file.height > _LARGE else nullcontext(),
+        ):
             _scale_key(file, data)
             image = _flat(_upright(file)).convert(_MODES[channels])
             image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
@@ -167,7 +175,7 @@ def _flat(image: Image.Image) -> Image.Image:
         image = _eight_bits(image)
     if not image.has_transparency_data:
         return image
-    image = image.convert("RGBA")
+    image = image if image.mode == "RGBA" else image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 

@@ -1,11 +1,11 @@
 """Objects in Google Cloud Storage: each by one upload on the condition that there is none."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from google.api_core.exceptions import (
@@ -16,12 +16,15 @@ from google.api_core.exceptions import (
 )
 from google.auth.exceptions import DefaultCredentialsError, RefreshError
 from google.cloud import storage
+from google.cloud.storage.exceptions import DataCorruption
 from google.cloud.storage.retry import DEFAULT_RETRY
 from requests import RequestException
 
-from pipeline.data.ranges import Ranges
+from pipeline.data.ranges import BrokenError, Ranges, patient, whole
 from pipeline.utils.errors import UserError
 
+_Result = TypeVar("_Result")
+_AGAIN = "run the same command again"
 _ADVICE = {
     401: "check the credentials",
     403: "give the account the role Storage Object User on the bucket",
@@ -55,8 +58,7 @@ class GSStore:
             return False
 
     def get(self, name: str) -> bytes:
-        with self._errors("read", name):
-            return bytes(self._blob(name).download_as_bytes())
+        return self._patient(name, lambda: bytes(self._blob(name).download_as_bytes()))
 
     def open(self, name: str) -> pa.NativeFile:
         blob = self._blob(name)
@@ -64,8 +66,10 @@ class GSStore:
             blob.reload()
 
         def part(first: int, last: int) -> bytes:
-            with self._errors("read", name):
-                return bytes(blob.download_as_bytes(start=first, end=last))
+            size = last - first + 1
+            return self._patient(
+                name, lambda: whole(blob.download_as_bytes(start=first, end=last), size)
+            )
 
         return pa.PythonFile(Ranges(part, blob.size), mode="r")
 
@@ -84,8 +88,7 @@ class GSStore:
 
     def download(self, name: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with self._errors("read", name):
-            self._blob(name).download_to_filename(str(path))
+        self._patient(name, lambda: self._blob(name).download_to_filename(str(path)))
 
     def delete(self, name: str) -> None:
         with self._errors("delete", name), suppress(NotFound):
@@ -100,6 +103,18 @@ class GSStore:
             for blob in self._client.list_blobs(self.bucket, prefix=self.prefix + prefix):
                 if name := blob.name[len(self.prefix) :]:
                     yield name, blob
+
+    def _patient(self, name: str, read: Callable[[], _Result]) -> _Result:
+        """Read again where the bytes are not those that were announced."""
+
+        def attempt() -> _Result:
+            with self._errors("read", name):
+                return read()
+
+        try:
+            return patient(attempt)
+        except BrokenError as error:
+            raise UserError(f"cannot read {self.uri(name)}: {error}; {_AGAIN}") from error
 
     def _blob(self, name: str) -> Any:
         return self._client.bucket(self.bucket).blob(self.prefix + name)
@@ -125,11 +140,13 @@ class GSStore:
         except GoogleAPICallError as error:
             reason, advice = (
                 error.message,
-                _ADVICE.get(error.code or 0, "run the same command again"),
+                _ADVICE.get(error.code or 0, _AGAIN),
             )
             if error.code == 404 and verb == "read":
                 reason, advice = "no such object", "run the job that makes it"
             raise UserError(f"{where}: {reason}; {advice}") from error
+        except DataCorruption as error:
+            raise BrokenError(str(error).partition("\n")[0]) from error
         except (RetryError, RequestException) as error:
             raise UserError(f"{where}: {error}; check the network, run again") from error
 

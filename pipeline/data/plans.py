@@ -27,6 +27,10 @@ class Plan:
         """
         raise NotImplementedError
 
+    def name(self, ids: range) -> str:
+        """Of the shard of these sample ids."""
+        return f"{self.kind.prefix}-{ids.start:012d}-{ids.stop:012d}.parquet"
+
     def fingerprint(self) -> str:
         """Short hash of all fields."""
         values = asdict(self)  # type: ignore[call-overload]

@@ -1,7 +1,42 @@
-"""A remote object as a file."""
+"""A remote object as a file, and patience with what brings its bytes."""
 
 import io
+import time
 from collections.abc import Callable
+from typing import TypeVar
+
+ATTEMPTS = 6
+"""Tries of one request: throttling, 5xx and broken connections are waited out."""
+_Result = TypeVar("_Result")
+
+
+class BrokenError(Exception):
+    """The connection broke while a body was read."""
+
+
+def patient(read: Callable[[], _Result]) -> _Result:
+    """What `read` gives, again and again where the connection breaks.
+
+    Raises:
+        BrokenError: If it breaks `ATTEMPTS` times.
+    """
+    for attempt in range(ATTEMPTS - 1):
+        try:
+            return read()
+        except BrokenError:
+            time.sleep(min(0.1 * 2**attempt, 5))
+    return read()
+
+
+def whole(body: bytes, size: int) -> bytes:
+    """A body that has so many bytes.
+
+    Raises:
+        BrokenError: If it has others.
+    """
+    if len(body) != size:
+        raise BrokenError(f"{len(body)} bytes, {size} expected")
+    return body
 
 
 class Ranges(io.RawIOBase):

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from pipeline.data import real, schema
+from pipeline.data.manifest import Manifest, Shard
 from pipeline.data.plans import PairPlan, RealPlan
 from pipeline.data.real import RealBatch
-from pipeline.data.shards import Manifest, Shard, read_manifest
+from pipeline.data.shards import read_manifest
 from pipeline.data.storage import Store
+from pipeline.data.twice import twice
 from pipeline.diffusion.pairs import PairBatch
 from pipeline.diffusion.seeds import generator
 from pipeline.utils.errors import UserError
@@ -111,9 +113,11 @@ class _Reader(Generic[_Batch]):
         rng = generator(self._seed, f"{self._plan.kind.title} rows", epoch, number)
         return window, torch.randperm(len(window.ids), generator=rng)
 
+    @twice
     def _read(self, shard: Shard, group: int, rows: int) -> _Batch:
         plan, where = self._plan, self._store.uri(shard.name)
         with self._store.open(shard.name) as file:
+            schema.check_size(file.size(), shard.bytes, where, plan.kind)
             batch = self._decode(file, group, plan.shape, self._fingerprint, where)
         again = f"delete it and run {plan.kind.job} again"
         if len(batch.ids) != rows or (batch.labels is None) != (plan.classes is None):

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from pipeline.data import crop, schema, shards
+from pipeline.data.manifest import Manifest
 from pipeline.data.plans import RealPlan
 from pipeline.data.schema import Content
-from pipeline.data.shards import Manifest
 from pipeline.data.storage import Store
-from pipeline.utils.errors import UserError
+from pipeline.data.twice import twice
+from pipeline.utils.errors import DamagedError, UserError
 
 PREPARATION = f"{crop.PREPARATION}; the VAE's mode"
-_CAPTION = "caption"
 _DAMAGED = "damaged-"
 
 
@@ -149,18 +149,19 @@ def damaged(store: Store) -> Iterator[Damaged]:
     return chain.from_iterable(_damaged(store, name) for name in store.list(_DAMAGED))
 
 
+@twice
 def _damaged(store: Store, name: str) -> list[Damaged]:
     try:
         return [Damaged(**each) for each in json.loads(store.get(name))]
     except (TypeError, ValueError) as error:
-        raise UserError(f"{store.uri(name)} is damaged ({error}); delete it") from error
+        raise DamagedError(f"{store.uri(name)} is damaged ({error}); delete it") from error
 
 
 def encode(batch: RealBatch, metadata: Mapping[str, str]) -> bytes:
     """The Parquet file of these images; the same images and metadata give the same bytes."""
     arrays = schema.numbers(batch.ids, batch.labels)
     if batch.captions is not None:
-        arrays[_CAPTION] = schema.texts(batch.captions)
+        arrays[schema.CAPTION] = schema.texts(batch.captions)
     arrays[schema.IMAGE] = schema.to_binary(batch.images)
     return schema.to_file(arrays, metadata, batch.images)
 
@@ -170,19 +171,18 @@ def decode(
 ) -> RealBatch:
     """Read one row group of a shard; as `schema.decode`."""
     with schema.readable(name, schema.REAL):
-        return _batch(schema.read_group(file, group, plan), shape)
+        return _batch(schema.read_group(file, group, plan, name), shape)
 
 
 def decode_all(file: pa.NativeFile, shape: tuple[int, int, int], name: str) -> Content[RealBatch]:
     """Read a whole shard, to check it; as `schema.decode_all`."""
     with schema.readable(name, schema.REAL):
         shard = pq.ParquetFile(file)
-        table = shard.read(use_threads=False)
-        return Content(_batch(table, shape), schema.footer(shard), schema.digest(table))
+        return Content(_batch(schema.read_all(shard), shape), schema.footer(shard))
 
 
 def _batch(table: pa.Table, shape: tuple[int, int, int]) -> RealBatch:
-    named = _CAPTION in table.column_names
-    captions = tuple(schema.from_texts(table[_CAPTION])) if named else None
+    named = schema.CAPTION in table.column_names
+    captions = tuple(schema.from_texts(table[schema.CAPTION])) if named else None
     images = schema.images_of(table, schema.IMAGE, shape)
     return RealBatch(*schema.numbers_of(table), captions, images)

@@ -27,13 +27,11 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 
-from pipeline.data.ranges import Ranges
+from pipeline.data.ranges import ATTEMPTS, BrokenError, Ranges, patient, whole
 from pipeline.utils.errors import UserError
 
 REQUESTS: Counter[str] = Counter()
 """What this process has sent, by operation: repeated tries count."""
-ATTEMPTS = 6
-"""Tries of one request: throttling, 5xx and broken connections are waited out."""
 
 _UNKNOWN = (
     CredentialRetrievalError,
@@ -120,7 +118,7 @@ class S3Store:
         raise UserError(f"cannot write {self.uri(name)}: other writers keep it busy; run again")
 
     def get(self, name: str) -> bytes:
-        return self._patient(name, lambda client, key: client.get_object(**key)["Body"].read())
+        return self._patient(name, lambda client, key: _body(client.get_object(**key)))
 
     def upload(self, file: Path, name: str) -> None:
         with self._errors("write", name):
@@ -131,8 +129,9 @@ class S3Store:
 
         def part(first: int, last: int) -> bytes:
             span = f"bytes={first}-{last}"
+            size = last - first + 1
             return self._patient(
-                name, lambda client, key: client.get_object(**key, Range=span)["Body"].read()
+                name, lambda client, key: _body(client.get_object(**key, Range=span), size)
             )
 
         return pa.PythonFile(Ranges(part, size), mode="r")
@@ -182,14 +181,15 @@ class S3Store:
     def _patient(self, name: str, read: Callable[[Any, dict[str, str]], _Result]) -> _Result:
         """Read again where the connection broke, which may be in the middle of the body."""
         key = {"Bucket": self.bucket, "Key": self.prefix + name}
-        for attempt in range(ATTEMPTS):
-            try:
-                with self._errors("read", name):
-                    return read(self._client, key)
-            except _BrokenError as error:
-                cause = error
-                time.sleep(min(0.1 * 2**attempt, 5))
-        raise UserError(f"cannot read {self.uri(name)}: {cause}; {_AGAIN}")
+
+        def attempt() -> _Result:
+            with self._errors("read", name):
+                return read(self._client, key)
+
+        try:
+            return patient(attempt)
+        except BrokenError as error:
+            raise UserError(f"cannot read {self.uri(name)}: {error}; {_AGAIN}") from error
 
     @contextmanager
     def _errors(self, verb: str, name: str) -> Iterator[None]:
@@ -215,10 +215,15 @@ class S3Store:
             ) from error
         except _BROKEN as error:
             if verb == "read":
-                raise _BrokenError(str(error)) from error
+                raise BrokenError(str(error)) from error
             raise UserError(f"{where}: {error}; {_AGAIN}") from error
         except (BotoCoreError, Boto3Error) as error:
             raise UserError(f"{where}: {error}; check s3.endpoint and the network") from error
+
+
+def _body(reply: dict[str, Any], size: int | None = None) -> bytes:
+    """The bytes of a reply: so many, or as many as it announces."""
+    return whole(reply["Body"].read(), reply["ContentLength"] if size is None else size)
 
 
 def _version(found: dict[str, Any]) -> str:
@@ -231,10 +236,6 @@ class _TakenError(Exception):
 
 class _ConflictError(Exception):
     """Another writer is putting the same name now."""
-
-
-class _BrokenError(Exception):
-    """The connection broke while a body was read."""
 
 
 @cache

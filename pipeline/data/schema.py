@@ -3,10 +3,10 @@
 A shard of pairs has the columns `sample_id` (int64), `label` (int32; absent in an unconditional
 set), `prompt` (string; what the label stands for, where it does), `noise` and `image` (float16,
 little-endian, C x H x W, as fixed-size binary). They are stored plainly, in row groups of `GROUP`,
-so reading one is a copy of bytes; what made the rows stands in the file's metadata.
+so reading one is a copy of bytes. What made the rows stands in the file's metadata, with the
+SHA-256 of them all and a checksum of each row group, by which every read is checked.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,15 +21,19 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from pipeline.data.checksums import checksum, digest, raw
 from pipeline.diffusion.pairs import PairBatch
 from pipeline.utils.errors import DamagedError
 
 VERSION = 3
 GROUP = 256
 
-ID, LABEL, IMAGE = "sample_id", "label", "image"
+ID, LABEL, CAPTION, IMAGE = "sample_id", "label", "caption", "image"
 _PROMPT, _NOISE = "prompt", "noise"
+_COLUMNS = (ID, LABEL, CAPTION, _PROMPT, _NOISE, IMAGE)
 Batch = TypeVar("Batch")
+_EARLIER: dict[tuple[str, str], list[str]] = {}
+"""Name and SHA-256 of a shard that has no checksums of its row groups -> these, found here."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ def encode(
 
     Args:
         batch: Pairs on any device.
-        metadata: What made them; `shape`, `dtype` and `sha256` are added here.
+        metadata: What made them; `shape`, `dtype`, `sha256` and `checksums` are added here.
         prompts: Of each pair, or None.
     """
     arrays = numbers(batch.ids, batch.labels)
@@ -130,24 +134,13 @@ def to_file(arrays: dict[str, pa.Array], metadata: Mapping[str, str], images: Te
         store_schema=False,
     ) as writer:
         writer.write_table(table, row_group_size=GROUP)
-        writer.add_key_value_metadata({**metadata, **own, "sha256": digest(table)})
+        sums = {"sha256": digest(table), "checksums": json.dumps(_checksums(table))}
+        writer.add_key_value_metadata({**metadata, **own, **sums})
     return bytes(file.getvalue())
 
 
-def digest(table: pa.Table) -> str:
-    """SHA-256 of the rows: the raw little-endian values, column after column, in hex.
-
-    Text is UTF-8, with a zero byte between two of them; a list of texts is JSON.
-    """
-    content = hashlib.sha256()
-    for column in table.columns:
-        if pa.types.is_string(column.type):
-            content.update("\0".join(column.to_pylist()).encode())
-        elif pa.types.is_list(column.type):
-            content.update("\0".join(map(json.dumps, column.to_pylist())).encode())
-        else:
-            content.update(_raw(column).to_numpy().data)
-    return content.hexdigest()
+def _checksums(table: pa.Table) -> list[str]:
+    return [checksum(table.slice(first, GROUP)) for first in range(0, len(table), GROUP)]
 
 
 def decode(
@@ -166,15 +159,57 @@ def decode(
         UserError: If the shard is truncated, damaged, of another layout or of another plan.
     """
     with readable(name, PAIRS):
-        return _pairs(read_group(file, group, plan), shape)
+        return _pairs(read_group(file, group, plan, name), shape)
 
 
-def read_group(file: pa.NativeFile, group: int, plan: str) -> pa.Table:
-    """One row group of a shard of any kind; raises ValueError if it is of another plan."""
+def read_group(file: pa.NativeFile, group: int, plan: str, name: str) -> pa.Table:
+    """One row group of a shard of any kind, checked; arguments and errors as `decode`."""
+    shard = _open(file, plan)
+    table = shard.read_row_group(group, use_threads=False)
+    expected = _expected(shard, name)[group]
+    if (actual := checksum(table)) != expected:
+        raise ValueError(f"row group {group} has the checksum {actual}, not {expected}")
+    return table
+
+
+def check(file: pa.NativeFile, plan: str, ids: range, rows: int, name: str, kind: Kind) -> None:
+    """Read a whole shard of any kind, to see that it has so many rows of these ids, and is sound.
+
+    Raises:
+        DamagedError: If not.
+    """
+    with readable(name, kind):
+        found = read_all(_open(file, plan))[ID].to_pylist()
+        if len(found) != rows or found != sorted(set(found).intersection(ids)):
+            raise ValueError(f"{len(found)} rows, not {rows} of the ids that its name says")
+
+
+def _open(file: pa.NativeFile, plan: str) -> pq.ParquetFile:
     shard = pq.ParquetFile(file)
     if (found := footer(shard).get("plan")) != plan:
         raise ValueError(f"plan {found}, not {plan}")
-    return shard.read_row_group(group, use_threads=False)
+    return shard
+
+
+def _expected(shard: pq.ParquetFile, name: str) -> list[str]:
+    """The checksum of each row group; a shard of earlier versions is checked whole, once."""
+    known = footer(shard)
+    if (stored := known.get("checksums")) is not None:
+        return list(json.loads(stored))
+    key = name, known["sha256"]
+    if key not in _EARLIER:
+        _EARLIER[key] = _checksums(read_all(shard))
+    return _EARLIER[key]
+
+
+def read_all(shard: pq.ParquetFile) -> pa.Table:
+    """All rows; raises ValueError if they are not those that were written."""
+    table, expected = shard.read(use_threads=False), footer(shard)["sha256"]
+    if strange := sorted({*table.column_names}.difference(_COLUMNS)):
+        raise ValueError(f"the column {strange[0]}")
+    if (actual := digest(table)) != expected:
+        raise ValueError(f"its rows have the SHA-256 {actual}, not {expected}")
+    return table
 
 
 @dataclass(frozen=True)
@@ -184,13 +219,11 @@ class Content(Generic[Batch]):
     Attributes:
         batch: All its rows, as `decode` gives them.
         metadata: What its footer says.
-        sha256: `digest` of the rows as they are now.
         prompts: Of each pair, or None.
     """
 
     batch: Batch
     metadata: dict[str, str]
-    sha256: str
     prompts: list[str] | None = None
 
 
@@ -198,9 +231,9 @@ def decode_all(file: pa.NativeFile, shape: tuple[int, int, int], name: str) -> C
     """Read a whole shard, to check it; arguments and errors as in `decode`, whatever its plan."""
     with readable(name, PAIRS):
         shard = pq.ParquetFile(file)
-        table = shard.read(use_threads=False)
+        table = read_all(shard)
         prompts = table[_PROMPT].to_pylist() if _PROMPT in table.column_names else None
-        return Content(_pairs(table, shape), footer(shard), digest(table), prompts)
+        return Content(_pairs(table, shape), footer(shard), prompts)
 
 
 def footer(shard: pq.ParquetFile) -> dict[str, str]:
@@ -232,16 +265,15 @@ def to_binary(images: Tensor) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(width), len(values), [None, pa.py_buffer(values)])
 
 
-def _raw(column: pa.ChunkedArray) -> pa.UInt8Array:
-    """The bytes of a fixed-width column; no copy where it is one chunk, as in a row group."""
-    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    width = array.type.byte_width
-    data = pa.Array.from_buffers(pa.uint8(), array.buffers()[1].size, [None, array.buffers()[1]])
-    return data.slice(array.offset * width, len(array) * width)
-
-
 def _values(column: pa.ChunkedArray, dtype: torch.dtype) -> Tensor:
-    return from_dlpack(_raw(column)).view(dtype)
+    return from_dlpack(raw(column)).view(dtype)
+
+
+def check_size(found: int, expected: int, name: str, kind: Kind) -> None:
+    """Raises DamagedError, as `readable`, if a shard has not as many bytes as it should have."""
+    with readable(name, kind):
+        if found != expected:
+            raise ValueError(f"{found} bytes, {expected} expected")
 
 
 @contextmanager
@@ -249,7 +281,7 @@ def readable(name: str, kind: Kind) -> Iterator[None]:
     """What is wrong with a shard as a DamagedError that names it and the way out."""
     try:
         yield
-    except (pa.ArrowException, OSError, KeyError, ValueError, RuntimeError) as error:
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise DamagedError(
             f"{name} is no readable {kind.title} shard ({reason}); delete it and run {kind.job} "

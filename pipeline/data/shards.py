@@ -5,27 +5,29 @@
     manifest-5000.json                     the shards of a complete set of 5000 pairs
 
 Shards of real images begin with real- (see `real`). Each file is put once. Readers trust the
-manifest of the largest count and nothing else. A shard's checksum travels in its own footer;
-closing a set lists what is stored and reads no shard, so that the manifest describes what is there,
-whoever won the race to write it.
+manifest of the largest count and nothing else. A shard's checksums travel in its own footer;
+closing a set lists what is stored, so that the manifest describes what is there, whoever won the
+race to write it. It reads no shard but those that an earlier manifest lists otherwise.
 """
 
 import json
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
 
 from pipeline.data import schema
+from pipeline.data.manifest import Manifest, Shard
 from pipeline.data.plans import PairPlan, Plan
 from pipeline.data.schema import Kind
 from pipeline.data.storage import Store, ensure_json
+from pipeline.data.twice import twice
 from pipeline.diffusion.pairs import PairBatch
-from pipeline.utils.errors import UserError
+from pipeline.utils.errors import DamagedError, UserError
 
 PLAN = "plan.json"
 _Plan = TypeVar("_Plan", bound=Plan)
@@ -34,37 +36,7 @@ _GOLDEN = 0x9E3779B1
 NOISE = "Philox4x32-10 of (seed, stream 0, sample_id), AS 241 normal quantile, float16"
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One stored shard: its first id, its rows, and its size in bytes."""
-
-    name: str
-    first: int
-    rows: int
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Manifest(Generic[_Plan]):
-    """A complete set: its plan, its number of rows, and its shards by id."""
-
-    plan: _Plan
-    count: int
-    shards: tuple[Shard, ...]
-
-    def check_teacher(self: "Manifest[PairPlan]", fingerprint: str) -> None:
-        """Make sure that the pairs come from this teacher.
-
-        Raises:
-            UserError: If another teacher made them.
-        """
-        if self.plan.teacher != fingerprint:
-            raise UserError(
-                f"the pairs are of another teacher: {self.plan.teacher}, not {fingerprint}; "
-                "set pairs.output to a new folder and run jobs/pairs.py"
-            )
-
-
+@twice
 def open_plan(store: Store, plan: Plan) -> None:
     """Put the plan, or make sure that the one in the store is the same.
 
@@ -115,7 +87,7 @@ def missing(store: Store, plan: Plan, count: int) -> list[int]:
         UserError: If there can be no set of so many.
     """
     stored = _stored(store, plan.kind)
-    return [i for i, span in enumerate(plan.spans(count)) if _name(plan, span) not in stored]
+    return [i for i, span in enumerate(plan.spans(count)) if plan.name(span) not in stored]
 
 
 def write(
@@ -145,7 +117,7 @@ def write(
 
 def put(store: Store, plan: Plan, ids: range, shard: bytes) -> str:
     """Put the shard of these ids, unless it is there already; returns its name."""
-    name = _name(plan, ids)
+    name = plan.name(ids)
     store.put(name, shard)
     return name
 
@@ -158,6 +130,9 @@ def close(
 ) -> Manifest[_Plan]:
     """Put the manifest of a complete set, or return the one that is there.
 
+    Shards that were made again may have another size than the manifest there says: they are read
+    whole, and it is put anew.
+
     Args:
         store: Where the set is.
         plan: Of the set.
@@ -165,22 +140,34 @@ def close(
         lacking: First id of a shard -> how many of its ids have no row.
 
     Raises:
-        UserError: If a shard is missing, or not the one an earlier manifest lists.
+        UserError: If a shard is missing, or damaged since an earlier manifest listed it.
     """
     stored, shards = _stored(store, plan.kind), []
     for ids in plan.spans(count):
-        if (name := _name(plan, ids)) not in stored:
+        if (name := plan.name(ids)) not in stored:
             raise UserError(f"{store.uri(name)} is missing: run {plan.kind.job} again")
         rows = len(ids) - lacking.get(ids.start, 0)
         shards.append(Shard(name, ids.start, rows, stored[name]))
     manifest = Manifest(plan, sum(shard.rows for shard in shards), tuple(shards))
     name = f"manifest-{count}.json"
-    if not store.put(name, _dump(manifest)) and _load_manifest(store, name, type(plan)) != manifest:
-        raise UserError(
-            f"{store.uri(name)} lists other shards than those stored; "
-            f"delete this manifest and run {plan.kind.job} again"
-        )
+    if store.put(name, _dump(manifest)):
+        return manifest
+    if (before := _load_manifest(store, name, type(plan))) != manifest:
+        known = {each.name: each for each in before.shards}
+        for shard, ids in zip(shards, plan.spans(count), strict=True):
+            if known.get(shard.name) != shard or before.plan != plan:
+                _check(store, plan, shard, ids, known.get(shard.name, shard).bytes)
+        store.delete(name)
+        store.put(name, _dump(manifest))
     return manifest
+
+
+@twice
+def _check(store: Store, plan: Plan, shard: Shard, ids: range, expected: int) -> None:
+    """Read a whole shard; raises DamagedError if it is not sound."""
+    where = f"{store.uri(shard.name)} ({shard.bytes} bytes, {expected} expected)"
+    with store.open(shard.name) as file:
+        schema.check(file, plan.fingerprint(), ids, shard.rows, where, plan.kind)
 
 
 def finished(store: Store, plan: _Plan, count: int) -> Manifest[_Plan] | None:
@@ -237,19 +224,11 @@ def check_stored(store: Store, manifest: Manifest[_Plan]) -> None:
     for shard in manifest.shards:
         if shard.name not in stored:
             raise UserError(f"{store.uri(shard.name)} is missing: run {kind.job} again")
-        if stored[shard.name] != shard.bytes:
-            raise UserError(
-                f"{store.uri(shard.name)} is not the shard its manifest lists; "
-                f"delete it and run {kind.job} again"
-            )
+        schema.check_size(stored[shard.name], shard.bytes, store.uri(shard.name), kind)
 
 
 def _stored(store: Store, kind: Kind) -> dict[str, int]:
     return store.list(f"{kind.prefix}-")
-
-
-def _name(plan: Plan, ids: range) -> str:
-    return f"{plan.kind.prefix}-{ids.start:012d}-{ids.stop:012d}.parquet"
 
 
 def _dump(value: Any) -> bytes:
@@ -265,37 +244,16 @@ def _load_plan(values: dict[str, Any], where: str, plan: Any) -> Any:
     return plan(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
+@twice
 def _load_manifest(store: Store, name: str, plan: type[_Plan]) -> Manifest[_Plan]:
     where = store.uri(name)
     try:
         values = json.loads(store.get(name))
         shards = tuple(Shard(**each) for each in values["shards"])
         manifest = Manifest(_load_plan(values["plan"], where, plan), values["count"], shards)
-        fault = _fault(manifest, int(name[len("manifest-") : -len(".json")]))
+        fault = manifest.fault(int(name[len("manifest-") : -len(".json")]))
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         fault = repr(error)
     if fault:
-        raise UserError(f"{where} is damaged ({fault}); delete it and run {plan.kind.job} again")
+        raise DamagedError(f"{where} is damaged ({fault}); delete it and run {plan.kind.job} again")
     return manifest
-
-
-def _fault(manifest: Manifest[_Plan], ids: int) -> str:
-    """What cannot be so in the manifest of a set of so many ids; "" if all can."""
-    plan, shards = manifest.plan, manifest.shards
-    numbers = [manifest.count, *(n for each in shards for n in (each.first, each.rows, each.bytes))]
-    if any(type(number) is not int for number in numbers):
-        return "it has numbers that are no integers"
-    try:
-        spans = plan.spans(ids)
-    except UserError as error:
-        return str(error)
-    if [(each.name, each.first) for each in shards] != [(_name(plan, s), s.start) for s in spans]:
-        return f"it lists other shards than a set of {ids} has"
-    for shard, span in zip(shards, spans, strict=True):
-        least = len(span) if plan.kind is schema.PAIRS else 0
-        if not least <= shard.rows <= len(span):
-            return f"it gives {shard.name} {shard.rows} rows"
-    rows = sum(shard.rows for shard in shards)
-    return (
-        "" if rows == manifest.count else f"its count is {manifest.count}, its shards have {rows}"
-    )

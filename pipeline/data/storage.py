@@ -14,7 +14,7 @@ from pipeline.config import S3Config
 from pipeline.data.local import LocalStore
 from pipeline.data.s3 import S3Store
 from pipeline.utils import scratch, uris
-from pipeline.utils.errors import UserError
+from pipeline.utils.errors import DamagedError, UserError
 
 BLOCK = 2**20
 """Bytes read at once of a file that is read through: over a network, fewer and larger requests."""
@@ -199,13 +199,14 @@ def ensure_json(
 
     Raises:
         UserError: If the object is another one; names every difference.
+        DamagedError: If it is no JSON.
     """
     if store.put(name, (json.dumps(values, indent=1) + "\n").encode()):
         return
     try:
         found = _flat(json.loads(store.get(name)))
     except ValueError as error:
-        raise UserError(f"{store.uri(name)} is damaged ({error}); delete it") from error
+        raise DamagedError(f"{store.uri(name)} is damaged ({error}); delete it") from error
     wanted = _flat(values)
     differing = sorted(
         key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key)

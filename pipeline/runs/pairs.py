@@ -4,9 +4,10 @@ import json
 from functools import cached_property
 
 from pipeline.config import S3Config
+from pipeline.data.manifest import Manifest
 from pipeline.data.plans import PairPlan
 from pipeline.data.reader import PairReader
-from pipeline.data.shards import Manifest, read_manifest
+from pipeline.data.shards import read_manifest
 from pipeline.data.storage import Storage
 from pipeline.runs.run_folder import RUN
 

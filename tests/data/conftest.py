@@ -1,13 +1,18 @@
 """A small pair set for the tests of this room."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
+from moto import mock_aws
 
-from pipeline.data import shards
+from pipeline.config import S3Config
+from pipeline.data import s3, shards
 from pipeline.data.local import LocalStore
 from pipeline.data.plans import PairPlan
 from pipeline.data.schema import storable
+from pipeline.data.storage import Storage
 from pipeline.diffusion.pairs import PairBatch
 
 
@@ -54,3 +59,18 @@ def tiny() -> Tiny:
 def pairs(tiny: Tiny, tmp_path: Path) -> LocalStore:
     """A closed set of 1800 pairs in 3 shards."""
     return tiny.fill(tmp_path / "pairs", tiny.plan(), 1800)
+
+
+@pytest.fixture
+def s3_store(monkeypatch) -> Iterator[Storage]:
+    """A place in moto's S3, in this process."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "some-key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-nobody-may-see")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    monkeypatch.setattr(s3.time, "sleep", lambda _: None)
+    with mock_aws():
+        s3._connect.cache_clear()
+        boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="bucket")
+        found = Storage("s3://bucket/some/set/", S3Config(region="us-east-1"), "pairs.output")
+        yield found
+    s3._connect.cache_clear()

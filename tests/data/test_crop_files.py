@@ -3,7 +3,9 @@
 import io
 import struct
 import sys
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pillow_heif
 import pytest
@@ -178,3 +180,24 @@ def test_the_image_that_a_node_cannot_read_is_named(without_packages, tmp_path):
     pixels = found.reader(str(source), S3).pixels(found.samples(range(1)), 3, 8, 8)
     with pytest.raises(UserError, match="^encode.source: photo.jpg: .*extra `heif`"):
         list(pixels)
+
+
+def test_large_images_are_taken_one_by_one(monkeypatch):
+    """However many there are, memory holds one."""
+    monkeypatch.setattr(crop, "_LARGE", 100)
+    together, most, flat = [], [], crop._flat
+
+    def counted(image: Image.Image) -> Image.Image:
+        together.append(1)
+        time.sleep(0.02)
+        most.append(len(together))
+        together.pop()
+        return flat(image)
+
+    monkeypatch.setattr(crop, "_flat", counted)
+    for size, alone in (((20, 20), True), ((10, 10), False)):
+        most.clear()
+        with ThreadPoolExecutor(4) as threads:
+            each = [content(picture(0, size))] * 4
+            list(threads.map(lambda data: read_image(data, 3, 8, 8), each))
+        assert (max(most) == 1) is alone

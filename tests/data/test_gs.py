@@ -10,9 +10,11 @@ from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers import objects
 from gcp_storage_emulator.server import create_server
 from google.auth.exceptions import DefaultCredentialsError, RefreshError
+from google.cloud.storage import Blob
+from google.cloud.storage.exceptions import DataCorruption
 
 from pipeline.config import S3Config
-from pipeline.data import gs, shards
+from pipeline.data import gs, ranges, shards
 from pipeline.data.fetch import fetch
 from pipeline.data.gs import GSStore
 from pipeline.data.reader import PairReader
@@ -107,6 +109,43 @@ def test_files_go_there_and_back(store, tmp_path, monkeypatch):
         assert store.tree() != before
         copy = fetch("gs://bucket/some/set", S3Config(), "teacher.output")
         assert (copy / "folder" / "weights").read_bytes() == content
+
+
+@pytest.mark.parametrize("change", [lambda body: body[:-1], lambda body: body + b"1"])
+def test_a_range_of_another_length_is_asked_for_again(store, monkeypatch, change):
+    store.put("x", bytes(range(100)))
+    real, left = Blob.download_as_bytes, [2]
+
+    def changed(self, **span):
+        left[0] -= 1
+        return real(self, **span) if left[0] < 0 else change(real(self, **span))
+
+    monkeypatch.setattr(ranges.time, "sleep", lambda _: None)
+    monkeypatch.setattr(Blob, "download_as_bytes", changed)
+    with store.open("x") as file:
+        file.seek(10)
+        assert file.read(5) == bytes(range(10, 15))
+        left[0] = ranges.ATTEMPTS
+        with pytest.raises(UserError, match="set/x: .* bytes, 5 expected; run the same"):
+            file.read(5)
+
+
+def test_a_body_with_another_checksum_is_asked_for_again(store, monkeypatch):
+    store.put("x", b"12")
+    real, left = Blob.download_as_bytes, [2]
+
+    def corrupt(self, **span):
+        left[0] -= 1
+        if left[0] >= 0:
+            raise DataCorruption(None, "another MD5")
+        return real(self, **span)
+
+    monkeypatch.setattr(ranges.time, "sleep", lambda _: None)
+    monkeypatch.setattr(Blob, "download_as_bytes", corrupt)
+    assert store.get("x") == b"12"
+    left[0] = ranges.ATTEMPTS
+    with pytest.raises(UserError, match="set/x: another MD5; run the same"):
+        store.get("x")
 
 
 def test_refusals_name_object_reason_and_way_out(store):

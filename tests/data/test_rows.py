@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -88,6 +89,49 @@ def test_a_pointer_of_git_lfs_is_named(tmp_path):
             UserError, match=rf"{name} .it is a pointer of git-lfs.; run git lfs pull"
         ):
             listed(tmp_path, write(tmp_path / name, POINTER))
+
+
+def repeated(path: Path, count: int, **values: object) -> Path:
+    """A file of few bytes: in each column all rows are one value of a dictionary."""
+    indices = pa.array(np.zeros(count, np.int32))
+    columns = {
+        name: pa.DictionaryArray.from_arrays(indices, pa.array([value]))
+        for name, value in values.items()
+    }
+    pq.write_table(
+        pa.table(columns),
+        path,
+        row_group_size=count,
+        compression="zstd",
+        dictionary_pagesize_limit=2**26,
+    )
+    assert path.stat().st_size < 100_000
+    return path
+
+
+def test_a_few_bytes_do_not_become_millions_of_images(tmp_path):
+    path = repeated(tmp_path / "a.parquet", 3_000_000, image=b"\x89PNG")
+    with pytest.raises(UserError, match="encode.source: .*a.parquet cannot have 3000000 images"):
+        listed(tmp_path, path, "nothing")
+
+
+def test_a_few_bytes_do_not_become_gigabytes_of_captions(tmp_path):
+    path = repeated(tmp_path / "a.parquet", 2000, image=IMAGE, text="x" * 2**23)
+    before = pa.default_memory_pool().max_memory()
+    with pytest.raises(UserError, match="encode.source: .*a.parquet cannot have .* column text"):
+        listed(tmp_path, path)
+    assert pa.default_memory_pool().max_memory() - before < 2**30
+
+
+def test_slices_are_small_where_one_value_stands_for_many_rows(tmp_path):
+    value = b"\x89PNG" + bytes(2**25 - 4)
+    path = repeated(tmp_path / "a.parquet", 1000, image=value)
+    found = listed(tmp_path, path, "nothing")
+    samples, reader = found.samples(range(17)), found.reader(str(path), S3)
+    before = pa.total_allocated_bytes()
+    for sample in samples:
+        assert len(reader.read(sample)) == len(value)
+        assert pa.total_allocated_bytes() - before < 2**30
 
 
 def test_images_come_in_any_order_from_slices_of_few_rows(tmp_path, monkeypatch):

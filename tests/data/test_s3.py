@@ -1,7 +1,6 @@
 """Laws of the S3 store, on moto's S3 in this process."""
 
 import pickle
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import boto3
@@ -16,10 +15,10 @@ from botocore.exceptions import (
     TokenRetrievalError,
     UnauthorizedSSOTokenError,
 )
-from moto import mock_aws
 
 from pipeline.config import S3Config
 from pipeline.data import s3, shards
+from pipeline.data.ranges import ATTEMPTS
 from pipeline.data.reader import PairReader
 from pipeline.data.s3 import S3Store
 from pipeline.data.storage import Storage, probe
@@ -27,17 +26,8 @@ from pipeline.utils.errors import UserError
 
 
 @pytest.fixture
-def store(monkeypatch) -> Iterator[Storage]:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "some-key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-nobody-may-see")
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
-    monkeypatch.setattr(s3.time, "sleep", lambda _: None)
-    with mock_aws():
-        s3._connect.cache_clear()
-        boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="bucket")
-        found = Storage("s3://bucket/some/set/", S3Config(region="us-east-1"), "pairs.output")
-        yield found
-    s3._connect.cache_clear()
+def store(s3_store: Storage) -> Storage:
+    return s3_store
 
 
 def answer(monkeypatch, operation: str, *replies) -> list[dict]:
@@ -129,7 +119,7 @@ def test_a_body_that_breaks_off_is_read_again(store, monkeypatch):
     calls = answer(monkeypatch, "GetObject", broken, broken, None)
     assert store.get("x") == b"12"
     assert len(calls) == 3
-    answer(monkeypatch, "GetObject", *[broken] * s3.ATTEMPTS)
+    answer(monkeypatch, "GetObject", *[broken] * ATTEMPTS)
     with pytest.raises(UserError, match="cannot read s3://bucket/some/set/x: .*run the same"):
         store.get("x")
 

@@ -2,16 +2,20 @@
 
 import io
 import json
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch import Tensor
 
-from pipeline.data import schema
+from pipeline.data import real, schema
+from pipeline.data.checksums import checksum
+from pipeline.data.real import RealBatch
 from pipeline.diffusion.pairs import PairBatch
-from pipeline.utils.errors import UserError
+from pipeline.utils.errors import DamagedError, UserError
 
 PLAN = {"plan": "p"}
 
@@ -88,6 +92,67 @@ def test_a_truncated_shard_is_named_with_the_way_out(damage):
     file = pa.BufferReader(damage(schema.encode(_batch(), PLAN)))
     with pytest.raises(UserError, match="the-shard .*delete it and run jobs/pairs.py again"):
         schema.decode(file, 0, (3, 4, 4), "p", "the-shard")
+
+
+def _real(rows: int) -> RealBatch:
+    words = tuple((f"a{id}", f"b{id}") if id % 2 else f"c{id}" for id in range(rows))
+    noise = torch.randn(rows, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    return RealBatch(torch.arange(rows), None, words, schema.storable(noise).half())
+
+
+def _without_checksums(data: bytes) -> bytes:
+    """As earlier versions wrote it; only the name in the footer is gone."""
+    assert data.count(b"checksums") == 1
+    return data.replace(b"checksums", b"elsewhere")
+
+
+SHARDS = {
+    "pairs": (schema.encode(_batch(30, (1, 2, 2)), PLAN, ["word"] * 30), schema.decode),
+    "real": (real.encode(_real(30), PLAN), real.decode),
+}
+SHARDS |= {
+    f"earlier {name}": (_without_checksums(data), decode) for name, (data, decode) in SHARDS.items()
+}
+
+
+@pytest.mark.parametrize(("data", "decode"), SHARDS.values(), ids=SHARDS)
+def test_a_changed_byte_anywhere_is_found_or_changes_nothing(data, decode):
+
+    def read(content: bytes, name: str) -> dict[str, object]:
+        batch = decode(pa.BufferReader(content), 0, (1, 2, 2), "p", name)
+        fields = vars(batch).items()
+        return {key: v.tolist() if isinstance(v, Tensor) else v for key, v in fields}
+
+    sound, outcomes = read(data, "sound"), Counter[str]()
+    for at in range(len(data)):
+        changed = bytearray(data)
+        changed[at] ^= 1 << at % 8
+        try:
+            assert read(bytes(changed), f"shard {at}") == sound, f"byte {at} of {len(data)}"
+            outcomes["same"] += 1
+        except DamagedError as error:
+            assert f"shard {at} " in str(error) and "\n" not in str(error)
+            outcomes["found"] += 1
+    assert outcomes["found"] > 3 * outcomes["same"]
+
+
+def test_a_shard_of_an_earlier_version_is_read_whole_once(monkeypatch):
+    data, decode = SHARDS["earlier pairs"]
+    whole, plain = [], pq.ParquetFile.read
+    monkeypatch.setattr(
+        pq.ParquetFile, "read", lambda *args, **more: (whole.append(1), plain(*args, **more))[1]
+    )
+    for name in ("one", "two"):
+        for _ in range(3):
+            decode(pa.BufferReader(data), 0, (1, 2, 2), "p", name)
+    assert len(whole) == 2
+
+
+def test_the_checksums_of_the_row_groups_stand_in_the_footer():
+    metadata = pq.read_metadata(io.BytesIO(schema.encode(_batch(), PLAN))).metadata
+    rows = pq.read_table(io.BytesIO(schema.encode(_batch(), PLAN)))
+    found = [checksum(rows.slice(first, 256)) for first in (0, 256, 512)]
+    assert json.loads(metadata[b"checksums"]) == found
 
 
 def test_a_shard_of_another_plan_shape_or_layout_is_refused():

@@ -11,8 +11,8 @@ import torch
 
 from pipeline.data import shards
 from pipeline.data.local import LocalStore
+from pipeline.data.manifest import Shard
 from pipeline.data.plans import RealPlan
-from pipeline.data.shards import Shard
 from pipeline.utils.errors import UserError
 
 
@@ -164,21 +164,11 @@ def test_a_set_with_a_missing_shard_is_not_closed(tiny, tmp_path):
 def test_a_shard_gone_or_changed_since_is_seen_before_training(pairs):
     manifest, path = shards.read_manifest(pairs), Path(pairs.uri(first(pairs)))
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match="000000000600.parquet is not the shard its manifest lists"):
+    with pytest.raises(UserError, match=r"000000000600.parquet .*bytes, .*delete it"):
         shards.check_stored(pairs, manifest)
     path.unlink()
     with pytest.raises(UserError, match="000000000600.parquet is missing: run jobs/pairs.py again"):
         shards.check_stored(pairs, manifest)
-
-
-def test_a_manifest_is_never_rewritten(pairs, tiny):
-    before = pairs.get("manifest-1800.json")
-    plan, path = tiny.plan(), Path(pairs.uri(first(pairs)))
-    assert shards.close(pairs, plan, 1800) == shards.read_manifest(pairs)
-    path.write_bytes(path.read_bytes() + b"1")
-    with pytest.raises(UserError, match="manifest-1800.json lists other shards.*delete this"):
-        shards.close(pairs, plan, 1800)
-    assert pairs.get("manifest-1800.json") == before
 
 
 def test_an_open_empty_or_damaged_set_cannot_be_read(pairs, tmp_path):

@@ -67,7 +67,7 @@ def _has_values(file: pq.ParquetFile, name: str) -> bool:
 
 def _first(file: pq.ParquetFile, name: str) -> bytes:
     """The first value that is not null."""
-    for batch in file.iter_batches(8, columns=[leaf(file, name)], use_threads=False):
+    for batch in file.iter_batches(1, columns=[leaf(file, name)], use_threads=False):
         for value in batch.column(0):
             if found := content(value):
                 return found

@@ -1,6 +1,7 @@
 """Which image of a source has which id: listed once, and kept beside the set."""
 
-from functools import cached_property
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,7 +11,8 @@ from pipeline.data.schema import footer
 from pipeline.data.sources.sample import Sample, Wanted
 from pipeline.data.sources.source import Reader, Source, to_samples
 from pipeline.data.storage import Store
-from pipeline.utils.errors import UserError
+from pipeline.data.twice import twice
+from pipeline.utils.errors import DamagedError, UserError
 
 NAME = "listing.parquet"
 GROUP = 1000
@@ -25,12 +27,15 @@ class Listing:
         store: Of the set.
 
     Raises:
-        UserError: If there is none.
+        UserError: If there is none, or it is damaged; so does whatever reads it.
     """
 
+    @twice
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._footer = footer(self._file)
+        with self._readable():
+            self._file = pq.ParquetFile(store.open(NAME), page_checksum_verification=True)
+            self._footer = footer(self._file)
 
     @property
     def source(self) -> str:
@@ -46,22 +51,23 @@ class Listing:
         """Gives the images of the source at this path."""
         return Reader(path, self._footer["kind"], s3, SETTING)
 
+    @twice
     def samples(self, ids: range) -> list[Sample]:
         """The images with these ids."""
         groups = range(ids.start // GROUP, (ids.stop - 1) // GROUP + 1)
-        table = self._file.read_row_groups(list(groups), use_threads=False)
+        with self._readable():
+            table = self._file.read_row_groups(list(groups), use_threads=False)
         start = ids.start - groups.start * GROUP
         return to_samples(table, range(start, start + len(ids)))
 
-    @cached_property
-    def _file(self) -> pq.ParquetFile:
-        where = self._store.uri(NAME)
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
         try:
-            return pq.ParquetFile(self._store.open(NAME))
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(
-                f"{where} is damaged ({str(error).partition(chr(10))[0]}); choose another "
-                "encode.output"
+            yield
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise DamagedError(
+                f"{self._store.uri(NAME)} is damaged ({str(error).partition(chr(10))[0]}); choose "
+                "another encode.output"
             ) from error
 
 
@@ -103,7 +109,9 @@ def open_listing(
 
 def _dump(table: pa.Table, metadata: dict[str, str]) -> bytes:
     file = pa.BufferOutputStream()
-    with pq.ParquetWriter(file, table.schema, compression="zstd", store_schema=False) as writer:
+    with pq.ParquetWriter(
+        file, table.schema, compression="zstd", store_schema=False, write_page_checksum=True
+    ) as writer:
         writer.write_table(table, row_group_size=GROUP)
         writer.add_key_value_metadata(metadata)
     return bytes(file.getvalue())
