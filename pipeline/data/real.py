@@ -14,6 +14,7 @@ from itertools import chain
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from pydantic_core import from_json
 from torch import Tensor
 
 from pipeline.data import crop, schema, shards
@@ -152,7 +153,7 @@ def damaged(store: Store) -> Iterator[Damaged]:
 @twice
 def _damaged(store: Store, name: str) -> list[Damaged]:
     try:
-        return [Damaged(**each) for each in json.loads(store.get(name))]
+        return [Damaged(**each) for each in from_json(store.get(name))]
     except (TypeError, ValueError) as error:
         raise DamagedError(f"{store.uri(name)} is damaged ({error}); delete it") from error
 

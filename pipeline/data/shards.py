@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar, overload
 
 import torch
+from pydantic_core import from_json
 from torch import Tensor
 
 from pipeline.data import schema
@@ -248,7 +249,7 @@ def _load_plan(values: dict[str, Any], where: str, plan: Any) -> Any:
 def _load_manifest(store: Store, name: str, plan: type[_Plan]) -> Manifest[_Plan]:
     where = store.uri(name)
     try:
-        values = json.loads(store.get(name))
+        values = from_json(store.get(name))
         shards = tuple(Shard(**each) for each in values["shards"])
         manifest = Manifest(_load_plan(values["plan"], where, plan), values["count"], shards)
         fault = manifest.fault(int(name[len("manifest-") : -len(".json")]))

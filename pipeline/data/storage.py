@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
+from pydantic_core import from_json
 
 from pipeline.config import S3Config
 from pipeline.data.local import LocalStore
@@ -204,7 +205,7 @@ def ensure_json(
     if store.put(name, (json.dumps(values, indent=1) + "\n").encode()):
         return
     try:
-        found = _flat(json.loads(store.get(name)))
+        found = _flat(from_json(store.get(name)))
     except ValueError as error:
         raise DamagedError(f"{store.uri(name)} is damaged ({error}); delete it") from error
     wanted = _flat(values)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic_core import from_json
 
 from pipeline.models.vocabulary import need_letters, need_vocabulary
 from pipeline.models.weights import misfit, weight_files
@@ -111,7 +112,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     """The object in a JSON file; raises UserError if there is none."""
     file = folder / name
     try:
-        content = json.loads(file.read_text())
+        content = from_json(file.read_text())
         if not isinstance(content, dict):
             raise ValueError("it holds no JSON object")
         match content.get("_class_name"):

@@ -1,11 +1,12 @@
 """Weights of a diffusers folder: which files hold them, and whether their network takes them."""
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import from_json
 
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import file_sha256
@@ -136,6 +137,6 @@ def weights_digest(folder: str | Path) -> str | None:
 
 def _indexed(index: Path) -> set[str]:
     try:
-        return set(json.loads(index.read_text())["weight_map"].values())
+        return set(from_json(index.read_text())["weight_map"].values())
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{index} is damaged: {type(error).__name__}: {error}") from error

@@ -1,13 +1,13 @@
 """Earlier weights that a new run begins from: a stage after a stage."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
 from torch import Tensor, nn
 
 from pipeline.config import DistillConfig, S3Config, TeacherConfig
@@ -121,7 +121,7 @@ class InitFrom:
             return
         only = name.removesuffix(".json")
         if name == STATE:
-            step = json.loads(storage.get(name))["step"]
+            step = _object(storage, name).get("step")
             storage = storage / "checkpoints"
             commits = CheckpointStore(storage, keep=1).commits()
             only = next((each.name for each in commits if each.step == step), "")
@@ -152,9 +152,19 @@ class InitFrom:
         for storage in places:
             for name in (RUN, PROVENANCE):
                 if name in storage.list():
-                    found = json.loads(storage.get(name))
-                    return found if isinstance(found, dict) else {}
+                    return _object(storage, name)
         return {}
+
+
+def _object(storage: Storage, name: str) -> dict[str, Any]:
+    """What a file says; raises UserError if it is damaged."""
+    try:
+        found = from_json(storage.get(name))
+    except ValueError as error:
+        raise UserError(f"{_SETTING}: {storage.uri(name)} is damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{_SETTING}: {storage.uri(name)} is damaged: it is no JSON object")
+    return found
 
 
 def _load_critic(critic: nn.Module, weights: dict[str, Tensor]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from pydantic_core import from_json
 from tensorboardX import SummaryWriter
 from torch import Tensor
 
@@ -145,7 +146,7 @@ class MetricsLog:
 def _parsed(line: str) -> dict[str, Any] | None:
     """The figures of a step; None of a line that has none."""
     try:
-        found = json.loads(line)
+        found = from_json(line)
     except ValueError:
         return None
     return found if isinstance(found, dict) and isinstance(found.get("step"), int) else None

@@ -1,7 +1,8 @@
 """The pairs that a run reads: those it began with, also when the set has grown since."""
 
-import json
 from functools import cached_property
+
+from pydantic_core import from_json
 
 from pipeline.config import S3Config
 from pipeline.data.manifest import Manifest
@@ -53,7 +54,7 @@ class RunPairs:
     def _begun_with(self) -> object:
         """What `run.json` says of the pairs; a damaged one says nothing, and the claim tells it."""
         try:
-            found = json.loads(self._run.get(RUN)) if RUN in self._run.list(RUN) else None
-        except (ValueError, RecursionError):
+            found = from_json(self._run.get(RUN)) if RUN in self._run.list(RUN) else None
+        except ValueError:
             return None
         return found.get("pairs") if isinstance(found, dict) else None

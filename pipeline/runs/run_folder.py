@@ -1,11 +1,12 @@
 """The folder of a run: a local one, or one in a bucket with files on their way there."""
 
-import json
 import logging
 import weakref
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import from_json
 
 from pipeline.data.storage import Storage
 from pipeline.models.export.save import PROVENANCE, AddFiles, save_denoiser
@@ -114,7 +115,7 @@ def stored_provenance(storage: Storage) -> Provenance | None:
     content = None
     if PROVENANCE in names:
         try:
-            content = json.loads(storage.get(PROVENANCE))
+            content = from_json(storage.get(PROVENANCE))
         except ValueError:
             pass
     if not isinstance(content, dict):

@@ -1,7 +1,8 @@
 """What a run comes to, from its settings alone."""
 
-import json
 from pathlib import Path
+
+from pydantic_core import from_json
 
 from pipeline.config import Config, DistillConfig, PairsConfig, TeacherConfig
 from pipeline.diffusion.solver import SOLVERS
@@ -23,7 +24,7 @@ def pair_bytes(shape: tuple[int, int, int]) -> int:
 def _stored_shape(teacher: TeacherConfig) -> tuple[int, int, int] | None:
     """Of the teacher that is there already, if there is one."""
     try:
-        unet = json.loads((Path(teacher.output) / "unet" / "config.json").read_text())
+        unet = from_json((Path(teacher.output) / "unet" / "config.json").read_text())
     except (OSError, ValueError):
         return None
     match unet:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import diffusers
 import torch
+from pydantic_core import from_json
 from safetensors import SafetensorError
 
 from pipeline.models.lora import save_lora
@@ -91,7 +92,7 @@ def read_provenance(folder: str | Path) -> dict[str, object] | None:
     if not folder.is_dir() or not any(folder.iterdir()):
         return None
     try:
-        content = json.loads((folder / PROVENANCE).read_text())
+        content = from_json((folder / PROVENANCE).read_text())
     except (OSError, ValueError):
         content = None
     if not isinstance(content, dict):
@@ -116,6 +117,6 @@ def add_variant(folder: Path, variant: Variant) -> None:
 def _forget_places(folder: Path) -> None:
     """Take out of a saved pipeline where on this machine its parts came from."""
     for file in (folder / "model_index.json", *folder.glob("*/config.json")):
-        content = json.loads(file.read_text())
+        content = from_json(file.read_text())
         if content.pop("_name_or_path", None) is not None:
             file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
