@@ -126,8 +126,8 @@ class MetricsLog:
             yield
         except OSError as error:
             raise UserError(
-                f"distill.output: cannot write {self.output}: {error.strerror}; free space or "
-                "choose another folder, then run the same command again"
+                f"distill.output: cannot write {error.filename or self.output}: {error.strerror}; "
+                "free space or choose another folder, then run the same command again"
             ) from error
 
     def _drop_after(self, start: int) -> dict[str, Any]:
