@@ -1,10 +1,17 @@
 """Images and networks: the teacher, and small ones from scratch."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pipeline.utils.fields import Branch, Decay, Folder, Positive, Rate
+
+Size = Positive | Annotated[tuple[Positive, Positive], Field(strict=False)]
+
+
+def _one_of_equals(size: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+    """A square has one name."""
+    return size[0] if isinstance(size, tuple) and size[0] == size[1] else size
 
 
 class DataConfig(Branch):
@@ -79,9 +86,10 @@ class TeacherConfig(Branch):
         ge=0,
         description="Guidance of a network that takes it as an input (FLUX.1-dev, LCM).",
     )
-    image_size: Positive | None = Field(
+    image_size: Annotated[Size | None, AfterValidator(_one_of_equals)] = Field(
         default=None,
-        description="Height and width of a latent teacher's images, in pixels; null: its own.",
+        description="Pixels a side of a latent teacher's images, or [height, width]; null: its "
+        "own.",
     )
     file: str | None = Field(
         default=None,

@@ -21,23 +21,25 @@ class Head(nn.Sequential):
     """Logits of feature maps, (B, C, H, W) -> (B,).
 
     Source: DMD2 (Yin et al., 2024), arXiv 2405.14867, Appendix: convolutions of stride 2 down to
-    4x4, one over all of that, one to a logit.
+    4x4, one over all of that, one to a logit. Here a side that is short already keeps its length.
 
     Args:
-        channels, side: Of the maps; their height and width are alike.
+        channels, height, width: Of the maps.
     """
 
-    def __init__(self, channels: int, side: int) -> None:
+    def __init__(self, channels: int, height: int, width: int) -> None:
         layers: list[nn.Module] = []
 
         def add(convolution: nn.Conv2d) -> None:
             norm = nn.GroupNorm(_groups(channels), channels)
             layers.extend((convolution, norm, nn.SiLU()))
 
-        while side > _SIDE:
-            add(nn.Conv2d(channels, channels, 4, stride=2, padding=1))
-            side //= 2
-        add(nn.Conv2d(channels, channels, side))
+        while max(height, width) > _SIDE:
+            down, right = (2 if side > _SIDE else 1 for side in (height, width))
+            kernel = 2 + down, 2 + right
+            add(nn.Conv2d(channels, channels, kernel, stride=(down, right), padding=1))
+            height, width = height // down, width // right
+        add(nn.Conv2d(channels, channels, (height, width)))
         super().__init__(*layers, nn.Conv2d(channels, 1, 1), nn.Flatten(0))
 
 
@@ -57,7 +59,7 @@ class Critic(nn.Module):
         exits: Number of the student's steps.
 
     Raises:
-        UserError: If there is no such block, or its features are no square maps.
+        UserError: If there is no such block, or its features are no maps.
     """
 
     def __init__(
@@ -78,14 +80,7 @@ class Critic(nn.Module):
                 f"{len(stages) - 1}"
             )
         self.stages = [stages[number] for number in numbers]
-        shapes = self._feature_shapes()
-        for _, _, height, width in shapes:
-            if height != width:
-                raise UserError(
-                    f"distill.gan.real: the critic's features are {height}x{width}, and a head "
-                    "judges square ones; leave it null for this teacher"
-                )
-        self.heads = nn.ModuleList(Head(*shape[1:3]) for shape in shapes)
+        self.heads = nn.ModuleList(Head(*shape[1:]) for shape in self._feature_shapes())
 
     def forward(
         self,
@@ -129,7 +124,7 @@ class Critic(nn.Module):
         found: list[Any] = []
         network = self._at_step(step_index)
         x0 = view(network, self._taps(network, found))(*inputs)
-        maps = [_map(each) for each in found]
+        maps = [_map(each, inputs.x_t) for each in found]
         if more is not None:
             rest = self._features(more, step_index)
             maps = [torch.cat(pair) for pair in zip(maps, rest, strict=True)]
@@ -154,7 +149,7 @@ class Critic(nn.Module):
         network = view(network, network.up_to(self.stages[-1]))
         given = network.inputs(inputs.x_t, inputs.t)
         view(network, self._taps(network, found)).predict(*given, inputs.condition)
-        return [_map(each) for each in found]
+        return [_map(each, inputs.x_t) for each in found]
 
     def _taps(self, network: Network, found: list[Any]) -> dict[str, nn.Module]:
         return {name: Tap(network.get_submodule(name), found) for name in self.stages}
@@ -170,20 +165,25 @@ class Critic(nn.Module):
         return [each.shape for each in self._features(blank(self.denoiser, 1))]
 
 
-def _map(output: Any) -> Tensor:
-    """A block's image features as (B, C, H, W); a block of two streams gives the text's first."""
+def _map(output: Any, x_t: Tensor) -> Tensor:
+    """A block's image features as (B, C, h, w); a block of two streams gives the text's first.
+
+    Tokens, (B, h w, C), are of square patches of x_t, (B, C, H, W).
+    """
     while isinstance(output, tuple):  # a block that goes down gives all its maps in a second one
         output = output[-1]
     features: Tensor = output
     if features.ndim == 4:
         return features
-    side = round(features.shape[1] ** 0.5)
-    if side**2 != features.shape[1]:
+    tokens, (height, width) = features.shape[1], x_t.shape[2:]
+    patch = max(1, round((height * width / tokens) ** 0.5))
+    space = height // patch, width // patch
+    if space[0] * space[1] != tokens:
         raise UserError(
-            f"distill.gan.blocks: a block of the critic gives {features.shape[1]} tokens, which "
-            "are no square; name other blocks"
+            f"distill.gan.blocks: a block of the critic gives {tokens} tokens, which are no "
+            f"patches of {height}x{width}; name other blocks"
         )
-    return features.transpose(1, 2).unflatten(2, (side, side))
+    return features.transpose(1, 2).unflatten(2, space)
 
 
 def _groups(channels: int) -> int:

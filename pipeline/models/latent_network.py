@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from math import prod
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -40,7 +41,7 @@ class LatentNetwork(Network):
     Args:
         backbone, schedule, prediction: As `Network`.
         frozen: The pipeline it came with, its backbone taken out.
-        size: Height and width of images, in pixels.
+        size: (height, width) of images, in pixels.
         teacher: Prompts and guidance.
 
     Attributes:
@@ -73,10 +74,10 @@ class LatentNetwork(Network):
         schedule: Schedule,
         prediction: str,
         frozen: FrozenPipeline,
-        size: int,
+        size: tuple[int, int],
         teacher: TeacherConfig,
     ) -> None:
-        shape = self.shape_for(backbone, frozen.vae, size, size)
+        shape = self.shape_for(backbone, frozen.vae, *size)
         super().__init__(backbone, schedule, prediction, shape)
         self.latents, self.frozen, self.size = frozen.vae, frozen, size
         self.embedded_guidance = teacher.embedded_guidance
@@ -111,7 +112,13 @@ class LatentNetwork(Network):
         if problem := text_problem(kind, {**parts, cls.part: backbone}, cls.part, cls.widths):
             refuse(folder, problem)
         size = cls.image_size(backbone, vae, teacher.image_size)
-        tokens = (size // vae.factor // cls._unit(backbone)) ** 2
+        own = cls.own_side(backbone) * vae.factor
+        if {*size} != {own} and "height" not in inspect.signature(kind.__call__).parameters:
+            raise UserError(
+                f"teacher.image_size: {teacher.image_size} is not {own}, the one size of a "
+                f"{folder.pipeline}; give null"
+            )
+        tokens = prod(side // vae.factor // cls._unit(backbone) for side in size)
         pipe = kind(**parts, **dict.fromkeys({*cls.unused, cls.part}), **flags)
         # some ask it for widths while they encode prompts; a pipeline's own setter refuses this
         vars(pipe)[cls.part] = SimpleNamespace(config=backbone.config)
@@ -174,24 +181,28 @@ class LatentNetwork(Network):
         return cls.patch * int(getattr(backbone.config, "patch_size", None) or 1)
 
     @classmethod
-    def image_size(cls, backbone: Any, vae: VAE, wanted: int | None) -> int:
-        """Height and width of images, in pixels: those wanted, or else the model's own.
+    def image_size(
+        cls, backbone: Any, vae: VAE, wanted: int | tuple[int, int] | None
+    ) -> tuple[int, int]:
+        """(height, width) of images, in pixels: those wanted, or else the model's own.
 
         Raises:
             UserError: If its patches do not fit into them, or its table of positions is too small.
         """
-        unit = vae.factor * cls._unit(backbone)
-        size, table = wanted or cls.own_side(backbone) * vae.factor, cls.table(backbone)
-        if size % unit:
-            raise UserError(
-                f"teacher.image_size: {size} is no multiple of {unit}, a patch of this model"
-            )
-        if table is not None and size > table * unit:
-            raise UserError(
-                f"teacher.image_size: {size} is more than {table * unit}, the largest of this "
-                f"model: its table of positions has {table} patches a side"
-            )
-        return size
+        unit, table = vae.factor * cls._unit(backbone), cls.table(backbone)
+        wanted = wanted or cls.own_side(backbone) * vae.factor
+        height, width = (wanted, wanted) if isinstance(wanted, int) else wanted
+        for side in (height, width):
+            if side % unit:
+                raise UserError(
+                    f"teacher.image_size: {side} is no multiple of {unit}, a patch of this model"
+                )
+            if table is not None and side > table * unit:
+                raise UserError(
+                    f"teacher.image_size: {side} is more than {table * unit}, the largest of this "
+                    f"model: its table of positions has {table} patches a side"
+                )
+        return height, width
 
     @staticmethod
     def flags(index: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,8 +276,9 @@ class LatentNetwork(Network):
         if steps is None:
             return None
         settings = steps | self.call_defaults
-        if self.size != self.own_side(self.backbone) * self.latents.factor:
-            settings |= {"height": self.size, "width": self.size, **self.call_at_size}
+        height, width = self.size
+        if {height, width} != {self.own_side(self.backbone) * self.latents.factor}:
+            settings |= {"height": height, "width": width, **self.call_at_size}
         return settings
 
     def _takes_timesteps(self) -> bool:

@@ -100,7 +100,8 @@ def load_teacher(teacher: TeacherConfig) -> Denoiser:
         network = FAMILIES[teacher.kind].load(None, teacher)
     else:
         network = load_denoiser(teacher.output, _MAKE_TEACHER, teacher)
-        if problem := size_problem(network.shape[1:]):
+        problem = None if network.latents else size_problem(network.shape[1:])
+        if problem:
             raise UserError(f"teacher.output: {teacher.output}: {problem}; {_MAKE_TEACHER}")
     return network.eval().requires_grad_(False)
 

@@ -1,7 +1,7 @@
 """A tiny model of a family in the layout of the real ones, and how diffusers' pipeline calls it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +43,8 @@ class Builder:
         make: A pipeline with random weights; None for a family without files.
         settings: Of the teacher, beside its folder and prompts.
         labels: Of two samples; None for a model without.
-        side: Height and width of x0.
+        space: Height and width of x0.
+        sizes: Of images that are no squares, in pixels, two to a latent.
         channels: Of x0.
         guidable: Whether its network knows no condition, so that it can be guided.
         solver: What the pipeline's own sampler is called here.
@@ -55,7 +56,8 @@ class Builder:
     make: Callable[[], Any] | None
     settings: dict[str, Any] = field(default_factory=dict)
     labels: tuple[int, int] | None = (1, 0)
-    side: int = 8
+    space: tuple[int, int] = (8, 8)
+    sizes: tuple[tuple[int, int], ...] = ()
     channels: int = 4
     guidable: bool = True
     solver: str = "euler"
@@ -81,7 +83,7 @@ class Builder:
 
     def noise(self, count: int = 2) -> Tensor:
         rng = torch.Generator().manual_seed(1)
-        return torch.randn(count, self.channels, self.side, self.side, generator=rng)
+        return torch.randn(count, self.channels, *self.space, generator=rng)
 
     def labels_of(self, network: Denoiser) -> Tensor | None:
         return None if self.labels is None else torch.tensor(self.labels)
@@ -128,6 +130,7 @@ class OnLatents(Builder):
         empty_is_none: Whether it wants None for the empty negative prompt.
     """
 
+    sizes: tuple[tuple[int, int], ...] = ((24, 16), (16, 40))
     call: dict[str, Any] = field(default_factory=dict)
     negatable: bool = True
     empty_is_none: bool = False
@@ -135,6 +138,15 @@ class OnLatents(Builder):
     def teacher(self, folder: Path, prompts: Path) -> TeacherConfig:
         plain = super().teacher(folder, prompts)
         return plain.model_copy(update={"prompts": str(prompts), "negative_prompt": NEGATIVE})
+
+    def sized(self, height: int, width: int) -> "OnLatents":
+        """The same model for images of so many pixels."""
+        return replace(
+            self,
+            space=(height // 2, width // 2),
+            settings={**self.settings, "image_size": [height, width]},
+            call={**self.call, "height": height, "width": width},
+        )
 
     def pack(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) as the pipeline's network takes them."""

@@ -18,6 +18,8 @@ import torch
 from pipeline.config import StudentConfig, TeacherConfig
 from pipeline.diffusion import seeds
 from pipeline.diffusion.noise import Flow, expand
+from pipeline.models.critic import Critic
+from pipeline.models.denoiser import blank
 from pipeline.models.export.save import save_denoiser
 from pipeline.models.family import FAMILIES
 from pipeline.models.loading import load_teacher, teacher_fingerprint
@@ -119,6 +121,28 @@ class Conformance(AdapterLaws, FolderLaws, TrainingLaws):
             ours = sample_teacher(teacher, start, labels, builder.solver, steps, guidance)
         theirs = builder.end(pipe, teacher, steps, guidance)
         close(builder.visible(teacher, ours), theirs, 1e-4)
+
+    @torch.no_grad()
+    def test_images_need_not_be_square(self, stock, builder, config, prompts):
+        """x0, the last latents, the decoded images and a discriminator, at two sizes."""
+        for size in builder.sizes:
+            wide = builder.sized(*size)
+            teacher = load_teacher(wide.teacher(Path(config.output), prompts))
+            assert teacher.pixels[1:] == size and teacher.shape[1:] == wide.space
+            pipe, labels = wide.open(config.output), wide.labels_of(teacher)
+            for time, x_t, theirs in wide.calls(pipe, teacher, 5):
+                close(denoise(teacher, x_t, torch.full((2,), time), labels), theirs, 1e-5)
+            guidance = 4.0 if wide.guidable else 1.0
+            for steps in (4, 20):
+                start = wide.start(pipe, teacher)
+                ours = sample_teacher(teacher, start, labels, wide.solver, steps, guidance)
+                close(wide.visible(teacher, ours), wide.end(pipe, teacher, steps, guidance), 1e-4)
+            latents = wide.called(pipe, 2, 1.0, "latent")
+            images = wide.called(pipe, 2, 1.0, "pt")
+            close(shown(teacher.decode(latents)), images, 1e-5)
+            student = new_student(teacher, NETWORK, 0)
+            assert (student.call_settings["height"], student.call_settings["width"]) == size
+            assert Critic(student).logits(blank(student, 2)).shape == (2, 1)
 
     @pytest.mark.parametrize(
         "statistics",

@@ -15,7 +15,8 @@ from pipeline.diffusion.pairs import PairBatch
 from pipeline.diffusion.sampler import FewStepSampler
 from pipeline.methods.dmd import DMD
 from pipeline.methods.microbatch import Microbatch, StepPlan
-from pipeline.models.critic import Critic
+from pipeline.models.critic import Critic, Head
+from pipeline.models.denoiser import blank
 from pipeline.models.families.edm import new_unet
 from pipeline.models.families.unet2d import UNet2D
 from pipeline.models.loading import load_teacher
@@ -184,12 +185,26 @@ def test_blocks_that_are_not_there_are_named():
         Critic(unet(3), [4])
 
 
-def test_features_that_are_not_square_are_refused():
+@pytest.mark.parametrize("sides", [(8, 16), (64, 8), (10, 34), (4, 4), (128, 48)])
+def test_a_head_judges_maps_of_any_sides_as_a_whole(sides):
+    """One logit an image, to which every place of the map leads."""
+    maps = torch.randn(2, 8, *sides, requires_grad=True)
+    logits = Head(8, *sides)(maps)
+    assert logits.shape == (2,)
+    logits[0].backward()
+    assert bool(maps.grad[0].any(0).all()) and not maps.grad[1].any()
+
+
+def test_the_head_of_a_square_map_is_as_it_was():
+    layers = [each for each in Head(8, 16, 16) if isinstance(each, torch.nn.Conv2d)]
+    assert [each.kernel_size for each in layers] == [(4, 4), (4, 4), (4, 4), (1, 1)]
+    assert [each.stride for each in layers] == [(2, 2), (2, 2), (1, 1), (1, 1)]
+
+
+def test_a_critic_of_wide_images_judges_them():
     network = NetworkConfig(channels=(8, 16), attention=(False, False), norm_groups=4)
-    wide = new_unet(network, (1, 8, 16), 3, 0)
-    with pytest.raises(UserError, match=r"distill\.gan\.real: the critic's features are 4x8"):
-        Critic(wide)
-    assert not Critic(wide, ()).heads
+    wide = Critic(new_unet(network, (1, 8, 16), 3, 0))
+    assert wide.logits(blank(wide.denoiser, 2)).shape == (2, 1)
 
 
 def test_a_transformer_is_judged_on_each_of_the_blocks_that_are_named(tmp_path):

@@ -40,8 +40,9 @@ class PixArt(LatentTransformer):
         tokens, mask = condition["tokens"], condition["mask"]
         added: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
         if self.backbone.use_additional_conditions:
-            added["resolution"] = x_t.new_tensor([[self.size, self.size]]).expand(len(x_t), 2)
-            added["aspect_ratio"] = x_t.new_ones(len(x_t), 1)
+            height, width = self.size
+            added["resolution"] = x_t.new_tensor([[height, width]]).expand(len(x_t), 2)
+            added["aspect_ratio"] = x_t.new_tensor([[height / width]]).expand(len(x_t), 1)
         output: Tensor = self.backbone(
             x_t,
             encoder_hidden_states=tokens.to(x_t.dtype),

@@ -32,7 +32,7 @@ class SizedUNet(LatentUNet):
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         tokens, pooled = condition["tokens"], condition["pooled"]
         # of an image not cropped
-        sizes = pooled.new_tensor([self.size, self.size, 0, 0, self.size, self.size])
+        sizes = pooled.new_tensor([*self.size, 0, 0, *self.size])
         added = {"text_embeds": pooled, "time_ids": sizes.expand(len(x_t), -1)}
         output: Tensor = self.backbone(
             x_t,

@@ -50,5 +50,5 @@ class OfClasses(OnLatents):
 
 
 BUILDERS: dict[str, Builder] = {
-    "dit": OfClasses(family="dit", make=dit, few={"early": ((399,), True)}, wrong=FLOW)
+    "dit": OfClasses(family="dit", make=dit, sizes=(), few={"early": ((399,), True)}, wrong=FLOW)
 }

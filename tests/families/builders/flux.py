@@ -47,7 +47,7 @@ class Packed(OnLatents):
         return FluxPipeline._pack_latents(latents, *latents.shape)
 
     def unpack(self, latents: Tensor) -> Tensor:
-        return FluxPipeline._unpack_latents(latents, 16, 16, 2)
+        return FluxPipeline._unpack_latents(latents, *(2 * side for side in self.space), 2)
 
     def arguments(self, guidance: float) -> tuple[Any, dict[str, Any]]:
         first, settings = super().arguments(3.5)

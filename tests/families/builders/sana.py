@@ -32,7 +32,8 @@ BUILDERS: dict[str, Builder] = {
     "sana": OnLatents(
         family="sana",
         make=sana,
-        side=16,
+        space=(16, 16),
+        sizes=((32, 64), (64, 32)),
         call={"use_resolution_binning": False, "height": 32, "width": 32},
         solver="dpmpp_2m",
         few={"early": ((0.506,), True), "ode": ((1.0, 0.6), False)},

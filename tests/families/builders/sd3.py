@@ -44,6 +44,7 @@ BUILDERS: dict[str, Builder] = {
     "sd3": OnLatents(
         family="sd3",
         make=sd3,
+        sizes=((32, 16), (24, 32)),  # as far as its table goes
         few={"early": ((0.8,), True), "fresh": ((1.0, 0.75, 0.5, 0.25), True)},
         wrong=DDIM,
     )
