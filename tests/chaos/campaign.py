@@ -14,14 +14,18 @@ import sys
 import traceback
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
+from io import StringIO
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import mkdtemp
 
-from pipeline.data.s3 import _connect
-from tests.chaos.faults import FAULTS, Fault
+import boto3
+
+from tests.chaos import faults, ray_faults  # noqa: F401
+from tests.chaos.faults import Fault
 from tests.chaos.forks import count_calls
 from tests.chaos.places import Bucket, Folder, Place
 from tests.chaos.trial import GROWN, NotSurvivedError, Quiet, Trial
@@ -77,7 +81,7 @@ class Campaign:
 
 def deck() -> list[Fault]:
     """Every fault as often as its weight, in an order that mixes them."""
-    every = [fault for fault in FAULTS for _ in range(fault.weight)]
+    every = [fault for fault in faults.FAULTS for _ in range(fault.weight)]
     random.Random(0).shuffle(every)
     return every
 
@@ -90,8 +94,9 @@ def quiet_run(folder: Path, server: str) -> Quiet:
         return {name: trial.place.read(name) for name in trial.place.names()}
 
     trial = Trial(Folder(str(folder / "quiet/root")), folder / "quiet", rng, nothing)
-    for job in ("pairs", "distill"):
-        assert trial.job(job) == 0
+    with redirect_stdout(StringIO()) as output, redirect_stderr(output):
+        for job in ("pairs", "distill"):
+            assert trial.job(job) == 0, output.getvalue()
     small, calls = files(trial), {}
     trial.count = GROWN
     assert trial.run("pairs").code == 0
@@ -103,19 +108,22 @@ def quiet_run(folder: Path, server: str) -> Quiet:
     return Quiet(small, files(trial), calls)
 
 
-def report(results: list[Result]) -> bool:
-    """Print what is not survived and the table; returns whether all is survived."""
-    for each in results:
-        if each.wrong:
-            print(f"\ntrial {each.number}: {each.kind}, {each.place}\n  WRONG {each.wrong}")
-            print("".join(f"  | {line}\n" for line in each.story), end="")
+def tell(result: Result) -> Result:
+    """Print what happened in a trial that is not survived."""
+    if result.wrong:
+        print(f"\ntrial {result.number}: {result.kind}, {result.place}\n  WRONG {result.wrong}")
+        print("".join(f"  | {line}\n" for line in result.story), end="", flush=True)
+    return result
+
+
+def table(results: list[Result]) -> None:
+    """Print how often each fault was, and was survived."""
     print(f"\n{'fault':34}{'place':8}{'count':>6}{'survived':>10}")
     count = Counter((each.kind, each.place) for each in results)
     survived = Counter((each.kind, each.place) for each in results if not each.wrong)
     for (kind, place), number in sorted(count.items()):
         print(f"{kind:34}{place:8}{number:6}{survived[kind, place]:10}")
     print(f"{'all':42}{count.total():6}{survived.total():10}")
-    return count == survived
 
 
 def main() -> int:
@@ -126,12 +134,13 @@ def main() -> int:
     os.environ |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
     folder = Path(mkdtemp(prefix="chaos-"))  # a TemporaryDirectory would go with the first fork
     with radosgw(folder / "s3") as server:
-        _connect(server, "us-east-1", None).create_bucket(Bucket="bucket")
+        boto3.client("s3", "us-east-1", endpoint_url=server).create_bucket(Bucket="bucket")
         campaign = Campaign(seed, folder, server, quiet_run(folder, server))
         with ProcessPoolExecutor(LANES, get_context("fork")) as lanes:
-            results = list(lanes.map(campaign, numbers))
+            results = [tell(result) for result in lanes.map(campaign, numbers)]
     shutil.rmtree(folder)
-    return 0 if report(results) else 1
+    table(results)
+    return int(any(result.wrong for result in results))
 
 
 if __name__ == "__main__":

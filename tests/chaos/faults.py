@@ -11,14 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import psutil
-
-from tests.chaos.forks import Ended
 from tests.chaos.places import Bucket
 from tests.chaos.proxy import lying_proxy
 from tests.chaos.trial import COUNT, GROWN, STEPS, Trial
 from tests.cluster.faulty_proxy import faulty_proxy
-from tests.cluster.job import Job
 
 
 @dataclass(frozen=True)
@@ -229,61 +225,6 @@ def two_drivers(trial: Trial) -> None:
 def stop(trial: Trial) -> None:
     begin(trial)
     trial.run("distill", leave_at=2)
-
-
-@fault("Ray: all killed")
-def kill_jobs(trial: Trial) -> None:
-    """The driver and all that it started, in the middle of the set and of the run."""
-    for job, done, most in (("pairs", shards_made, COUNT // 16), ("distill", steps_done, STEPS)):
-        number = trial.rng.randrange(most)
-        started = ray_job(trial, job)
-        started.wait_for(lambda done=done, number=number: done(trial) >= number)
-        started.kill()
-        trial.story.append(f"{job} is killed after {done(trial)}")
-
-
-@fault("Ray: worker killed")
-def kill_worker(trial: Trial) -> None:
-    trial.run("pairs")
-    number, job = trial.rng.randrange(1, STEPS - 1), ray_job(trial, "distill")
-    job.wait_for(lambda: steps_done(trial) >= number)
-    processes = psutil.Process(job.process.pid).children(recursive=True)
-    workers = [each for each in processes if "RayTrainWorker" in str(each.cmdline())]
-    for each in workers:
-        each.kill()
-    trial.story.append(f"{len(workers)} workers are killed after step {steps_done(trial)}")
-    ray_end(trial, job)
-
-
-@fault("Ray: told to stop")
-def stop_job(trial: Trial) -> None:
-    trial.run("pairs")
-    number, job = trial.rng.randrange(STEPS - 1), ray_job(trial, "distill")
-    job.wait_for(lambda: steps_done(trial) >= number)
-    job.process.terminate()
-    ray_end(trial, job)
-
-
-def ray_job(trial: Trial, job: str) -> Job:
-    """Begin a real job, slowly, with a Ray of its own."""
-    env = {"TMPDIR": str(trial.scratch), "RAY_TMPDIR": str(trial.folder / "r")}
-    command = [f"jobs/{job}.py", *trial.flags, "--teacher.delay", "0.1"]
-    return Job(trial.folder / f"{job}.log", command, env)
-
-
-def ray_end(trial: Trial, job: Job) -> None:
-    """Wait for its end."""
-    code = job.process.wait(timeout=300)
-    trial.sound("distill on Ray", Ended(code, job.log.read_text().splitlines()))
-
-
-def shards_made(trial: Trial) -> int:
-    return sum(name.startswith("pairs/pairs-") for name in trial.place.names())
-
-
-def steps_done(trial: Trial) -> int:
-    found = (re.match(r"distill/checkpoints/(\d+)-\w+\.json", x) for x in trial.place.names())
-    return max((int(each.group(1)) for each in found if each), default=0)
 
 
 def through(trial: Trial, url: str) -> None:

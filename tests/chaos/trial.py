@@ -164,7 +164,7 @@ class Trial:
         names = self.place.names()
         wrong = [*self._differing(names), *self._metrics(names), *self._foreign(names)]
         wrong += [f"left over: {mask(name)}" for name in self._left_over(names)]
-        left = [path.name for path in self.scratch.iterdir()]
+        left = [each.name for each in self.scratch.iterdir() if each.name[:5] != "pymp-"]  # Ray's
         wrong += [f"left in TMPDIR: {re.sub('^tmp.*', 'tmp*', name)}" for name in left]
         if wrong:
             raise NotSurvivedError("; ".join(f"{n} x {w}" for w, n in Counter(wrong).items()))
