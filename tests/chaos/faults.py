@@ -8,9 +8,10 @@ jobs, spoils what they do or have left, and returns; then the harness runs the j
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from tests.chaos.forks import SYSTEM_CALLS
 from tests.chaos.places import Bucket
 from tests.chaos.proxy import lying_proxy
 from tests.chaos.trial import COUNT, GROWN, STEPS, Trial
@@ -60,14 +61,13 @@ def begin(trial: Trial, least: int = 1) -> int:
     return step
 
 
-def strike(trial: Trial, job: str, *inject: str) -> None:
+def strike(trial: Trial, job: str, what: str, among: Collection[str] = SYSTEM_CALLS) -> None:
     """Run a job in which something befalls the k-th system call of a kind."""
     calls = trial.quiet.calls[type(trial.place).__name__, job]
-    call = trial.rng.choice(sorted(calls))
-    number = trial.rng.randint(1, calls[call])
-    what = ":".join([f"inject={call}", *inject, f"when={number}"])
-    trial.story.append(f"{job}: {what}")
-    trial.run(job, trace=("-e", f"trace={call}", "-e", what, "-o", "/dev/null"))
+    call = trial.rng.choice([each for each in among if each in calls])
+    inject = f"inject={call}:{what}:when={trial.rng.randint(1, calls[call])}"
+    trial.story.append(f"{job}: {inject}")
+    trial.run(job, trace=("-e", f"trace={call}", "-e", inject, "-o", "/dev/null"))
 
 
 @fault("killed pairs job", weight=4, settle=BOTH)
@@ -95,6 +95,12 @@ def full_disk(trial: Trial) -> None:
         trial.story.append(f"{job}: files of at most {size} bytes")
         if trial.run(job, file_size=size).code:
             return
+
+
+@fault("disk error", weight=2, settle=BOTH)
+def disk_error(trial: Trial) -> None:
+    for job in ("pairs", "distill"):
+        strike(trial, job, "error=EIO", ("fsync", "link", "rename", "mkdir"))
 
 
 def flip(trial: Trial, pattern: str) -> str:

@@ -34,7 +34,7 @@ SETTINGS = [
     *("--config", "configs/gaussian.yaml", "--network.channels", "[8]"),
     *("--network.attention", "[false]", "--network.norm_groups", "4"),
     *("--teacher.gaussian.shape", "[1, 4, 4]", "--pairs.count", "32", "--pairs.shard_size", "16"),
-    *("--pairs.steps", "3", "--distill.regression_steps", "100", "--distill.burn_in_steps", "10"),
+    *("--pairs.steps", "3", "--distill.regression_steps", "4", "--distill.burn_in_steps", "2"),
     *("--distill.batch_size", "8", "--distill.regression.batch_size", "8"),
     *("--distill.log_every", "1", "--distill.sample_every", "100000"),
     *("--distill.checkpoint_every", "1"),

@@ -55,9 +55,9 @@ def at(done: Callable[[Trial], int], number: int, trial: Trial, job: str) -> Job
 
 
 def ray_end(trial: Trial, job: Job) -> None:
-    """Wait for its end; Ray's own cleaner speaks out of turn beside other clusters."""
+    """Wait for its end; what Ray passes on of other processes is not its own word."""
     code = job.process.wait(timeout=300)
-    lines = [x for x in job.log.read_text().splitlines() if "PlacementGroupCleaner" not in x]
+    lines = [x for x in job.log.read_text().splitlines() if not re.match(r"\x1b\[\d+m\(", x)]
     trial.sound("distill on Ray", Ended(code, lines))
 
 
