@@ -19,7 +19,9 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,12 @@ def run_job(
         traceback.print_exc()
         return 1
     return 0
+
+
+def silently(function: Callable[[], int]) -> None:
+    """Run a job in this process, so that the forks have all it imports; nothing is printed."""
+    with redirect_stdout(StringIO()) as output, redirect_stderr(output):
+        assert function() == 0, output.getvalue()
 
 
 def _replace_ray(at_step: Callable[[int], None]) -> None:

@@ -12,7 +12,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -20,7 +21,8 @@ from tempfile import mkdtemp
 
 import psutil
 
-from tests.chaos.forks import Fork, run_job
+from tests.chaos.forks import Fork, run_job, silently
+from tests.chaos.ray_faults import ONE_WORKER, workers
 from tests.cluster.job import Job
 
 STEPS, RAY_STEPS = 2000, 400
@@ -48,8 +50,12 @@ class Figures:
         self._file, self._run = file, run
 
     def look(self, process: psutil.Process) -> None:
-        """Note a process; of the run's files not TensorBoard's, one of which comes at a start."""
-        files = [path for path in self._run.rglob("*") if "tfevents" not in path.name]
+        """Note a process, and how many files there are.
+
+        Not TensorBoard's, one of which comes at a start, nor the student's, which come at the end.
+        """
+        others = {"tensorboard", "student"}
+        files = [path for path in self._run.rglob("*") if not others & set(path.parts)]
         scratch = list(Path(os.environ["TMPDIR"]).iterdir())
         row = process.num_fds(), process.memory_info().rss, len(files) + len(scratch)
         with self._file.open("a") as lines:
@@ -78,7 +84,10 @@ class LongRun:
     def figures(self, part: str) -> Figures:
         return Figures(self.folder / part, self.folder / "run")
 
-    def go_on(self, steps: int, figures: Figures | None = None) -> None:
+    def make_pairs(self) -> None:
+        silently(partial(run_job, "pairs", self.flags, self.scratch))
+
+    def go_on(self, steps: int, figures: Figures | None = None) -> int:
         """Do so many steps in this process, or those that are left; look after each of them."""
 
         def at_step(step: int) -> None:
@@ -87,10 +96,12 @@ class LongRun:
             if step == steps:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        assert run_job("distill", self.flags, self.scratch, at_step) in (0, 130)
+        code = run_job("distill", self.flags, self.scratch, at_step)
+        assert code in (0, 130)
+        return 0
 
     def resume(self, times: range, figures: Figures) -> int:
-        """Go on as often, all together two thirds of the steps after the first part; 0."""
+        """Go on as often, look after each time."""
         for number in times:
             self.go_on(4 + (number % 3 == 0))
             figures.look(psutil.Process())
@@ -100,13 +111,13 @@ class LongRun:
 def parts(folder: Path) -> Iterator[tuple[str, Figures]]:
     """Each part, done: its name and figures."""
     run = LongRun(folder / "long", STEPS)
-    assert run_job("pairs", run.flags, run.scratch) == 0
+    run.make_pairs()
     warm = LongRun(folder / "warm", 8)
-    for job in ("pairs", "distill"):
-        assert run_job(job, warm.flags, warm.scratch) == 0
+    warm.make_pairs()
+    silently(partial(run_job, "distill", warm.flags, warm.scratch))
 
-    def done(function: partial[int | None]) -> None:
-        ended = Fork(lambda: function() or 0, seconds=1200).wait()
+    def done(function: Callable[[], int]) -> None:
+        ended = Fork(function, seconds=1800).wait()
         assert ended.code == 0, ended.lines[-5:]
 
     figures = run.figures("steps")
@@ -126,18 +137,16 @@ def parts(folder: Path) -> Iterator[tuple[str, Figures]]:
 def ray_parts(folder: Path) -> Iterator[tuple[str, Figures]]:
     """The driver and the worker of the real job."""
     run = LongRun(folder / "ray", RAY_STEPS)
-    assert run_job("pairs", run.flags, run.scratch) == 0
+    run.make_pairs()
     env = {"TMPDIR": str(run.scratch), "RAY_TMPDIR": str(folder / "r")}
-    job = Job(folder / "ray.log", ["jobs/distill.py", *run.flags], env)
+    job = Job(folder / "ray.log", ["jobs/distill.py", *run.flags, *ONE_WORKER], env)
     driver, both = psutil.Process(job.process.pid), (run.figures("driver"), run.figures("worker"))
     log = folder / "ray/run/distill/metrics.jsonl"
     while job.process.poll() is None:
-        worker = [
-            x for x in driver.children(recursive=True) if "RayTrainWorker" in str(x.cmdline())
-        ]
         begun = log.exists() and log.read_text().count("\n") > 20
-        if worker and begun:
-            for process, figures in zip((driver, worker[0]), both, strict=True):
+        found = workers(job) if begun else []
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            for process, figures in zip((driver, *found) if found else (), both, strict=False):
                 figures.look(process)
         time.sleep(0.2)
     job.finish()

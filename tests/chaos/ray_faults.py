@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import psutil
 
@@ -27,11 +28,10 @@ def kill_jobs(trial: Trial) -> None:
 def kill_worker(trial: Trial) -> None:
     trial.run("pairs")
     job = at(steps_done, trial.rng.randrange(1, STEPS - 1), trial, "distill")
-    processes = psutil.Process(job.process.pid).children(recursive=True)
-    workers = [each for each in processes if "RayTrainWorker" in str(each.cmdline())]
-    for each in workers:
+    found = workers(job)
+    for each in found:
         each.kill()
-    trial.story.append(f"{len(workers)} workers are killed")
+    trial.story.append(f"{len(found)} workers are killed")
     ray_end(trial, job)
 
 
@@ -52,6 +52,17 @@ def at(done: Callable[[Trial], int], number: int, trial: Trial, job: str) -> Job
         time.sleep(0.1)
     trial.story.append(f"{job} on Ray has done {done(trial)}")
     return started
+
+
+def workers(job: Job) -> list[psutil.Process]:
+    """The processes that train for a driver."""
+
+    def trains(process: psutil.Process) -> bool:
+        with suppress(psutil.NoSuchProcess):
+            return "RayTrainWorker" in str(process.cmdline())
+        return False
+
+    return [x for x in psutil.Process(job.process.pid).children(recursive=True) if trains(x)]
 
 
 def ray_end(trial: Trial, job: Job) -> None:
