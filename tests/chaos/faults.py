@@ -53,12 +53,10 @@ def fault(
     return register
 
 
-def begin(trial: Trial, least: int = 1) -> int:
-    """Make the set, and do a random number of steps; returns it."""
+def begin(trial: Trial) -> None:
+    """Make the set, and do a random number of steps."""
     trial.run("pairs")
-    step = trial.rng.randrange(least, STEPS)
-    trial.run("distill", leave_at=step)
-    return step
+    trial.run("distill", leave_at=trial.rng.randrange(1, STEPS))
 
 
 def strike(trial: Trial, job: str, what: str, among: Collection[str] = SYSTEM_CALLS) -> None:
@@ -97,10 +95,10 @@ def full_disk(trial: Trial) -> None:
             return
 
 
-@fault("disk error", weight=2, settle=BOTH)
+@fault("disk error", weight=2)
 def disk_error(trial: Trial) -> None:
-    for job in ("pairs", "distill"):
-        strike(trial, job, "error=EIO", ("fsync", "link", "rename", "mkdir"))
+    begin(trial)
+    strike(trial, "distill", "error=EIO", ("fsync", "link", "rename", "mkdir"))
 
 
 def flip(trial: Trial, pattern: str) -> str:
@@ -201,7 +199,7 @@ def foreign(trial: Trial) -> None:
 
 
 def drop(trial: Trial) -> None:
-    """Put files of others everywhere, and one into the temporary folder of a checkpoint."""
+    """Put files of others everywhere."""
     for name in trial.rng.sample(_FOREIGN, 6):
         name = trial.rng.choice(_WHERE) + name
         if name not in trial.place.names():

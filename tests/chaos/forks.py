@@ -1,6 +1,6 @@
 """The real jobs without Ray, each in a fork of this process, which has imported everything.
 
-Only what Ray does is replaced: shards are made and steps are done in the job's own process.
+Only what Ray does is replaced: actors and workers are the job's own process.
 """
 
 import atexit
@@ -22,16 +22,18 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import botocore.session
+import ray.train
 
 from pipeline.cluster import distill, pool
 from pipeline.data import s3
-from pipeline.data.fetch import fetch_inputs
+from pipeline.data.storage import Storage
 from pipeline.runs.run import Run
-from pipeline.training import loop
 
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEM_CALLS = (
@@ -82,20 +84,30 @@ def _replace_ray(at_step: Callable[[int], None]) -> None:
         actor = pool.Actor(work)
         return ({"index": index, **actor.make(index)} for index in todo)
 
-    def fit(run: Run, meanwhile: Callable[[], None]) -> BaseException | None:
-        steps = iter(range(1, run.config.distill.steps))
+    def leaving(storage: Storage) -> Callable[[], bool]:
+        ask, steps = _LEAVING(storage), count(1)
 
-        def leaving() -> bool:
+        def told() -> bool:
             at_step(next(steps))
-            return bool(run.storage.list("stop"))
+            return ask()
 
+        return told
+
+    def fit(run: Run, meanwhile: Callable[[], None]) -> BaseException | None:
         try:
-            loop.train(fetch_inputs(run.config, "teacher"), leaving)
+            distill._worker(run.config.model_dump(mode="json"))
         except Exception as error:
             return error
         return None
 
-    pool._rows, distill._fit, distill.connect = rows, fit, lambda: None
+    pool._rows, distill._fit, distill.leaving = rows, fit, leaving
+    distill.connect, distill.gauges = lambda: None, lambda: lambda figures: None
+    distill.broadcast_from_rank_zero = lambda value: value
+    ray.train.get_context = lambda: SimpleNamespace(get_world_rank=lambda: 0)
+    ray.train.get_preemption_info = lambda: None
+
+
+_LEAVING = distill.leaving
 
 
 @dataclass(frozen=True)

@@ -188,9 +188,10 @@ class Trial:
             steps = [json.loads(line)["step"] for line in lines]
         except ValueError as error:
             return [f"metrics.jsonl: {error}"]
-        twice = [f"metrics.jsonl twice: step {n}" for n, k in Counter(steps).items() if k > 1]
+        twice = [step for step, number in Counter(steps).items() if number > 1]
         lost = sorted(set(range(1, STEPS + 1)) - set(steps))
-        return twice + [f"metrics.jsonl lacks steps {lost}"] * (len(lost) > self.lost_lines)
+        wrong = [f"metrics.jsonl has twice steps {twice}"] * bool(twice)
+        return wrong + [f"metrics.jsonl lacks steps {lost}"] * (len(lost) > self.lost_lines)
 
     def _foreign(self, names: list[str]) -> list[str]:
         gone = [name for name in self.foreign if name not in names]
