@@ -130,13 +130,17 @@ def main() -> int:
     print(f"seed {seed}, {len(numbers)} faults", flush=True)
     os.environ |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
     folder = Path(mkdtemp(prefix="chaos-"))  # a TemporaryDirectory would go with the first fork
-    with radosgw(folder / "s3") as server:
-        boto3.client("s3", "us-east-1", endpoint_url=server).create_bucket(Bucket="bucket")
-        campaign = Campaign(seed, folder, server, quiet_run(folder, server))
-        with ProcessPoolExecutor(LANES, get_context("fork")) as lanes:
-            results = [tell(result) for result in lanes.map(campaign, numbers)]
-    shutil.rmtree(folder)
-    table(results)
+    results: list[Result] = []
+    try:
+        with radosgw(folder / "s3") as server:
+            boto3.client("s3", "us-east-1", endpoint_url=server).create_bucket(Bucket="bucket")
+            campaign = Campaign(seed, folder, server, quiet_run(folder, server))
+            with ProcessPoolExecutor(LANES, get_context("fork")) as lanes:
+                for result in lanes.map(campaign, numbers):
+                    results.append(tell(result))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        table(results)
     return int(any(result.wrong for result in results))
 
 

@@ -59,11 +59,18 @@ def begin(trial: Trial) -> None:
     trial.run("distill", leave_at=trial.rng.randrange(1, STEPS))
 
 
-def strike(trial: Trial, job: str, what: str, among: Collection[str] = SYSTEM_CALLS) -> None:
-    """Run a job in which something befalls the k-th system call of a kind."""
+def strike(
+    trial: Trial, job: str, what: str, among: Collection[str] = SYSTEM_CALLS, part: int = 1
+) -> None:
+    """Run a job in which something befalls the k-th system call of a kind.
+
+    It is one of the calls that the whole job makes, or of this part of them: one that goes on makes
+    fewer, and would not come to the last ones.
+    """
     calls = trial.quiet.calls[type(trial.place).__name__, job]
     call = trial.rng.choice([each for each in among if each in calls])
-    inject = f"inject={call}:{what}:when={trial.rng.randint(1, calls[call])}"
+    number = trial.rng.randint(1, -(-calls[call] // part))
+    inject = f"inject={call}:{what}:when={number}"
     trial.story.append(f"{job}: {inject}")
     trial.run(job, trace=("-e", f"trace={call}", "-e", inject, "-o", "/dev/null"))
 
@@ -82,7 +89,7 @@ def kill_distill(trial: Trial) -> None:
 @fault("killed when it goes on", weight=6)
 def kill_resumed(trial: Trial) -> None:
     begin(trial)
-    strike(trial, "distill", "signal=KILL")
+    strike(trial, "distill", "signal=KILL", part=3)
 
 
 @fault("full disk", weight=4, settle=BOTH)
@@ -98,7 +105,7 @@ def full_disk(trial: Trial) -> None:
 @fault("disk error", weight=2)
 def disk_error(trial: Trial) -> None:
     begin(trial)
-    strike(trial, "distill", "error=EIO", ("fsync", "link", "rename", "mkdir"))
+    strike(trial, "distill", "error=EIO", ("fsync", "link", "rename", "mkdir"), part=3)
 
 
 def flip(trial: Trial, pattern: str) -> str:
@@ -154,7 +161,7 @@ def flip_commit(trial: Trial) -> None:
 def flip_metrics(trial: Trial) -> None:
     begin(trial)
     flip(trial, "distill/metrics.jsonl")
-    trial.lost_lines = 2  # a line's end makes one of two
+    trial.spoilt_lines = 2  # a line's end makes one of two
 
 
 @fault("bit of events.jsonl")
@@ -177,7 +184,7 @@ def cut(trial: Trial) -> None:
     data = trial.place.read(name)
     kept = trial.rng.choice([0, trial.rng.randrange(len(data))])
     trial.place.write(name, data[:kept])
-    trial.lost_lines = STEPS * name.endswith("metrics.jsonl")
+    trial.spoilt_lines = STEPS * name.endswith("metrics.jsonl")
     trial.story.append(f"{name} has {kept} of {len(data)} bytes")
 
 

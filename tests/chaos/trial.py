@@ -77,8 +77,8 @@ class Trial:
     rng: random.Random
     quiet: Quiet
     count: int = COUNT
-    lost_lines: int = 0
-    """Lines of metrics.jsonl that the fault itself has destroyed."""
+    spoilt_lines: int = 0
+    """Lines of metrics.jsonl that the fault itself has destroyed, or made those of other steps."""
     foreign: dict[str, bytes] = field(default_factory=dict)
     """Files of others in the place."""
     story: list[str] = field(default_factory=list)
@@ -190,8 +190,11 @@ class Trial:
             return [f"metrics.jsonl: {error}"]
         twice = [step for step, number in Counter(steps).items() if number > 1]
         lost = sorted(set(range(1, STEPS + 1)) - set(steps))
-        wrong = [f"metrics.jsonl has twice steps {twice}"] * bool(twice)
-        return wrong + [f"metrics.jsonl lacks steps {lost}"] * (len(lost) > self.lost_lines)
+        found = {
+            f"metrics.jsonl has twice steps {twice}": twice,
+            f"metrics.jsonl lacks steps {lost}": lost,
+        }
+        return [told for told, steps in found.items() if len(steps) > self.spoilt_lines]
 
     def _foreign(self, names: list[str]) -> list[str]:
         gone = [name for name in self.foreign if name not in names]
