@@ -139,15 +139,15 @@ class Trial:
                 if ended.code == 0:
                     break
                 if ended.code == 2:
-                    self.follow(ended.lines[-1])
+                    self.follow(job, ended.lines[-1])
             else:
                 raise NotSurvivedError(f"{job} refuses {ROUNDS} times: {ended.lines[-1]}")
 
-    def follow(self, line: str) -> None:
-        """Do what a line says: delete what it names, run the job that it names."""
+    def follow(self, job: str, line: str) -> None:
+        """Do what a line of a job says: delete what it names, run the job that it names."""
         named = [each.rstrip("/") for each in re.findall(f"{self.place.uri}/([^\\s,;:)]+)", line)]
         named += [f"pairs/{each}" for each in re.findall(r"delete (pairs-[^\s,]+)", line)]
-        deletes, again = "delete" in line, re.search(r"(run the same command|run) again", line)
+        deletes, runs = "delete" in line, re.search(r"run (again|the same|the job|jobs/)", line)
         if deletes:
             if not named:
                 raise NotSurvivedError(f"says not what to delete: {line}")
@@ -158,10 +158,10 @@ class Trial:
                 raise NotSurvivedError(f"would have a file of others deleted, {gone[0]}: {line}")
             self.story.append(f"delete {named[0]}")
             self.place.remove(named[0])
-        if "jobs/pairs.py" in line:
-            self.settle("pairs")
-        elif not deletes and not again and "run the job" not in line:
+        if "elsewhere" in line or not (deletes or runs):
             raise NotSurvivedError(f"says no way on: {line}")
+        if "jobs/pairs.py" in line and job != "pairs":
+            self.settle("pairs")
 
     def check(self) -> None:
         """Hold what is there to the quiet run; names all that is wrong."""
