@@ -128,6 +128,7 @@ class Trial:
         last = ended.lines[-1] if ended.lines else ""
         self.story.append(f"{job} ended with {ended.code}: {last}")
         if ended.code not in (0, 2, 130, -9) or any("Traceback" in each for each in ended.lines):
+            self.story += ended.lines[-20:]
             raise NotSurvivedError(f"{job} ends with {ended.code}: {last}")
         return ended
 
@@ -215,10 +216,10 @@ class Trial:
 
 
 def same(one: bytes, other: bytes) -> bool:
-    """Whether two files are alike, bit for bit; of shards, their rows."""
-    if one == other or not one.startswith(b"PAR1"):
-        return one == other
-    return read_table(BytesIO(one)).equals(read_table(BytesIO(other)))
+    """Whether two files are alike, bit for bit; of shards and JSON what they hold."""
+    if one.startswith(b"PAR1"):
+        return read_table(BytesIO(one)).equals(read_table(BytesIO(other)))
+    return one == other or (other.startswith(b"{") and json.loads(one) == json.loads(other))
 
 
 def mask(name: str) -> str:
