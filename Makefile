@@ -13,13 +13,15 @@ UV := uv==0.13.9
 TORCH := $(shell grep '^torch==' constraints.txt)
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 
-# What the cluster tests need beside Python, from Debian's packages: the S3 server, a browser.
+# What cluster tests and proofs need beside Python, from Debian's packages: the S3 server, a browser,
+# and what kills a process at a system call.
 S3_SERVER := ceph-mon ceph-osd radosgw
+TRACER := strace
 BROWSER := chromium-headless-shell
 define install
 root=$$([ "$$(id -u)" = 0 ] || echo sudo) && $$root apt-get update -qq && \
 $$root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
-  $(1) >/dev/null || { echo "test-cluster needs on the PATH: $(1)" >&2; exit 1; }
+  $(1) >/dev/null || { echo "$@ needs on the PATH: $(1)" >&2; exit 1; }
 endef
 
 .DEFAULT_GOAL := help
@@ -46,7 +48,9 @@ test-cluster: $(READY) ## tests with kills, servers and several Ray nodes (about
 	@{ command -v $(BROWSER) || command -v chromium; } >/dev/null || { $(call install,$(BROWSER)); }
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "cluster and not prove"
 
-prove: $(READY) ## the long proofs (3 seeds, ablations, methods): dated results, stamped with the commit
+prove: $(READY) ## the long proofs (chaos, 3 seeds, ablations, methods): dated results, stamped with the commit
+	@command -v radosgw >/dev/null || { $(call install,$(S3_SERVER)); }
+	@command -v $(TRACER) >/dev/null || { $(call install,$(TRACER)); }
 	$(BIN)/python -m pytest -m prove
 	$(BIN)/python bench/prove.py
 	$(BIN)/python bench/ablation.py
