@@ -118,7 +118,7 @@ def with_ray_train(config: Config) -> float:
         from pipeline.cluster import distill as job
 
         own = Config.model_validate(settings)
-        result.write_text(str(cpu_per_step(own, job.leaving(Run(own).storage), job.gauges())))
+        result.write_text(str(cpu_per_step(own, job.leaving(Run(own).storage, ""), job.gauges())))
 
     with tempfile.TemporaryDirectory() as folder:
         TorchTrainer(

@@ -21,7 +21,7 @@ from pipeline.cluster.scoring import Scoring
 from pipeline.cluster.session import connect, user_errors
 from pipeline.config import Config, WorkersConfig
 from pipeline.data.fetch import fetch_inputs
-from pipeline.data.lease import Lease
+from pipeline.data.lease import Lease, is_held
 from pipeline.data.storage import Storage
 from pipeline.runs.run import Run
 from pipeline.training import loop
@@ -70,7 +70,7 @@ def distill(config: Config) -> None:
             watch.look()
 
         with _stoppable(run.storage) as stopped:
-            _until_finished(run, stopped, meanwhile)
+            _until_finished(run, lease.token, stopped, meanwhile)
         scoring.finish()
         run.finish()
         run.sweep()
@@ -107,11 +107,13 @@ class CheckpointWatch:
             log.warning("%s: looked again later", error)
 
 
-def _until_finished(run: Run, stopped: threading.Event, meanwhile: Callable[[], None]) -> None:
+def _until_finished(
+    run: Run, driver: str, stopped: threading.Event, meanwhile: Callable[[], None]
+) -> None:
     """Fit again after a failure or a leave, as long as new checkpoints come."""
     done, failures = run.step(), 0
     while done < run.config.distill.steps:
-        before, failure = done, _fit(run, meanwhile)
+        before, failure = done, _fit(run, driver, meanwhile)
         done = run.step()
         if isinstance(failure, UserError):
             raise failure
@@ -128,7 +130,7 @@ def _until_finished(run: Run, stopped: threading.Event, meanwhile: Callable[[], 
         run.log_restart(done, first_line(failure))
 
 
-def _fit(run: Run, meanwhile: Callable[[], None]) -> BaseException | None:
+def _fit(run: Run, driver: str, meanwhile: Callable[[], None]) -> BaseException | None:
     """Run one group of workers to its end; returns what it failed with."""
     failed: list[BaseException] = []
 
@@ -138,7 +140,10 @@ def _fit(run: Run, meanwhile: Callable[[], None]) -> BaseException | None:
             with user_errors(), scratch.temporary_folder() as folder:
                 TorchTrainer(
                     _worker,
-                    train_loop_config=run.config.model_dump(mode="json"),
+                    train_loop_config={
+                        "settings": run.config.model_dump(mode="json"),
+                        "driver": driver,
+                    },
                     torch_config=GroupConfig(),
                     scaling_config=_scaling(run.config.distill.workers),
                     run_config=RunConfig(
@@ -217,16 +222,16 @@ def _scaling(workers: WorkersConfig) -> ScalingConfig:
     )
 
 
-def _worker(settings: dict[str, Any]) -> None:
+def _worker(given: dict[str, Any]) -> None:
     """What runs on every worker. A `UserError` is the driver's to tell, in one line."""
     try:
-        _train(settings)
+        _train(**given)
     except UserError as error:
         logging.getLogger("ray.train").setLevel(logging.CRITICAL)
         raise error.with_traceback(None) from None
 
 
-def _train(settings: dict[str, Any]) -> None:
+def _train(settings: dict[str, Any], driver: str) -> None:
     config = fetch_inputs(Config.model_validate(settings), "teacher")
     torch.set_num_threads(max(1, int(config.distill.workers.cpus)))
     run = Run(config)
@@ -237,7 +242,7 @@ def _train(settings: dict[str, Any]) -> None:
             "all nodes share, or s3://bucket/prefix"
         )
     try:
-        loop.train(config, leaving(run.storage), gauges())
+        loop.train(config, leaving(run.storage, driver), gauges())
     except OSError as error:
         if error.errno not in _FULL:
             raise
@@ -247,16 +252,29 @@ def _train(settings: dict[str, Any]) -> None:
         ) from error
 
 
-def leaving(storage: Storage) -> Callable[[], bool]:
-    """Asks whether the driver was stopped, or a node of the group is about to be taken away."""
+def leaving(storage: Storage, driver: str) -> Callable[[], bool]:
+    """Asks whether the driver was stopped, or a node of the group is about to be taken away.
+
+    Args:
+        storage: Of the run.
+        driver: Token of the driver's lease.
+
+    Raises:
+        UserError: When it asks, if another driver works on the run: this group's own was killed.
+    """
     first = ray.train.get_context().get_world_rank() == 0
 
     def told() -> bool:
+        if not first:
+            return False
         try:
-            return first and bool(storage.list(_STOP))
+            stopped, held = _STOP in storage.list(_STOP), is_held(storage, driver)
         except UserError as error:
             log.warning("%s: asked again later", error)
             return False
+        if not held:
+            raise UserError(f"distill.output: another driver works on {storage.uri()}")
+        return stopped
 
     def ask() -> bool:
         stopped = broadcast_from_rank_zero(told())

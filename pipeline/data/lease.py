@@ -79,6 +79,11 @@ class Lease:
         self._mine = Driver(socket.gethostname(), _machine(), os.getpid(), since, token, 0)
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
 
+    @property
+    def token(self) -> str:
+        """Tells it from others."""
+        return self._mine.token
+
     def check(self) -> None:
         """See that no other driver has taken it over, as one does where beats fail for long.
 
@@ -172,6 +177,16 @@ class Lease:
     @staticmethod
     def _dump(driver: Driver) -> bytes:
         return (json.dumps(asdict(driver)) + "\n").encode()
+
+
+def is_held(storage: Storage, token: str) -> bool:
+    """Whether no other driver than that of this token works on it now; raises as `Storage`."""
+    if NAME not in storage.list(NAME):
+        return True
+    try:
+        return _DRIVER.validate_json(storage.get(NAME)).token == token
+    except ValidationError:
+        return True
 
 
 def _machine() -> str:

@@ -238,10 +238,12 @@ def _dump(value: Any) -> bytes:
 
 def _load_plan(values: dict[str, Any], where: str, plan: Any) -> Any:
     now = {field.name: field.default for field in fields(plan)}
-    if set(values) != set(now) or values["version"] != now["version"]:
+    if values["version"] != now["version"]:
         raise UserError(
             f"{where} was written by another version; run {plan.kind.job} again elsewhere"
         )
+    if unknown := set(values) ^ set(now):
+        raise ValueError(f"its plan lacks or should lack {', '.join(sorted(unknown))}")
     return plan(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 

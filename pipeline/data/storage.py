@@ -200,7 +200,7 @@ def ensure_json(
 
     Raises:
         UserError: If the object is another one; names every difference.
-        DamagedError: If it is no JSON.
+        DamagedError: If it is no JSON, or has names that nothing has.
     """
     if store.put(name, (json.dumps(values, indent=1) + "\n").encode()):
         return
@@ -218,6 +218,8 @@ def ensure_json(
             f"{setting}: {store.uri(name)} is of another one: it has {told}; choose another "
             f"folder, or delete all of that one{way_out(differing)}"
         )
+    if unknown := sorted(found.keys() - wanted.keys()):  # all of them null
+        raise DamagedError(f"{store.uri(name)} is damaged (unknown: {unknown[0]}); delete it")
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -101,27 +101,33 @@ class CheckpointStore:
     def commit(self, commit: Commit) -> None:
         """Make stored files a checkpoint, and remove those of this run that are not kept."""
         self.store.put(f"{commit.name}.json", json.dumps(asdict(commit)).encode())
-        commits = self.commits(commit.fingerprint)
-        kept = {each.name for each in (*commits[: self.keep], commit, self.best(commits)) if each}
+        self._prune(self.commits(commit.fingerprint), commit)
+
+    def finish(self, fingerprint: str) -> None:
+        """Remove what a run that has ended does not keep, whichever attempt of it was killed."""
+        if commits := self.commits(fingerprint):
+            self._prune(commits, None)
+
+    def _prune(self, commits: list[Commit], newest: Commit | None) -> None:
+        """Remove checkpoints that are not kept, and weights that never became one.
+
+        Those lie in folders with the name of an attempt.
+
+        Args:
+            commits: Of this run, the newest first.
+            newest: Later ones stay; None: whoever wrote them is gone.
+        """
+        kept = {each.name for each in (*commits[: self.keep], newest, self.best(commits)) if each}
         for each in commits:
-            if each.name <= commit.name and each.name not in kept:
+            if each.name not in kept and _is_past(each.name, newest):
                 self.store.delete(f"{each.name}.json")
                 for name in each.files:
                     self.store.delete(f"{each.name}/{name}")
-        self.sweep(commit)
-
-    def sweep(self, newest: Commit | None = None) -> None:
-        """Remove weights in folders with the name of an attempt that never became a checkpoint.
-
-        Args:
-            newest: Later ones stay; None: whoever wrote them is gone.
-        """
         names = self.store.tree()
         for name in names:
             folder = name.split("/")[0]
             unfinished = _NAME.fullmatch(folder) and f"{folder}.json" not in names
-            earlier = newest is None or folder <= newest.name
-            if unfinished and earlier and name.endswith(".safetensors"):
+            if unfinished and _is_past(folder, newest) and name.endswith(".safetensors"):
                 self.store.delete(name)
 
     def commits(self, fingerprint: str | None = None) -> list[Commit]:
@@ -135,7 +141,7 @@ class CheckpointStore:
         """
         found, unused = [], []
         for name in sorted(self.store.list(), reverse=True):
-            if name.endswith(".json"):
+            if _NAME.fullmatch(name.removesuffix(".json")) and name.endswith(".json"):
                 try:
                     commit = _COMMIT.validate_json(self.store.get(name))
                 except UserError:
@@ -153,7 +159,7 @@ class CheckpointStore:
                         found.append(commit)
                         continue
                 unused.append(f"{self.store.uri(name)} {reason}")
-                _warn_once(f"{unused[-1]} and is not used")
+                _warn_once(f"{unused[-1]} and is not used; it may be deleted")
         if unused and not found:
             raise UserError(
                 f"{self.store.setting}: {unused[0]}, and there is no other checkpoint: move it "
@@ -242,6 +248,10 @@ class CheckpointStore:
         for name in commit.files:
             self.store.download(f"{commit.name}/{name}", copy / name)
         return copy
+
+
+def _is_past(name: str, newest: Commit | None) -> bool:
+    return newest is None or name <= newest.name
 
 
 @cache

@@ -76,10 +76,11 @@ class MetricsLog:
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line of metrics.jsonl, and one point on each curve."""
         line = {"step": step, "time": round(time.time(), 2), **values}
-        with self._writing(), self.metrics.open("a") as lines:
-            lines.write(json.dumps(line) + "\n")
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+        with self._writing():
+            with self.metrics.open("a") as lines:
+                lines.write(json.dumps(line) + "\n")
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
         if self.wandb is not None:
             self.wandb.scalars(step, values)
         shown = {name: each for name, each in values.items() if name in _SHOWN}
@@ -92,7 +93,8 @@ class MetricsLog:
         save_grid(rows, file)
         with Image.open(file) as picture:
             pixels = np.asarray(picture.convert("RGB"))
-        self.board.add_image("samples", pixels, step, dataformats="HWC")
+        with self._writing():
+            self.board.add_image("samples", pixels, step, dataformats="HWC")
         if self.wandb is not None:
             self.wandb.picture(step, pixels)
 
@@ -125,9 +127,10 @@ class MetricsLog:
         try:
             yield
         except OSError as error:
+            where, reason = error.filename or self.output, error.strerror or error
             raise UserError(
-                f"distill.output: cannot write {error.filename or self.output}: {error.strerror}; "
-                "free space or choose another folder, then run the same command again"
+                f"distill.output: cannot write {where}: {reason}; free space or choose another "
+                "folder, then run the same command again"
             ) from error
 
     def _drop_after(self, start: int) -> dict[str, Any]:

@@ -114,11 +114,11 @@ class Run:
     def sweep(self) -> None:
         """Remove what killed processes have left.
 
-        Of a run that has ended, also weights that never became a checkpoint.
+        Of a run that has ended, also checkpoints that it does not keep, and their parts.
         """
         self.storage.sweep()
         if self.is_finished():
-            self.checkpoints.sweep()
+            self.checkpoints.finish(self.fingerprint)
 
     def is_claimed(self) -> bool:
         """Whether this process sees the mark of `claim`: else it would begin a run of its own."""
@@ -177,7 +177,11 @@ class Run:
         """
         distill, teacher = self.config.distill, load_teacher(self.local.teacher)
         with self.checkpoints.newest(fingerprint=self.fingerprint) as found:
-            assert found is not None, "a run ends with a checkpoint"
+            if found is None:
+                raise UserError(
+                    f"distill.output: {self.checkpoints.store.uri()} lists no checkpoint of step "
+                    f"{distill.steps} yet; run the same command again"
+                )
             commit, folder = found
             if commit.step != distill.steps:
                 raise UserError(

@@ -84,8 +84,8 @@ def _replace_ray(at_step: Callable[[int], None]) -> None:
         actor = pool.Actor(work)
         return ({"index": index, **actor.make(index)} for index in todo)
 
-    def leaving(storage: Storage) -> Callable[[], bool]:
-        ask, steps = _LEAVING(storage), count(1)
+    def leaving(storage: Storage, driver: str) -> Callable[[], bool]:
+        ask, steps = _LEAVING(storage, driver), count(1)
 
         def told() -> bool:
             at_step(next(steps))
@@ -93,9 +93,9 @@ def _replace_ray(at_step: Callable[[int], None]) -> None:
 
         return told
 
-    def fit(run: Run, meanwhile: Callable[[], None]) -> BaseException | None:
+    def fit(run: Run, driver: str, meanwhile: Callable[[], None]) -> BaseException | None:
         try:
-            distill._worker(run.config.model_dump(mode="json"))
+            distill._worker({"settings": run.config.model_dump(mode="json"), "driver": driver})
         except Exception as error:
             return error
         return None
