@@ -107,6 +107,9 @@ class CheckpointStore:
         """Remove what a run that has ended does not keep, whichever attempt of it was killed."""
         if commits := self.commits(fingerprint):
             self._prune(commits, None)
+        for path in self.store.folder.iterdir() if self.store.folder else ():
+            if _NAME.fullmatch(path.name) and not (path.is_file() or any(path.iterdir())):
+                path.rmdir()
 
     def _prune(self, commits: list[Commit], newest: Commit | None) -> None:
         """Remove checkpoints that are not kept, and weights that never became one.

@@ -106,8 +106,31 @@ def test_at_the_end_of_a_run_all_that_never_became_a_checkpoint_goes(tmp_path: P
     store.commit(made := checkpoint(tmp_path, 2))
     checkpoint(tmp_path, 9, "0000beef")
     notes = write(tmp_path, "0000009-0000beef/notes.txt")
-    store.sweep()
+    (tmp_path / "0000009-0000cafe").mkdir()
+    (tmp_path / "empty").mkdir()
+    store.finish(OURS)
     assert there(tmp_path) == {f"{made.name}.json", f"{made.name}/{FILE}", notes}
+    folders = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert folders == {made.name, "0000009-0000beef", "empty"}
+
+
+def test_what_a_kill_kept_beyond_its_number_goes_at_the_end_of_a_run(tmp_path: Path) -> None:
+    """Committed, but the earlier ones were not removed any more."""
+    store, more = new_store(tmp_path), new_store(tmp_path, keep=9)
+    for step in (1, 2, 3):
+        more.commit(checkpoint(tmp_path, step))
+    more.commit(checkpoint(tmp_path, 2, "00000000", OTHER))
+    store.finish(OURS)
+    assert [(each.step, each.fingerprint) for each in store.commits()] == [(3, OURS), (2, OTHER)]
+
+
+def test_json_of_others_is_no_commit(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    notes = {write(tmp_path, name) for name in ("notes.json", "0000001.json", "run.json")}
+    assert store.commits() == [] and store.step() == 0
+    store.commit(made := checkpoint(tmp_path, 2))
+    store.finish(OURS)
+    assert there(tmp_path) == notes | {f"{made.name}.json", f"{made.name}/{FILE}"}
 
 
 DAMAGES = {
