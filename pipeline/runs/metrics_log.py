@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 from pydantic_core import from_json
-from tensorboardX import SummaryWriter
 from torch import Tensor
 
 from pipeline.config import DistillConfig, settings_yaml
 from pipeline.runs import events
+from pipeline.runs.board import Board
 from pipeline.runs.checkpoint_store import Score
 from pipeline.runs.run_folder import RunFolder
 from pipeline.utils.errors import UserError
@@ -65,8 +65,9 @@ class MetricsLog:
         reached, reached_at = lost.get("step"), lost.get("time")
         event = events.Event("start", began, start, workers, reached, reached_at, machine=machine)
         events.note(output, event)
-        self.board = SummaryWriter(str(output / "tensorboard"), purge_step=start + 1)
-        self.board.add_text("config", f"```yaml\n{settings_yaml.dump(settings)}```", start)
+        with self._writing():
+            self.board = Board(output / "tensorboard", start + 1)
+            self.board.text(start, "config", f"```yaml\n{settings_yaml.dump(settings)}```")
         self.wandb = None
         if distill.wandb:
             self.wandb = _WeightsAndBiases(distill.wandb, distill.output, settings, output)
@@ -79,8 +80,7 @@ class MetricsLog:
         with self._writing():
             with self.metrics.open("a") as lines:
                 lines.write(json.dumps(line) + "\n")
-            for name, value in values.items():
-                self.board.add_scalar(name, value, step)
+            self.board.scalars(step, values)
         if self.wandb is not None:
             self.wandb.scalars(step, values)
         shown = {name: each for name, each in values.items() if name in _SHOWN}
@@ -94,7 +94,7 @@ class MetricsLog:
         with Image.open(file) as picture:
             pixels = np.asarray(picture.convert("RGB"))
         with self._writing():
-            self.board.add_image("samples", pixels, step, dataformats="HWC")
+            self.board.image(step, "samples", pixels)
         if self.wandb is not None:
             self.wandb.picture(step, pixels)
 
@@ -157,11 +157,11 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 def board_score(output: RunFolder, step: int, score: Score) -> None:
     """Put the score of a checkpoint on TensorBoard's curves; what a store refuses, later."""
-    folder = str(output.folder / "tensorboard")
-    with SummaryWriter(folder, filename_suffix=f".score-{step}") as board:
-        board.add_scalar("fd_teacher", score.fd_teacher, step)
-        if score.floor is not None:
-            board.add_scalar("fd_floor", score.floor, step)
+    (folder := output.folder / "tensorboard").mkdir(parents=True, exist_ok=True)
+    board = Board(folder, suffix=f".score-{step}")
+    floor = {} if score.floor is None else {"fd_floor": score.floor}
+    board.scalars(step, {"fd_teacher": score.fd_teacher, **floor})
+    board.close()
     output.try_upload()
 
 
