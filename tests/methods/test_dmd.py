@@ -93,7 +93,7 @@ def test_with_a_frozen_critic_it_does_not():
     assert distil_linear("dmd", refresh_critic=False) > 0.5
 
 
-class MetricsLog(nn.Module):
+class Noted(nn.Module):
     """A denoiser that notes how it was called."""
 
     def __init__(self, weight: float):
@@ -132,9 +132,9 @@ def test_the_student_learns_in_every_nth_step_after_as_many_of_the_critic():
 
 def test_student_loss_is_the_weighted_sum_of_its_parts_in_one_student_call():
     student, teacher, critic, microbatch = (
-        MetricsLog(0.7),
-        MetricsLog(0.2),
-        MetricsLog(0.5),
+        Noted(0.7),
+        Noted(0.2),
+        Noted(0.5),
         lane_with_pairs(),
     )
     both = METHOD.student_loss(plan_of(0.25, 2.0), student, teacher, critic, microbatch)
@@ -151,7 +151,7 @@ def test_student_loss_is_the_weighted_sum_of_its_parts_in_one_student_call():
 
 
 def test_only_the_student_gets_gradients_in_its_turn():
-    student, teacher, critic = MetricsLog(0.7), MetricsLog(0.2), MetricsLog(0.5)
+    student, teacher, critic = Noted(0.7), Noted(0.2), Noted(0.5)
     METHOD.student_loss(
         plan_of(0.25, 1.0), student, teacher, critic, lane_with_pairs()
     ).total.backward()
