@@ -154,7 +154,7 @@ def _check_all(manifest: Manifest[Any], sound: Callable[[Shard], Tensor], unit: 
             try:
                 images = sound(shard)
             except DamagedError as error:
-                faults[shard.name] = str(error)
+                faults[shard.name] = str(error).removesuffix(f"; delete it and run {job} again")
                 images = torch.zeros(0, *plan.shape)
             prints.append(_fingerprints(images))
             images = images.double()

@@ -41,6 +41,7 @@ def auraflow() -> AuraFlowPipeline:
 AURAFLOW = OnLatents(
     family="auraflow",
     make=auraflow,
+    sizes=((32, 16), (24, 32)),  # as far as its table goes
     few={"fresh": ((1.0, 0.75, 0.5, 0.25), True)},
     wrong={"_class_name": "DDIMScheduler", "beta_schedule": "linear"},
 )
