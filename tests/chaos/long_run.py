@@ -55,9 +55,11 @@ class Figures:
         Not TensorBoard's, one of which comes at a start, nor the student's, which come at the end.
         """
         others = {"tensorboard", "student"}
-        files = [path for path in self._run.rglob("*") if not others & set(path.parts)]
+        tree = list(os.walk(self._run))  # which may change meanwhile
+        ours = [(names, more) for folder, names, more in tree if not others & {*Path(folder).parts}]
+        count = sum(len(names) + len(more) for names, more in ours)
         scratch = list(Path(os.environ["TMPDIR"]).iterdir())
-        row = process.num_fds(), process.memory_info().rss, len(files) + len(scratch)
+        row = process.num_fds(), process.memory_info().rss, count + len(scratch)
         with self._file.open("a") as lines:
             lines.write(" ".join(map(str, row)) + "\n")
 
