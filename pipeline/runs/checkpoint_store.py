@@ -226,12 +226,10 @@ class CheckpointStore:
                 names = [f"{commit.name}/{name}" for name in commit.files]
                 lost = [name for name in names if name not in stored]
                 if not lost:
-                    folder = self._local(commit, copy)
-                    sums = {name: file_sha256(folder / name).hex() for name in commit.files}
-                    if sums == commit.files:
+                    folder, lost = self._read(commit, copy)
+                    if not lost:
                         yield commit, folder
                         return
-                    lost = [n for n in names if sums[Path(n).name] != commit.files[Path(n).name]]
                 log.warning(
                     "%s is torn or missing: the checkpoint of step %d is passed over",
                     self.store.uri(lost[0]),
@@ -243,6 +241,19 @@ class CheckpointStore:
                 "move them away to begin anew, or choose another folder"
             )
         yield None
+
+    def _read(self, commit: Commit, copy: Path) -> tuple[Path, list[str]]:
+        """Where its files are, as `_local`, and names of those that differ from the commit's sums.
+
+        They are read twice before they count as damaged: a store may have answered wrongly.
+        """
+        for _ in range(2):
+            folder = self._local(commit, copy)
+            sums = {name: file_sha256(folder / name).hex() for name in commit.files}
+            wrong = [f"{commit.name}/{name}" for name in sums if sums[name] != commit.files[name]]
+            if not wrong:
+                break
+        return folder, wrong
 
     def _local(self, commit: Commit, copy: Path) -> Path:
         """Where a checkpoint's files are: in their own folder, or copied to the given one."""

@@ -150,7 +150,10 @@ class Trial:
         """Do what a line of a job says: delete what it names, run the job that it names."""
         named = [each.rstrip("/") for each in re.findall(f"{self.place.uri}/([^\\s,;:)]+)", line)]
         named += [f"pairs/{each}" for each in re.findall(r"delete (pairs-[^\s,]+)", line)]
-        deletes, runs = "delete" in line, re.search(r"run (again|the same|the job|jobs/)", line)
+        deletes, runs = (
+            "delete" in line or " away " in line,
+            re.search(r"run (again|the same|the job|jobs/)", line),
+        )
         if deletes:
             if not named:
                 raise NotSurvivedError(f"says not what to delete: {line}")

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.config import S3Config
 from pipeline.data.storage import Storage
+from pipeline.runs import checkpoint_store
 from pipeline.runs.checkpoint_store import CheckpointStore, Commit, Score
 from pipeline.utils.errors import UserError
 
@@ -172,3 +173,16 @@ def test_a_commit_without_one_of_its_fields_or_under_another_name_is_damaged(tmp
         assert store.commits() == [good]
     (tmp_path / "0000003-1f2e3d4c.json").write_text(json.dumps(fields))
     assert store.commits() == [good]
+
+
+def test_a_checkpoint_that_comes_damaged_once_is_read_again(tmp_path: Path, monkeypatch) -> None:
+    store = new_store(tmp_path)
+    store.commit(made := checkpoint(tmp_path, 2))
+    answers, read = iter([b"cut"]), checkpoint_store.file_sha256
+
+    def once(file: Path) -> bytes:
+        return next(answers, None) or read(file)
+
+    monkeypatch.setattr(checkpoint_store, "file_sha256", once)
+    with store.newest() as found:
+        assert found is not None and found[0] == made
