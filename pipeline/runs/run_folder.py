@@ -1,6 +1,7 @@
 """The folder of a run: a local one, or one in a bucket with files on their way there."""
 
 import logging
+import time
 import weakref
 from contextlib import ExitStack
 from pathlib import Path
@@ -66,12 +67,19 @@ class RunFolder:
                 self.storage.upload(path, name)
                 self._uploaded[name] = when
 
-    def try_upload(self) -> None:
-        """As `upload`; what cannot be stored now is logged and stored with the next call."""
-        try:
-            self.upload()
-        except UserError as error:
-            log.warning("%s: tried again later", error)
+    def try_upload(self, tries: int = 1) -> None:
+        """As `upload`; what cannot be stored now is logged and stored with the next call.
+
+        Args:
+            tries: How often, a few seconds apart: where there is no next call.
+        """
+        for attempt in range(tries):
+            time.sleep(2**attempt if attempt else 0)
+            try:
+                self.upload()
+                return
+            except UserError as error:
+                log.warning("%s: tried again later", error)
 
 
 def save_student(

@@ -81,4 +81,4 @@ def _metrics_log(
             output.try_upload()
             yield log
     finally:
-        output.try_upload()
+        output.try_upload(tries=4)

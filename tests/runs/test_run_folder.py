@@ -3,13 +3,16 @@
 import json
 from pathlib import Path
 
-from pipeline.config import Config
+from pipeline.config import Config, S3Config
 from pipeline.data.fetch import fetch_inputs
+from pipeline.data.storage import Storage
 from pipeline.models.students import load_student
 from pipeline.report.page import render
 from pipeline.report.source import find, read_run
 from pipeline.runs.run import Run
+from pipeline.runs.run_folder import RunFolder
 from pipeline.training import loop
+from pipeline.utils.errors import UserError
 
 
 def remote(config: Config) -> Config:
@@ -64,3 +67,21 @@ def test_a_run_on_s3_goes_on_on_another_machine_and_ends_like_a_local_one(
     assert [each.kind for each in seen.events] == ["start", "left", "start", "end", "restart"]
     assert list(seen.grids) == [5, 10] and seen.steps == 10 and not seen.troubles
     assert "runs/one" in render([seen])
+
+
+def test_what_a_store_refuses_at_the_end_is_tried_again(bucket, monkeypatch):
+    storage = Storage("s3://bucket/runs/one", S3Config(region="us-east-1"), "distill.output")
+    output, upload, refusals = RunFolder(storage), Storage.upload, iter(range(3))
+    (output.folder / "metrics.jsonl").write_text("{}\n")
+
+    def refuse(self: Storage, file: Path, name: str) -> None:
+        if next(refusals, None) is not None:
+            raise UserError("the answer was cut")
+        upload(self, file, name)
+
+    monkeypatch.setattr(Storage, "upload", refuse)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    output.try_upload()
+    assert not storage.list()
+    output.try_upload(tries=4)
+    assert list(storage.list()) == ["metrics.jsonl"]
