@@ -105,8 +105,7 @@ class LatentNetwork(Network):
         kind, required = getattr(diffusers, folder.pipeline), cls.required(folder)
         parts = load_parts(folder.path, index, required)
         backbone, vae, flags = parts.pop(cls.part), cls.vae(parts["vae"]), cls.flags(index)
-        if (takes := cls.channels(backbone)) != vae.vae.config.latent_channels:
-            made = vae.vae.config.latent_channels
+        if (takes := cls.channels(backbone)) != (made := vae.channels):
             refuse(folder, f"its network takes {takes} channels of latents, its VAE makes {made}")
         drop_unpaired(parts)
         if problem := text_problem(kind, {**parts, cls.part: backbone}, cls.part, cls.widths):
