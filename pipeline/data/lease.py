@@ -127,7 +127,9 @@ class Lease:
         first = found = self._read()
         if first is not None and not first.is_gone():
             seconds = PATIENCE * BEAT_SECONDS
-            print(f"{self._describe(first)}: seen whether it still does, {seconds:.0f} s at most")
+            print(
+                f"{self._describe(first)}: looking for up to {seconds:.0f} s whether it still does"
+            )
             deadline = time.monotonic() + seconds
             while found == first and time.monotonic() < deadline:
                 time.sleep(BEAT_SECONDS / 10)
@@ -141,7 +143,7 @@ class Lease:
     def _describe(self, driver: Driver) -> str:
         return (
             f"{self._storage.setting}: {self._storage.uri()} is in use: process {driver.pid} on "
-            f"{driver.host} works on it since {driver.since} UTC"
+            f"{driver.host} has worked on it since {driver.since} UTC"
         )
 
     def _read(self) -> Driver | None:

@@ -152,9 +152,12 @@ class Storage:
         return self._store.tree()
 
     def sweep(self) -> None:
-        """Remove temporary files of processes that are gone; a bucket has none."""
+        """Remove temporary files of processes that are gone; in a bucket there are but probes."""
         if self.folder:
             scratch.sweep(self.folder, deep=True)
+            return
+        for name in filter(scratch.is_temporary, self.tree()):
+            self.delete(name)
 
     def delete(self, name: str) -> None:
         """As `Store.delete`."""

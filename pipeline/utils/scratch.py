@@ -67,11 +67,16 @@ def name(of: str) -> str:
     return f".{of}.ray-dmd-{uuid.uuid4().hex}"
 
 
+def is_temporary(path: str) -> bool:
+    """Whether the last part of a path is such a name."""
+    return bool(_NAME.fullmatch(path.rpartition("/")[2]))
+
+
 def sweep(folder: Path, deep: bool = False) -> None:
     """Remove what killed processes have left in a folder; deep: and in the folders in it."""
     with suppress(OSError):  # there is no such folder, or it is not ours to read
         for path in sorted(folder.iterdir()):
-            if _NAME.fullmatch(path.name):
+            if is_temporary(path.name):
                 _remove_unheld(path)
             elif deep and path.is_dir() and not path.is_symlink():
                 sweep(path, deep)

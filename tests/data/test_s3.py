@@ -22,6 +22,7 @@ from pipeline.data.ranges import ATTEMPTS
 from pipeline.data.reader import PairReader
 from pipeline.data.s3 import S3Store
 from pipeline.data.storage import Storage, probe
+from pipeline.utils import scratch
 from pipeline.utils.errors import UserError
 
 
@@ -259,3 +260,12 @@ def test_a_broken_look_at_the_size_is_repeated_and_a_missing_object_is_named(sto
     for read in (store.get, store.open):
         with pytest.raises(UserError, match="set/gone: no such object; run the job that makes it"):
             read("gone")
+
+
+def test_a_probe_that_a_killed_job_left_is_swept_and_nothing_else(bucket):
+    store = Storage("s3://bucket/set", S3Config(region="us-east-1"), "pairs.output")
+    kept = [".probe", ".probe-0123", "probe.ray-dmd-0123", ".hidden", "deep/.notes.txt"]
+    for name in (*kept, scratch.name("probe")):
+        store.put(name, b"1")
+    store.sweep()
+    assert sorted(store.tree()) == sorted(kept)
