@@ -5,6 +5,7 @@ from pipeline.models.families import edm as edm
 from pipeline.models.families import flux as flux
 from pipeline.models.families import gaussian as gaussian
 from pipeline.models.families import kolors as kolors
+from pipeline.models.families import lumina2 as lumina2
 from pipeline.models.families import pixart as pixart
 from pipeline.models.families import sana as sana
 from pipeline.models.families import sd as sd

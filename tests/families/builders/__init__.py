@@ -7,6 +7,7 @@ from tests.families.builders import (
     flux,
     gaussian,
     kolors,
+    lumina2,
     pixart,
     sana,
     sd,
@@ -29,4 +30,5 @@ BUILDERS: dict[str, Builder] = {
     **sd3.BUILDERS,
     **flux.BUILDERS,
     **sana.BUILDERS,
+    **lumina2.BUILDERS,
 }
