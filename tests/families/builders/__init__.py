@@ -2,6 +2,7 @@
 
 from tests.families.builder import Builder
 from tests.families.builders import (
+    chroma,
     dit,
     edm,
     flux,
@@ -31,4 +32,5 @@ BUILDERS: dict[str, Builder] = {
     **flux.BUILDERS,
     **sana.BUILDERS,
     **lumina2.BUILDERS,
+    **chroma.BUILDERS,
 }
