@@ -62,6 +62,12 @@ RELEASED: dict[str, Case] = {
     "flux-dev": ("flux-dev", "euler", {**FLOW, **BY_SIZE}),
     "flux-schnell": ("flux-schnell", "euler", {**FLOW, "shift": 1.0, "base_shift": 0.5}),
     "sana": ("sana", "dpmpp_2m", FLOW_DPM),
+    "cogview4": (
+        "cogview4",
+        "euler",
+        {**FLOW, "base_shift": 0.25, "max_shift": 0.75, "base_image_seq_len": 256}
+        | {"use_dynamic_shifting": True, "time_shift_type": "linear"},
+    ),
     "pixart-alpha": ("pixart-alpha", "dpmpp_2m", DPM),
     "dit": ("dit", "euler", {"_class_name": "DDIMScheduler", "clip_sample": False}),
 }
@@ -126,6 +132,8 @@ CHANGED: dict[str, Case] = {
         "euler",
         {**FLOW, **BY_SIZE, "use_exponential_sigmas": True},
     ),
+    "CogView4, exponential by size": ("cogview4", "euler", {**FLOW, **BY_SIZE}),
+    "CogView4, a shift of its own": ("cogview4", "euler", {**FLOW, "shift": 3.0}),
     "Flux, to a share of noise": ("flux-schnell", "euler", {**FLOW, "shift_terminal": 0.1}),
     # in EDM's preconditioning
     "EDM of Stable Diffusion": ("sd1", "euler", {"_class_name": "EDMEulerScheduler"}),

@@ -1,6 +1,7 @@
 """One file per family of models; a new one is imported here, and nothing else need know it."""
 
 from pipeline.models.families import chroma as chroma
+from pipeline.models.families import cogview4 as cogview4
 from pipeline.models.families import dit as dit
 from pipeline.models.families import edm as edm
 from pipeline.models.families import flux as flux

@@ -3,6 +3,7 @@
 from tests.families.builder import Builder
 from tests.families.builders import (
     chroma,
+    cogview4,
     dit,
     edm,
     flux,
@@ -33,4 +34,5 @@ BUILDERS: dict[str, Builder] = {
     **sana.BUILDERS,
     **lumina2.BUILDERS,
     **chroma.BUILDERS,
+    **cogview4.BUILDERS,
 }
