@@ -154,7 +154,7 @@ class Critic(nn.Module):
     def _maps(self, found: Sequence[Any], inputs: Inputs) -> list[Tensor]:
         """Of what the stages give."""
         x_t, condition = inputs.x_t, inputs.condition
-        return [_map(self.denoiser.features(each, x_t, condition), x_t) for each in found]
+        return [_map(self.denoiser.of_image(each, x_t, condition), x_t) for each in found]
 
     def _taps(self, network: Network, found: list[Any]) -> dict[str, nn.Module]:
         return {name: Tap(network.get_submodule(name), found) for name in self.stages}

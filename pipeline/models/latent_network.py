@@ -49,7 +49,7 @@ class LatentNetwork(Network):
         shifts_by_size: Whether the pipeline tells its scheduler a shift that follows the size.
         optional: Components that a folder may lack.
         shifts_latents: Whether the pipeline takes the VAE's `shift_factor`; others ignore it.
-        alone: Whether prompts are encoded one by one, to rows of their own lengths.
+        prompts_alone: Whether prompts are encoded one by one, to rows of their own lengths.
     """
 
     latents: VAE
@@ -62,7 +62,7 @@ class LatentNetwork(Network):
     shifts_by_size: ClassVar[bool] = False
     optional: ClassVar[frozenset[str]] = frozenset()
     shifts_latents: ClassVar[bool] = False
-    alone: ClassVar[bool] = False
+    prompts_alone: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class LatentNetwork(Network):
         self.embedded_guidance = teacher.embedded_guidance
         prompts, encode = read_prompts(teacher.prompts), partial(self._encode, frozen)
         guidable, negative = self.guidable(backbone), teacher.negative_prompt
-        self.conditioner = Prompts(prompts, negative, encode, guidable, self.alone)
+        self.conditioner = Prompts(prompts, negative, encode, guidable, self.prompts_alone)
 
     @classmethod
     def problem(cls, folder: ModelFolder) -> str | None:

@@ -121,7 +121,7 @@ class Network(Denoiser, Family):
             return [f"{self.part}.down_blocks.{len(self.backbone.down_blocks) - 1}"]
         return [f"{self.part}.mid_block"]
 
-    def features(self, output: Any, x_t: Tensor, condition: Condition) -> Tensor:
+    def of_image(self, output: Any, x_t: Tensor, condition: Condition) -> Tensor:
         """What a stage gives of an image, maps (B, C, h, w) or tokens (B, h w, C).
 
         Args:

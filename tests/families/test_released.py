@@ -16,7 +16,7 @@ import torch
 from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import sample_teacher
 from tests.families.builders import BUILDERS
-from tests.families.measures import close
+from tests.families.measures import close, refused
 
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 OLD = {**SD, "set_alpha_to_one": False, "skip_prk_steps": True, "clip_sample": False}
@@ -177,6 +177,21 @@ def test_latents_are_those_of_the_pipeline(case: str, steps: int, with_scheduler
     start = builder.start(pipe, teacher)
     ours = sample_teacher(teacher, start, builder.labels_of(teacher), solver, steps, 1.0)
     close(builder.visible(teacher, ours), builder.end(pipe, teacher, steps, 1.0), 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "named"),
+    [
+        ({**FLOW, "use_karras_sigmas": True}, "use_karras_sigmas"),
+        ({**FLOW, "shift_terminal": 0.1}, "shift_terminal"),
+        ({"_class_name": "FlowMatchHeunDiscreteScheduler"}, "FlowMatchHeunDiscreteScheduler"),
+        (FLOW_DPM, "DPMSolverMultistepScheduler"),
+    ],
+)
+def test_cogview4_is_told_times_that_its_noise_follows(
+    scheduler: dict[str, Any], named: str, with_scheduler: Callable
+) -> None:
+    assert named in refused(with_scheduler("cogview4", scheduler))
 
 
 def test_the_index_says_which_class_takes_the_file(with_scheduler: Callable) -> None:

@@ -204,7 +204,7 @@ def outputs(network: Network, stages: Sequence[str], inputs: Inputs) -> list[Ten
     seen: list[Tensor] = []
 
     def note(module: nn.Module, given: Any, output: Any) -> None:
-        features = network.features(output, inputs.x_t, inputs.condition)
+        features = network.of_image(output, inputs.x_t, inputs.condition)
         if features.ndim == 3:
             features = features.mT.unflatten(2, (round(features.shape[1] ** 0.5), -1))
         seen.append(features)

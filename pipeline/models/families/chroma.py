@@ -46,9 +46,9 @@ class Chroma(Flux):
         ).sample
         return pixel_shuffle(output.mT.unflatten(2, (height, width)), self.patch)
 
-    def features(self, output: Any, x_t: Tensor, condition: Condition) -> Tensor:
+    def of_image(self, output: Any, x_t: Tensor, condition: Condition) -> Tensor:
         """The image's tokens, behind the text's where a block has both."""
-        found = super().features(output, x_t, condition)
+        found = super().of_image(output, x_t, condition)
         return found[:, -(x_t.shape[2] * x_t.shape[3] // self.patch**2) :]
 
     def up_to(self, stage: str) -> dict[str, nn.Module]:

@@ -34,7 +34,7 @@ class CogView4(LatentTransformer):
     pipelines = ("CogView4Pipeline",)
     takes = {Flow: ("flow_prediction",)}
     shifts_by_size = True
-    alone = True  # padding is read as text
+    prompts_alone = True  # padding is read as text
     widths: ClassVar = {"text_embed_dim": {"text_encoder.hidden_size": 1}}
 
     def __init__(
@@ -94,9 +94,9 @@ class CogView4(LatentTransformer):
         ).sample
         return output
 
-    def features(self, output: Any, x_t: Tensor, condition: Condition) -> Tensor:
+    def of_image(self, output: Any, x_t: Tensor, condition: Condition) -> Tensor:
         """A block gives the image's stream first."""
-        return super().features(output[0], x_t, condition)
+        return super().of_image(output[0], x_t, condition)
 
     def pipeline(self) -> "diffusers.DiffusionPipeline":
         """With the teacher's scheduler: what its shift makes of the times told is the noise."""

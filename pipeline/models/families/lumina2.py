@@ -26,7 +26,7 @@ class Lumina2(LatentTransformer):
     pipelines = ("Lumina2Pipeline",)
     takes = {Flow: ("flow_prediction",)}
     shifts_latents = True
-    alone = True
+    prompts_alone = True
     widths: ClassVar = {"cap_feat_dim": {"text_encoder.hidden_size": 1}}
     blocks = ("noise_refiner", "layers")
 
@@ -70,9 +70,9 @@ class Lumina2(LatentTransformer):
         norm = (x_t - cond).norm(dim=-1, keepdim=True)
         return x_t - flow * (norm / flow.norm(dim=-1, keepdim=True))
 
-    def features(self, output: Any, x_t: Tensor, condition: Condition) -> Tensor:
+    def of_image(self, output: Any, x_t: Tensor, condition: Condition) -> Tensor:
         """The image's tokens, which stand behind a text of its own length in every row."""
-        found, unit = super().features(output, x_t, condition), self._unit(self.backbone)
+        found, unit = super().of_image(output, x_t, condition), self._unit(self.backbone)
         count = x_t.shape[2] * x_t.shape[3] // unit**2
         if found.shape[1] == count:  # as the refiner's, before it sees the text
             return found
