@@ -2,11 +2,14 @@
 
 from tests.families.builder import Builder
 from tests.families.builders import (
+    chroma,
+    cogview4,
     dit,
     edm,
     flux,
     gaussian,
     kolors,
+    lumina2,
     pixart,
     sana,
     sd,
@@ -29,4 +32,7 @@ BUILDERS: dict[str, Builder] = {
     **sd3.BUILDERS,
     **flux.BUILDERS,
     **sana.BUILDERS,
+    **lumina2.BUILDERS,
+    **chroma.BUILDERS,
+    **cogview4.BUILDERS,
 }
