@@ -124,7 +124,7 @@ class Critic(nn.Module):
         found: list[Any] = []
         network = self._at_step(step_index)
         x0 = view(network, self._taps(network, found))(*inputs)
-        maps = [_map(each, inputs.x_t) for each in found]
+        maps = self._maps(found, inputs.x_t)
         if more is not None:
             rest = self._features(more, step_index)
             maps = [torch.cat(pair) for pair in zip(maps, rest, strict=True)]
@@ -149,10 +149,13 @@ class Critic(nn.Module):
         network = view(network, network.up_to(self.stages[-1]))
         given = network.inputs(inputs.x_t, inputs.t)
         view(network, self._taps(network, found)).predict(*given, inputs.condition)
-        return [_map(each, inputs.x_t) for each in found]
+        return self._maps(found, inputs.x_t)
 
     def _taps(self, network: Network, found: list[Any]) -> dict[str, nn.Module]:
         return {name: Tap(network.get_submodule(name), found) for name in self.stages}
+
+    def _maps(self, found: Sequence[Any], x_t: Tensor) -> list[Tensor]:
+        return [_map(self.denoiser.of_image(each, x_t), x_t) for each in found]
 
     def _judge(self, maps: Sequence[Tensor]) -> Tensor:
         logits = torch.stack([head(each) for head, each in zip(self.heads, maps, strict=True)], 1)

@@ -126,6 +126,10 @@ class Network(Denoiser, Family):
         end = f".{self.time_embedding}"
         return [name for name, _ in self.named_modules() if name.endswith(end)]
 
+    def of_image(self, output: Any, x_t: Tensor) -> Any:
+        """What of a stage's output is the image's, where x_t, (B, C, H, W), was given."""
+        return output
+
     def up_to(self, stage: str) -> dict[str, nn.Module]:
         """What ends the network after one of its `stages`: names of modules -> what to put there.
 

@@ -115,6 +115,10 @@ class Builder:
         """What can be compared with `end`."""
         return x0
 
+    def of_image(self, features: Tensor) -> Tensor:
+        """The image's, of what a stage of the network gives for `noise`."""
+        return features
+
     def stranger(self, student: Network) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What a process without our code calls the student's pipeline with."""
         raise NotImplementedError

@@ -62,6 +62,7 @@ RELEASED: dict[str, Case] = {
     "flux-dev": ("flux-dev", "euler", {**FLOW, **BY_SIZE}),
     "flux-schnell": ("flux-schnell", "euler", {**FLOW, "shift": 1.0, "base_shift": 0.5}),
     "sana": ("sana", "dpmpp_2m", FLOW_DPM),
+    "z-image-turbo": ("z-image", "euler", {**FLOW, "shift": 3.0, "use_dynamic_shifting": False}),
     "pixart-alpha": ("pixart-alpha", "dpmpp_2m", DPM),
     "dit": ("dit", "euler", {"_class_name": "DDIMScheduler", "clip_sample": False}),
 }
@@ -86,6 +87,7 @@ CHANGED: dict[str, Case] = {
     "PNDM without an offset": ("sd1", "plms", {"_class_name": "PNDMScheduler", **OLD}),
     "clipped": ("sd1", "euler", {"_class_name": "DDIMScheduler", **SD, "clip_sample": True}),
     "SD3 shifts by size": ("sd3", "euler", {**FLOW, **BY_SIZE}),
+    "Z-Image shifts by size": ("z-image", "euler", {**FLOW, **BY_SIZE}),
     # that choose levels of noise
     "Euler, Karras": ("sdxl", "euler", {**EULER, **KARRAS, "steps_offset": 1}),
     "Euler, exponential": ("sdxl", "euler", {**EULER, "use_exponential_sigmas": True}),

@@ -1,7 +1,7 @@
 """A family can be learnt from: copies, critic, a run in the jobs, and what it takes."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ class TrainingLaws:
         condition = teacher.conditioner(None if labels is None else labels[:1].expand(2), 2)
         t = torch.full((2,), teacher.schedule.start / 2)
         inputs = Inputs(builder.noise(), t, condition)
-        seen = outputs(teacher, stages)
+        seen = outputs(teacher, stages, builder.of_image)
         teacher(*inputs)
         hooked = [head(each) for head, each in zip(critic.heads, seen, strict=True)]
         alone = critic.logits(inputs)
@@ -161,12 +161,14 @@ class TrainingLaws:
         assert counted.activations == pytest.approx(real, rel=0.05)
 
 
-def outputs(network: Network, stages: Sequence[str]) -> list[Tensor]:
-    """Filled by hooks with what these stages give, as (B, C, H, W)."""
+def outputs(
+    network: Network, stages: Sequence[str], of_image: Callable[[Any], Any]
+) -> list[Tensor]:
+    """Filled by hooks with what these stages give of an image, as (B, C, H, W)."""
     seen: list[Tensor] = []
 
     def note(module: nn.Module, given: Any, output: Any) -> None:
-        features = output[-1] if isinstance(output, tuple) else output
+        features = of_image(output[-1] if isinstance(output, tuple) else output)
         if features.ndim == 3:
             features = features.mT.unflatten(2, (round(features.shape[1] ** 0.5), -1))
         seen.append(features)

@@ -14,6 +14,7 @@ from tests.families.builders import (
     sdxl,
     song,
     unet2d,
+    z_image,
 )
 
 BUILDERS: dict[str, Builder] = {
@@ -29,4 +30,5 @@ BUILDERS: dict[str, Builder] = {
     **sd3.BUILDERS,
     **flux.BUILDERS,
     **sana.BUILDERS,
+    **z_image.BUILDERS,
 }
