@@ -62,7 +62,7 @@ class FolderLaws:
         for file in networks(Path(copy.output)):
             part, whole = file.parent, file.read_bytes()
             weights = load_file(file)
-            name = max(key for key, value in weights.items() if value.ndim > 1)
+            name = max(key for key, value in weights.items() if value.ndim > 1 and len(value) > 1)
             broken = {**weights, f"{name}.more": torch.ones(2)}
             del broken[name]
             save_file(broken, file, {"format": "pt"})
@@ -88,7 +88,7 @@ class FolderLaws:
             assert f"cannot load {part}: an adapter lies beside" in refused(copy)
             adapter.unlink()
 
-    def test_a_vocabulary_is_there_and_tells_prompts_apart(self, stock, copy):
+    def test_a_vocabulary_is_there_and_tells_prompts_apart(self, stock, builder, copy):
         index = json.loads((Path(copy.output) / "model_index.json").read_text())
         for part in sorted(Path(copy.output).glob("tokenizer*")):
             kind = part_class(part.parent, part.name, index[part.name])
@@ -110,6 +110,12 @@ class FolderLaws:
             assert f"{part}: its vocabulary of " in refused(copy)
             file.write_bytes(content)
             told.write_text(settings)
+            template = part / "chat_template.jinja"
+            if FAMILIES[builder.family].chats:
+                content = template.read_bytes()
+                template.unlink()
+                assert f"{part} has no chat template" in refused(copy)
+                template.write_bytes(content)
         load_teacher(copy)
 
     def test_text_encoders_of_other_models_are_named_with_both_numbers(self, stock, copy):

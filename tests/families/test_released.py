@@ -68,6 +68,7 @@ RELEASED: dict[str, Case] = {
         {**FLOW, "base_shift": 0.25, "max_shift": 0.75, "base_image_seq_len": 256}
         | {"use_dynamic_shifting": True, "time_shift_type": "linear"},
     ),
+    "z-image-turbo": ("z-image", "euler", {**FLOW, "shift": 3.0, "use_dynamic_shifting": False}),
     "pixart-alpha": ("pixart-alpha", "dpmpp_2m", DPM),
     "dit": ("dit", "euler", {"_class_name": "DDIMScheduler", "clip_sample": False}),
 }
@@ -92,6 +93,7 @@ CHANGED: dict[str, Case] = {
     "PNDM without an offset": ("sd1", "plms", {"_class_name": "PNDMScheduler", **OLD}),
     "clipped": ("sd1", "euler", {"_class_name": "DDIMScheduler", **SD, "clip_sample": True}),
     "SD3 shifts by size": ("sd3", "euler", {**FLOW, **BY_SIZE}),
+    "Z-Image shifts by size": ("z-image", "euler", {**FLOW, **BY_SIZE}),
     # that choose levels of noise
     "Euler, Karras": ("sdxl", "euler", {**EULER, **KARRAS, "steps_offset": 1}),
     "Euler, exponential": ("sdxl", "euler", {**EULER, "use_exponential_sigmas": True}),

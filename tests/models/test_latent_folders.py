@@ -29,8 +29,6 @@ from tests.fixtures.denoise import denoise
 from tests.fixtures.tiny_models import save_tiny
 
 LATENTS = [name for name, builder in BUILDERS.items() if isinstance(builder, OnLatents)]
-OTHER_SIZE = ("flux-dev", "flux-schnell", "pixart-alpha")
-"""Made here at 16 pixels a side, which is not their own."""
 
 
 def settings_of(version: str, tmp_path: Path) -> TeacherConfig:
@@ -43,7 +41,7 @@ def settings_of(version: str, tmp_path: Path) -> TeacherConfig:
 def test_another_size_than_the_models_own_is_told(tmp_path, version):
     config = settings_of(version, tmp_path)
     code = usage(new_student(load_teacher(config), None, 0), "x")
-    assert ("height=16, width=16" in code) == (version in OTHER_SIZE)
+    assert ("height=16, width=16" in code) == ("image_size" in BUILDERS[version].settings)
     assert ("use_resolution_binning=False" in code) == (version == "pixart-alpha")
     assert ("clean_caption=False" in code) == version.startswith("pixart")
 

@@ -17,6 +17,7 @@ from tests.families.builders import (
     sdxl,
     song,
     unet2d,
+    z_image,
 )
 
 BUILDERS: dict[str, Builder] = {
@@ -35,4 +36,5 @@ BUILDERS: dict[str, Builder] = {
     **lumina2.BUILDERS,
     **chroma.BUILDERS,
     **cogview4.BUILDERS,
+    **z_image.BUILDERS,
 }
