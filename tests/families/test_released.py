@@ -61,6 +61,12 @@ RELEASED: dict[str, Case] = {
     "sd35": ("sd3", "euler", {**FLOW, "shift": 3.0}),
     "flux-dev": ("flux-dev", "euler", {**FLOW, **BY_SIZE}),
     "flux-schnell": ("flux-schnell", "euler", {**FLOW, "shift": 1.0, "base_shift": 0.5}),
+    "qwen-image": (
+        "qwen",
+        "euler",
+        {**FLOW, **BY_SIZE, "max_image_seq_len": 8192, "max_shift": 0.9}
+        | {"shift": 1.0, "shift_terminal": 0.02, "time_shift_type": "exponential"},
+    ),
     "sana": ("sana", "dpmpp_2m", FLOW_DPM),
     "pixart-alpha": ("pixart-alpha", "dpmpp_2m", DPM),
     "dit": ("dit", "euler", {"_class_name": "DDIMScheduler", "clip_sample": False}),
@@ -126,6 +132,7 @@ CHANGED: dict[str, Case] = {
         "euler",
         {**FLOW, **BY_SIZE, "use_exponential_sigmas": True},
     ),
+    "Qwen-Image, a shift of its own": ("qwen", "euler", {**FLOW, "shift": 3.0}),
     "Flux, to a share of noise": ("flux-schnell", "euler", {**FLOW, "shift_terminal": 0.1}),
     # in EDM's preconditioning
     "EDM of Stable Diffusion": ("sd1", "euler", {"_class_name": "EDMEulerScheduler"}),

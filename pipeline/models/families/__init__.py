@@ -6,6 +6,7 @@ from pipeline.models.families import flux as flux
 from pipeline.models.families import gaussian as gaussian
 from pipeline.models.families import kolors as kolors
 from pipeline.models.families import pixart as pixart
+from pipeline.models.families import qwen as qwen
 from pipeline.models.families import sana as sana
 from pipeline.models.families import sd as sd
 from pipeline.models.families import sd3 as sd3

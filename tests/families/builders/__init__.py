@@ -8,6 +8,7 @@ from tests.families.builders import (
     gaussian,
     kolors,
     pixart,
+    qwen,
     sana,
     sd,
     sd3,
@@ -29,4 +30,5 @@ BUILDERS: dict[str, Builder] = {
     **sd3.BUILDERS,
     **flux.BUILDERS,
     **sana.BUILDERS,
+    **qwen.BUILDERS,
 }
