@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffusers import (
-    AutoencoderKLQwenImage,
     FlowMatchEulerDiscreteScheduler,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
@@ -13,11 +12,10 @@ from torch import Tensor
 
 from tests.families.builder import Builder, OnLatents
 from tests.families.builders.sd3 import DDIM
-from tests.fixtures.tiny_parts import qwen_vl
+from tests.fixtures.tiny_parts import frame_vae, qwen_vl
 
 
 def qwen() -> QwenImagePipeline:
-    """Its VAE is that of a video, in space and time half as large."""
     transformer = QwenImageTransformer2DModel(
         in_channels=16,
         out_channels=4,
@@ -27,15 +25,6 @@ def qwen() -> QwenImagePipeline:
         joint_attention_dim=12,
         axes_dims_rope=(2, 2, 4),
     )
-    vae = AutoencoderKLQwenImage(
-        base_dim=8,
-        z_dim=4,
-        dim_mult=[1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[True],
-        latents_mean=[-0.7571, -0.7089, -0.9113, 0.1075],
-        latents_std=[2.8184, 1.4541, 2.3275, 2.6558],
-    )
     scheduler = FlowMatchEulerDiscreteScheduler(
         base_shift=0.5,
         max_shift=0.9,
@@ -43,7 +32,9 @@ def qwen() -> QwenImagePipeline:
         shift_terminal=0.02,
         use_dynamic_shifting=True,
     )
-    return QwenImagePipeline(transformer=transformer, scheduler=scheduler, vae=vae, **qwen_vl(12))
+    return QwenImagePipeline(
+        transformer=transformer, scheduler=scheduler, vae=frame_vae(), **qwen_vl(12)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
