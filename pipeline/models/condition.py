@@ -67,14 +67,20 @@ class Prompts(Conditioner):
         negative: Stands for no condition: "" for no text at all.
         encode: The model's own way from prompts to embeddings.
         guidable: Whether the network knows no condition; else guidance is an input of it.
+        alone: Whether each is encoded by itself: those that are longer would pad it.
     """
 
     prompts: Sequence[str]
 
     def __init__(
-        self, prompts: Sequence[str], negative: str, encode: Encode, guidable: bool = True
+        self,
+        prompts: Sequence[str],
+        negative: str,
+        encode: Encode,
+        guidable: bool = True,
+        alone: bool = False,
     ) -> None:
-        self.prompts, self.negative, self.encode = prompts, negative, encode
+        self.prompts, self.negative, self.encode, self.alone = prompts, negative, encode, alone
         self.classes, self.guidable = len(prompts) or None, guidable
         self._more: list[str] = []
         self._known: OrderedDict[int, Condition] = OrderedDict()
@@ -120,9 +126,12 @@ class Prompts(Conditioner):
     def _encode(self, numbers: list[int], negative: bool, device: torch.device) -> None:
         texts = [self.negative] if negative else [self._prompt(number) for number in numbers]
         with torch.autocast(device.type, enabled=False):
-            encoded = self.encode(texts, negative, device)
-        for row, number in enumerate(numbers):
-            self._known[number] = encoded.rows(slice(row, row + 1))
+            if self.alone:
+                rows = [self.encode([text], negative, device) for text in texts]
+            else:
+                encoded = self.encode(texts, negative, device)
+                rows = [encoded.rows(slice(row, row + 1)) for row in range(len(texts))]
+        self._known.update(zip(numbers, rows, strict=True))
 
     def _prompt(self, number: int) -> str:
         known = len(self.prompts)

@@ -55,6 +55,7 @@ class LatentNetwork(Network):
         shifts_by_size: Whether the pipeline tells its scheduler a shift that follows the size.
         optional: Components that a folder may lack.
         shifts_latents: Whether the pipeline takes the VAE's `shift_factor`; others ignore it.
+        prompts_alone: Whether each prompt is encoded by itself, as embeddings differ in length.
     """
 
     latents: VAE
@@ -67,6 +68,7 @@ class LatentNetwork(Network):
     shifts_by_size: ClassVar[bool] = False
     optional: ClassVar[frozenset[str]] = frozenset()
     shifts_latents: ClassVar[bool] = False
+    prompts_alone: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -81,9 +83,8 @@ class LatentNetwork(Network):
         super().__init__(backbone, schedule, prediction, shape)
         self.latents, self.frozen, self.size = frozen.vae, frozen, size
         self.embedded_guidance = teacher.embedded_guidance
-        prompts, encode = read_prompts(teacher.prompts), partial(self._encode, frozen)
-        guidable = self.guidable(backbone)
-        self.conditioner = Prompts(prompts, teacher.negative_prompt, encode, guidable)
+        told = read_prompts(teacher.prompts), teacher.negative_prompt, partial(self._encode, frozen)
+        self.conditioner = Prompts(*told, self.guidable(backbone), self.prompts_alone)
 
     @classmethod
     def problem(cls, folder: ModelFolder) -> str | None:

@@ -66,9 +66,11 @@ class FolderLaws:
             save_file(broken, file, {"format": "pt"})
             problem = refused(copy)
             assert f"cannot load {part}: no weights for " in problem and name in problem
-            assert f"does not take {name}.more; its weights are not those of its config" in problem
+            assert f"{name}.more; its weights are not those of its config" in problem
+            assert "does not take" in problem  # under the name that transformers has for it
             save_file({**weights, name: weights[name][:1].clone()}, file, {"format": "pt"})
-            assert f"cannot load {part}: of another shape are {name}" in refused(copy)
+            problem = refused(copy)
+            assert f"cannot load {part}: of another shape are " in problem and name in problem
             file.write_bytes(POINTER)
             assert f"{file} is a pointer of git-lfs" in refused(copy)
             file.write_bytes(whole)

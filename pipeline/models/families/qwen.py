@@ -25,6 +25,7 @@ class QwenImage(Flux):
     family = "qwen"
     pipelines = ("QwenImagePipeline",)
     vaes = ("AutoencoderKLQwenImage",)
+    prompts_alone = True
     widths: ClassVar = {"joint_attention_dim": {"text_encoder.hidden_size": 1}}
     call_defaults: ClassVar[dict[str, Any]] = {"true_cfg_scale": 1.0}
 
@@ -45,9 +46,8 @@ class QwenImage(Flux):
     @staticmethod
     def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
         # no more tokens than the pipeline's call takes
-        tokens, mask = pipe.encode_prompt(texts, device=device, max_sequence_length=512)
-        if mask is None:  # all are of the prompts
-            mask = tokens.new_ones(tokens.shape[:2], dtype=torch.int64)
+        tokens, _ = pipe.encode_prompt(texts, device=device, max_sequence_length=512)
+        mask = tokens.new_ones(tokens.shape[:2], dtype=torch.int64)
         return Condition({"tokens": tokens, "mask": mask})
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
