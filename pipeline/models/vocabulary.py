@@ -101,7 +101,10 @@ def _width_problem(parts: Mapping[str, Any], taken: str, summands: Mapping[str, 
 
     def value(setting: str) -> Any:
         part, key = setting.split(".")
-        return getattr(parts[part].config, key)
+        config = parts[part].config
+        if hasattr(config, "get_text_config"):  # an encoder of images too has one for each
+            config = config.get_text_config()
+        return getattr(config, key)
 
     there = {each: n for each, n in summands.items() if parts[each.split(".")[0]] is not None}
     total = sum(n * value(each) for each, n in there.items())

@@ -21,7 +21,7 @@ from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import sample_teacher
 from pipeline.utils.errors import UserError
 from tests.families.builder import shown
-from tests.families.measures import networks, refused
+from tests.families.measures import UNREAD, networks, refused
 from tests.fixtures.tiny_parts import save_sentencepiece, tiny_decoder
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3438167536\n"
@@ -50,7 +50,7 @@ class FolderLaws:
             part.rename("gone")
             assert str(part) in refused(config) and not looked_up
             Path("gone").rename(part)
-        for file in Path("copy").rglob("*config.json"):
+        for file in (f for f in Path("copy").rglob("*config.json") if f.name not in UNREAD):
             content = file.read_bytes()
             file.unlink()
             assert str(file) in refused(config)
@@ -68,9 +68,11 @@ class FolderLaws:
             save_file(broken, file, {"format": "pt"})
             problem = refused(copy)
             assert f"cannot load {part}: no weights for " in problem and name in problem
-            assert f"does not take {name}.more; its weights are not those of its config" in problem
+            assert f"{name}.more; its weights are not those of its config" in problem
+            assert "does not take" in problem  # under the name that transformers has for it
             save_file({**weights, name: weights[name][:1].clone()}, file, {"format": "pt"})
-            assert f"cannot load {part}: of another shape are {name}" in refused(copy)
+            problem = refused(copy)
+            assert f"cannot load {part}: of another shape are " in problem and name in problem
             file.write_bytes(POINTER)
             assert f"{file} is a pointer of git-lfs" in refused(copy)
             file.write_bytes(whole)
@@ -125,16 +127,19 @@ class FolderLaws:
         for part in sorted(index.parent.glob("text_encoder*")):
             kind = part_class(part.parent, part.name, known[part.name])
             files = contents(part)
-            config = kind.config_class.from_pretrained(part)
-            wide = {key: 2 * getattr(config, key, 0) for key in ("hidden_size", "projection_dim")}
+            text = kind.config_class.from_pretrained(part).get_text_config()
+            wide = {key: 2 * getattr(text, key, 0) for key in ("hidden_size", "projection_dim")}
             rows = "padded_vocab_size" if kind is ChatGLMModel else "vocab_size"
-            words = getattr(config, rows)
+            words = getattr(text, rows)
             for other, told in (
                 (wide, rf"is \d+, not .*({'|'.join(map(str, wide.values()))}) \({part.name}\."),
                 ({rows: words - 1}, f"has {words} words, its {part.name} {words - 1}:"),
                 ({rows: words + 512}, f"has {words} words, its {part.name} {words + 512}:"),
             ):
-                kind(kind.config_class(**{**config.to_dict(), **other})).save_pretrained(part)
+                config = kind.config_class.from_pretrained(part)
+                for key, value in other.items():
+                    setattr(config.get_text_config(), key, value)
+                kind(config).save_pretrained(part)
                 assert re.search(told, refused(copy))
             BERT.save_pretrained(part)
             index.write_text(json.dumps(known | {part.name: ["transformers", "BertModel"]}))

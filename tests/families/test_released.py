@@ -61,6 +61,12 @@ RELEASED: dict[str, Case] = {
     "sd35": ("sd3", "euler", {**FLOW, "shift": 3.0}),
     "flux-dev": ("flux-dev", "euler", {**FLOW, **BY_SIZE}),
     "flux-schnell": ("flux-schnell", "euler", {**FLOW, "shift": 1.0, "base_shift": 0.5}),
+    "qwen-image": (
+        "qwen",
+        "euler",
+        {**FLOW, **BY_SIZE, "max_image_seq_len": 8192, "max_shift": 0.9}
+        | {"shift": 1.0, "shift_terminal": 0.02, "time_shift_type": "exponential"},
+    ),
     "sana": ("sana", "dpmpp_2m", FLOW_DPM),
     "cogview4": (
         "cogview4",
@@ -136,6 +142,7 @@ CHANGED: dict[str, Case] = {
     ),
     "CogView4, exponential by size": ("cogview4", "euler", {**FLOW, **BY_SIZE}),
     "CogView4, a shift of its own": ("cogview4", "euler", {**FLOW, "shift": 3.0}),
+    "Qwen-Image, a shift of its own": ("qwen", "euler", {**FLOW, "shift": 3.0}),
     "Flux, to a share of noise": ("flux-schnell", "euler", {**FLOW, "shift_terminal": 0.1}),
     # in EDM's preconditioning
     "EDM of Stable Diffusion": ("sd1", "euler", {"_class_name": "EDMEulerScheduler"}),

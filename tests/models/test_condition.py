@@ -46,6 +46,19 @@ def test_prompts_are_encoded_once_and_the_oldest_leave(tmp_path, monkeypatch):
     assert encoded == [PROMPTS[:2], PROMPTS[2:], PROMPTS[:1]]
 
 
+def test_a_prompts_embedding_does_not_depend_on_those_beside_it():
+    """Of an encoder that pads prompts to the longest of them."""
+
+    def encode(texts, negative, device):
+        length = max(map(len, texts))
+        mask = torch.tensor([[place < len(text) for place in range(length)] for text in texts])
+        return Condition({"tokens": mask[:, :, None].float(), "mask": mask})
+
+    first, second = (condition.Prompts(["a", "abc"], "", encode, alone=True) for _ in range(2))
+    assert first(torch.tensor([0, 1]), 2)["mask"].tolist() == [[True, False, False], [True] * 3]
+    assert first(torch.tensor([0]), 1)["mask"].shape == second(torch.tensor([0]), 1)["mask"].shape
+
+
 def test_rows_of_other_lengths_are_padded_where_a_mask_says_so():
     short, long = (
         Condition(

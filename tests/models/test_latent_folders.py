@@ -54,6 +54,25 @@ def test_a_shift_that_follows_the_size_is_the_pipelines(tmp_path):
         assert schedule.shift == pytest.approx(math.exp(calculate_shift(tokens)))
 
 
+def test_guidance_that_its_pipeline_cannot_give_is_refused(tmp_path):
+    config = settings_of("qwen", tmp_path)
+    file = Path(config.output, "transformer", "config.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"guidance_embeds": True}))
+    with pytest.raises(UserError, match=r"QwenImagePipeline .*guidance_embeds"):
+        load_teacher(config)
+
+
+def test_a_prompt_is_as_long_as_the_pipelines_call_takes_it(tmp_path):
+    config, builder = settings_of("qwen", tmp_path), BUILDERS["qwen"]
+    teacher, pipe, noise = load_teacher(config), builder.open(config.output), builder.noise(1)
+    prompt = "a cat and " * 50
+    label = torch.tensor([teacher.conditioner.label(prompt)])
+    ours = sample_teacher(teacher, noise, label, "euler", 2, 1.0)
+    settings = {**builder.call, "latents": builder.pack(noise), "output_type": "latent"}
+    theirs = builder.unpack(pipe(prompt, num_inference_steps=2, **settings).images)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
 @torch.no_grad()
 def test_guidance_as_an_input_is_each_networks_own(tmp_path):
     config = settings_of("flux-dev", tmp_path)

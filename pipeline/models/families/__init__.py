@@ -9,6 +9,7 @@ from pipeline.models.families import gaussian as gaussian
 from pipeline.models.families import kolors as kolors
 from pipeline.models.families import lumina2 as lumina2
 from pipeline.models.families import pixart as pixart
+from pipeline.models.families import qwen as qwen
 from pipeline.models.families import sana as sana
 from pipeline.models.families import sd as sd
 from pipeline.models.families import sd3 as sd3

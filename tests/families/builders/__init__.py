@@ -11,6 +11,7 @@ from tests.families.builders import (
     kolors,
     lumina2,
     pixart,
+    qwen,
     sana,
     sd,
     sd3,
@@ -37,4 +38,5 @@ BUILDERS: dict[str, Builder] = {
     **chroma.BUILDERS,
     **cogview4.BUILDERS,
     **z_image.BUILDERS,
+    **qwen.BUILDERS,
 }
