@@ -124,7 +124,7 @@ class Critic(nn.Module):
         found: list[Any] = []
         network = self._at_step(step_index)
         x0 = view(network, self._taps(network, found))(*inputs)
-        maps = [_map(each, inputs.x_t) for each in found]
+        maps = self._maps(found, inputs)
         if more is not None:
             rest = self._features(more, step_index)
             maps = [torch.cat(pair) for pair in zip(maps, rest, strict=True)]
@@ -149,7 +149,11 @@ class Critic(nn.Module):
         network = view(network, network.up_to(self.stages[-1]))
         given = network.inputs(inputs.x_t, inputs.t)
         view(network, self._taps(network, found)).predict(*given, inputs.condition)
-        return [_map(each, inputs.x_t) for each in found]
+        return self._maps(found, inputs)
+
+    def _maps(self, found: Sequence[Any], inputs: Inputs) -> list[Tensor]:
+        network = self.denoiser
+        return [_map(network.of_image(each, inputs.condition), inputs.x_t) for each in found]
 
     def _taps(self, network: Network, found: list[Any]) -> dict[str, nn.Module]:
         return {name: Tap(network.get_submodule(name), found) for name in self.stages}

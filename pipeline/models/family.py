@@ -18,11 +18,13 @@ class Family:
         family: Its name.
         pipelines: Classes of diffusers' pipelines whose folders are of this family.
         takes: Noise schedules that its networks can be asked on, each with its predictions.
+        chat_template: Whether prompts go through the template of a chat that the tokenizer has.
     """
 
     family: ClassVar[str]
     pipelines: ClassVar[tuple[str, ...]] = ()
     takes: ClassVar[Mapping[type[Schedule], tuple[str, ...]]] = {}
+    chat_template: ClassVar[bool] = False
 
     @classmethod
     def reads(cls, folder: ModelFolder) -> bool:

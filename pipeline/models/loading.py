@@ -23,6 +23,7 @@ from pipeline.models.folder import (
 from pipeline.models.latent_network import LatentNetwork
 from pipeline.models.network import Network
 from pipeline.models.vae import VAE
+from pipeline.models.vocabulary import CHAT_TEMPLATE
 from pipeline.models.weights import part_files, weight_files
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import file_sha256
@@ -134,6 +135,8 @@ def teacher_fingerprint(teacher: TeacherConfig) -> str:
         digest.update(str(teacher.image_size).encode() if teacher.image_size else b"")
     for part in _BESIDE:
         files += part_files(folder / part)
+    if family and family.chat_template:
+        files += [each for each in [folder / "tokenizer" / CHAT_TEMPLATE] if each.is_file()]
     files += [Path(teacher.prompts)] if teacher.prompts else []
     digest.update(teacher.negative_prompt.encode())
     _need(files)

@@ -121,6 +121,10 @@ class Network(Denoiser, Family):
             return [f"{self.part}.down_blocks.{len(self.backbone.down_blocks) - 1}"]
         return [f"{self.part}.mid_block"]
 
+    def of_image(self, output: Any, condition: Condition) -> Any:
+        """What a stage gives, without what is not of the image."""
+        return output
+
     def time_embeddings(self) -> list[str]:
         """Names of the modules whose output is the embedding of time."""
         end = f".{self.time_embedding}"

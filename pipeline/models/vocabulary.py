@@ -11,6 +11,8 @@ from pipeline.utils.errors import UserError
 
 _PADDED = 512
 """Rows of an encoder's table come in multiples of it, or fewer, and tokenizers fill the last."""
+CHAT_TEMPLATE = "chat_template.jinja"
+"""What a prompt is put into; older models have it in the tokenizer's config."""
 _CONFIG = "tokenizer_config.json"
 _WAY_OUT = "copy the tokenizer's files there once more, else prompts are not told apart"
 

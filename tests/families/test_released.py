@@ -61,6 +61,7 @@ RELEASED: dict[str, Case] = {
     "sd35": ("sd3", "euler", {**FLOW, "shift": 3.0}),
     "flux-dev": ("flux-dev", "euler", {**FLOW, **BY_SIZE}),
     "flux-schnell": ("flux-schnell", "euler", {**FLOW, "shift": 1.0, "base_shift": 0.5}),
+    "flux2": ("flux2-klein", "euler", {**FLOW, **BY_SIZE}),
     "sana": ("sana", "dpmpp_2m", FLOW_DPM),
     "pixart-alpha": ("pixart-alpha", "dpmpp_2m", DPM),
     "dit": ("dit", "euler", {"_class_name": "DDIMScheduler", "clip_sample": False}),
@@ -126,6 +127,8 @@ CHANGED: dict[str, Case] = {
         "euler",
         {**FLOW, **BY_SIZE, "use_exponential_sigmas": True},
     ),
+    "FLUX.2, beta by steps": ("flux2-klein", "euler", {**FLOW, **BY_SIZE, "use_beta_sigmas": True}),
+    "FLUX.2, one shift": ("flux2-klein", "euler", {**FLOW, "shift": 3.0}),
     "Flux, to a share of noise": ("flux-schnell", "euler", {**FLOW, "shift_terminal": 0.1}),
     # in EDM's preconditioning
     "EDM of Stable Diffusion": ("sd1", "euler", {"_class_name": "EDMEulerScheduler"}),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
+from pipeline.diffusion.condition import Condition
 from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Inputs
 from pipeline.models.loading import load_teacher
@@ -66,7 +67,7 @@ class TrainingLaws:
         condition = teacher.conditioner(None if labels is None else labels[:1].expand(2), 2)
         t = torch.full((2,), teacher.schedule.start / 2)
         inputs = Inputs(builder.noise(), t, condition)
-        seen = outputs(teacher, stages)
+        seen = outputs(teacher, stages, condition)
         teacher(*inputs)
         hooked = [head(each) for head, each in zip(critic.heads, seen, strict=True)]
         alone = critic.logits(inputs)
@@ -161,12 +162,13 @@ class TrainingLaws:
         assert counted.activations == pytest.approx(real, rel=0.05)
 
 
-def outputs(network: Network, stages: Sequence[str]) -> list[Tensor]:
+def outputs(network: Network, stages: Sequence[str], condition: Condition) -> list[Tensor]:
     """Filled by hooks with what these stages give, as (B, C, H, W)."""
     seen: list[Tensor] = []
 
     def note(module: nn.Module, given: Any, output: Any) -> None:
-        features = output[-1] if isinstance(output, tuple) else output
+        features = network.of_image(output, condition)
+        features = features[-1] if isinstance(features, tuple) else features
         if features.ndim == 3:
             features = features.mT.unflatten(2, (round(features.shape[1] ** 0.5), -1))
         seen.append(features)

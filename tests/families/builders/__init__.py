@@ -5,6 +5,7 @@ from tests.families.builders import (
     dit,
     edm,
     flux,
+    flux2,
     gaussian,
     kolors,
     pixart,
@@ -28,5 +29,6 @@ BUILDERS: dict[str, Builder] = {
     **pixart.BUILDERS,
     **sd3.BUILDERS,
     **flux.BUILDERS,
+    **flux2.BUILDERS,
     **sana.BUILDERS,
 }
