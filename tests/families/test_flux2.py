@@ -11,6 +11,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 
 from pipeline.config import TeacherConfig
+from pipeline.models.denoiser import blank
 from pipeline.models.export.save import save_denoiser
 from pipeline.models.families.flux2 import Flux2
 from pipeline.models.loading import load_teacher
@@ -57,9 +58,28 @@ def test_a_distilled_one_is_sampled_without_guidance_as_its_pipeline_does(
     close(ours, KLEIN.end(pipe, teacher, 4, 4.0), 1e-4)
 
 
+@torch.no_grad()
+def test_images_are_encoded_as_the_pipeline_does(klein: TeacherConfig) -> None:
+    latents, pipe = load_teacher(klein).latents, KLEIN.open(Path(klein.output))
+    assert latents is not None
+    images = torch.rand(2, 3, 24, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    close(latents.encode(images), pipe._encode_vae_image(images, None), 1e-5)
+
+
 def test_a_tokenizer_without_its_chat_template_is_named(klein: TeacherConfig) -> None:
     (Path(klein.output) / "tokenizer" / "chat_template.jinja").unlink()
     assert "chat_template.jinja" in refused(klein)
+
+
+@torch.no_grad()
+def test_of_its_last_block_the_image_is_what_its_network_goes_on_with(klein: TeacherConfig) -> None:
+    teacher, seen = load_teacher(klein), []
+    given = blank(teacher, 2)
+    last = teacher.get_submodule(teacher.stages()[-1])
+    last.register_forward_hook(lambda *call: seen.append(call[-1]))
+    teacher.backbone.norm_out.register_forward_pre_hook(lambda _, call: seen.append(call[0]))
+    teacher(*given)
+    assert torch.equal(teacher.of_image(seen[0], given.condition), seen[1])
 
 
 def test_blocks_of_one_stream_can_be_adapted(klein: TeacherConfig, tmp_path: Path) -> None:
