@@ -66,7 +66,7 @@ class Prompts(Conditioner):
         prompts: A label is a position in this list.
         negative: Stands for no condition: "" for no text at all.
         encode: The model's own way from prompts to embeddings.
-        guidable: Whether the network knows no condition; else guidance is an input of it.
+        guidable: Whether the network knows no condition; else it is told guidance, or made with it.
         alone: Whether each prompt is encoded by itself, to a row of its own length.
     """
 
@@ -105,7 +105,7 @@ class Prompts(Conditioner):
         if not self.guidable:
             raise UserError(
                 "this teacher has no unconditional branch (guidance is an input of it, see "
-                "teacher.embedded_guidance): set pairs.guidance to 1"
+                "teacher.embedded_guidance, or it was distilled with it): set pairs.guidance to 1"
             )
         return self._embed([-1] * count, torch.device(device))
 

@@ -23,7 +23,7 @@ from pipeline.models.network import Network
 from pipeline.models.schedulers import completed, read_scheduler, student_scheduler
 from pipeline.models.vae import VAE, ScaleShift
 from pipeline.models.views import view
-from pipeline.models.vocabulary import drop_unpaired, text_problem
+from pipeline.models.vocabulary import chat_problem, drop_unpaired, text_problem
 from pipeline.utils.errors import UserError
 
 
@@ -104,7 +104,9 @@ class LatentNetwork(Network):
         if (takes := cls.channels(backbone)) != (made := vae.channels):
             refuse(folder, f"its network takes {takes} channels of latents, its VAE makes {made}")
         drop_unpaired(parts)
-        if problem := text_problem(kind, {**parts, cls.part: backbone}, cls.part, cls.widths):
+        problem = chat_problem(parts, folder.path) if cls.chats else None
+        problem = problem or text_problem(kind, {**parts, cls.part: backbone}, cls.part, cls.widths)
+        if problem:
             refuse(folder, problem)
         size = cls.image_size(backbone, vae, teacher.image_size)
         own = cls.own_side(backbone) * vae.factor

@@ -57,6 +57,14 @@ def drop_unpaired(parts: dict[str, Any]) -> None:
             parts[name] = None
 
 
+def chat_problem(parts: Mapping[str, Any], folder: Path) -> str | None:
+    """Which tokenizer in a folder has no chat template for its prompts, or None."""
+    for name in sorted(each for each in parts if each.startswith("tokenizer") and parts[each]):
+        if not parts[name].chat_template:
+            return f"{folder / name} has no chat template: copy its files there once more"
+    return None
+
+
 def text_problem(
     pipeline: Any, parts: Mapping[str, Any], backbone: str, widths: Mapping[str, Mapping[str, int]]
 ) -> str | None:

@@ -67,6 +67,7 @@ RELEASED: dict[str, Case] = {
         {**FLOW, **BY_SIZE, "max_image_seq_len": 8192, "max_shift": 0.9}
         | {"shift": 1.0, "shift_terminal": 0.02, "time_shift_type": "exponential"},
     ),
+    "flux2": ("flux2-klein", "euler", {**FLOW, **BY_SIZE}),
     "sana": ("sana", "dpmpp_2m", FLOW_DPM),
     "cogview4": (
         "cogview4",
@@ -143,6 +144,8 @@ CHANGED: dict[str, Case] = {
     "CogView4, exponential by size": ("cogview4", "euler", {**FLOW, **BY_SIZE}),
     "CogView4, a shift of its own": ("cogview4", "euler", {**FLOW, "shift": 3.0}),
     "Qwen-Image, a shift of its own": ("qwen", "euler", {**FLOW, "shift": 3.0}),
+    "FLUX.2, beta by steps": ("flux2-klein", "euler", {**FLOW, **BY_SIZE, "use_beta_sigmas": True}),
+    "FLUX.2, one shift": ("flux2-klein", "euler", {**FLOW, "shift": 3.0}),
     "Flux, to a share of noise": ("flux-schnell", "euler", {**FLOW, "shift_terminal": 0.1}),
     # in EDM's preconditioning
     "EDM of Stable Diffusion": ("sd1", "euler", {"_class_name": "EDMEulerScheduler"}),

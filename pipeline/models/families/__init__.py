@@ -5,6 +5,7 @@ from pipeline.models.families import cogview4 as cogview4
 from pipeline.models.families import dit as dit
 from pipeline.models.families import edm as edm
 from pipeline.models.families import flux as flux
+from pipeline.models.families import flux2 as flux2
 from pipeline.models.families import gaussian as gaussian
 from pipeline.models.families import kolors as kolors
 from pipeline.models.families import lumina2 as lumina2

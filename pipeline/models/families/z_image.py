@@ -7,11 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pipeline.config import TeacherConfig
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow, Schedule
-from pipeline.models.family import refuse, register_family
-from pipeline.models.folder import ModelFolder
+from pipeline.models.family import register_family
 from pipeline.models.latent_transformer import LatentTransformer
 
 
@@ -34,15 +32,6 @@ class ZImage(LatentTransformer):
     patch = 2
     time_embedding = "t_embedder"
     blocks = ("layers",)
-
-    @classmethod
-    def load(cls, folder: ModelFolder | None, teacher: TeacherConfig) -> LatentTransformer:
-        network = super().load(folder, teacher)
-        assert folder is not None and isinstance(network, cls)
-        if not network.frozen.pipe.tokenizer.chat_template:
-            tokenizer = folder.path / "tokenizer"
-            refuse(folder, f"{tokenizer} has no chat template: copy its files there once more")
-        return network
 
     @classmethod
     def read_schedule(cls, config: Mapping[str, Any], tokens: int) -> tuple[Schedule, str]:
