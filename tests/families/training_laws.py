@@ -77,9 +77,11 @@ class TrainingLaws:
         close(together, alone, 1e-5)
         close(x0, teacher(*inputs), 1e-5)
         assert not torch.equal(alone[0], alone[1])
+        first = seen[0]
         seen.clear()
         Critic(teacher, [0]).logits(inputs)
         assert len(seen) == 2, "its shape was asked, its logits were made"
+        close(seen[1], first, 1e-5)
 
     @torch.no_grad()
     def test_features_are_at_their_places_in_the_image(self, stock, builder, config):

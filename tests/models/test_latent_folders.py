@@ -54,7 +54,7 @@ def test_a_shift_that_follows_the_size_is_the_pipelines(tmp_path):
         assert schedule.shift == pytest.approx(math.exp(calculate_shift(tokens)))
 
 
-def test_guidance_that_its_pipeline_cannot_give_is_refused(tmp_path):
+def test_guidance_as_an_input_is_refused_where_diffusers_takes_none(tmp_path):
     config = settings_of("qwen", tmp_path)
     file = Path(config.output, "transformer", "config.json")
     file.write_text(json.dumps(json.loads(file.read_text()) | {"guidance_embeds": True}))

@@ -32,7 +32,7 @@ class QwenImage(Flux):
     @classmethod
     def problem(cls, folder: ModelFolder) -> str | None:
         if folder.backbone.get("guidance_embeds"):
-            return "guidance is an input of it (guidance_embeds), which its pipeline cannot give"
+            return "guidance is an input of it (guidance_embeds), which diffusers has no code for"
         return super().problem(folder)
 
     @classmethod
@@ -45,7 +45,7 @@ class QwenImage(Flux):
 
     @staticmethod
     def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
-        # no more tokens than the pipeline's call takes
+        # one prompt, so that no token is padding, and as long as the pipeline's call takes it
         tokens, _ = pipe.encode_prompt(texts, device=device, max_sequence_length=512)
         mask = tokens.new_ones(tokens.shape[:2], dtype=torch.int64)
         return Condition({"tokens": tokens, "mask": mask})
