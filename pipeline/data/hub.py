@@ -31,7 +31,11 @@ _FILES = (
     "pytorch_lora_weights.safetensors",
     "scheduler/scheduler_config.json",
     "scheduler_config.json",
-    *(f"tokenizer{n}/*{kind}" for n in ("", "_2", "_3") for kind in (".json", ".txt", ".model")),
+    *(
+        f"tokenizer{n}/*{kind}"
+        for n in ("", "_2", "_3")
+        for kind in (".json", ".txt", ".model", ".jinja")
+    ),
     *(
         f"{part}{name}"
         for stem, parts in (

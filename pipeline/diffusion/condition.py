@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 @dataclass(frozen=True)
@@ -13,6 +14,7 @@ class Condition:
     """Named tensors, each (B, ...); none at all for a network that takes no condition.
 
     The usual names: `labels` (B,) int64, `tokens` (B, L, D), `mask` (B, L), `pooled` (B, D).
+    Where there is a mask, rows may have come with other lengths L: they are padded with zeros.
 
     Args:
         tensors: By name.
@@ -42,8 +44,19 @@ class Condition:
     @staticmethod
     def cat(parts: Sequence["Condition"]) -> "Condition":
         """The samples of all parts, one part after another; all have the same names."""
+        if len({part["mask"].shape[1] for part in parts if "mask" in part.tensors}) > 1:
+            parts = [part._padded(max(each["mask"].shape[1] for each in parts)) for part in parts]
         names = parts[0].tensors
         return Condition({name: torch.cat([part[name] for part in parts]) for name in names})
+
+    def _padded(self, length: int) -> "Condition":
+        """The same with rows of so many tokens, those that are added not counted by the mask."""
+        missing = length - self["mask"].shape[1]
+        padded = {
+            "tokens": pad(self["tokens"], (0, 0, 0, missing)),
+            "mask": pad(self["mask"], (0, missing)),
+        }
+        return Condition({**self.tensors, **padded})
 
 
 class Inputs(NamedTuple):

@@ -233,8 +233,9 @@ class Flow:
         steps_table: Number of training steps N.
         spacing: Spacing of `times`. "linspace" (SD3) runs from 1 to the shifted 1/N and is then
             shifted once more; "once" (SD3 with a shift that follows the size) shifts 1 to 1/N;
-            "trailing" (Flux) shifts 1 to 1/steps; "multistep" (SANA's
-            DPMSolverMultistepScheduler) shifts 1 - 1/N to 0 and leaves out the last.
+            "whole" (CogView4) is that in whole training times; "trailing" (Flux) shifts 1 to
+            1/steps; "multistep" (SANA's DPMSolverMultistepScheduler) shifts 1 - 1/N to 0 and
+            leaves out the last.
         respaced: What a sampler makes of these times, (steps,) -> (steps,); None: nothing.
 
     Source: Esser et al., 2024, arXiv 2403.03206, Eq. 23.

@@ -66,16 +66,22 @@ class Prompts(Conditioner):
         prompts: A label is a position in this list.
         negative: Stands for no condition: "" for no text at all.
         encode: The model's own way from prompts to embeddings.
-        guidable: Whether the network knows no condition; else guidance is an input of it.
+        guidable: Whether the network knows no condition; else it is told guidance, or made with it.
+        alone: Whether each prompt is encoded by itself, to a row of its own length.
     """
 
     prompts: Sequence[str]
 
     def __init__(
-        self, prompts: Sequence[str], negative: str, encode: Encode, guidable: bool = True
+        self,
+        prompts: Sequence[str],
+        negative: str,
+        encode: Encode,
+        guidable: bool = True,
+        alone: bool = False,
     ) -> None:
         self.prompts, self.negative, self.encode = prompts, negative, encode
-        self.classes, self.guidable = len(prompts) or None, guidable
+        self.classes, self.guidable, self.alone = len(prompts) or None, guidable, alone
         self._more: list[str] = []
         self._known: OrderedDict[int, Condition] = OrderedDict()
 
@@ -90,14 +96,16 @@ class Prompts(Conditioner):
     ) -> Condition:
         if labels is None:
             return self.null(count, device)
-        meta = torch.device(device).type == "meta"  # nothing is computed there: shapes alone
-        return self._embed([-1] * count if meta else labels.tolist(), torch.device(device))
+        if torch.device(device).type == "meta":  # nothing is computed there: shapes alone
+            some = 0 if self.alone and self.prompts else -1
+            return self._embed([some] * count, torch.device(device))
+        return self._embed(labels.tolist(), torch.device(device))
 
     def null(self, count: int, device: torch.device | str = "cpu") -> Condition:
         if not self.guidable:
             raise UserError(
                 "this teacher has no unconditional branch (guidance is an input of it, see "
-                "teacher.embedded_guidance): set pairs.guidance to 1"
+                "teacher.embedded_guidance, or it was distilled with it): set pairs.guidance to 1"
             )
         return self._embed([-1] * count, torch.device(device))
 
@@ -118,11 +126,12 @@ class Prompts(Conditioner):
 
     @torch.no_grad()
     def _encode(self, numbers: list[int], negative: bool, device: torch.device) -> None:
-        texts = [self.negative] if negative else [self._prompt(number) for number in numbers]
-        with torch.autocast(device.type, enabled=False):
-            encoded = self.encode(texts, negative, device)
-        for row, number in enumerate(numbers):
-            self._known[number] = encoded.rows(slice(row, row + 1))
+        for group in [[number] for number in numbers] if self.alone else [numbers]:
+            texts = [self.negative] if negative else [self._prompt(number) for number in group]
+            with torch.autocast(device.type, enabled=False):
+                encoded = self.encode(texts, negative, device)
+            for row, number in enumerate(group):
+                self._known[number] = encoded.rows(slice(row, row + 1))
 
     def _prompt(self, number: int) -> str:
         known = len(self.prompts)

@@ -124,7 +124,7 @@ class Critic(nn.Module):
         found: list[Any] = []
         network = self._at_step(step_index)
         x0 = view(network, self._taps(network, found))(*inputs)
-        maps = [_map(each, inputs.x_t) for each in found]
+        maps = self._maps(found, inputs)
         if more is not None:
             rest = self._features(more, step_index)
             maps = [torch.cat(pair) for pair in zip(maps, rest, strict=True)]
@@ -149,7 +149,12 @@ class Critic(nn.Module):
         network = view(network, network.up_to(self.stages[-1]))
         given = network.inputs(inputs.x_t, inputs.t)
         view(network, self._taps(network, found)).predict(*given, inputs.condition)
-        return [_map(each, inputs.x_t) for each in found]
+        return self._maps(found, inputs)
+
+    def _maps(self, found: Sequence[Any], inputs: Inputs) -> list[Tensor]:
+        """Of what the stages give."""
+        x_t, condition = inputs.x_t, inputs.condition
+        return [_map(self.denoiser.of_image(each, x_t, condition), x_t) for each in found]
 
     def _taps(self, network: Network, found: list[Any]) -> dict[str, nn.Module]:
         return {name: Tap(network.get_submodule(name), found) for name in self.stages}
@@ -165,14 +170,11 @@ class Critic(nn.Module):
         return [each.shape for each in self._features(blank(self.denoiser, 1))]
 
 
-def _map(output: Any, x_t: Tensor) -> Tensor:
-    """A block's image features as (B, C, h, w); a block of two streams gives the text's first.
+def _map(features: Tensor, x_t: Tensor) -> Tensor:
+    """A stage's features as (B, C, h, w).
 
     Tokens, (B, h w, C), are of square patches of x_t, (B, C, H, W).
     """
-    while isinstance(output, tuple):  # a block that goes down gives all its maps in a second one
-        output = output[-1]
-    features: Tensor = output
     if features.ndim == 4:
         return features
     tokens, (height, width) = features.shape[1], x_t.shape[2:]

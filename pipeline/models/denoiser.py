@@ -81,8 +81,14 @@ class Denoiser(nn.Module):
         """Weight of x0's squared error at times t that makes it that of the output, shape of t."""
         raise NotImplementedError
 
-    def guided(self, uncond: Tensor, cond: Tensor, scale: float) -> Tensor:
-        """x0 under guidance, of x0 without and with the condition, each (B, C, H, W)."""
+    def guided(self, uncond: Tensor, cond: Tensor, scale: float, x_t: Tensor, t: Tensor) -> Tensor:
+        """x0 under guidance, as the family has it.
+
+        Args:
+            uncond, cond: x0 without and with the condition, each (B, C, H, W).
+            scale: Of guidance, as in `pairs.guidance`.
+            x_t, t: What they were predicted from, (B, C, H, W) and (B,).
+        """
         return guidance.guided(uncond, cond, scale)
 
     def decode(self, x0: Tensor) -> Tensor:

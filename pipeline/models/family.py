@@ -18,11 +18,13 @@ class Family:
         family: Its name.
         pipelines: Classes of diffusers' pipelines whose folders are of this family.
         takes: Noise schedules that its networks can be asked on, each with its predictions.
+        chats: Whether prompts go through the chat template of its tokenizer.
     """
 
     family: ClassVar[str]
     pipelines: ClassVar[tuple[str, ...]] = ()
     takes: ClassVar[Mapping[type[Schedule], tuple[str, ...]]] = {}
+    chats: ClassVar[bool] = False
 
     @classmethod
     def reads(cls, folder: ModelFolder) -> bool:

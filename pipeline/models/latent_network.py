@@ -17,19 +17,13 @@ from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import EDM, VP, Flow, Schedule
 from pipeline.models.condition import Prompts, read_prompts
 from pipeline.models.family import refuse
-from pipeline.models.folder import (
-    ModelFolder,
-    load_parts,
-    need_package,
-    one_side,
-    size_problem,
-)
+from pipeline.models.folder import ModelFolder, load_parts, need_package, one_side, size_problem
 from pipeline.models.frozen_pipeline import FrozenPipeline
 from pipeline.models.network import Network
 from pipeline.models.schedulers import completed, read_scheduler, student_scheduler
 from pipeline.models.vae import VAE, ScaleShift
 from pipeline.models.views import view
-from pipeline.models.vocabulary import drop_unpaired, text_problem
+from pipeline.models.vocabulary import chat_problem, drop_unpaired, text_problem
 from pipeline.utils.errors import UserError
 
 
@@ -55,6 +49,7 @@ class LatentNetwork(Network):
         shifts_by_size: Whether the pipeline tells its scheduler a shift that follows the size.
         optional: Components that a folder may lack.
         shifts_latents: Whether the pipeline takes the VAE's `shift_factor`; others ignore it.
+        prompts_alone: Whether prompts are encoded one by one, to rows of their own lengths.
     """
 
     latents: VAE
@@ -67,6 +62,7 @@ class LatentNetwork(Network):
     shifts_by_size: ClassVar[bool] = False
     optional: ClassVar[frozenset[str]] = frozenset()
     shifts_latents: ClassVar[bool] = False
+    prompts_alone: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -82,8 +78,8 @@ class LatentNetwork(Network):
         self.latents, self.frozen, self.size = frozen.vae, frozen, size
         self.embedded_guidance = teacher.embedded_guidance
         prompts, encode = read_prompts(teacher.prompts), partial(self._encode, frozen)
-        guidable = self.guidable(backbone)
-        self.conditioner = Prompts(prompts, teacher.negative_prompt, encode, guidable)
+        guidable, negative = self.guidable(backbone), teacher.negative_prompt
+        self.conditioner = Prompts(prompts, negative, encode, guidable, self.prompts_alone)
 
     @classmethod
     def problem(cls, folder: ModelFolder) -> str | None:
@@ -105,11 +101,12 @@ class LatentNetwork(Network):
         kind, required = getattr(diffusers, folder.pipeline), cls.required(folder)
         parts = load_parts(folder.path, index, required)
         backbone, vae, flags = parts.pop(cls.part), cls.vae(parts["vae"]), cls.flags(index)
-        if (takes := cls.channels(backbone)) != vae.vae.config.latent_channels:
-            made = vae.vae.config.latent_channels
+        if (takes := cls.channels(backbone)) != (made := vae.channels):
             refuse(folder, f"its network takes {takes} channels of latents, its VAE makes {made}")
         drop_unpaired(parts)
-        if problem := text_problem(kind, {**parts, cls.part: backbone}, cls.part, cls.widths):
+        problem = chat_problem(parts, folder.path) if cls.chats else None
+        problem = problem or text_problem(kind, {**parts, cls.part: backbone}, cls.part, cls.widths)
+        if problem:
             refuse(folder, problem)
         size = cls.image_size(backbone, vae, teacher.image_size)
         own = cls.own_side(backbone) * vae.factor

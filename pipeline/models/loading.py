@@ -132,8 +132,9 @@ def teacher_fingerprint(teacher: TeacherConfig) -> str:
     if (folder / "vae").is_dir():
         files += [folder / INDEX]
         digest.update(str(teacher.image_size).encode() if teacher.image_size else b"")
+    unread = () if family and family.chats else (".jinja",)
     for part in _BESIDE:
-        files += part_files(folder / part)
+        files += [file for file in part_files(folder / part) if file.suffix not in unread]
     files += [Path(teacher.prompts)] if teacher.prompts else []
     digest.update(teacher.negative_prompt.encode())
     _need(files)

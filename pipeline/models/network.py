@@ -121,6 +121,18 @@ class Network(Denoiser, Family):
             return [f"{self.part}.down_blocks.{len(self.backbone.down_blocks) - 1}"]
         return [f"{self.part}.mid_block"]
 
+    def of_image(self, output: Any, x_t: Tensor, condition: Condition) -> Tensor:
+        """What a stage gives of an image, maps (B, C, h, w) or tokens (B, h w, C).
+
+        Args:
+            output: Of one of `stages`; a block of two streams gives the text's first.
+            x_t, condition: What the network was called with.
+        """
+        while isinstance(output, tuple):  # a block that goes down gives all maps in a second one
+            output = output[-1]
+        found: Tensor = output
+        return found
+
     def time_embeddings(self) -> list[str]:
         """Names of the modules whose output is the embedding of time."""
         end = f".{self.time_embedding}"

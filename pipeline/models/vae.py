@@ -65,6 +65,11 @@ class VAE:
         return self
 
     @property
+    def channels(self) -> int:
+        """Of a latent."""
+        return int(self.vae.config.latent_channels)
+
+    @property
     def factor(self) -> int:
         """Pixels to a latent, in height and in width."""
         config = self.vae.config
@@ -100,3 +105,39 @@ class VAE:
         with full_precision(latents.device):
             images: Tensor = self.vae.to(latents.device).decode(scaled).sample
         return images
+
+
+class FrameVAE(VAE):
+    """A VAE of videos, for the one frame of an image: an `AutoencoderKLQwenImage` or `...Wan`.
+
+    Its latents are brought to unit variance by the mean and deviation of each channel in its
+    config.
+
+    Args:
+        vae: The network.
+    """
+
+    def __init__(self, vae: Any) -> None:
+        spread = tuple(1 / each for each in vae.config.latents_std)
+        super().__init__(vae, ScaleShift(spread, tuple(vae.config.latents_mean)))
+
+    @property
+    def channels(self) -> int:
+        return int(self.vae.config.z_dim)
+
+    @property
+    def factor(self) -> int:
+        return int(2 ** len(self.vae.config.temperal_downsample))
+
+    def encode(self, images: Tensor) -> Tensor:
+        self._tile(images.shape[2:])
+        with torch.no_grad(), full_precision(images.device):
+            found = self.vae.to(images.device).encode(images[:, :, None]).latent_dist.mode()
+        return self.normaliser.normalise(found[:, :, 0])
+
+    def decode(self, latents: Tensor) -> Tensor:
+        scaled = self.normaliser.restore(latents)
+        self._tile(size * self.factor for size in latents.shape[2:])
+        with full_precision(latents.device):
+            images: Tensor = self.vae.to(latents.device).decode(scaled[:, :, None]).sample
+        return images[:, :, 0]

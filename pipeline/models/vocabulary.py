@@ -57,6 +57,14 @@ def drop_unpaired(parts: dict[str, Any]) -> None:
             parts[name] = None
 
 
+def chat_problem(parts: Mapping[str, Any], folder: Path) -> str | None:
+    """Which tokenizer in a folder has no chat template for its prompts, or None."""
+    for name in sorted(each for each in parts if each.startswith("tokenizer") and parts[each]):
+        if not parts[name].chat_template:
+            return f"{folder / name} has no chat template: copy its files there once more"
+    return None
+
+
 def text_problem(
     pipeline: Any, parts: Mapping[str, Any], backbone: str, widths: Mapping[str, Mapping[str, int]]
 ) -> str | None:
@@ -101,7 +109,10 @@ def _width_problem(parts: Mapping[str, Any], taken: str, summands: Mapping[str, 
 
     def value(setting: str) -> Any:
         part, key = setting.split(".")
-        return getattr(parts[part].config, key)
+        config = parts[part].config
+        if hasattr(config, "get_text_config"):  # an encoder of images too has one for each
+            config = config.get_text_config()
+        return getattr(config, key)
 
     there = {each: n for each, n in summands.items() if parts[each.split(".")[0]] is not None}
     total = sum(n * value(each) for each, n in there.items())

@@ -14,6 +14,8 @@ from pipeline.utils.files import file_sha256
 _NAME = re.compile(r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 _SHARD = re.compile(r".*-\d+-of-\d+\.safetensors")
 _OTHERS = (".safetensors", ".bin", ".ckpt", ".msgpack")
+_TOKENIZER = (".json", ".txt", ".model", ".jinja")
+"""How a tokenizer's files end; the last is its chat template."""
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _BESIDE = re.compile(
     r"(.*\.)?position_ids|decoder\..*|lm_head\..*"  # of T5
@@ -120,7 +122,7 @@ def part_files(part: Path) -> list[Path]:
     if not part.is_dir():
         return []
     if part.name.startswith("tokenizer"):
-        return sorted(file for file in part.glob("*") if file.suffix in (".json", ".txt", ".model"))
+        return sorted(file for file in part.glob("*") if file.suffix in _TOKENIZER)
     return sorted([part / "config.json", *weight_files(part)])
 
 

@@ -19,6 +19,7 @@ USED = {
     "README.md",
     "model_index.json",
     "scheduler/scheduler_config.json",
+    "tokenizer/chat_template.jinja",
     "tokenizer/merges.txt",
     "tokenizer/vocab.json",
     "text_encoder/config.json",

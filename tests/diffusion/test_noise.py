@@ -1,6 +1,7 @@
 """Noise schedules: their factors, their times, and the ones of diffusers."""
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 
@@ -97,6 +98,14 @@ def test_flow_times_are_those_of_diffusers(steps, shift):
     times = Flow(shift).times(steps)
     assert torch.allclose(times.float(), scheduler.sigmas, rtol=1e-6)
     assert torch.allclose(times[:-1].float() * 1000, scheduler.timesteps, rtol=1e-6)
+
+
+def test_flow_whole_times_are_those_of_cogview4():
+    """At every number of steps: next to a whole number the last bit decides."""
+    schedule = Flow(spacing="whole")
+    for steps in range(1, 1001):
+        theirs = np.linspace(1000, 1.0, steps).astype(np.int64) / 1000
+        assert schedule.times(steps).tolist() == [*theirs.tolist(), 0.0]
 
 
 def test_flow_trailing_times_are_those_of_flux():

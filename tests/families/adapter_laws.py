@@ -41,9 +41,11 @@ class AdapterLaws:
         condition = student.conditioner(builder.labels_of(student), 2)
         x0 = student.sampler.images(student, builder.noise(), condition)
         x0.square().mean().backward()
-        second = [v.grad for k, v in learnt(student).items() if ".lora_B." in k]
-        assert all(grad is not None and grad.isfinite().all() for grad in second)
-        assert any(grad.any() for grad in second)
+        second = {k: v.grad for k, v in learnt(student).items() if ".lora_B." in k}
+        idle = {k for k in second if k.partition(".lora_")[0].endswith(builder.idle)}
+        assert {k for k, grad in second.items() if grad is None} == idle
+        grads = [grad for grad in second.values() if grad is not None]
+        assert all(grad.isfinite().all() for grad in grads) and any(grad.any() for grad in grads)
 
     def test_all_projections_of_attention_are_adapted(self, stock, teacher):
         named = {name for name, _ in teacher.backbone.named_modules()}

@@ -50,6 +50,7 @@ class Builder:
         solver: What the pipeline's own sampler is called here.
         few: Students of a few steps that diffusers can take, by a name.
         wrong: A scheduler that the family does not take.
+        idle: Parts of its backbone, by the ends of their names, whose output nothing reads.
     """
 
     family: str
@@ -63,6 +64,7 @@ class Builder:
     solver: str = "euler"
     few: dict[str, Few] = field(default_factory=dict)
     wrong: dict[str, Any] = field(default_factory=dict)
+    idle: tuple[str, ...] = ()
 
     def save(self, folder: Path, seed: int = 0) -> Path:
         """Save it with random weights, also where a new network would start with zeros."""

@@ -16,7 +16,7 @@ import torch
 from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import sample_teacher
 from tests.families.builders import BUILDERS
-from tests.families.measures import close
+from tests.families.measures import close, refused
 
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 OLD = {**SD, "set_alpha_to_one": False, "skip_prk_steps": True, "clip_sample": False}
@@ -61,7 +61,21 @@ RELEASED: dict[str, Case] = {
     "sd35": ("sd3", "euler", {**FLOW, "shift": 3.0}),
     "flux-dev": ("flux-dev", "euler", {**FLOW, **BY_SIZE}),
     "flux-schnell": ("flux-schnell", "euler", {**FLOW, "shift": 1.0, "base_shift": 0.5}),
+    "qwen-image": (
+        "qwen",
+        "euler",
+        {**FLOW, **BY_SIZE, "max_image_seq_len": 8192, "max_shift": 0.9}
+        | {"shift": 1.0, "shift_terminal": 0.02, "time_shift_type": "exponential"},
+    ),
+    "flux2": ("flux2-klein", "euler", {**FLOW, **BY_SIZE}),
     "sana": ("sana", "dpmpp_2m", FLOW_DPM),
+    "cogview4": (
+        "cogview4",
+        "euler",
+        {**FLOW, "base_shift": 0.25, "max_shift": 0.75, "base_image_seq_len": 256}
+        | {"use_dynamic_shifting": True, "time_shift_type": "linear"},
+    ),
+    "z-image-turbo": ("z-image", "euler", {**FLOW, "shift": 3.0, "use_dynamic_shifting": False}),
     "pixart-alpha": ("pixart-alpha", "dpmpp_2m", DPM),
     "dit": ("dit", "euler", {"_class_name": "DDIMScheduler", "clip_sample": False}),
 }
@@ -86,6 +100,7 @@ CHANGED: dict[str, Case] = {
     "PNDM without an offset": ("sd1", "plms", {"_class_name": "PNDMScheduler", **OLD}),
     "clipped": ("sd1", "euler", {"_class_name": "DDIMScheduler", **SD, "clip_sample": True}),
     "SD3 shifts by size": ("sd3", "euler", {**FLOW, **BY_SIZE}),
+    "Z-Image shifts by size": ("z-image", "euler", {**FLOW, **BY_SIZE}),
     # that choose levels of noise
     "Euler, Karras": ("sdxl", "euler", {**EULER, **KARRAS, "steps_offset": 1}),
     "Euler, exponential": ("sdxl", "euler", {**EULER, "use_exponential_sigmas": True}),
@@ -126,6 +141,11 @@ CHANGED: dict[str, Case] = {
         "euler",
         {**FLOW, **BY_SIZE, "use_exponential_sigmas": True},
     ),
+    "CogView4, exponential by size": ("cogview4", "euler", {**FLOW, **BY_SIZE}),
+    "CogView4, a shift of its own": ("cogview4", "euler", {**FLOW, "shift": 3.0}),
+    "Qwen-Image, a shift of its own": ("qwen", "euler", {**FLOW, "shift": 3.0}),
+    "FLUX.2, beta by steps": ("flux2-klein", "euler", {**FLOW, **BY_SIZE, "use_beta_sigmas": True}),
+    "FLUX.2, one shift": ("flux2-klein", "euler", {**FLOW, "shift": 3.0}),
     "Flux, to a share of noise": ("flux-schnell", "euler", {**FLOW, "shift_terminal": 0.1}),
     # in EDM's preconditioning
     "EDM of Stable Diffusion": ("sd1", "euler", {"_class_name": "EDMEulerScheduler"}),
@@ -169,6 +189,21 @@ def test_latents_are_those_of_the_pipeline(case: str, steps: int, with_scheduler
     start = builder.start(pipe, teacher)
     ours = sample_teacher(teacher, start, builder.labels_of(teacher), solver, steps, 1.0)
     close(builder.visible(teacher, ours), builder.end(pipe, teacher, steps, 1.0), 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "named"),
+    [
+        ({**FLOW, "use_karras_sigmas": True}, "use_karras_sigmas"),
+        ({**FLOW, "shift_terminal": 0.1}, "shift_terminal"),
+        ({"_class_name": "FlowMatchHeunDiscreteScheduler"}, "FlowMatchHeunDiscreteScheduler"),
+        (FLOW_DPM, "DPMSolverMultistepScheduler"),
+    ],
+)
+def test_cogview4_is_told_times_that_its_noise_follows(
+    scheduler: dict[str, Any], named: str, with_scheduler: Callable
+) -> None:
+    assert named in refused(with_scheduler("cogview4", scheduler))
 
 
 def test_the_index_says_which_class_takes_the_file(with_scheduler: Callable) -> None:

@@ -14,6 +14,7 @@ from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Inputs
+from pipeline.models.latent_transformer import LatentTransformer
 from pipeline.models.loading import load_teacher
 from pipeline.models.network import Network
 from pipeline.models.students import load_student, new_student
@@ -66,7 +67,7 @@ class TrainingLaws:
         condition = teacher.conditioner(None if labels is None else labels[:1].expand(2), 2)
         t = torch.full((2,), teacher.schedule.start / 2)
         inputs = Inputs(builder.noise(), t, condition)
-        seen = outputs(teacher, stages)
+        seen = outputs(teacher, stages, inputs)
         teacher(*inputs)
         hooked = [head(each) for head, each in zip(critic.heads, seen, strict=True)]
         alone = critic.logits(inputs)
@@ -76,9 +77,48 @@ class TrainingLaws:
         close(together, alone, 1e-5)
         close(x0, teacher(*inputs), 1e-5)
         assert not torch.equal(alone[0], alone[1])
+        first = seen[0]
         seen.clear()
         Critic(teacher, [0]).logits(inputs)
         assert len(seen) == 2, "its shape was asked, its logits were made"
+        close(seen[1], first, 1e-5)
+
+    @torch.no_grad()
+    def test_features_are_at_their_places_in_the_image(self, stock, builder, config):
+        """A patch of x_t that changes much changes most what every stage says of that place."""
+        teacher = load_teacher(config)
+        if not isinstance(teacher, LatentTransformer):
+            pytest.skip("the narrowest stage of a UNet sees all of it at once")
+        t, condition = torch.full((2,), 0.5), teacher.conditioner(builder.labels_of(teacher), 2)
+        plain = Inputs(builder.noise(), t * teacher.schedule.start, condition)
+        changed = plain._replace(x_t=plain.x_t.clone())
+        changed.x_t[:, :, -2:, 2:4] += 10.0
+        stages = teacher.stages()
+        seen = outputs(teacher, stages, plain)
+        for inputs in (plain, changed):
+            teacher(*inputs)
+        for before, after in zip(seen[: len(stages)], seen[len(stages) :], strict=True):
+            moved = (after - before).norm(dim=1)
+            unit = plain.x_t.shape[2] // moved.shape[1]
+            for place in moved.flatten(1).argmax(1).tolist():
+                row, column = divmod(place, moved.shape[2])
+                assert unit * row >= plain.x_t.shape[2] - 2 and 2 <= unit * column < 4
+
+    def test_a_row_does_not_depend_on_the_others(self, stock, builder, config):
+        """Whatever the lengths of prompts, and where activations are made again."""
+        teacher = load_teacher(config)
+        if teacher.prompts is None:
+            pytest.skip("it takes no prompts")
+        longer = teacher.conditioner.label("a cat and a dog and a cow that see the sea")
+        labels = torch.tensor([longer, 0])
+        student = new_student(teacher, NETWORK, 0, recompute=True)
+        x_t, t = builder.noise(), torch.full((2,), teacher.schedule.start / 2)
+        together = student(x_t, t, student.conditioner(labels, 2))
+        for row in range(2):
+            one = slice(row, row + 1)
+            with torch.no_grad():
+                alone = teacher(x_t[one], t[one], teacher.conditioner(labels[one], 1))
+            close(together[one].detach(), alone, 1e-5)
 
     def test_a_student_learns_in_the_jobs(
         self, builder, config, teacher, name, tmp_path, monkeypatch
@@ -161,12 +201,12 @@ class TrainingLaws:
         assert counted.activations == pytest.approx(real, rel=0.05)
 
 
-def outputs(network: Network, stages: Sequence[str]) -> list[Tensor]:
-    """Filled by hooks with what these stages give, as (B, C, H, W)."""
+def outputs(network: Network, stages: Sequence[str], inputs: Inputs) -> list[Tensor]:
+    """Filled by hooks with what these stages give of these inputs, as (B, C, H, W)."""
     seen: list[Tensor] = []
 
     def note(module: nn.Module, given: Any, output: Any) -> None:
-        features = output[-1] if isinstance(output, tuple) else output
+        features = network.of_image(output, inputs.x_t, inputs.condition)
         if features.ndim == 3:
             features = features.mT.unflatten(2, (round(features.shape[1] ** 0.5), -1))
         seen.append(features)

@@ -195,6 +195,9 @@ def test_each_kind_of_network_is_used_its_own_way(
     ):
         settings = TeacherConfig(output=str(save_tiny(tmp_path / version, version)))
         assert call in usage(load_teacher(settings), "x")
+    counts_from_0 = save_tiny(tmp_path / "z-image", "z-image")
+    settings = TeacherConfig(output=str(counts_from_0), image_size=16)
+    assert "guidance_scale=0.0)" in usage(load_teacher(settings), "x")
     song = BUILDERS["song"]
     settings = song.teacher(song.save(tmp_path / "song"), Path())
     assert "import pipeline.models.song_unet" in usage(load_teacher(settings), "x")

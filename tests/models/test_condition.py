@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline.config import TeacherConfig
+from pipeline.diffusion.condition import Condition
 from pipeline.models import condition
 from pipeline.models.loading import load_teacher
 from tests.families.builder import PROMPTS
@@ -43,3 +44,34 @@ def test_prompts_are_encoded_once_and_the_oldest_leave(tmp_path, monkeypatch):
     side(torch.tensor([2]), 1)
     side(torch.tensor([0]), 1)
     assert encoded == [PROMPTS[:2], PROMPTS[2:], PROMPTS[:1]]
+
+
+def test_a_prompts_embedding_does_not_depend_on_those_beside_it():
+    """Of an encoder that pads prompts to the longest of them."""
+
+    def encode(texts, negative, device):
+        length = max(map(len, texts))
+        mask = torch.tensor([[place < len(text) for place in range(length)] for text in texts])
+        return Condition({"tokens": mask[:, :, None].float(), "mask": mask})
+
+    first, second = (condition.Prompts(["a", "abc"], "", encode, alone=True) for _ in range(2))
+    assert first(torch.tensor([0, 1]), 2)["mask"].tolist() == [[True, False, False], [True] * 3]
+    assert first(torch.tensor([0]), 1)["mask"].shape == second(torch.tensor([0]), 1)["mask"].shape
+
+
+def test_rows_of_other_lengths_are_padded_where_a_mask_says_so():
+    short, long = (
+        Condition(
+            {
+                "tokens": torch.ones(count, length, 3),
+                "mask": torch.ones(count, length, dtype=torch.bool),
+                "pooled": torch.ones(count, 2),
+            }
+        )
+        for count, length in ((2, 4), (1, 7))
+    )
+    both = Condition.cat([short, long])
+    assert both["tokens"].shape == (3, 7, 3) and both["pooled"].shape == (3, 2)
+    assert both["mask"].sum(1).tolist() == [4, 4, 7]
+    assert torch.equal(both["tokens"].sum((1, 2)), torch.tensor([12.0, 12.0, 21.0]))
+    assert torch.equal(Condition.cat([long, long])["mask"], torch.ones(2, 7, dtype=torch.bool))

@@ -29,8 +29,6 @@ from tests.fixtures.denoise import denoise
 from tests.fixtures.tiny_models import save_tiny
 
 LATENTS = [name for name, builder in BUILDERS.items() if isinstance(builder, OnLatents)]
-OTHER_SIZE = ("flux-dev", "flux-schnell", "pixart-alpha")
-"""Made here at 16 pixels a side, which is not their own."""
 
 
 def settings_of(version: str, tmp_path: Path) -> TeacherConfig:
@@ -43,7 +41,7 @@ def settings_of(version: str, tmp_path: Path) -> TeacherConfig:
 def test_another_size_than_the_models_own_is_told(tmp_path, version):
     config = settings_of(version, tmp_path)
     code = usage(new_student(load_teacher(config), None, 0), "x")
-    assert ("height=16, width=16" in code) == (version in OTHER_SIZE)
+    assert ("height=16, width=16" in code) == ("image_size" in BUILDERS[version].settings)
     assert ("use_resolution_binning=False" in code) == (version == "pixart-alpha")
     assert ("clean_caption=False" in code) == version.startswith("pixart")
 
@@ -54,6 +52,25 @@ def test_a_shift_that_follows_the_size_is_the_pipelines(tmp_path):
         schedule = load_teacher(config.model_copy(update={"image_size": size})).schedule
         assert isinstance(schedule, Flow)
         assert schedule.shift == pytest.approx(math.exp(calculate_shift(tokens)))
+
+
+def test_guidance_as_an_input_is_refused_where_diffusers_takes_none(tmp_path):
+    config = settings_of("qwen", tmp_path)
+    file = Path(config.output, "transformer", "config.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"guidance_embeds": True}))
+    with pytest.raises(UserError, match=r"QwenImagePipeline .*guidance_embeds"):
+        load_teacher(config)
+
+
+def test_a_prompt_is_as_long_as_the_pipelines_call_takes_it(tmp_path):
+    config, builder = settings_of("qwen", tmp_path), BUILDERS["qwen"]
+    teacher, pipe, noise = load_teacher(config), builder.open(config.output), builder.noise(1)
+    prompt = "a cat and " * 50
+    label = torch.tensor([teacher.conditioner.label(prompt)])
+    ours = sample_teacher(teacher, noise, label, "euler", 2, 1.0)
+    settings = {**builder.call, "latents": builder.pack(noise), "output_type": "latent"}
+    theirs = builder.unpack(pipe(prompt, num_inference_steps=2, **settings).images)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

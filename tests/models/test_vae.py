@@ -4,14 +4,16 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny
 
-from pipeline.models.vae import VAE, ScaleShift
-from tests.fixtures.tiny_parts import dc, tiny_decoder, vae
+from pipeline.models.vae import VAE, FrameVAE, ScaleShift
+from tests.fixtures.tiny_parts import dc, frame_vae, tiny_decoder, vae
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("make", [vae, dc])
+@pytest.mark.parametrize(
+    "make", [lambda: VAE(vae(4, 0.5)), lambda: VAE(dc(4, 0.5)), lambda: FrameVAE(frame_vae())]
+)
 def test_large_images_go_through_the_vae_in_tiles(make, monkeypatch):
-    latents = VAE(make(4, 0.5))
+    latents = make()
     small = {"sample": 16, "latent": 8}
     for name in vars(latents.vae):
         if name.startswith("tile_") and (kind := name.split("_")[1]) in small:
@@ -36,6 +38,23 @@ def test_a_tiny_vae_takes_large_images_whole(monkeypatch, tmp_path):
     monkeypatch.setattr("pipeline.models.vae.TILED", 31)
     assert torch.equal(latents.encode(images), whole) and whole.shape == (1, 16, 16, 16)
     assert latents.decode(whole).shape == images.shape
+
+
+@torch.no_grad()
+def test_a_frames_latents_have_the_mean_and_deviation_of_each_channel():
+    network = frame_vae()
+    latents = FrameVAE(network)
+    images = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    raw = network.encode(images[:, :, None]).latent_dist.mode()[:, :, 0]
+    mean, spread = (
+        torch.tensor(each).view(-1, 1, 1)
+        for each in (network.config.latents_mean, network.config.latents_std)
+    )
+    found = latents.encode(images)
+    assert found.shape == (2, latents.channels, 8 // latents.factor, 12 // latents.factor)
+    torch.testing.assert_close(found, (raw - mean) / spread)
+    shown = network.decode(raw[:, :, None]).sample[:, :, 0]
+    torch.testing.assert_close(latents.decode(found), shown, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ class Flux(LatentTransformer):
 
     @staticmethod
     def guidable(backbone: Any) -> bool:
-        return not backbone.config.guidance_embeds
+        return not backbone.config.get("guidance_embeds")
 
     @staticmethod
     def channels(backbone: Any) -> int:
@@ -61,7 +61,7 @@ class Flux(LatentTransformer):
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         guidance = None
-        if self.backbone.config.guidance_embeds:
+        if self.backbone.config.get("guidance_embeds"):
             guidance = x_t.new_tensor(self.embedded_guidance).expand(len(x_t))
         tokens, pooled = condition["tokens"], condition["pooled"]
         height, width = x_t.shape[2] // self.patch, x_t.shape[3] // self.patch
@@ -72,16 +72,16 @@ class Flux(LatentTransformer):
             encoder_hidden_states=tokens.to(x_t.dtype),
             pooled_projections=pooled.to(x_t.dtype),
             txt_ids=x_t.new_zeros(tokens.shape[1], 3),
-            img_ids=_places(height, width, x_t),
+            img_ids=places(height, width, x_t),
         ).sample
         return pixel_shuffle(output.mT.unflatten(2, (height, width)), self.patch)
 
     def usage(self) -> list[str]:
-        embedded = self.backbone.config.guidance_embeds
+        embedded = self.backbone.config.get("guidance_embeds")
         return [self._usage('"a photo of a cat"', self.embedded_guidance if embedded else 1.0)]
 
 
-def _places(height: int, width: int, like: Tensor) -> Tensor:
+def places(height: int, width: int, like: Tensor) -> Tensor:
     """(0, row, column) of every token, (height * width, 3)."""
     rows = torch.arange(height, device=like.device, dtype=like.dtype)
     columns = torch.arange(width, device=like.device, dtype=like.dtype)

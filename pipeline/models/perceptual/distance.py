@@ -148,7 +148,7 @@ def _decoder(regression: RegressionConfig, teacher: Denoiser) -> VAE | None:
         )
     if latents is not None and regression.decoder:
         latents = load_decoder(regression.decoder)
-        if (channels := latents.vae.config.latent_channels) != teacher.shape[0]:
+        if (channels := latents.channels) != teacher.shape[0]:
             raise UserError(
                 f"distill.regression.decoder: {regression.decoder} decodes latents of {channels} "
                 f"channels, and the teacher's have {teacher.shape[0]}: name one of its family"

@@ -2,18 +2,24 @@
 
 from tests.families.builder import Builder
 from tests.families.builders import (
+    chroma,
+    cogview4,
     dit,
     edm,
     flux,
+    flux2,
     gaussian,
     kolors,
+    lumina2,
     pixart,
+    qwen,
     sana,
     sd,
     sd3,
     sdxl,
     song,
     unet2d,
+    z_image,
 )
 
 BUILDERS: dict[str, Builder] = {
@@ -28,5 +34,11 @@ BUILDERS: dict[str, Builder] = {
     **pixart.BUILDERS,
     **sd3.BUILDERS,
     **flux.BUILDERS,
+    **flux2.BUILDERS,
     **sana.BUILDERS,
+    **lumina2.BUILDERS,
+    **chroma.BUILDERS,
+    **cogview4.BUILDERS,
+    **z_image.BUILDERS,
+    **qwen.BUILDERS,
 }

@@ -1,0 +1,164 @@
+"""FLUX.2 klein: a transformer on patches of latents, told of prompts by layers of Qwen3."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from pipeline.config import TeacherConfig
+from pipeline.diffusion.condition import Condition
+from pipeline.diffusion.noise import Flow, Schedule
+from pipeline.models.condition import Prompts
+from pipeline.models.families.flux import Flux
+from pipeline.models.family import register_family
+from pipeline.models.folder import ModelFolder
+from pipeline.models.latent_network import LatentNetwork
+from pipeline.models.schedulers import completed
+from pipeline.models.vae import VAE, ScaleShift
+
+_PATCH = 2
+"""Latents of the VAE to one of the model, in height and in width."""
+_STEPS = 50
+"""Of the pipeline, where it is told no number."""
+
+
+@register_family
+class Flux2(Flux):
+    """A `Flux2Transformer2DModel` without an input for guidance.
+
+    Its latents are patches of the VAE's. A klein that was distilled to a few steps knows no
+    guidance: its pipeline applies none.
+    """
+
+    family = "flux2"
+    pipelines = ("Flux2KleinPipeline",)
+    vaes = ("AutoencoderKLFlux2",)
+    widths: ClassVar = {"joint_attention_dim": {"text_encoder.hidden_size": 3}}
+    patch = 1
+    chats = True
+
+    @classmethod
+    def load(cls, folder: ModelFolder | None, teacher: TeacherConfig) -> LatentNetwork:
+        network = super().load(folder, teacher)
+        assert isinstance(network.conditioner, Prompts)
+        network.conditioner.guidable &= not network.frozen.flags["is_distilled"]
+        return network
+
+    @staticmethod
+    def flags(index: Mapping[str, Any]) -> dict[str, Any]:
+        return {"is_distilled": index.get("is_distilled", False)}
+
+    @classmethod
+    def read_schedule(cls, config: Mapping[str, Any], tokens: int) -> tuple[Schedule, str]:
+        schedule, prediction = super().read_schedule(config, tokens)
+        config = completed(config)
+        if isinstance(schedule, Flow) and config.get("use_dynamic_shifting"):
+            linear = config.get("time_shift_type") == "linear"
+            by_steps = _ShiftBySteps(tokens, linear, schedule.respaced)
+            schedule = replace(schedule, shift=by_steps.shift(_STEPS), respaced=by_steps)
+        return schedule, prediction
+
+    @classmethod
+    def vae(cls, network: Any) -> VAE:
+        return _PatchVAE(network)
+
+    @staticmethod
+    def channels(backbone: Any) -> int:
+        return int(backbone.config.in_channels)
+
+    @classmethod
+    def own_side(cls, backbone: Any) -> int:
+        return 64
+
+    @staticmethod
+    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
+        tokens, _ = pipe.encode_prompt(texts, device=device)
+        return Condition({"tokens": tokens})
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        tokens, (height, width) = condition["tokens"], x_t.shape[2:]
+        output = self.backbone(
+            hidden_states=x_t.flatten(2).mT,
+            timestep=t,
+            encoder_hidden_states=tokens.to(x_t.dtype),
+            txt_ids=_places(1, 1, 1, tokens.shape[1], like=x_t),
+            img_ids=_places(1, height, width, 1, like=x_t),
+        ).sample
+        return output.mT.unflatten(2, (height, width))
+
+    def of_image(self, output: Any, x_t: Tensor, condition: Condition) -> Tensor:
+        """A block of one stream has the text's tokens before the image's."""
+        found = super().of_image(output, x_t, condition)
+        return found if isinstance(output, tuple) else found[:, condition["tokens"].shape[1] :]
+
+    def usage(self) -> list[str]:
+        return [self._usage('prompt="a photo of a cat"')]  # the pipeline's first one is an image
+
+
+class _Patches(ScaleShift):
+    """As `ScaleShift`, for patches of the VAE's latents, whose numbers become channels."""
+
+    def normalise(self, latents: Tensor) -> Tensor:
+        return super().normalise(pixel_unshuffle(latents, _PATCH))
+
+    def restore(self, latents: Tensor) -> Tensor:
+        return pixel_shuffle(super().restore(latents), _PATCH)
+
+
+class _PatchVAE(VAE):
+    """Patches of latents, brought to unit variance by the statistics of the VAE's batch norm.
+
+    Args:
+        vae: An `AutoencoderKLFlux2`.
+    """
+
+    def __init__(self, vae: Any) -> None:
+        scale = (vae.bn.running_var + vae.config.batch_norm_eps).rsqrt()
+        shift = vae.bn.running_mean
+        super().__init__(vae, _Patches(tuple(scale.tolist()), tuple(shift.tolist())))
+
+    @property
+    def channels(self) -> int:
+        return _PATCH**2 * super().channels
+
+    @property
+    def factor(self) -> int:
+        return _PATCH * super().factor
+
+
+@dataclass(frozen=True)
+class _ShiftBySteps:
+    """Makes of times with the shift of `_STEPS` steps those with the shift of their own number.
+
+    Two shifts, one after the other, are one: their product.
+
+    Args:
+        tokens: Of an image.
+        linear: Whether mu is the shift itself, or its logarithm.
+        rest: What the sampler makes of the times then.
+    """
+
+    tokens: int
+    linear: bool
+    rest: Callable[[Tensor], Tensor] | None
+
+    def shift(self, steps: int) -> float:
+        """The pipeline's, for so many steps."""
+        from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
+
+        mu = compute_empirical_mu(self.tokens, steps)
+        return mu if self.linear else math.exp(mu)
+
+    def __call__(self, times: Tensor) -> Tensor:
+        more = Flow(self.shift(len(times)) / self.shift(_STEPS))
+        shifted = more.time_from_fraction(times)
+        return self.rest(shifted) if self.rest else shifted
+
+
+def _places(*lengths: int, like: Tensor) -> Tensor:
+    """Of every token on every axis, (product of the lengths, axes)."""
+    return torch.cartesian_prod(*(torch.arange(each, device=like.device) for each in lengths))
