@@ -11,9 +11,11 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from pipeline.utils.errors import UserError
 
 _NAME = re.compile(r"\..+\.ray-dmd-[0-9a-f]{32}")
 
@@ -57,9 +59,23 @@ def folder_beside(target: Path) -> Iterator[Path]:
         os.close(handle)
 
 
-def temporary_folder() -> AbstractContextManager[Path]:
-    """A new folder where this machine has its temporary ones; as `folder_beside`."""
-    return folder_beside(Path(tempfile.gettempdir(), "scratch"))
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A new folder where this machine has its temporary ones; removed after the block.
+
+    Raises:
+        UserError: If it cannot be made.
+    """
+    with ExitStack() as stack:
+        where = Path(tempfile.gettempdir(), "scratch")
+        try:
+            folder = stack.enter_context(folder_beside(where))
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {where.parent}: {error.strerror}; free space there, or set "
+                "TMPDIR to another folder"
+            ) from error
+        yield folder
 
 
 def name(of: str) -> str:

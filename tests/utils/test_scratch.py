@@ -12,6 +12,7 @@ from pipeline.config import S3Config
 from pipeline.data.local import LocalStore
 from pipeline.data.storage import Storage
 from pipeline.utils import scratch
+from pipeline.utils.errors import UserError
 from pipeline.utils.files import check_writable, write_file
 
 HOLD = """
@@ -111,3 +112,9 @@ def test_a_file_system_without_locks_keeps_everything(tmp_path, monkeypatch):
     with scratch.file_beside(tmp_path / "x") as file:
         scratch.sweep(tmp_path)
         assert Path(file.name).exists()
+
+
+def test_a_temporary_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(scratch.tempfile, "gettempdir", lambda: str(tmp_path / "none"))
+    with pytest.raises(UserError, match=f"{tmp_path / 'none'}.*TMPDIR"), scratch.temporary_folder():
+        pass
