@@ -20,6 +20,8 @@ from pipeline.utils.errors import UserError
 NAME = "driver.json"
 BEAT_SECONDS = 10.0
 """How often a driver says that it still works."""
+_TRIES = 3
+"""Of giving a lease back, to a store that may answer wrongly."""
 PATIENCE = 3
 """Beats without a word after which another driver takes it for gone."""
 
@@ -114,9 +116,14 @@ class Lease:
         self._ended.set()
         self._thread.join()
         _HELD.discard(self._mine.token)
-        with suppress(UserError):  # the next driver waits
-            if (found := self._read()) and found.token == self._mine.token:
+        for _ in range(_TRIES):  # else the next driver waits
+            found = self._read()
+            if found is not None and found.token != self._mine.token:
+                return
+            with suppress(UserError):
                 self._storage.delete(NAME)
+                if NAME not in self._storage.list(NAME):
+                    return
 
     def _await_end(self) -> None:
         """Return once the driver that is there has given it back, or is gone and removed.

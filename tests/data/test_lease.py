@@ -130,3 +130,20 @@ def test_beats_go_on_after_a_store_that_was_away(storage, monkeypatch):
         time.sleep(0.6)
         first.check()
         assert json.loads(storage.get("driver.json"))["beat"] > 2
+
+
+def test_it_is_given_back_also_to_a_store_that_once_answers_wrongly(storage, monkeypatch):
+    delete, refusals, stale = Storage.delete, iter(range(1)), iter([{}])
+    names_of = Storage.list
+
+    def sometimes(self: Storage, name: str) -> None:
+        if next(refusals, None) is not None:
+            raise UserError("the answer was cut")
+        delete(self, name)
+
+    with Lease(storage):
+        monkeypatch.setattr(Storage, "delete", sometimes)
+        monkeypatch.setattr(
+            Storage, "list", lambda self, prefix="": next(stale, None) or names_of(self, prefix)
+        )
+    assert names(storage) == []
