@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.checksums import _LANES, checksum
+from pipeline.data.checksums import _BLOCK, checksum
 
 VALUES = np.random.default_rng(0).integers(0, 256, 100 * 1024, np.uint8)
 SUM = None
@@ -23,16 +23,26 @@ SUM = checksum(table(VALUES))
 
 
 @settings(max_examples=200, deadline=None)
-@given(at=st.integers(0, len(VALUES) - 1), bytes=st.binary(min_size=1, max_size=8 * (_LANES - 1)))
-def test_all_damage_within_4_kb_is_found(at, bytes):
+@given(at=st.integers(0, len(VALUES) - 1), bytes=st.binary(min_size=1, max_size=8 * _BLOCK))
+def test_damage_is_found(at, bytes):
     damaged = VALUES.copy()
     part = damaged[at : at + len(bytes)]
     part[:] = np.frombuffer(bytes[: len(part)], np.uint8)
     assert (checksum(table(damaged)) == SUM) == np.array_equal(damaged, VALUES)
 
 
-@pytest.mark.parametrize("size", [512, 4096, 16384])
-def test_two_sectors_in_each_others_place_are_found(size):
+@settings(max_examples=100, deadline=None)
+@given(st.sets(st.tuples(st.integers(0, len(VALUES) - 1), st.integers(0, 7)), min_size=1))
+def test_bits_that_only_rise_or_only_fall_are_found(bits):
+    for stuck in (0, 1):
+        damaged = VALUES.copy()
+        for at, bit in bits:
+            damaged[at] = damaged[at] & (255 - (1 << bit)) | stuck << bit
+        assert (checksum(table(damaged)) == SUM) == np.array_equal(damaged, VALUES)
+
+
+@pytest.mark.parametrize("size", [4096, 5120, 16384])
+def test_two_pages_in_each_others_place_are_found(size):
     parts = VALUES.reshape(-1, 1024).copy().reshape(-1)[: len(VALUES) // size * size]
     swapped = parts.reshape(-1, size)
     swapped[[0, 3]] = swapped[[3, 0]]
