@@ -129,7 +129,9 @@ class Trial:
         """Note how a job ended; an error that is not one line is a fault of ours."""
         last = ended.lines[-1] if ended.lines else ""
         self.story.append(f"{job} ended with {ended.code}: {last}")
-        if ended.code not in (0, 2, 130, -9) or any("Traceback" in each for each in ended.lines):
+        if ended.code not in (0, 2, 130, -9, -15) or any(
+            "Traceback" in each for each in ended.lines
+        ):
             self.story += ended.lines[-20:]
             raise NotSurvivedError(f"{job} ends with {ended.code}: {last}")
         return ended
