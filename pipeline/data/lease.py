@@ -119,7 +119,7 @@ class Lease:
         for _ in range(_TRIES):  # else the next driver waits
             found = self._read()
             if found is not None and found.token != self._mine.token:
-                return
+                continue  # another's, or an answer out of date
             with suppress(UserError):
                 self._storage.delete(NAME)
                 if NAME not in self._storage.list(NAME):

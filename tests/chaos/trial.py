@@ -219,16 +219,16 @@ class Trial:
         found = [re.match(r"distill/checkpoints/(\d+-\w+)/", name) for name in ours]
         folders = {each.group(1) for each in found if each}
         left += [f"uncommitted checkpoint {name}" for name in sorted(folders - commits)]
-        whole = [commit for commit in commits if self._is_whole(commit)]
-        return left + ["a checkpoint too many"] * (len(whole) > KEEP)
+        runs = Counter(filter(None, map(self._fingerprint, commits)))
+        return left + ["a checkpoint too many"] * (max(runs.values(), default=0) > KEEP)
 
-    def _is_whole(self, commit: str) -> bool:
-        """Whether a commit can be read: the faults may have damaged one, which stays."""
+    def _fingerprint(self, commit: str) -> str | None:
+        """Whose a commit is; None if it cannot be read, as the faults may have damaged it."""
+        data = self.place.read(f"distill/checkpoints/{commit}.json")
         try:
-            TypeAdapter(Commit).validate_json(self.place.read(f"distill/checkpoints/{commit}.json"))
+            return TypeAdapter(Commit).validate_json(data).fingerprint
         except ValidationError:
-            return False
-        return True
+            return None
 
 
 def same(one: bytes, other: bytes) -> bool:
