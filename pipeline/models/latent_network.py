@@ -49,6 +49,7 @@ class LatentNetwork(Network):
         shifts_by_size: Whether the pipeline tells its scheduler a shift that follows the size.
         optional: Components that a folder may lack.
         shifts_latents: Whether the pipeline takes the VAE's `shift_factor`; others ignore it.
+        pipeline_spacing: Of a flow's times, where the pipeline names them itself.
         prompts_alone: Whether prompts are encoded one by one, to rows of their own lengths.
     """
 
@@ -62,6 +63,7 @@ class LatentNetwork(Network):
     shifts_by_size: ClassVar[bool] = False
     optional: ClassVar[frozenset[str]] = frozenset()
     shifts_latents: ClassVar[bool] = False
+    pipeline_spacing: ClassVar[str | None] = None
     prompts_alone: ClassVar[bool] = False
 
     def __init__(
@@ -78,7 +80,7 @@ class LatentNetwork(Network):
         self.latents, self.frozen, self.size = frozen.vae, frozen, size
         self.embedded_guidance = teacher.embedded_guidance
         prompts, encode = read_prompts(teacher.prompts), partial(self._encode, frozen)
-        guidable, negative = self.guidable(backbone), teacher.negative_prompt
+        guidable, negative = self.guidable(backbone, frozen.flags), teacher.negative_prompt
         self.conditioner = Prompts(prompts, negative, encode, guidable, self.prompts_alone)
 
     @classmethod
@@ -104,9 +106,9 @@ class LatentNetwork(Network):
         if (takes := cls.channels(backbone)) != (made := vae.channels):
             refuse(folder, f"its network takes {takes} channels of latents, its VAE makes {made}")
         drop_unpaired(parts)
-        problem = chat_problem(parts, folder.path) if cls.chats else None
-        problem = problem or text_problem(kind, {**parts, cls.part: backbone}, cls.part, cls.widths)
-        if problem:
+        if cls.chats and (problem := chat_problem(parts, folder.path)):
+            refuse(folder, problem)
+        if problem := text_problem(kind, {**parts, cls.part: backbone}, cls.part, cls.widths):
             refuse(folder, problem)
         size = cls.image_size(backbone, vae, teacher.image_size)
         own = cls.own_side(backbone) * vae.factor
@@ -136,6 +138,8 @@ class LatentNetwork(Network):
         schedule, prediction = read_scheduler(config, tokens if cls.shifts_by_size else None)
         if isinstance(schedule, EDM):
             schedule = replace(schedule, image_variance=1.0)
+        if cls.pipeline_spacing and isinstance(schedule, Flow) and schedule.spacing != "multistep":
+            schedule = replace(schedule, spacing=cls.pipeline_spacing)
         return schedule, prediction
 
     @classmethod
@@ -156,8 +160,8 @@ class LatentNetwork(Network):
         return cls.channels(backbone), height // vae.factor, width // vae.factor
 
     @staticmethod
-    def guidable(backbone: Any) -> bool:
-        """Whether the backbone knows no condition, so that it can be guided."""
+    def guidable(backbone: Any, flags: Mapping[str, Any]) -> bool:
+        """Whether it knows no condition, so that it can be guided; of its `flags` as well."""
         return True
 
     @classmethod
@@ -273,9 +277,8 @@ class LatentNetwork(Network):
         if steps is None:
             return None
         settings = steps | self.call_defaults
-        height, width = self.size
-        if {height, width} != {self.own_side(self.backbone) * self.latents.factor}:
-            settings |= {"height": height, "width": width, **self.call_at_size}
+        if {*self.size} != {self.own_side(self.backbone) * self.latents.factor}:
+            settings |= dict(zip(("height", "width"), self.size, strict=True)) | self.call_at_size
         return settings
 
     def _takes_timesteps(self) -> bool:

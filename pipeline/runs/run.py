@@ -71,7 +71,7 @@ class Run:
         """As `identity.definition`, of the local settings; raises as it and as `local`."""
         return identity.definition(self.local)
 
-    @property
+    @cached_property
     def pairs(self) -> RunPairs:
         """Those that the run reads, if it reads any."""
         return RunPairs(self.config.pairs.output, self.config.distill.output, self.config.s3)

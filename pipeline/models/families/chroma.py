@@ -17,6 +17,8 @@ class Chroma(Flux):
     """A `ChromaTransformer2DModel`.
 
     A block's modulation is a row of one table, which a small network makes of the time.
+
+    Source: diffusers' `ChromaTransformer2DModel`, of the model lodestones/Chroma.
     """
 
     family = "chroma"

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from pipeline.config import TeacherConfig
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow, Schedule
 from pipeline.models.family import refuse, register_family
 from pipeline.models.folder import ModelFolder
-from pipeline.models.frozen_pipeline import FrozenPipeline
 from pipeline.models.latent_transformer import LatentTransformer
 from pipeline.models.own_steps import SPACINGS
 from pipeline.models.schedulers import completed
@@ -28,6 +26,8 @@ class CogView4(LatentTransformer):
     """A `CogView4Transformer2DModel`.
 
     Its pipeline names whole training times, and shifts the noise at them alone.
+
+    Source: Zheng et al., 2024, arXiv 2403.05121 (CogView3), and diffusers' `CogView4Pipeline`.
     """
 
     family = "cogview4"
@@ -37,16 +37,8 @@ class CogView4(LatentTransformer):
     prompts_alone = True  # padding is read as text
     widths: ClassVar = {"text_embed_dim": {"text_encoder.hidden_size": 1}}
 
-    def __init__(
-        self,
-        backbone: Any,
-        schedule: Schedule,
-        prediction: str,
-        frozen: FrozenPipeline,
-        size: tuple[int, int],
-        teacher: TeacherConfig,
-    ) -> None:
-        super().__init__(backbone, schedule, prediction, frozen, size, teacher)
+    def __init__(self, backbone: Any, *rest: Any) -> None:
+        super().__init__(backbone, *rest)
         for block in backbone.transformer_blocks:
             block.attn1.set_processor(_Attention())
 

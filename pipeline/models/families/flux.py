@@ -1,7 +1,6 @@
 """FLUX.1: a transformer on patches of latents; of some, guidance is an input."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +9,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from pipeline.config import TeacherConfig
 from pipeline.diffusion.condition import Condition
-from pipeline.diffusion.noise import Flow, Schedule
+from pipeline.diffusion.noise import Flow
 from pipeline.models.family import register_family
 from pipeline.models.latent_transformer import LatentTransformer
 
@@ -24,6 +23,7 @@ class Flux(LatentTransformer):
     takes = {Flow: ("flow_prediction",)}
     shifts_by_size = True
     shifts_latents = True
+    pipeline_spacing = "trailing"
     widths: ClassVar = {
         "joint_attention_dim": {"text_encoder_2.hidden_size": 1},
         "pooled_projection_dim": {"text_encoder.hidden_size": 1},
@@ -31,19 +31,11 @@ class Flux(LatentTransformer):
     patch = 2
 
     @classmethod
-    def read_schedule(cls, config: Mapping[str, Any], tokens: int) -> tuple[Schedule, str]:
-        schedule, prediction = super().read_schedule(config, tokens)
-        if isinstance(schedule, Flow) and schedule.spacing != "multistep":
-            # the pipeline's own, not the scheduler's
-            schedule = replace(schedule, spacing="trailing")
-        return schedule, prediction
-
-    @classmethod
     def fingerprint_settings(cls, teacher: TeacherConfig, backbone: Mapping[str, Any]) -> str:
         return str(teacher.embedded_guidance) if backbone.get("guidance_embeds") else ""
 
     @staticmethod
-    def guidable(backbone: Any) -> bool:
+    def guidable(backbone: Any, flags: Mapping[str, Any]) -> bool:
         return not backbone.config.get("guidance_embeds")
 
     @staticmethod

@@ -9,14 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from pipeline.config import TeacherConfig
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow, Schedule
-from pipeline.models.condition import Prompts
 from pipeline.models.families.flux import Flux
 from pipeline.models.family import register_family
-from pipeline.models.folder import ModelFolder
-from pipeline.models.latent_network import LatentNetwork
 from pipeline.models.schedulers import completed
 from pipeline.models.vae import VAE, ScaleShift
 
@@ -32,6 +28,8 @@ class Flux2(Flux):
 
     Its latents are patches of the VAE's. A klein that was distilled to a few steps knows no
     guidance: its pipeline applies none.
+
+    Source: Black Forest Labs, 2025, and diffusers' `Flux2KleinPipeline`.
     """
 
     family = "flux2"
@@ -41,16 +39,13 @@ class Flux2(Flux):
     patch = 1
     chats = True
 
-    @classmethod
-    def load(cls, folder: ModelFolder | None, teacher: TeacherConfig) -> LatentNetwork:
-        network = super().load(folder, teacher)
-        assert isinstance(network.conditioner, Prompts)
-        network.conditioner.guidable &= not network.frozen.flags["is_distilled"]
-        return network
-
     @staticmethod
     def flags(index: Mapping[str, Any]) -> dict[str, Any]:
         return {"is_distilled": index.get("is_distilled", False)}
+
+    @staticmethod
+    def guidable(backbone: Any, flags: Mapping[str, Any]) -> bool:
+        return not flags["is_distilled"]
 
     @classmethod
     def read_schedule(cls, config: Mapping[str, Any], tokens: int) -> tuple[Schedule, str]:

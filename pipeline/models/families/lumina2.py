@@ -1,7 +1,5 @@
 """Lumina 2: a transformer on one sequence of text and image, with Gemma."""
 
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -9,7 +7,7 @@ from torch import Tensor
 
 from pipeline.diffusion import guidance
 from pipeline.diffusion.condition import Condition
-from pipeline.diffusion.noise import Flow, Schedule
+from pipeline.diffusion.noise import Flow
 from pipeline.models.family import register_family
 from pipeline.models.latent_transformer import LatentTransformer
 from pipeline.models.views import Wrapper, view
@@ -26,17 +24,10 @@ class Lumina2(LatentTransformer):
     pipelines = ("Lumina2Pipeline",)
     takes = {Flow: ("flow_prediction",)}
     shifts_latents = True
+    pipeline_spacing = "trailing"
     prompts_alone = True
     widths: ClassVar = {"cap_feat_dim": {"text_encoder.hidden_size": 1}}
     blocks = ("noise_refiner", "layers")
-
-    @classmethod
-    def read_schedule(cls, config: Mapping[str, Any], tokens: int) -> tuple[Schedule, str]:
-        schedule, prediction = super().read_schedule(config, tokens)
-        if isinstance(schedule, Flow) and schedule.spacing != "multistep":
-            # the pipeline's own, not the scheduler's
-            schedule = replace(schedule, spacing="trailing")
-        return schedule, prediction
 
     @classmethod
     def table(cls, backbone: Any) -> int | None:

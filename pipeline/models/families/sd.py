@@ -30,7 +30,7 @@ class LatentUNet(LatentNetwork):
         return str(teacher.embedded_guidance) if backbone.get("time_cond_proj_dim") else ""
 
     @staticmethod
-    def guidable(backbone: Any) -> bool:
+    def guidable(backbone: Any, flags: Mapping[str, Any]) -> bool:
         return not backbone.config.time_cond_proj_dim
 
     def guidance_input(self, x_t: Tensor) -> Tensor | None:
@@ -47,7 +47,8 @@ class LatentUNet(LatentNetwork):
         return embedding.to(x_t.dtype)
 
     def usage(self) -> list[str]:
-        guidance = 1.0 if self.guidable(self.backbone) else self.embedded_guidance
+        told = self.backbone.config.time_cond_proj_dim
+        guidance = self.embedded_guidance if told else 1.0
         return [self._usage('"a photo of a cat"', guidance)]
 
 

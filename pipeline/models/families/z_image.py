@@ -1,14 +1,12 @@
 """Z-Image: one transformer over the patches of an image and the words of a chat."""
 
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from pipeline.diffusion.condition import Condition
-from pipeline.diffusion.noise import Flow, Schedule
+from pipeline.diffusion.noise import Flow
 from pipeline.models.family import register_family
 from pipeline.models.latent_transformer import LatentTransformer
 
@@ -28,17 +26,11 @@ class ZImage(LatentTransformer):
     chats = True
     shifts_by_size = True
     shifts_latents = True
+    pipeline_spacing = "trailing"
     widths: ClassVar = {"cap_feat_dim": {"text_encoder.hidden_size": 1}}
     patch = 2
     time_embedding = "t_embedder"
     blocks = ("layers",)
-
-    @classmethod
-    def read_schedule(cls, config: Mapping[str, Any], tokens: int) -> tuple[Schedule, str]:
-        schedule, prediction = super().read_schedule(config, tokens)
-        if isinstance(schedule, Flow):  # the pipeline's own spacing, not the scheduler's
-            schedule = replace(schedule, spacing="trailing")
-        return schedule, prediction
 
     @classmethod
     def own_side(cls, backbone: Any) -> int:
