@@ -10,45 +10,13 @@ from diffusers import (
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
 )
-from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
-from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
 from pipeline.models.network import Network
 from tests.families.builder import Builder, OnLatents
 from tests.families.builders.sd3 import DDIM
-
-TEMPLATE = """{% for each in messages %}<|im_start|>{{ each.role }}
-{{ each.content }}<|im_end|>
-{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
-{% if enable_thinking is false %}<think>
-
-</think>
-
-{% endif %}{% endif %}"""
-
-
-def qwen_tokenizer() -> Qwen2Tokenizer:
-    """Of bytes."""
-    words = [*sorted(ByteLevel.alphabet()), "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    vocab = {word: number for number, word in enumerate(words)}
-    return Qwen2Tokenizer(
-        vocab=vocab, merges=[], extra_special_tokens=words[-2:], chat_template=TEMPLATE
-    )
-
-
-def qwen3(width: int) -> Qwen3ForCausalLM:
-    config = Qwen3Config(
-        vocab_size=259,
-        hidden_size=width,
-        intermediate_size=16,
-        num_hidden_layers=28,  # the pipeline asks for the 27th
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=4,
-        tie_word_embeddings=True,
-    )
-    return Qwen3ForCausalLM(config)
+from tests.fixtures.tiny_parts import qwen3
 
 
 def vae() -> AutoencoderKLFlux2:
@@ -81,9 +49,8 @@ def klein(distilled: bool = False) -> Flux2KleinPipeline:
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         vae=vae(),
-        tokenizer=qwen_tokenizer(),
-        text_encoder=qwen3(8),
         is_distilled=distilled,
+        **qwen3(8, Qwen3ForCausalLM, layers=28),  # the pipeline asks for the 27th
     )
 
 
