@@ -23,23 +23,13 @@ from pipeline.config import Config, settings_yaml
 from pipeline.report import page
 from pipeline.report.source import FoundRun
 from pipeline.utils.image_grid import save_grid
-from tests.report.run_folder import EVENTS, FIGURES, line, make_run
+from tests.report.run_folder import EVENTS, FIGURES, line
 from tests.report.test_page import LATER, Page, read, shown
 
 EVIL = (
     "</script></pre>'\"><img src=javascript:a() onerror=b()><a href=javascript:c()>`\n# h\x00\x1b"
 )
 SECRET = "http://user:s3cr3t@host/"
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("runs") / "digits" / "seed-0")
-
-
-@pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(made, tmp_path / "some" / "run")
 
 
 def png(layout: object = None, size: tuple[int, int] = (9, 9), kind: str = "PNG") -> bytes:

@@ -1,7 +1,6 @@
 """The report: what it says of a run, and that it is sound whatever it is given."""
 
 import json
-import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -56,17 +55,6 @@ def read(folder: Path) -> FoundRun:
 
 def shown(*folders: Path, now: float = LATER) -> Page:
     return Page(page.render([read(folder) for folder in folders], now))
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("runs") / "digits" / "seed-0")
-
-
-@pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    """A copy of that run, to be harmed."""
-    return shutil.copytree(made, tmp_path / "some" / "run")
 
 
 def test_everything_of_a_run_is_there_and_nothing_is_asked_of_the_network(made: Path) -> None:
