@@ -6,12 +6,12 @@ from pydantic import AfterValidator, Field
 
 from pipeline.utils.fields import Branch, Decay, Folder, Positive, Rate
 
-Size = Positive | Annotated[tuple[Positive, Positive], Field(strict=False)]
+Size = Positive | Annotated[tuple[Positive, ...], Field(strict=False, min_length=2, max_length=3)]
 
 
-def _one_of_equals(size: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+def _one_of_equals(size: int | tuple[int, ...] | None) -> int | tuple[int, ...] | None:
     """A square has one name."""
-    return size[0] if isinstance(size, tuple) and size[0] == size[1] else size
+    return size[0] if isinstance(size, tuple) and size[0:1] == size[1:] else size
 
 
 class DataConfig(Branch):
@@ -88,8 +88,8 @@ class TeacherConfig(Branch):
     )
     image_size: Annotated[Size | None, AfterValidator(_one_of_equals)] = Field(
         default=None,
-        description="Pixels a side of a latent teacher's images, or [height, width]; null: its "
-        "own.",
+        description="Pixels a side of a latent teacher's images, or [height, width], or [frames, "
+        "height, width] of videos; null: its own.",
     )
     file: str | None = Field(
         default=None,

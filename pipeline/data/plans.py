@@ -68,7 +68,7 @@ class PairPlan(Plan):
     steps: int
     guidance: float
     shard_size: int
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     classes: int | None
     weights: tuple[float, ...] | None = None
     prompts: str | None = None
@@ -110,7 +110,7 @@ class RealPlan(Plan):
     count: int
     size: tuple[int, int]
     shard_size: int
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     classes: int | None
     captions: bool
     version: int = 1

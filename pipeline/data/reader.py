@@ -59,7 +59,7 @@ class _Reader(Generic[_Batch]):
         seed: int,
         batch_size: int,
         window: int,
-        decode: Callable[[pa.NativeFile, int, tuple[int, int, int], str, str], _Batch],
+        decode: Callable[[pa.NativeFile, int, tuple[int, ...], str, str], _Batch],
     ) -> None:
         self._plan, self._store, self._seed = manifest.plan, store, seed
         self._fingerprint = manifest.plan.fingerprint()

@@ -168,21 +168,21 @@ def encode(batch: RealBatch, metadata: Mapping[str, str]) -> bytes:
 
 
 def decode(
-    file: pa.NativeFile, group: int, shape: tuple[int, int, int], plan: str, name: str
+    file: pa.NativeFile, group: int, shape: tuple[int, ...], plan: str, name: str
 ) -> RealBatch:
     """Read one row group of a shard; as `schema.decode`."""
     with schema.readable(name, schema.REAL):
         return _batch(schema.read_group(file, group, plan, name), shape)
 
 
-def decode_all(file: pa.NativeFile, shape: tuple[int, int, int], name: str) -> Content[RealBatch]:
+def decode_all(file: pa.NativeFile, shape: tuple[int, ...], name: str) -> Content[RealBatch]:
     """Read a whole shard, to check it; as `schema.decode_all`."""
     with schema.readable(name, schema.REAL):
         shard = pq.ParquetFile(file)
         return Content(_batch(schema.read_all(shard), shape), schema.footer(shard))
 
 
-def _batch(table: pa.Table, shape: tuple[int, int, int]) -> RealBatch:
+def _batch(table: pa.Table, shape: tuple[int, ...]) -> RealBatch:
     named = schema.CAPTION in table.column_names
     captions = tuple(schema.from_texts(table[schema.CAPTION])) if named else None
     images = schema.images_of(table, schema.IMAGE, shape)

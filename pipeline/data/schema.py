@@ -144,7 +144,7 @@ def _checksums(table: pa.Table) -> list[str]:
 
 
 def decode(
-    file: pa.NativeFile, group: int, shape: tuple[int, int, int], plan: str, name: str
+    file: pa.NativeFile, group: int, shape: tuple[int, ...], plan: str, name: str
 ) -> PairBatch:
     """Read one row group of a shard; noise and images stay float16, in memory not to be written.
 
@@ -227,7 +227,7 @@ class Content(Generic[Batch]):
     prompts: list[str] | None = None
 
 
-def decode_all(file: pa.NativeFile, shape: tuple[int, int, int], name: str) -> Content[PairBatch]:
+def decode_all(file: pa.NativeFile, shape: tuple[int, ...], name: str) -> Content[PairBatch]:
     """Read a whole shard, to check it; arguments and errors as in `decode`, whatever its plan."""
     with readable(name, PAIRS):
         shard = pq.ParquetFile(file)
@@ -241,7 +241,7 @@ def footer(shard: pq.ParquetFile) -> dict[str, str]:
     return {k.decode(): v.decode() for k, v in (shard.metadata.metadata or {}).items()}
 
 
-def _pairs(table: pa.Table, shape: tuple[int, int, int]) -> PairBatch:
+def _pairs(table: pa.Table, shape: tuple[int, ...]) -> PairBatch:
     noise, images = (images_of(table, column, shape) for column in (_NOISE, IMAGE))
     return PairBatch(*numbers_of(table), noise, images)
 
@@ -253,7 +253,7 @@ def numbers_of(table: pa.Table) -> tuple[Tensor, Tensor | None]:
     return _values(table[ID], torch.int64), labels
 
 
-def images_of(table: pa.Table, column: str, shape: tuple[int, int, int]) -> Tensor:
+def images_of(table: pa.Table, column: str, shape: tuple[int, ...]) -> Tensor:
     """A column that `to_binary` made, (B, C, H, W) float16."""
     return _values(table[column], torch.float16).reshape(-1, *shape)
 

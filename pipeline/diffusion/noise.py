@@ -235,7 +235,8 @@ class Flow:
             shifted once more; "once" (SD3 with a shift that follows the size) shifts 1 to 1/N;
             "whole" (CogView4) is that in whole training times; "trailing" (Flux) shifts 1 to
             1/steps; "multistep" (SANA's DPMSolverMultistepScheduler) shifts 1 - 1/N to 0 and
-            leaves out the last.
+            leaves out the last; "unipc" (Wan's UniPCMultistepScheduler) shifts 1 to 1/N, and leaves
+            out the last.
         respaced: What a sampler makes of these times, (steps,) -> (steps,); None: nothing.
 
     Source: Esser et al., 2024, arXiv 2403.03206, Eq. 23.
@@ -249,6 +250,11 @@ class Flow:
     @property
     def start(self) -> float:
         return 1.0
+
+    @property
+    def whole(self) -> bool:
+        """Whether its sampler tells its network whole training times, cut off."""
+        return self.spacing in ("multistep", "unipc")
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t

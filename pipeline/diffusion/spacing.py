@@ -8,7 +8,7 @@ from torch import Tensor
 
 _MULTISTEP = ("multistep-leading", "multistep-linspace")
 _IN_TABLE = ("leading", "trailing", "linspace", "rounded", *_MULTISTEP)
-_IN_FLOW = ("linspace", "trailing", "once", "whole", "multistep")
+_IN_FLOW = ("linspace", "trailing", "once", "whole", "multistep", "unipc")
 _INSIDE = 2.0**-12
 """How far a time stays below the next that is told otherwise: float32 tells them apart."""
 
@@ -92,6 +92,9 @@ def in_flow(spacing: str, steps: int, total: int, shift: Callable[[Tensor], Tens
     if spacing in ("trailing", "multistep"):
         first = 1 if spacing == "trailing" else 1 - 1 / total
         return shift(torch.linspace(first, 0, steps + 1, dtype=torch.float64)[:-1])
+    if spacing == "unipc":
+        even = torch.linspace(1, 1 / total, steps + 1, dtype=torch.float64)[:-1]
+        return shift(even).clamp(max=1 - 1e-6)
     if spacing == "whole":  # in the order of NumPy's sums: next to a whole number a bit decides
         apart = (1 - total) / max(steps - 1, 1)
         places = torch.arange(steps, dtype=torch.float64) * apart + total

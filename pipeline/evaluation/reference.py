@@ -44,7 +44,7 @@ class Reference:
     kind: str
     s3: S3Config
     samples: tuple[Sample, ...]
-    pixels: tuple[int, int, int]
+    pixels: tuple[int, ...]
     shown: Tensor | None
     conditions: str
     total: int
@@ -95,6 +95,8 @@ def open_reference(evaluate: EvaluateConfig, s3: S3Config, teacher: Denoiser) ->
     path, count = evaluate.reference, evaluate.count
     if path is None:
         return None
+    if len(teacher.pixels) > 3:
+        raise UserError(f"{SETTING}: the teacher makes videos, and these are images; give null")
     if teacher.pixels[0] not in CHANNELS:
         raise UserError(
             f"{SETTING}: the teacher makes images of {teacher.pixels[0]} channels, real ones have "
@@ -146,7 +148,7 @@ def _listed(source: Source, teacher: Denoiser) -> tuple[Any, Wanted]:
 
 
 def _looked_through(
-    source: Source, samples: Mapping[int, Sample], pixels: tuple[int, int, int]
+    source: Source, samples: Mapping[int, Sample], pixels: tuple[int, ...]
 ) -> tuple[set[int], Any]:
     """The ids of images that cannot be read, and a digest of the others."""
     damaged: dict[int, str] = {}

@@ -43,7 +43,7 @@ class DMD:
 
     schedule: Schedule
     error_weight: Callable[[Tensor], Tensor]
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     conditioner: Conditioner
     recipe: Recipe
     steps: FewStepSampler | None = None

@@ -1,6 +1,7 @@
 """The critic: the fake score, and a discriminator on its features."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -18,29 +19,29 @@ _PACE = 10
 
 
 class Head(nn.Sequential):
-    """Logits of feature maps, (B, C, H, W) -> (B,).
+    """Logits of feature maps, (B, C, *space) -> (B,), of images (H, W) or videos (F, H, W).
 
     Source: DMD2 (Yin et al., 2024), arXiv 2405.14867, Appendix: convolutions of stride 2 down to
     4x4, one over all of that, one to a logit. Here a side that is short already keeps its length.
 
     Args:
-        channels, height, width: Of the maps.
+        channels, space: Of the maps.
     """
 
-    def __init__(self, channels: int, height: int, width: int) -> None:
+    def __init__(self, channels: int, *space: int) -> None:
         layers: list[nn.Module] = []
+        convolution: Any = nn.Conv2d if len(space) == 2 else nn.Conv3d
 
-        def add(convolution: nn.Conv2d) -> None:
-            norm = nn.GroupNorm(_groups(channels), channels)
-            layers.extend((convolution, norm, nn.SiLU()))
+        def add(*kernel: int, stride: tuple[int, ...], padding: int) -> None:
+            layers.append(convolution(channels, channels, kernel, stride, padding))
+            layers.extend((nn.GroupNorm(_groups(channels), channels), nn.SiLU()))
 
-        while max(height, width) > _SIDE:
-            down, right = (2 if side > _SIDE else 1 for side in (height, width))
-            kernel = 2 + down, 2 + right
-            add(nn.Conv2d(channels, channels, kernel, stride=(down, right), padding=1))
-            height, width = height // down, width // right
-        add(nn.Conv2d(channels, channels, (height, width)))
-        super().__init__(*layers, nn.Conv2d(channels, 1, 1), nn.Flatten(0))
+        while max(space) > _SIDE:
+            down = tuple(2 if side > _SIDE else 1 for side in space)
+            add(*(2 + each for each in down), stride=down, padding=1)
+            space = tuple(side // each for side, each in zip(space, down, strict=True))
+        add(*space, stride=(1,) * len(space), padding=0)
+        super().__init__(*layers, convolution(channels, 1, 1), nn.Flatten(0))
 
 
 class Critic(nn.Module):
@@ -171,16 +172,17 @@ class Critic(nn.Module):
 
 
 def _map(features: Tensor, x_t: Tensor) -> Tensor:
-    """A stage's features as (B, C, h, w).
+    """A stage's features as maps, (B, C, *space).
 
-    Tokens, (B, h w, C), are of square patches of x_t, (B, C, H, W).
+    Tokens, (B, product of the space, C), are of square patches of x_t, (B, C, H, W), or of those of
+    each frame, (B, C, F, H, W).
     """
-    if features.ndim == 4:
+    if features.ndim == x_t.ndim:
         return features
-    tokens, (height, width) = features.shape[1], x_t.shape[2:]
-    patch = max(1, round((height * width / tokens) ** 0.5))
-    space = height // patch, width // patch
-    if space[0] * space[1] != tokens:
+    tokens, (*frames, height, width) = features.shape[1], x_t.shape[2:]
+    patch = max(1, round((prod(x_t.shape[2:]) / tokens) ** 0.5))
+    space = *frames, height // patch, width // patch
+    if prod(space) != tokens:
         raise UserError(
             f"distill.gan.blocks: a block of the critic gives {tokens} tokens, which are no "
             f"patches of {height}x{width}; name other blocks"

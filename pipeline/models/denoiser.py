@@ -19,14 +19,14 @@ class Denoiser(nn.Module):
 
     Attributes:
         schedule: The noise process it was trained on.
-        shape: One image, (C, H, W).
+        shape: One sample, (C, *space): an image (C, H, W), or a video (C, F, H, W).
         conditioner: Makes its conditions from labels.
         latents: Where x0 is latents, what decodes them; else None.
         own_sampler: How it goes from noise to images as a student of a few steps, or None.
     """
 
     schedule: Schedule
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     conditioner: Conditioner
     latents: VAE | None = None
     own_sampler: FewStepSampler | None = None
@@ -53,11 +53,9 @@ class Denoiser(nn.Module):
         return told
 
     @property
-    def pixels(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image to look at, as `decode` gives it."""
-        if self.latents is None:
-            return self.shape
-        return 3, self.shape[1] * self.latents.factor, self.shape[2] * self.latents.factor
+    def pixels(self) -> tuple[int, ...]:
+        """Shape of what `decode` gives, an image (C, H, W) or a video (C, F, H, W)."""
+        return self.shape if self.latents is None else self.latents.pixels(self.shape)
 
     @property
     def frozen_parts(self) -> list[nn.Module]:

@@ -147,7 +147,7 @@ def load_network(kind: Any, folder: Path) -> Any:
     diffusers = hasattr(kind, "load_config")
     weight_files(folder)
     _need_plain(folder)
-    own = {"low_cpu_mem_usage": False} if diffusers else {"dtype": torch.float32}
+    own = {} if diffusers else {"dtype": torch.float32}
     try:
         network, report = kind.from_pretrained(
             folder,

@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from math import prod
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -16,18 +15,20 @@ from pipeline.config import TeacherConfig
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import EDM, VP, Flow, Schedule
 from pipeline.models.condition import Prompts, read_prompts
+from pipeline.models.even_steps import are_even
 from pipeline.models.family import refuse
-from pipeline.models.folder import ModelFolder, load_parts, need_package, one_side, size_problem
+from pipeline.models.folder import ModelFolder, load_parts, need_package, size_problem
 from pipeline.models.frozen_pipeline import FrozenPipeline
 from pipeline.models.network import Network
 from pipeline.models.schedulers import completed, read_scheduler, student_scheduler
+from pipeline.models.sizes import ImageSizes
 from pipeline.models.vae import VAE, ScaleShift
 from pipeline.models.views import view
 from pipeline.models.vocabulary import chat_problem, drop_unpaired, text_problem
 from pipeline.utils.errors import UserError
 
 
-class LatentNetwork(Network):
+class LatentNetwork(ImageSizes, Network):
     """A backbone on the latents of a VAE, called as its pipeline of diffusers calls it.
 
     Labels are the numbers of prompts; none is the negative prompt.
@@ -35,14 +36,13 @@ class LatentNetwork(Network):
     Args:
         backbone, schedule, prediction: As `Network`.
         frozen: The pipeline it came with, its backbone taken out.
-        size: (height, width) of images, in pixels.
+        size: Of images or videos, in pixels: a number for each of `axes`.
         teacher: Prompts and guidance.
 
     Attributes:
         embedded_guidance: Guidance as an input, for a backbone that has one.
         call_defaults: To the pipeline in every call, where its habit is not that of `encode`.
         call_at_size: To the pipeline for images of another size than the model's own.
-        patch: Latents to an input of the backbone, in height and in width.
         unused: Components of the pipeline that are left out.
         vaes: Classes of VAEs that the pipeline takes.
         widths: Setting of the backbone -> settings of parts, with factors, whose sum it must be.
@@ -56,7 +56,6 @@ class LatentNetwork(Network):
     latents: VAE
     call_defaults: ClassVar[dict[str, Any]] = {}
     call_at_size: ClassVar[dict[str, Any]] = {}
-    patch: ClassVar[int] = 1
     unused: ClassVar[frozenset[str]] = frozenset()
     vaes: ClassVar[tuple[str, ...]] = ("AutoencoderKL", "AutoencoderTiny")
     widths: ClassVar[Mapping[str, Mapping[str, int]]] = {}
@@ -72,10 +71,10 @@ class LatentNetwork(Network):
         schedule: Schedule,
         prediction: str,
         frozen: FrozenPipeline,
-        size: tuple[int, int],
+        size: tuple[int, ...],
         teacher: TeacherConfig,
     ) -> None:
-        shape = self.shape_for(backbone, frozen.vae, *size)
+        shape = self.shape_for(backbone, frozen.vae, size)
         super().__init__(backbone, schedule, prediction, shape)
         self.latents, self.frozen, self.size = frozen.vae, frozen, size
         self.embedded_guidance = teacher.embedded_guidance
@@ -110,14 +109,13 @@ class LatentNetwork(Network):
             refuse(folder, problem)
         if problem := text_problem(kind, {**parts, cls.part: backbone}, cls.part, cls.widths):
             refuse(folder, problem)
-        size = cls.image_size(backbone, vae, teacher.image_size)
-        own = cls.own_side(backbone) * vae.factor
-        if {*size} != {own} and "height" not in inspect.signature(kind.__call__).parameters:
+        size, own = cls.size_for(backbone, vae, teacher.image_size), cls.own_size(backbone, vae)
+        if size != own and "height" not in inspect.signature(kind.__call__).parameters:
             raise UserError(
-                f"teacher.image_size: {teacher.image_size} is not {own}, the one size of a "
+                f"teacher.image_size: {teacher.image_size} is not {own[0]}, the one size of a "
                 f"{folder.pipeline}; give null"
             )
-        tokens = prod(side // vae.factor // cls._unit(backbone) for side in size)
+        tokens = cls.tokens(backbone, cls.shape_for(backbone, vae, size))
         pipe = kind(**parts, **dict.fromkeys({*cls.unused, cls.part}), **flags)
         # some ask it for widths while they encode prompts; a pipeline's own setter refuses this
         vars(pipe)[cls.part] = SimpleNamespace(config=backbone.config)
@@ -138,7 +136,7 @@ class LatentNetwork(Network):
         schedule, prediction = read_scheduler(config, tokens if cls.shifts_by_size else None)
         if isinstance(schedule, EDM):
             schedule = replace(schedule, image_variance=1.0)
-        if cls.pipeline_spacing and isinstance(schedule, Flow) and schedule.spacing != "multistep":
+        if cls.pipeline_spacing and isinstance(schedule, Flow) and not schedule.whole:
             schedule = replace(schedule, spacing=cls.pipeline_spacing)
         return schedule, prediction
 
@@ -150,60 +148,9 @@ class LatentNetwork(Network):
         return VAE(network, ScaleShift(config.scaling_factor, shift or 0.0))
 
     @staticmethod
-    def channels(backbone: Any) -> int:
-        """Of a latent."""
-        return int(backbone.config.in_channels)
-
-    @classmethod
-    def shape_for(cls, backbone: Any, vae: VAE, height: int, width: int) -> tuple[int, int, int]:
-        """Latents (C, h, w) of an image of so many pixels."""
-        return cls.channels(backbone), height // vae.factor, width // vae.factor
-
-    @staticmethod
     def guidable(backbone: Any, flags: Mapping[str, Any]) -> bool:
         """Whether it knows no condition, so that it can be guided; of its `flags` as well."""
         return True
-
-    @classmethod
-    def own_side(cls, backbone: Any) -> int:
-        """Height and width of the latents that the backbone was trained on."""
-        side = one_side(backbone.config.sample_size)
-        assert side is not None, "refused as the folder's problem"
-        return side
-
-    @classmethod
-    def table(cls, backbone: Any) -> int | None:
-        """Patches a side of its table of positions; None: it has none, or one that stretches."""
-        return None
-
-    @classmethod
-    def _unit(cls, backbone: Any) -> int:
-        """Latents to a token, in height and in width."""
-        return cls.patch * int(getattr(backbone.config, "patch_size", None) or 1)
-
-    @classmethod
-    def image_size(
-        cls, backbone: Any, vae: VAE, wanted: int | tuple[int, int] | None
-    ) -> tuple[int, int]:
-        """(height, width) of images, in pixels: those wanted, or else the model's own.
-
-        Raises:
-            UserError: If its patches do not fit into them, or its table of positions is too small.
-        """
-        unit, table = vae.factor * cls._unit(backbone), cls.table(backbone)
-        wanted = wanted or cls.own_side(backbone) * vae.factor
-        height, width = (wanted, wanted) if isinstance(wanted, int) else wanted
-        for side in (height, width):
-            if side % unit:
-                raise UserError(
-                    f"teacher.image_size: {side} is no multiple of {unit}, a patch of this model"
-                )
-            if table is not None and side > table * unit:
-                raise UserError(
-                    f"teacher.image_size: {side} is more than {table * unit}, the largest of this "
-                    f"model: its table of positions has {table} patches a side"
-                )
-        return height, width
 
     @staticmethod
     def flags(index: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,7 +180,7 @@ class LatentNetwork(Network):
         """Flow time in [0, 1] as a position in the table of training steps."""
         assert isinstance(self.schedule, Flow)
         position = t * self.schedule.steps_table
-        if self.schedule.spacing != "multistep":
+        if not self.schedule.whole:
             return position
         return (position + 1e-4).floor()  # in float32 a multiple may lie a little lower
 
@@ -260,7 +207,7 @@ class LatentNetwork(Network):
     def pipeline(self) -> "diffusers.DiffusionPipeline":
         """Its own, with a scheduler that takes the student's steps, the last one to x0 itself."""
         pipe = self.frozen.pipe
-        scheduler = student_scheduler(self.scheduler, self.sampler)
+        scheduler = student_scheduler(self.scheduler, self.sampler, self._takes("sigmas"))
         parts = {**pipe.components, self.part: self.backbone, "scheduler": scheduler}
         made = type(pipe)(**parts, **self.frozen.flags)
         made.register_to_config(**self.frozen.flags)
@@ -271,20 +218,22 @@ class LatentNetwork(Network):
         """As `Network.call_settings`; with the images' size, where it is not the model's own."""
         times, steps = self.sampler.timesteps, super().call_settings
         if steps is None and isinstance(self.schedule, Flow):
-            steps = {"sigmas": list(times)}
-        elif steps is None and self._takes_timesteps():
-            steps = {"timesteps": [int(time) for time in times]}
+            if self._takes("sigmas"):
+                steps = {"sigmas": list(times)}
+            elif are_even(times, self.schedule.steps_table):
+                steps = {"num_inference_steps": len(times)}
+        elif steps is None and self._takes("timesteps") and isinstance(self.schedule, VP):
+            steps = {"timesteps": [int(time) for time in times]} if self.sampler.renoise else None
         if steps is None:
             return None
         settings = steps | self.call_defaults
-        if {*self.size} != {self.own_side(self.backbone) * self.latents.factor}:
-            settings |= dict(zip(("height", "width"), self.size, strict=True)) | self.call_at_size
+        if self.size != self.own_size(self.backbone, self.latents):
+            settings |= dict(zip(self.axes, self.size, strict=True)) | self.call_at_size
         return settings
 
-    def _takes_timesteps(self) -> bool:
-        """Whether the student's times can be named in the pipeline's call."""
-        taken = inspect.signature(type(self.frozen.pipe).__call__).parameters
-        return isinstance(self.schedule, VP) and self.sampler.renoise and "timesteps" in taken
+    def _takes(self, argument: str) -> bool:
+        """Whether the pipeline's call has an argument."""
+        return argument in inspect.signature(type(self.frozen.pipe).__call__).parameters
 
     @property
     def left_out(self) -> tuple[str, ...]:

@@ -36,16 +36,18 @@ class Network(Denoiser, Family):
 
     Attributes:
         part: What the backbone is called in a pipeline of diffusers, and here.
+        saving: Lines of Python that save the first of its pipeline's `images`.
         time_embedding: Last part of the names of modules that embed the time, (B,) -> (B, D).
         lora: Adapters that were merged into the backbone, by diffusers' names; else None.
     """
 
     part: ClassVar[str] = "unet"
+    saving: ClassVar[tuple[str, ...]] = ('images[0].save("image.png")',)
     time_embedding: ClassVar[str] = "time_embedding"
     lora: dict[str, Tensor] | None = None
 
     def __init__(
-        self, backbone: Any, schedule: Schedule, prediction: str, shape: tuple[int, int, int]
+        self, backbone: Any, schedule: Schedule, prediction: str, shape: tuple[int, ...]
     ) -> None:
         super().__init__()
         side = one_side(size := getattr(backbone.config, "sample_size", None))

@@ -25,7 +25,7 @@ def guide(teacher: Denoiser, scale: float) -> Denoise:
     def denoise(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         both = Condition.cat([teacher.conditioner.null(len(x_t), x_t.device), condition])
         times = t.expand(len(x_t)).repeat(2)
-        uncond, cond = teacher(x_t.repeat(2, 1, 1, 1), times, both).chunk(2)
+        uncond, cond = teacher(torch.cat([x_t, x_t]), times, both).chunk(2)
         return teacher.guided(uncond, cond, scale, x_t, t.expand(len(x_t)))
 
     return denoise

@@ -14,6 +14,7 @@ from pipeline.diffusion.noise import EDM, VP, Flow, Schedule
 from pipeline.diffusion.prediction import PREDICTIONS
 from pipeline.diffusion.sampler import FewStepSampler
 from pipeline.diffusion.spacing import OwnSteps
+from pipeline.models.even_steps import even_settings
 from pipeline.models.own_steps import SPACINGS, ends, levels, own_steps, respaced
 from pipeline.utils.errors import UserError
 
@@ -44,6 +45,11 @@ _ALONE: dict[str, tuple[Any, ...]] = {
     "invert_sigmas": (False,),
 }
 """Settings of which not every value is read."""
+_FLOW_SIGMAS = {
+    "DPMSolverMultistepScheduler": "multistep",
+    "UniPCMultistepScheduler": "unipc",
+}
+"""Schedulers whose `use_flow_sigmas` is read, and their spacings of a flow's times."""
 _ENDS_AT_TABLE = ("DEISMultistepScheduler", "SASolverScheduler")
 """Schedulers whose last step ends at the table's first level."""
 
@@ -110,8 +116,9 @@ def _check(config: Mapping[str, Any]) -> None:
             raise UserError(f"{name}: {key} {value!r} is not supported; known is {values}")
     if not config.get("use_flow_sigmas"):
         return
-    if name != "DPMSolverMultistepScheduler":
-        raise UserError(f"{name}: use_flow_sigmas is known of DPMSolverMultistepScheduler alone")
+    if name not in _FLOW_SIGMAS:
+        read = " and ".join(_FLOW_SIGMAS)
+        raise UserError(f"{name}: use_flow_sigmas is known of {read} alone")
     for key in filter(config.get, SPACINGS):
         raise UserError(
             f"{name}: {key} with use_flow_sigmas is not supported: diffusers takes its levels from "
@@ -144,7 +151,7 @@ def _flow(config: Mapping[str, Any], tokens: int | None) -> Flow:
     table = config["num_train_timesteps"]
     shift, spacing = config.get("shift", config.get("flow_shift")), "linspace"
     if config.get("use_flow_sigmas"):
-        spacing = "multistep"
+        spacing = _FLOW_SIGMAS[config["_class_name"]]
     elif config.get("use_dynamic_shifting"):
         spacing = "once"
     if config.get("use_dynamic_shifting") and (tokens is not None or spacing == "once"):
@@ -156,7 +163,9 @@ def _flow(config: Mapping[str, Any], tokens: int | None) -> Flow:
     return Flow(float(shift), table, spacing, respace)
 
 
-def student_scheduler(config: Mapping[str, Any], sampler: FewStepSampler) -> Any:
+def student_scheduler(
+    config: Mapping[str, Any], sampler: FewStepSampler, named: bool = True
+) -> Any:
     """A scheduler of diffusers that takes a student's steps, the last one to x0 itself.
 
     For EDM it takes the one step from the noisiest time, whatever the student's are.
@@ -164,6 +173,7 @@ def student_scheduler(config: Mapping[str, Any], sampler: FewStepSampler) -> Any
     Args:
         config: That of its teacher, `completed`; of EDM it may be empty.
         sampler: The student's.
+        named: Whether a flow's times are told to it; else it has them from their number.
     """
     schedule = sampler.schedule
     match schedule:
@@ -179,8 +189,9 @@ def student_scheduler(config: Mapping[str, Any], sampler: FewStepSampler) -> Any
             )
         case Flow(shift, table):
             if (times := sampler.timesteps) != (schedule.start,):  # taken as they are, not shifted
+                spaced = {} if named else even_settings(times, table)
                 return diffusers.FlowMatchEulerDiscreteScheduler(
-                    table, stochastic_sampling=sampler.renoise and len(times) > 1
+                    table, **spaced, stochastic_sampling=sampler.renoise and len(times) > 1
                 )
             if config.get("_class_name") == "FlowMatchEulerDiscreteScheduler":
                 plain = dict.fromkeys(SPACINGS[:3], False) | {"shift_terminal": None}

@@ -126,7 +126,7 @@ def few_step_sampler(schedule: Schedule, student: StudentConfig) -> FewStepSampl
     match schedule:
         case EDM(sigma_min=low, sigma_max=high):
             known, unit = (low, high), "sigmas"
-        case Flow(steps_table=table, spacing="multistep"):  # between them its network is not asked
+        case Flow(steps_table=table) if schedule.whole:  # between them its network is not asked
             known, apart, unit = (1 / table, 1.0), 1 / table, f"multiples of 1/{table}"
         case Flow():
             known, unit = (1 / schedule.steps_table, 1.0), "shares of noise"

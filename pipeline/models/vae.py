@@ -38,7 +38,9 @@ class ScaleShift:
 
 def _over(value: float | tuple[float, ...], latents: Tensor) -> float | Tensor:
     """Of all channels, or of each, to be broadcast over latents."""
-    return latents.new_tensor(value).view(-1, 1, 1) if isinstance(value, tuple) else value
+    if not isinstance(value, tuple):
+        return value
+    return latents.new_tensor(value).view(-1, *(1,) * (latents.ndim - 2))
 
 
 class VAE:
@@ -76,6 +78,15 @@ class VAE:
         widths = config.get("block_out_channels") or config["encoder_block_out_channels"]
         return int(2 ** (len(widths) - 1))
 
+    @property
+    def frames(self) -> int:
+        """Frames of a video to a latent; the first is a latent alone."""
+        return 1
+
+    def pixels(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of what it makes of latents of a shape, (C, h, w)."""
+        return 3, *(side * self.factor for side in shape[1:])
+
     def _tile(self, sides: Iterable[int]) -> None:
         if max(sides) > TILED and not isinstance(self.vae, diffusers.AutoencoderTiny):
             self.vae.enable_tiling()
@@ -89,7 +100,7 @@ class VAE:
         They are the mode of the VAE's distribution: nothing is drawn. Each image goes through the
         VAE alone, so that its latents do not depend on the others.
         """
-        self._tile(images.shape[2:])
+        self._tile(images.shape[-2:])
         with full_precision(images.device):
             found = self.vae.to(images.device).encode(images)
         latents = found.latent_dist.mode() if hasattr(found, "latent_dist") else found[0]
@@ -101,25 +112,25 @@ class VAE:
         Gradients flow to the latents, where these have them.
         """
         scaled = self.normaliser.restore(latents)
-        self._tile(size * self.factor for size in latents.shape[2:])
+        self._tile(size * self.factor for size in latents.shape[-2:])
         with full_precision(latents.device):
             images: Tensor = self.vae.to(latents.device).decode(scaled).sample
         return images
 
 
-class FrameVAE(VAE):
-    """A VAE of videos, for the one frame of an image: an `AutoencoderKLQwenImage` or `...Wan`.
-
-    Its latents are brought to unit variance by the mean and deviation of each channel in its
-    config.
+class VideoVAE(VAE):
+    """A VAE of videos, (B, 3, F, H, W); its latents are (B, C, f, h, w).
 
     Args:
         vae: The network.
+        normaliser: Of its latents; None: the mean and deviation of each channel in its config.
     """
 
-    def __init__(self, vae: Any) -> None:
-        spread = tuple(1 / each for each in vae.config.latents_std)
-        super().__init__(vae, ScaleShift(spread, tuple(vae.config.latents_mean)))
+    def __init__(self, vae: Any, normaliser: ScaleShift | None = None) -> None:
+        if normaliser is None:
+            spread = tuple(1 / each for each in vae.config.latents_std)
+            normaliser = ScaleShift(spread, tuple(vae.config.latents_mean))
+        super().__init__(vae, normaliser)
 
     @property
     def channels(self) -> int:
@@ -127,17 +138,34 @@ class FrameVAE(VAE):
 
     @property
     def factor(self) -> int:
-        return int(2 ** len(self.vae.config.temperal_downsample))
+        told = self.vae.config.get("scale_factor_spatial")
+        return int(told or 2 ** len(self.vae.config.temperal_downsample))
+
+    @property
+    def frames(self) -> int:
+        told = self.vae.config.get("scale_factor_temporal")
+        return int(told or 2 ** sum(self.vae.config.temperal_downsample))
+
+    def pixels(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the video that it makes of latents of a shape, (C, f, h, w)."""
+        _, frames, *sides = shape
+        return 3, (frames - 1) * self.frames + 1, *(side * self.factor for side in sides)
 
     def encode(self, images: Tensor) -> Tensor:
-        self._tile(images.shape[2:])
+        self._tile(images.shape[-2:])
         with torch.no_grad(), full_precision(images.device):
-            found = self.vae.to(images.device).encode(images[:, :, None]).latent_dist.mode()
-        return self.normaliser.normalise(found[:, :, 0])
+            found = self.vae.to(images.device).encode(images).latent_dist.mode()
+        return self.normaliser.normalise(found)
+
+
+class FrameVAE(VideoVAE):
+    """A VAE of videos, for the one frame of an image: an `AutoencoderKLQwenImage` or `...Wan`."""
+
+    def pixels(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return VAE.pixels(self, shape)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return super().encode(images[:, :, None])[:, :, 0]
 
     def decode(self, latents: Tensor) -> Tensor:
-        scaled = self.normaliser.restore(latents)
-        self._tile(size * self.factor for size in latents.shape[2:])
-        with full_precision(latents.device):
-            images: Tensor = self.vae.to(latents.device).decode(scaled[:, :, None]).sample
-        return images[:, :, 0]
+        return super().decode(latents[:, :, None])[:, :, 0]

@@ -40,6 +40,11 @@ def real_plan(config: Config, store: Store) -> RealPlan:
         )
     teacher, latents = load_teacher(config.teacher), load_vae(config.teacher)
     factor = 1 if latents is None else latents.factor
+    if len(teacher.shape) > 3:
+        raise UserError(
+            "encode.source: the teacher makes videos, and these are images; its GAN judges pairs "
+            "(distill.gan.real: pairs)"
+        )
     channels, height, width = teacher.shape
     if latents is None and channels not in CHANNELS:
         raise UserError(

@@ -1,5 +1,6 @@
 """What a run comes to, from its settings alone."""
 
+from math import prod
 from pathlib import Path
 
 from pydantic_core import from_json
@@ -15,13 +16,12 @@ def teacher_calls(pairs: PairsConfig) -> int:
     return SOLVERS[pairs.solver].evaluations(pairs.steps) * (1 if pairs.guidance == 1 else 2)
 
 
-def pair_bytes(shape: tuple[int, int, int]) -> int:
+def pair_bytes(shape: tuple[int, ...]) -> int:
     """Of one stored pair: noise and image in fp16, id and label."""
-    channels, height, width = shape
-    return 2 * 2 * channels * height * width + 8 + 8
+    return 2 * 2 * prod(shape) + 8 + 8
 
 
-def _stored_shape(teacher: TeacherConfig) -> tuple[int, int, int] | None:
+def _stored_shape(teacher: TeacherConfig) -> tuple[int, ...] | None:
     """Of the teacher that is there already, if there is one."""
     try:
         unet = from_json((Path(teacher.output) / "unet" / "config.json").read_text())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from itertools import islice
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ def _check_all(manifest: Manifest[Any], sound: Callable[[Shard], Tensor], unit: 
             f"{fault}; delete {', '.join(list(faults)[:_LINES])}{' ...' * (len(faults) > _LINES)} "
             f"and run {job} again"
         )
-    mean, square = sums / (manifest.count * plan.shape[1] * plan.shape[2])
+    mean, square = sums / (manifest.count * prod(plan.shape[1:]))
     deviation = (square - mean.square()).clamp(min=0).sqrt()
     for channel, figures in enumerate(zip(mean.tolist(), deviation.tolist(), strict=True)):
         print(f"verify   channel {channel}: mean {figures[0]:.4f}, deviation {figures[1]:.4f}")
@@ -218,7 +219,7 @@ def _read(
     plan: PairPlan | RealPlan,
     shard: Shard,
     size: int | None,
-    decode_all: Callable[[Any, tuple[int, int, int], str], Content[Batch]],
+    decode_all: Callable[[Any, tuple[int, ...], str], Content[Batch]],
 ) -> Batch:
     """All rows of a shard, whose size, plan and checksum are right."""
     if size != shard.bytes:

@@ -114,7 +114,7 @@ def saved_bytes(student: Denoiser, rows: int) -> int:
     return kept_bytes(lambda: student(*given), student)
 
 
-def _held_bytes(term: Term[Any], shape: tuple[int, int, int], pairs: int) -> int:
+def _held_bytes(term: Term[Any], shape: tuple[int, ...], pairs: int) -> int:
     """Bytes of a term's own networks, and of what a call with so many pairs keeps."""
     held = term.held(shape, pairs)
     if held is None:

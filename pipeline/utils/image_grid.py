@@ -20,6 +20,8 @@ _INK, _PAPER = (60, 60, 60), (255, 255, 255)
 _LAYOUT = "grid"
 _MOST = 10_000
 """Images that are read back at most."""
+_FRAMES = 8
+"""Of a video, at most, in a picture."""
 _PIXELS = 2**26
 """Of a picture that is read back, at most."""
 
@@ -43,8 +45,8 @@ def save_grid(
     """Save rows of images as a PNG: captions on the left, white gaps, sharp enlarged pixels.
 
     Args:
-        rows: Caption -> images, (N, C, H, W) in [-1, 1] with 1 or 3 colours; values outside are
-            clamped. All rows have one image shape; N may differ.
+        rows: Caption -> images, (N, C, H, W), or videos, (N, C, F, H, W), in [-1, 1] with 1 or 3
+            colours; values outside are clamped. All rows have one shape; N may differ.
         path: The file; it appears whole or not at all.
         scale: Enlargement, a whole factor; by default images become about 56 pixels high.
         columns: A heading for each column, or none; drawn as far as its column is wide.
@@ -52,6 +54,7 @@ def save_grid(
     Raises:
         UserError: If the file cannot be written.
     """
+    rows = {caption: stills(images) for caption, images in rows.items()}
     height, width = next(iter(rows.values())).shape[-2:]
     font = ImageFont.load_default(_FONT)
     left = _MARGIN + round(max(font.getlength(caption) for caption in rows)) + 12
@@ -184,9 +187,10 @@ def png_row(images: Tensor) -> bytes:
     """Images side by side as a PNG at their own size.
 
     Args:
-        images: (N, C, H, W) in [-1, 1] with 1 or 3 colours; values outside are clamped.
+        images: As a row of `save_grid`.
     """
-    width, height = images.shape[3], images.shape[2]
+    images = stills(images)
+    height, width = images.shape[-2:]
     row, file = Image.new("RGB", (len(images) * width, height)), io.BytesIO()
     for number, pixels in enumerate(images):
         row.paste(_tile(pixels), (number * width, 0))
@@ -201,6 +205,18 @@ def _fitted(text: str, width: int, font: Any) -> str:
     while text and font.getlength(f"{text}…") > width:
         text = text[:-1]
     return f"{text.rstrip()}…"
+
+
+def stills(samples: Tensor) -> Tensor:
+    """Images to look at: of a video, (N, C, F, H, W), some frames side by side, (N, C, H, n W).
+
+    Images, (N, C, H, W), stay as they are.
+    """
+    if samples.ndim == 4:
+        return samples
+    frames = samples.shape[2]
+    shown = torch.linspace(0, frames - 1, min(frames, _FRAMES)).round().long()
+    return samples[:, :, shown].transpose(2, 3).flatten(3)
 
 
 def _tile(pixels: Tensor) -> Image.Image:

@@ -43,8 +43,9 @@ class Builder:
         make: A pipeline with random weights; None for a family without files.
         settings: Of the teacher, beside its folder and prompts.
         labels: Of two samples; None for a model without.
-        space: Height and width of x0.
-        sizes: Of images that are no squares, in pixels, two to a latent.
+        space: Height and width of x0, of videos its frames before them.
+        sizes: That are no squares, in pixels, two to a latent: (height, width), of videos with
+            their frames before them.
         channels: Of x0.
         guidable: Whether its network knows no condition, so that it can be guided.
         solver: What the pipeline's own sampler is called here.
@@ -57,8 +58,8 @@ class Builder:
     make: Callable[[], Any] | None
     settings: dict[str, Any] = field(default_factory=dict)
     labels: tuple[int, int] | None = (1, 0)
-    space: tuple[int, int] = (8, 8)
-    sizes: tuple[tuple[int, int], ...] = ()
+    space: tuple[int, ...] = (8, 8)
+    sizes: tuple[tuple[int, ...], ...] = ()
     channels: int = 4
     guidable: bool = True
     solver: str = "euler"
@@ -117,6 +118,10 @@ class Builder:
         """What can be compared with `end`."""
         return x0
 
+    def images(self, made: Tensor) -> Tensor:
+        """What a pipeline makes, as `decode` would give it."""
+        return made
+
     def stranger(self, student: Network) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What a process without our code calls the student's pipeline with."""
         raise NotImplementedError
@@ -132,7 +137,7 @@ class OnLatents(Builder):
         empty_is_none: Whether it wants None for the empty negative prompt.
     """
 
-    sizes: tuple[tuple[int, int], ...] = ((24, 16), (16, 40))
+    sizes: tuple[tuple[int, ...], ...] = ((24, 16), (16, 40))
     call: dict[str, Any] = field(default_factory=dict)
     negatable: bool = True
     empty_is_none: bool = False
@@ -140,6 +145,10 @@ class OnLatents(Builder):
     def teacher(self, folder: Path, prompts: Path) -> TeacherConfig:
         plain = super().teacher(folder, prompts)
         return plain.model_copy(update={"prompts": str(prompts), "negative_prompt": NEGATIVE})
+
+    def larger(self, times: int) -> Any:
+        """`teacher.image_size` of so many times the pixels a side."""
+        return times * 2 * self.space[-1]
 
     def sized(self, height: int, width: int) -> "OnLatents":
         """The same model for images of so many pixels."""
@@ -167,8 +176,8 @@ class OnLatents(Builder):
     def called(self, pipe: Any, steps: int, guidance: float, output: str, **more: Any) -> Tensor:
         """Latents ("latent") or images ("pt") of the pipeline."""
         first, settings = self.arguments(guidance)
-        made = pipe(first, num_inference_steps=steps, output_type=output, **settings, **more).images
-        return self.unpack(made) if output == "latent" else torch.as_tensor(made)
+        made = pipe(first, num_inference_steps=steps, output_type=output, **settings, **more)[0]
+        return self.unpack(made) if output == "latent" else self.images(torch.as_tensor(made))
 
     def calls(self, pipe: Any, teacher: Network, steps: int) -> list[Call]:
         seen: list[tuple[Tensor, Tensor]] = []
@@ -222,6 +231,36 @@ class OnLatents(Builder):
     def stranger(self, student: Network) -> tuple[tuple[Any, ...], dict[str, Any]]:
         first, settings = self.arguments(1.0)
         return (first,), {**settings, **(student.call_settings or {})}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnVideos(OnLatents):
+    """On latents of videos, two frames to a latent but for the first."""
+
+    space: tuple[int, ...] = (3, 8, 8)
+    sizes: tuple[tuple[int, ...], ...] = ((3, 32, 16), (7, 16, 48))
+    settings: dict[str, Any] = field(default_factory=lambda: {"image_size": [5, 16, 16]})
+    call: dict[str, Any] = field(
+        default_factory=lambda: {"num_frames": 5, "height": 16, "width": 16}
+    )
+
+    def larger(self, times: int) -> Any:
+        side = super().larger(times)
+        return [2 * self.space[0] - 1, side, side]
+
+    def sized(self, frames: int, height: int, width: int) -> "OnVideos":  # type: ignore[override]
+        space = ((frames + 1) // 2, height // 2, width // 2)
+        size = [frames, height, width]
+        call = dict(zip(("num_frames", "height", "width"), size, strict=True))
+        return replace(
+            self,
+            space=space,
+            settings={**self.settings, "image_size": size},
+            call={**self.call, **call},
+        )
+
+    def images(self, made: Tensor) -> Tensor:
+        return made.transpose(1, 2)  # frames come first
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -192,15 +192,16 @@ class FolderLaws:
             with pytest.raises(UserError, match=r"teacher\.image_size: 32"):
                 load_teacher(config.model_copy(update={"image_size": 32}))
             return
-        for size in (2 * own.size[0], 4 * own.size[0]):
-            wanted = config.model_copy(update={"image_size": size})
+        for times in (2, 4):
+            wanted = config.model_copy(update={"image_size": builder.larger(times)})
+            size = times * own.size[-1]
             try:
                 teacher = load_teacher(wanted)
             except UserError as error:
                 told = rf"teacher\.image_size: {size} is more than (\d+), the largest of this model"
                 largest = int(re.match(told, str(error))[1])
-                assert own.size[0] < largest < size
+                assert own.size[-1] < largest < size
                 teacher = load_teacher(config.model_copy(update={"image_size": largest}))
             inputs = blank(teacher, 1)
             assert teacher(*inputs).shape == inputs.x_t.shape
-            assert inputs.x_t.shape[2] * teacher.latents.factor == teacher.size[0]
+            assert inputs.x_t.shape[-1] * teacher.latents.factor == teacher.size[-1]

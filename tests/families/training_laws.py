@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -92,17 +93,18 @@ class TrainingLaws:
         t, condition = torch.full((2,), 0.5), teacher.conditioner(builder.labels_of(teacher), 2)
         plain = Inputs(builder.noise(), t * teacher.schedule.start, condition)
         changed = plain._replace(x_t=plain.x_t.clone())
-        changed.x_t[:, :, -2:, 2:4] += 10.0
+        changed.x_t[..., -2:, 2:4] += 10.0
         stages = teacher.stages()
         seen = outputs(teacher, stages, plain)
         for inputs in (plain, changed):
             teacher(*inputs)
         for before, after in zip(seen[: len(stages)], seen[len(stages) :], strict=True):
             moved = (after - before).norm(dim=1)
-            unit = plain.x_t.shape[2] // moved.shape[1]
+            height, width = moved.shape[-2:]
+            unit = plain.x_t.shape[-2] // height
             for place in moved.flatten(1).argmax(1).tolist():
-                row, column = divmod(place, moved.shape[2])
-                assert unit * row >= plain.x_t.shape[2] - 2 and 2 <= unit * column < 4
+                row, column = divmod(place % (height * width), width)
+                assert unit * row >= plain.x_t.shape[-2] - 2 and 2 <= unit * column < 4
 
     def test_a_row_does_not_depend_on_the_others(self, stock, builder, config):
         """Whatever the lengths of prompts, and where activations are made again."""
@@ -208,7 +210,9 @@ def outputs(network: Network, stages: Sequence[str], inputs: Inputs) -> list[Ten
     def note(module: nn.Module, given: Any, output: Any) -> None:
         features = network.of_image(output, inputs.x_t, inputs.condition)
         if features.ndim == 3:
-            features = features.mT.unflatten(2, (round(features.shape[1] ** 0.5), -1))
+            *frames, height, width = inputs.x_t.shape[2:]
+            side = round((features.shape[1] // prod(frames)) ** 0.5)
+            features = features.mT.unflatten(2, (*frames, side, -1))
         seen.append(features)
 
     for stage in stages:

@@ -119,7 +119,7 @@ class Regression(Term[RegressionConfig]):
         """The distance of images (B, C, H, W)."""
         return self.distance(images, pairs)
 
-    def held(self, shape: tuple[int, int, int], rows: int) -> Held | None:
+    def held(self, shape: tuple[int, ...], rows: int) -> Held | None:
         """What a perceptual distance holds."""
         held = getattr(self.distance, "held", None)
         return held(shape, rows) if held else None

@@ -137,7 +137,7 @@ class Space:
     """
 
     schedule: Schedule
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     real: tuple[Tensor, Condition] | None = None
 
     def at(self, uniform: NoiseSample, ends: tuple[float, float]) -> NoiseSample:
@@ -288,7 +288,7 @@ class Term(Generic[S]):
         """
         return None
 
-    def held(self, shape: tuple[int, int, int], rows: int) -> Held | None:
+    def held(self, shape: tuple[int, ...], rows: int) -> Held | None:
         """What the term holds in memory with so many pairs (`rows`) of a shape (C, H, W).
 
         None if it holds next to nothing.

@@ -185,7 +185,7 @@ def _left_out(network: Network) -> str:
 
 def _call(network: Network) -> list[str]:
     """Lines that make an image of the pipeline `student`, and save it."""
-    return [*network.usage(), 'images[0].save("image.png")']
+    return [*network.usage(), *network.saving]
 
 
 def _teacher(made: Mapping[str, Any]) -> str:

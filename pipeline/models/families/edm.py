@@ -31,7 +31,7 @@ class EDMUNet(UNet2D):
 
 
 def new_unet(
-    network: NetworkConfig, shape: tuple[int, int, int], classes: int | None, seed: int
+    network: NetworkConfig, shape: tuple[int, ...], classes: int | None, seed: int
 ) -> EDMUNet:
     """A small UNet in EDM's preconditioning, with fresh weights that follow from the seed.
 

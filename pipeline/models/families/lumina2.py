@@ -63,7 +63,7 @@ class Lumina2(LatentTransformer):
 
     def of_image(self, output: Any, x_t: Tensor, condition: Condition) -> Tensor:
         """The image's tokens, which stand behind a text of its own length in every row."""
-        found, unit = super().of_image(output, x_t, condition), self._unit(self.backbone)
+        found, unit = super().of_image(output, x_t, condition), self.unit(self.backbone)
         count = x_t.shape[2] * x_t.shape[3] // unit**2
         if found.shape[1] == count:  # as the refiner's, before it sees the text
             return found

@@ -40,7 +40,7 @@ class QwenImage(Flux):
         return FrameVAE(network)
 
     @classmethod
-    def _unit(cls, backbone: Any) -> int:
+    def unit(cls, backbone: Any) -> int:
         return cls.patch  # `patch_size` is the same patch, not one of several
 
     @staticmethod

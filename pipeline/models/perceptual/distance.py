@@ -76,7 +76,7 @@ class Perceptual:
             images.append(image.to(latent.device).float())
         return torch.cat(images)
 
-    def held(self, shape: tuple[int, int, int], rows: int) -> Held:
+    def held(self, shape: tuple[int, ...], rows: int) -> Held:
         """What it holds beside student and teacher; see `Held`. Nothing is computed or moved."""
         latents, lpips = self.latents, copy.deepcopy(self.lpips).to("meta")
         decoders = list[nn.Module]()

@@ -19,6 +19,7 @@ from tests.families.builders import (
     sdxl,
     song,
     unet2d,
+    wan,
     z_image,
 )
 
@@ -41,4 +42,5 @@ BUILDERS: dict[str, Builder] = {
     **cogview4.BUILDERS,
     **z_image.BUILDERS,
     **qwen.BUILDERS,
+    **wan.BUILDERS,
 }
