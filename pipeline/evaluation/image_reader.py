@@ -64,9 +64,11 @@ class ImageReader:
         if self.net is not None or self.clip is not None:
             decoded = self.sets.decoded(task.name, images)
             if self.net is not None:
-                features = self.net(decoded).cpu()
+                features = of_frames(self.net, decoded).cpu()
             if self.clip is not None and task.name in ("student", "teacher", "floor"):
-                scores = self.clip(decoded, self._prompts(task)).cpu()
+                clip, prompts = self.clip, self._prompts(task)
+                scores = of_frames(lambda frames: clip(frames, _each(prompts, frames)), decoded)
+                scores = scores.cpu()
         readout = Readout(features, pixels, predicted, confidence, scores)
         return Batch(task, readout, peak_mib())
 
@@ -82,6 +84,25 @@ class ImageReader:
         labels, prompts = self.sets.labels(task.name), self.sets.teacher.prompts
         assert labels is not None and prompts is not None
         return [prompts[label] for label in labels[task.first : task.stop].tolist()]
+
+
+def of_frames(read: Callable[[Tensor], Tensor], samples: Tensor) -> Tensor:
+    """What is read of images, (N, ...); of videos the mean over their frames.
+
+    Args:
+        read: Of images, (n, C, H, W) -> (n, ...).
+        samples: Images, (N, C, H, W), or videos, (N, C, F, H, W).
+    """
+    if samples.ndim == 4:
+        return read(samples)
+    frames = samples.transpose(1, 2)
+    return read(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).mean(1)
+
+
+def _each(prompts: Sequence[str], frames: Tensor) -> list[str]:
+    """Of every frame."""
+    count = len(frames) // len(prompts)
+    return [prompt for prompt in prompts for _ in range(count)]
 
 
 def tasks(sets: ImageSets, batch_size: int) -> list[Task]:

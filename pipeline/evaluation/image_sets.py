@@ -1,5 +1,6 @@
 """The sets of images of an evaluation, each image by its number."""
 
+from math import prod
 from typing import Literal
 
 import torch
@@ -110,5 +111,4 @@ class ImageSets:
 
 def are_small(teacher: Denoiser) -> bool:
     """Whether its images have no more than `PIXELS` values, and so are compared value by value."""
-    channels, height, width = teacher.shape
-    return channels * height * width <= PIXELS
+    return prod(teacher.shape) <= PIXELS

@@ -147,7 +147,7 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}: {error}")
             raise
         self._answer(
-            made.png, "image/png", {"Server-Timing": f"network;dur={made.milliseconds:.2f}"}
+            made.file, made.kind, {"Server-Timing": f"network;dur={made.milliseconds:.2f}"}
         )
 
     def _refuse(self, status: HTTPStatus, text: str) -> None:
@@ -192,7 +192,7 @@ def page_of(studio: Studio) -> tuple[str, str]:
         facts={
             "classes": studio.classes,
             "prompts": None if studio.prompts is None else studio.prompts[:200],
-            "size": list(studio.student.shape[1:]),
+            "size": list(studio.student.shape[-2:]),
             "calls": studio.calls,
             "most": MOST,
         },

@@ -19,7 +19,7 @@ from pipeline.models.denoiser import Denoiser
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.models.students import check_student
 from pipeline.utils.errors import UserError
-from pipeline.utils.image_grid import png_row
+from pipeline.utils.image_grid import row_of
 
 By = Literal["student", "teacher"]
 _NETWORKS: dict[str, By] = {"student": "student", "teacher": "teacher"}
@@ -54,9 +54,10 @@ class Wish:
 
 @dataclass(frozen=True)
 class Made:
-    """Images side by side as a PNG, and the milliseconds that the network took for them."""
+    """Images side by side, their media type, and the milliseconds that the network took."""
 
-    png: bytes
+    file: bytes
+    kind: str
     milliseconds: float
 
 
@@ -145,7 +146,7 @@ class Studio:
                 torch.cuda.synchronize()
             spent = 1000 * (time.perf_counter() - start)
             shown = network.decode(images).cpu()
-        return Made(png_row(shown), spent)
+        return Made(*row_of(shown), spent)
 
     def _noise(self, number: int) -> Tensor:
         ids = torch.tensor([number])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from pipeline.utils.film import moving
 from pipeline.utils.image_grid import Sheet, open_png, read_grid
 
 ACROSS = 10
@@ -13,6 +14,8 @@ ACROSS = 10
 _LEAST, _MOST = 56, 160
 """Pixels of an image's longer side on the page's pictures."""
 _PLAIN_WIDTH = 1600
+_MILLISECONDS = 250
+"""Of a frame: of a long video there are few."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,25 @@ def _block(sheet: Sheet, first: int, alt: str) -> Block:
         if part := images[first : first + ACROSS]:
             last = first + len(part)
             words = f"{alt}: {caption or 'images'}, columns {first + 1} to {last}"
-            strips.append(_strip(part, caption, words))
+            strips.append(_strip(part, caption, words, sheet.frames))
     return Block(strips, sheet.columns[first : first + ACROSS])
 
 
-def _strip(images: list[Image.Image], caption: str, alt: str) -> Strip:
+def _strip(images: list[Image.Image], caption: str, alt: str, frames: int) -> Strip:
+    """Images side by side; videos, which have so many frames, move."""
+    rows = [_row([_frame(image, number, frames) for image in images]) for number in range(frames)]
+    photo = images[0].width > 32
+    source = _encode(rows[0], photo) if frames == 1 else _uri(moving(rows, _MILLISECONDS), "webp")
+    return Strip(caption, alt, source, rows[0].width, rows[0].height)
+
+
+def _frame(strip: Image.Image, number: int, frames: int) -> Image.Image:
+    """One of those that are side by side in a strip."""
+    width = strip.width // frames
+    return strip.crop((number * width, 0, (number + 1) * width, strip.height))
+
+
+def _row(images: list[Image.Image]) -> Image.Image:
     """Images side by side, with clear space between them, as wide as a full row."""
     width, height = _size(images[0])
     gap = max(2, width // 14)
@@ -96,7 +113,7 @@ def _strip(images: list[Image.Image], caption: str, alt: str) -> Strip:
         how = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
         tile = image.resize((width, height), how).convert(row.mode)
         row.paste(tile, (number * (width + gap), 0))
-    return Strip(caption, alt, _encode(row, images[0].width > 32), row.width, row.height)
+    return row
 
 
 def _size(image: Image.Image) -> tuple[int, int]:
@@ -123,4 +140,8 @@ def _encode(picture: Image.Image, photo: bool) -> str:
         picture.convert("RGBA").save(file, "WEBP", quality=88)
     else:
         picture.save(file, "PNG", optimize=True)
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+    return _uri(file.getvalue(), kind)
+
+
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,4 +1,4 @@
-"""Images of a student, one network call each."""
+"""Images or videos of a student."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ _WIDTH = 10
 
 
 def sample(config: Config) -> None:
-    """Save a sheet of one-step images as a PNG; a conditional student goes through its classes.
+    """Save a sheet of images as a PNG; a conditional student goes through its classes.
 
     The images follow from the seed and their number alone: a longer sheet begins like a shorter.
 
@@ -40,4 +40,7 @@ def sample(config: Config) -> None:
     if labels is not None and _WIDTH % (student.classes or 1) == 0:
         headings = [f"{label}" for label in labels[:_WIDTH].tolist()]
     save_grid(rows, output, columns=headings)
-    print(f"sample   {len(images)} images, one step each: {output}")
+    steps = len(student.sampler.timesteps)
+    told = "1 step" if steps == 1 else f"{steps} steps"
+    kind = "images" if images.ndim == 4 else "videos"
+    print(f"sample   {len(images)} {kind}, {told} each: {output}")

@@ -14,14 +14,15 @@ from pydantic import BaseModel, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from pipeline.utils.files import write_file
+from pipeline.utils.film import moving, strips
 
 _GAP, _MARGIN, _FONT = 4, 16, 15
 _INK, _PAPER = (60, 60, 60), (255, 255, 255)
 _LAYOUT = "grid"
 _MOST = 10_000
 """Images that are read back at most."""
-_FRAMES = 8
-"""Of a video, at most, in a picture."""
+_MILLISECONDS = 62
+"""Of a frame: 16 a second, as Wan's."""
 _PIXELS = 2**26
 """Of a picture that is read back, at most."""
 
@@ -33,6 +34,7 @@ class _Stored(BaseModel):
     columns: list[str]
     size: tuple[PositiveInt, PositiveInt]
     scale: PositiveInt
+    frames: PositiveInt = 1
     at: tuple[NonNegativeInt, NonNegativeInt]
 
 
@@ -54,7 +56,8 @@ def save_grid(
     Raises:
         UserError: If the file cannot be written.
     """
-    rows = {caption: stills(images) for caption, images in rows.items()}
+    shown = {caption: strips(samples) for caption, samples in rows.items()}
+    rows, frames = {k: v for k, (v, _) in shown.items()}, next(iter(shown.values()))[1]
     height, width = next(iter(rows.values())).shape[-2:]
     font = ImageFont.load_default(_FONT)
     left = _MARGIN + round(max(font.getlength(caption) for caption in rows)) + 12
@@ -72,6 +75,7 @@ def save_grid(
         "columns": list(columns),
         "size": [width, height],
         "scale": layout.scale,
+        "frames": frames,
         "at": [left, top],
     }
     info, file = PngInfo(), io.BytesIO()
@@ -128,10 +132,12 @@ class Sheet:
     Attributes:
         rows: Caption -> images at their own size.
         columns: A heading for each column, or none.
+        frames: Side by side in each image, of a video; else 1.
     """
 
     rows: dict[str, list[Image.Image]]
     columns: list[str]
+    frames: int = 1
 
 
 def read_grid(png: bytes) -> Sheet | None:
@@ -150,7 +156,7 @@ def read_grid(png: bytes) -> Sheet | None:
         counts = stored.rows.values()
         end_x, end_y = layout.corner(len(counts), max(counts, default=0))
         fits = end_x - _GAP <= page.width and end_y - _GAP <= page.height
-        if not fits or sum(counts) > _MOST:
+        if not fits or sum(counts) * stored.frames > _MOST or width % stored.frames:
             return None
         pixels = page.convert("RGB")
 
@@ -165,6 +171,7 @@ def read_grid(png: bytes) -> Sheet | None:
             for row, (caption, count) in enumerate(stored.rows.items())
         },
         stored.columns,
+        stored.frames,
     )
 
 
@@ -183,19 +190,29 @@ def open_png(png: bytes) -> Image.Image:
     return page
 
 
-def png_row(images: Tensor) -> bytes:
-    """Images side by side as a PNG at their own size.
+def row_of(samples: Tensor) -> tuple[bytes, str]:
+    """Images side by side as a PNG, or videos as a WebP, at their own size; and which it is.
 
     Args:
-        images: As a row of `save_grid`.
+        samples: As a row of `save_grid`.
+
+    Returns:
+        The file, and its media type.
     """
-    images = stills(images)
-    height, width = images.shape[-2:]
-    row, file = Image.new("RGB", (len(images) * width, height)), io.BytesIO()
+    if samples.ndim == 5:
+        pages = [_row(frame) for frame in samples.unbind(2)]
+        return moving(pages, _MILLISECONDS), "image/webp"
+    file = io.BytesIO()
+    _row(samples).save(file, "PNG")
+    return file.getvalue(), "image/png"
+
+
+def _row(images: Tensor) -> Image.Image:
+    width, height = images.shape[3], images.shape[2]
+    row = Image.new("RGB", (len(images) * width, height))
     for number, pixels in enumerate(images):
         row.paste(_tile(pixels), (number * width, 0))
-    row.save(file, "PNG")
-    return file.getvalue()
+    return row
 
 
 def _fitted(text: str, width: int, font: Any) -> str:
@@ -205,18 +222,6 @@ def _fitted(text: str, width: int, font: Any) -> str:
     while text and font.getlength(f"{text}…") > width:
         text = text[:-1]
     return f"{text.rstrip()}…"
-
-
-def stills(samples: Tensor) -> Tensor:
-    """Images to look at: of a video, (N, C, F, H, W), some frames side by side, (N, C, H, n W).
-
-    Images, (N, C, H, W), stay as they are.
-    """
-    if samples.ndim == 4:
-        return samples
-    frames = samples.shape[2]
-    shown = torch.linspace(0, frames - 1, min(frames, _FRAMES)).round().long()
-    return samples[:, :, shown].transpose(2, 3).flatten(3)
 
 
 def _tile(pixels: Tensor) -> Image.Image:

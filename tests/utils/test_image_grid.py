@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pipeline.utils.errors import UserError
-from pipeline.utils.image_grid import png_row, read_grid, save_grid
+from pipeline.utils.image_grid import read_grid, row_of, save_grid
 
 
 def test_rows_and_columns_are_where_they_should_be(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_grid_is_read_back_at_its_own_size(tmp_path: Path) -> None:
     for tile, expected in zip(sheet.rows["one"], levels, strict=True):
         assert torch.equal(torch.tensor(np.asarray(tile)), expected)
     assert sheet.rows["two"][0].tobytes() == sheet.rows["one"][1].tobytes()
-    row = Image.open(io.BytesIO(png_row(images)))
+    row = Image.open(io.BytesIO(row_of(images)[0]))
     assert torch.equal(torch.tensor(np.asarray(row)), torch.cat(list(levels), 1))
 
 

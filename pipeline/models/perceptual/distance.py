@@ -56,9 +56,13 @@ class Perceptual:
         return torch.cat(parts).mean()
 
     def distances(self, x0: Tensor, targets: Tensor) -> Tensor:
-        """(B,), of x0 (B, C, H, W) to images (B, 1 or 3, H, W)."""
+        """(B,), of x0 (B, C, H, W) to images (B, 1 or 3, H, W); the mean over a video's frames."""
         x0 = x0.float()
-        return self.lpips(x0 if self.latents is None else self.latents.decode(x0), targets)
+        images = x0 if self.latents is None else self.latents.decode(x0)
+        if images.ndim == 4:
+            return self.lpips(images, targets)
+        frames, wanted = (each.transpose(1, 2).flatten(0, 1) for each in (images, targets))
+        return self.lpips(frames, wanted).unflatten(0, (len(images), -1)).mean(1)
 
     @torch.no_grad()
     def targets(self, pairs: PairBatch) -> Tensor:
