@@ -215,6 +215,8 @@ def need_parts(folder: Path, index: Mapping[str, Any], names: Iterable[str]) -> 
 def part_class(folder: Path, part: str, entry: Any) -> Any:
     """The class of a part, of its entry in the index; None for a part that is left out.
 
+    Of a processor of text and images, the tokenizer that it wraps is all that prompts need.
+
     Raises:
         UserError: If it is not of diffusers, its pipelines (Kolors') or transformers, or not there.
     """
@@ -230,6 +232,8 @@ def part_class(folder: Path, part: str, entry: Any) -> Any:
             )
     if module is None:
         raise UserError(f"{folder}: {part} is a {library}.{kind}, code that is never run")
+    if part.startswith("tokenizer") and kind.endswith("Processor"):
+        kind = "AutoTokenizer"
     found = getattr(import_module(module), kind, None)
     if not isinstance(found, type):
         package = module.partition(".")[0]

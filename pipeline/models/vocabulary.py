@@ -12,6 +12,8 @@ from pipeline.utils.errors import UserError
 _PADDED = 512
 """Rows of an encoder's table come in multiples of it, or fewer, and tokenizers fill the last."""
 _CONFIG = "tokenizer_config.json"
+_ONE_FILE = {"tokenizer_file": "tokenizer.json"}
+"""Of a class that opens any tokenizer."""
 _WAY_OUT = "copy the tokenizer's files there once more, else prompts are not told apart"
 
 
@@ -24,7 +26,10 @@ def need_vocabulary(kind: Any, part: Path) -> None:
     """
     files = part_files(part)
     need_content(files)
-    there, names = {file.name for file in files}, dict(getattr(kind, "vocab_files_names", {}))
+    there, names = (
+        {file.name for file in files},
+        dict(getattr(kind, "vocab_files_names", _ONE_FILE)),
+    )
     if _CONFIG not in there:
         raise UserError(f"no {part / _CONFIG}, which says how long a prompt is: copy it there too")
     whole = names.pop("tokenizer_file", None)

@@ -104,7 +104,8 @@ class FolderLaws:
             told = part / "tokenizer_config.json"
             settings = told.read_text()
             if file.suffix == ".json":
-                plain = kind is transformers.TokenizersBackend  # the file is all there is of it
+                if plain := kind in (transformers.AutoTokenizer, transformers.TokenizersBackend):
+                    kind = transformers.TokenizersBackend  # the file is all there is of it
                 empty = {"tokenizer_object": Tokenizer(BPE())} if plain else {}
                 kind(**empty).save_pretrained(part)
             else:

@@ -18,8 +18,8 @@ from tests.families.builder import Builder
 
 NETWORK = NetworkConfig(channels=(8, 16), attention=(False, True), norm_groups=4)
 LORA = {"rank": 4, "alpha": 6.0}
-UNREAD = ("generation_config.json",)
-"""Files of a model that change no image: how a language model, here an encoder, would write."""
+UNREAD = ("generation_config.json", "processor_config.json")
+"""Files of a model that change no image: how an encoder would write, and how it would see."""
 
 
 def networks(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""FLUX.2's own: a shift that follows the number of steps, a distilled klein, the chat template."""
+"""FLUX.2's own: a shift by the number of steps, a distilled klein, dev's guidance, chats."""
 
 import json
 import shutil
@@ -14,14 +14,14 @@ from pipeline.config import TeacherConfig
 from pipeline.models.denoiser import blank
 from pipeline.models.export.save import save_denoiser
 from pipeline.models.families.flux2 import Flux2
-from pipeline.models.loading import load_teacher
+from pipeline.models.loading import load_teacher, teacher_fingerprint
 from pipeline.models.lora import merged
 from pipeline.models.sampling import sample_teacher
 from pipeline.utils.errors import UserError
 from tests.families.builders.flux2 import BUILDERS
 from tests.families.measures import adapted, close, guidable, learnt, made_by, perturbed, refused
 
-KLEIN = BUILDERS["flux2-klein"]
+KLEIN, DEV = BUILDERS["flux2-klein"], BUILDERS["flux2-dev"]
 
 
 @pytest.fixture
@@ -56,6 +56,29 @@ def test_a_distilled_one_is_sampled_without_guidance_as_its_pipeline_does(
         sample_teacher(teacher, start, labels, "euler", 4, 4.0)
     ours = sample_teacher(teacher, start, labels, "euler", 4, 1.0)
     close(ours, KLEIN.end(pipe, teacher, 4, 4.0), 1e-4)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 7.0])
+def test_devs_guidance_is_an_input(tiny_model: Any, prompts: Path, guidance: float) -> None:
+    config = DEV.teacher(tiny_model(DEV), prompts)
+    told = config.model_copy(update={"embedded_guidance": guidance})
+    assert teacher_fingerprint(told) != teacher_fingerprint(config)
+    teacher, pipe = load_teacher(told), DEV.open(Path(config.output))
+    ours = sample_teacher(teacher, DEV.noise(), DEV.labels_of(teacher), "euler", 4, 1.0)
+    first, settings = DEV.arguments(1.0)
+    asked = settings | {"guidance_scale": guidance, "output_type": "latent"}
+    close(ours, DEV.unpack(pipe(first, num_inference_steps=4, **asked).images), 1e-4)
+    plain = sample_teacher(load_teacher(config), DEV.noise(), torch.tensor([1, 0]), "euler", 4, 1.0)
+    assert (ours - plain).abs().max() > 1e-3
+
+
+def test_a_dev_without_its_guidance_is_named(
+    tiny_model: Any, prompts: Path, tmp_path: Path
+) -> None:
+    dev = DEV.teacher(shutil.copytree(tiny_model(DEV), tmp_path / "dev"), prompts)
+    file = Path(dev.output) / "transformer" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"guidance_embeds": False}))
+    assert "guidance_embeds" in refused(dev)
 
 
 @torch.no_grad()

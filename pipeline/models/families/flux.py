@@ -52,21 +52,24 @@ class Flux(LatentTransformer):
         return Condition({"tokens": tokens, "pooled": pooled})
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        guidance = None
-        if self.backbone.config.get("guidance_embeds"):
-            guidance = x_t.new_tensor(self.embedded_guidance).expand(len(x_t))
         tokens, pooled = condition["tokens"], condition["pooled"]
         height, width = x_t.shape[2] // self.patch, x_t.shape[3] // self.patch
         output = self.backbone(
             hidden_states=pixel_unshuffle(x_t, self.patch).flatten(2).mT,
             timestep=t,
-            guidance=guidance,
+            guidance=self._guidance(x_t),
             encoder_hidden_states=tokens.to(x_t.dtype),
             pooled_projections=pooled.to(x_t.dtype),
             txt_ids=x_t.new_zeros(tokens.shape[1], 3),
             img_ids=places(height, width, x_t),
         ).sample
         return pixel_shuffle(output.mT.unflatten(2, (height, width)), self.patch)
+
+    def _guidance(self, x_t: Tensor) -> Tensor | None:
+        """As an input, (B,); None for a network that has no such input."""
+        if not self.backbone.config.get("guidance_embeds"):
+            return None
+        return x_t.new_tensor(self.embedded_guidance).expand(len(x_t))
 
     def usage(self) -> list[str]:
         embedded = self.backbone.config.get("guidance_embeds")

@@ -1,4 +1,4 @@
-"""FLUX.2 klein: a transformer on patches of latents, told of prompts by layers of Qwen3."""
+"""FLUX.2: a transformer on patches of latents, told of prompts by layers of a language model."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from pipeline.config import TeacherConfig
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow, Schedule
 from pipeline.models.families.flux import Flux
 from pipeline.models.family import register_family
+from pipeline.models.folder import ModelFolder
 from pipeline.models.schedulers import completed
 from pipeline.models.vae import VAE, ScaleShift
 
@@ -24,7 +26,7 @@ _STEPS = 50
 
 @register_family
 class Flux2(Flux):
-    """A `Flux2Transformer2DModel` without an input for guidance.
+    """FLUX.2 klein: a `Flux2Transformer2DModel` without an input for guidance, with Qwen3.
 
     Its latents are patches of the VAE's. A klein that was distilled to a few steps knows no
     guidance: its pipeline applies none.
@@ -79,6 +81,7 @@ class Flux2(Flux):
         output = self.backbone(
             hidden_states=x_t.flatten(2).mT,
             timestep=t,
+            guidance=self._guidance(x_t),
             encoder_hidden_states=tokens.to(x_t.dtype),
             txt_ids=_places(1, 1, 1, tokens.shape[1], like=x_t),
             img_ids=_places(1, height, width, 1, like=x_t),
@@ -92,6 +95,38 @@ class Flux2(Flux):
 
     def usage(self) -> list[str]:
         return [self._usage('prompt="a photo of a cat"')]  # the pipeline's first one is an image
+
+
+@register_family
+class Flux2Dev(Flux2):
+    """FLUX.2 dev: guidance is an input of the network; Mistral 3 reads prompts, in a chat.
+
+    Source: Black Forest Labs, 2025, and diffusers' `Flux2Pipeline`.
+    """
+
+    family = "flux2-dev"
+    pipelines = ("Flux2Pipeline",)
+
+    @staticmethod
+    def flags(index: Mapping[str, Any]) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def problem(cls, folder: ModelFolder) -> str | None:
+        if not folder.backbone.get("guidance_embeds", True):
+            return "its transformer has no guidance_embeds, as a klein: copy the model's own there"
+        return super().problem(folder)
+
+    @classmethod
+    def fingerprint_settings(cls, teacher: TeacherConfig, backbone: Mapping[str, Any]) -> str:
+        return str(teacher.embedded_guidance)
+
+    @staticmethod
+    def guidable(backbone: Any, flags: Mapping[str, Any]) -> bool:
+        return False
+
+    def usage(self) -> list[str]:
+        return [self._usage('prompt="a photo of a cat"', self.embedded_guidance)]
 
 
 class _Patches(ScaleShift):
