@@ -142,7 +142,7 @@ class Scale:
         self.classifier = train_classifier(real.images, real.labels, real.classes)
         self.real = read(self.classifier, real.images).features
         self.labels = torch.arange(count) % real.classes
-        solver = (config.pairs.solver, config.pairs.steps, config.pairs.guidance)
+        solver = (config.pairs.solver, config.pairs.steps, config.pairs.guided)
 
         def solve(noise: Tensor, labels: Tensor) -> Tensor:
             return sample_teacher(self.teacher, noise, labels, *solver)

@@ -81,7 +81,7 @@ def efficiency(folder: Path) -> tuple[float, float]:
     def bare(index: int) -> None:
         ids = shards.ids(plan, index)
         noise = torch.randn(len(ids), *SHAPE)
-        sample_teacher(maker.teacher, noise, ids % 10, plan.solver, plan.steps, plan.guidance)
+        sample_teacher(maker.teacher, noise, ids % 10, plan.solver, plan.steps, plan.guided)
 
     shares: dict[str, list[float]] = {"maker": [], "bare": []}
     for index in range(1, ROUNDS + 1):

@@ -80,7 +80,7 @@ def gaussian_problems(teacher: TeacherConfig, distill: DistillConfig) -> Problem
 
 
 def pairs_problems(pairs: PairsConfig) -> Problems:
-    """The set of pairs: whole shards, and a class to make."""
+    """The set of pairs: whole shards, guidance, and a class to make."""
     if pairs.count % pairs.shard_size:
         below = pairs.count // pairs.shard_size * pairs.shard_size
         nearest = f"{below} or {below + pairs.shard_size}" if below else f"{pairs.shard_size}"
@@ -88,6 +88,9 @@ def pairs_problems(pairs: PairsConfig) -> Problems:
             f"pairs.count: {pairs.count} is not a multiple of pairs.shard_size "
             f"({pairs.shard_size}); use {nearest}"
         )
+    if pairs.guidance == 1:
+        for name, value in pairs.guided.beyond_scale.items():
+            yield f"pairs.{name}: {value} needs guidance; set pairs.guidance, or take it out"
     if pairs.weights is not None and not any(pairs.weights):
         yield "pairs.weights: at least one class must have a weight above 0"
 

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from pipeline.diffusion.guidance import Guidance
 from pipeline.diffusion.solver import SOLVERS
 from pipeline.utils.fields import (
     Branch,
@@ -46,6 +47,17 @@ class PairsConfig(Branch):
     guidance: float = Field(
         default=1.0, ge=0, le=100, description="Classifier-free guidance scale; 1: none."
     )
+    guidance_until: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Share of the way from noise to image after which there is no guidance.",
+    )
+    guidance_norm: bool | None = Field(
+        default=None,
+        description="Whether guidance keeps the prediction's norm, where the teacher's pipeline "
+        "leaves the choice (cfg_normalization); null: as it does by default.",
+    )
     weights: tuple[Weight, ...] | None = Field(
         default=None,
         strict=False,
@@ -67,6 +79,11 @@ class PairsConfig(Branch):
         description="Seconds without a new shard after which the job ends.",
     )
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
+
+    @property
+    def guided(self) -> Guidance:
+        """How the teacher is guided."""
+        return Guidance(self.guidance, self.guidance_until, self.guidance_norm)
 
 
 class EncodeConfig(Branch):

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from typing import ClassVar
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
 
 from pipeline.data import schema
 from pipeline.data.schema import Kind
+from pipeline.diffusion.guidance import Guidance
 from pipeline.utils.errors import UserError
 
 
@@ -18,6 +19,16 @@ class Plan:
     """
 
     kind: ClassVar[Kind]
+    later: ClassVar[tuple[str, ...]] = ()
+    """Fields that older sets have not: at their default, files and hashes do not have them."""
+
+    def values(self) -> dict[str, Any]:
+        """The fields by name, as files and hashes have them."""
+        values = asdict(self)  # type: ignore[call-overload]
+        for field in fields(self):  # type: ignore[arg-type]
+            if field.name in self.later and values[field.name] == field.default:
+                del values[field.name]
+        return values
 
     def spans(self, count: int) -> list[range]:
         """The sample ids of each shard, in a set of so many.
@@ -33,13 +44,13 @@ class Plan:
 
     def fingerprint(self) -> str:
         """Short hash of all fields."""
-        values = asdict(self)  # type: ignore[call-overload]
-        return hashlib.sha256((json.dumps(values, indent=1) + "\n").encode()).hexdigest()[:16]
+        return hashlib.sha256((json.dumps(self.values(), indent=1) + "\n").encode()).hexdigest()[
+            :16
+        ]
 
     def footer(self, **more: str) -> dict[str, str]:
         """What a shard says of its plan, and more; the order is part of a shard's bytes."""
-        values = asdict(self)  # type: ignore[call-overload]
-        text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
+        text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in self.values().items()}
         return {**text, **more, "plan": self.fingerprint()}
 
 
@@ -59,6 +70,7 @@ class PairPlan(Plan):
         weights: Relative frequency of each class; None means all alike.
         prompts: SHA-256 of the prompts that the classes are, or None.
         negative_prompt: What guidance leads away from, or None.
+        guidance_until, guidance_norm: As in `pipeline.diffusion.guidance.Guidance`.
         version: Version of the layout.
     """
 
@@ -73,8 +85,16 @@ class PairPlan(Plan):
     weights: tuple[float, ...] | None = None
     prompts: str | None = None
     negative_prompt: str | None = None
+    guidance_until: float = 1.0
+    guidance_norm: bool | None = None
     version: int = schema.VERSION
     kind: ClassVar[Kind] = schema.PAIRS
+    later: ClassVar[tuple[str, ...]] = ("guidance_until", "guidance_norm")
+
+    @property
+    def guided(self) -> Guidance:
+        """How the teacher is guided."""
+        return Guidance(self.guidance, self.guidance_until, self.guidance_norm)
 
     def spans(self, count: int) -> list[range]:
         """Whole shards; see `Plan.spans`."""

@@ -232,12 +232,17 @@ def _stored(store: Store, kind: Kind) -> dict[str, int]:
     return store.list(f"{kind.prefix}-")
 
 
-def _dump(value: Any) -> bytes:
-    return (json.dumps(asdict(value), indent=1) + "\n").encode()
+def _dump(value: Plan | Manifest[Any]) -> bytes:
+    if isinstance(value, Plan):
+        values = value.values()
+    else:
+        values = {**asdict(value), "plan": value.plan.values()}
+    return (json.dumps(values, indent=1) + "\n").encode()
 
 
 def _load_plan(values: dict[str, Any], where: str, plan: Any) -> Any:
     now = {field.name: field.default for field in fields(plan)}
+    values = {**{name: now[name] for name in plan.later}, **values}
     if values["version"] != now["version"]:
         raise UserError(
             f"{where} was written by another version; run {plan.kind.job} again elsewhere"

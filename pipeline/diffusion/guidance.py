@@ -1,9 +1,41 @@
 """Classifier-free guidance, in the one convention of this project."""
 
+from dataclasses import dataclass
+from typing import Any
+
 from torch import Tensor
 
 
-def guided(uncond: Tensor, cond: Tensor, scale: float) -> Tensor:
+@dataclass(frozen=True)
+class Guidance:
+    """How a teacher is guided.
+
+    Args:
+        scale: As in `guided`.
+        until: Share of the way from noise to image after which there is none, in (0, 1].
+        norm: Whether the guided prediction keeps the norm of the conditional one; None: as the
+            teacher's pipeline does.
+    """
+
+    scale: float = 1.0
+    until: float = 1.0
+    norm: bool | None = None
+
+    @classmethod
+    def of(cls, guidance: "Guidance | float") -> "Guidance":
+        """A number is a scale, the same all the way."""
+        return guidance if isinstance(guidance, Guidance) else cls(guidance)
+
+    @property
+    def beyond_scale(self) -> dict[str, Any]:
+        """Settings that are not as they were when the scale was the only one."""
+        return {
+            **({"guidance_until": self.until} if self.until < 1 else {}),
+            **({} if self.norm is None else {"guidance_norm": self.norm}),
+        }
+
+
+def guided(uncond: Tensor, cond: Tensor, scale: float | Tensor) -> Tensor:
     """Push a conditional prediction away from the unconditional one.
 
     uncond + scale (cond - uncond): 0 ignores the condition, 1 is the plain conditional
@@ -12,7 +44,7 @@ def guided(uncond: Tensor, cond: Tensor, scale: float) -> Tensor:
     Args:
         uncond: Prediction without the condition, (B, ...), of any kind (x0, eps, v, flow).
         cond: Prediction with it, same shape and kind.
-        scale: Guidance scale.
+        scale: Guidance scale; one for each sample where it is a tensor, (B, 1, ...).
 
     Returns:
         The guided prediction, same shape and kind.

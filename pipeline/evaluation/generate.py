@@ -31,7 +31,7 @@ def generators(
 
     def by_teacher(noise: Tensor, labels: Tensor | None) -> Tensor:
         start, labels = noise.to(place_on), place(labels)
-        images = sample_teacher(teacher, start, labels, pairs.solver, pairs.steps, pairs.guidance)
+        images = sample_teacher(teacher, start, labels, pairs.solver, pairs.steps, pairs.guided)
         return images.cpu()
 
     return by_student, by_teacher

@@ -13,10 +13,9 @@ from torch import Tensor
 from pipeline.config import PairsConfig
 from pipeline.diffusion import seeds
 from pipeline.diffusion.seeds import slerp
-from pipeline.diffusion.solver import SOLVERS
 from pipeline.models.condition import Prompts
 from pipeline.models.denoiser import Denoiser
-from pipeline.models.sampling import sample_student, sample_teacher
+from pipeline.models.sampling import network_calls, sample_student, sample_teacher
 from pipeline.models.students import check_student
 from pipeline.utils.errors import UserError
 from pipeline.utils.image_grid import row_of
@@ -83,8 +82,8 @@ class Studio:
     @property
     def calls(self) -> int:
         """Network evaluations of one image of the teacher."""
-        guided = 1 if self.pairs.guidance == 1 else 2
-        return SOLVERS[self.pairs.solver].evaluations(self.pairs.steps) * guided
+        pairs = self.pairs
+        return network_calls(self.teacher, pairs.solver, pairs.steps, pairs.guided)
 
     @property
     def prompts(self) -> list[str] | None:
@@ -140,7 +139,7 @@ class Studio:
             if wish.by == "student":
                 images = sample_student(network, noise, labels)
             else:
-                solver, steps, guidance = self.pairs.solver, self.pairs.steps, self.pairs.guidance
+                solver, steps, guidance = self.pairs.solver, self.pairs.steps, self.pairs.guided
                 images = sample_teacher(network, noise, labels, solver, steps, guidance)
             if self.device.type == "cuda":
                 torch.cuda.synchronize()

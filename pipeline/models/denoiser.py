@@ -1,5 +1,6 @@
 """What a network is in this house: (x_t, t, condition) -> x0."""
 
+import math
 from collections.abc import Sequence
 from typing import Self
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.diffusion import guidance
 from pipeline.diffusion.condition import Condition, Conditioner, Inputs
+from pipeline.diffusion.guidance import Guidance
 from pipeline.diffusion.noise import Schedule
 from pipeline.diffusion.sampler import FewStepSampler
 from pipeline.models.vae import VAE
@@ -22,6 +24,8 @@ class Denoiser(nn.Module):
         shape: One sample, (C, *space): an image (C, H, W), or a video (C, F, H, W).
         conditioner: Makes its conditions from labels.
         latents: Where x0 is latents, what decodes them; else None.
+        guidance_norm: Whether guidance keeps norms by default, if its pipeline leaves the choice;
+            None: it leaves none.
         own_sampler: How it goes from noise to images as a student of a few steps, or None.
     """
 
@@ -29,6 +33,7 @@ class Denoiser(nn.Module):
     shape: tuple[int, ...]
     conditioner: Conditioner
     latents: VAE | None = None
+    guidance_norm: bool | None = None
     own_sampler: FewStepSampler | None = None
 
     @property
@@ -79,15 +84,53 @@ class Denoiser(nn.Module):
         """Weight of x0's squared error at times t that makes it that of the output, shape of t."""
         raise NotImplementedError
 
-    def guided(self, uncond: Tensor, cond: Tensor, scale: float, x_t: Tensor, t: Tensor) -> Tensor:
+    def guided(
+        self,
+        uncond: Tensor,
+        cond: Tensor,
+        scale: float | Tensor,
+        x_t: Tensor,
+        t: Tensor,
+        norm: bool | None = None,
+    ) -> Tensor:
         """x0 under guidance, as the family has it.
 
         Args:
             uncond, cond: x0 without and with the condition, each (B, C, H, W).
-            scale: Of guidance, as in `pairs.guidance`.
+            scale: Of guidance, as in `pairs.guidance`; or of each sample, (B, 1, 1, 1).
             x_t, t: What they were predicted from, (B, C, H, W) and (B,).
+            norm: As in `pairs.guidance_norm`; None where `guidance_norm` is.
         """
         return guidance.guided(uncond, cond, scale)
+
+    def guidance_scale(self, wanted: Guidance, t: Tensor, times: Tensor | None) -> float | Tensor:
+        """Scale of guidance at times t (B,): one for all, or (B,) of them; 1 is no guidance.
+
+        Args:
+            wanted: The settings.
+            t: The times.
+            times: All of a solver, or None in training.
+        """
+        if wanted.until >= 1:
+            return wanted.scale
+        end = self.guidance_end(wanted.until, times)
+        return torch.where(t > end, torch.full_like(t, wanted.scale), 1.0)
+
+    def guidance_end(self, until: float, times: Tensor | None) -> float:
+        """Time down to which there is guidance.
+
+        Of a solver as many of the first steps are guided as fit into their share; where there
+        are none, it is the share of `Schedule.time_from_fraction`.
+
+        Args:
+            until: Share of the way from noise to image.
+            times: Of a solver, (steps + 1,), or None.
+        """
+        if times is None:
+            share = torch.tensor(1 - until, dtype=torch.float64)
+            return float(self.schedule.time_from_fraction(share))
+        steps = int(until * (len(times) - 1) + 1e-6)
+        return float(times[steps - 1 : steps + 1].mean()) if steps else math.inf
 
     def decode(self, x0: Tensor) -> Tensor:
         """Images to look at, (B, C, H, W) in about [-1, 1], of what `forward` predicts."""

@@ -4,29 +4,47 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.condition import Condition
-from pipeline.diffusion.noise import Schedule
+from pipeline.diffusion.guidance import Guidance
+from pipeline.diffusion.noise import Schedule, expand
 from pipeline.diffusion.sampler import Denoise
 from pipeline.diffusion.solver import SOLVERS
 from pipeline.models.denoiser import Denoiser
 from pipeline.utils.errors import UserError
 
 
-def guide(teacher: Denoiser, scale: float) -> Denoise:
+def guide(teacher: Denoiser, guidance: Guidance | float, times: Tensor | None = None) -> Denoise:
     """The teacher under classifier-free guidance, in one call of twice the rows.
 
-    At scale 1 it is called with the condition alone.
+    Where the scale is 1 for all rows it is called with the condition alone.
+
+    Args:
+        teacher: Any denoiser.
+        guidance: How it is guided; a number is a scale for all times.
+        times: Of the solver that calls it, (steps + 1,); None in training.
 
     Raises:
-        UserError: In a call at another scale, if the teacher knows no unconditional branch.
+        UserError: If its pipeline leaves no choice of the norm; or in a call at another scale than
+            1, if it knows no unconditional branch.
     """
-    if scale == 1.0:
+    wanted = Guidance.of(guidance)
+    if wanted.norm is not None and teacher.guidance_norm is None:
+        raise UserError(
+            f"pairs.guidance_norm: {wanted.norm}, but the teacher's pipeline leaves no choice; "
+            "give null"
+        )
+    if wanted.scale == 1.0:
         return teacher
 
     def denoise(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        each = t.expand(len(x_t))
+        scale = teacher.guidance_scale(wanted, each, times)
+        if isinstance(scale, Tensor):
+            if (scale == 1).all():
+                return teacher(x_t, t, condition)
+            scale = expand(scale, x_t)
         both = Condition.cat([teacher.conditioner.null(len(x_t), x_t.device), condition])
-        times = t.expand(len(x_t)).repeat(2)
-        uncond, cond = teacher(torch.cat([x_t, x_t]), times, both).chunk(2)
-        return teacher.guided(uncond, cond, scale, x_t, t.expand(len(x_t)))
+        uncond, cond = teacher(torch.cat([x_t, x_t]), each.repeat(2), both).chunk(2)
+        return teacher.guided(uncond, cond, scale, x_t, each, wanted.norm)
 
     return denoise
 
@@ -38,7 +56,7 @@ def sample_teacher(
     labels: Tensor | None,
     solver: str,
     steps: int,
-    guidance: float,
+    guidance: Guidance | float,
 ) -> Tensor:
     """Solve the teacher's ODE from noise to image.
 
@@ -48,7 +66,7 @@ def sample_teacher(
         labels: Class labels, (B,) int64, or None.
         solver: A name in `SOLVERS`.
         steps: Its number of steps.
-        guidance: Scale of classifier-free guidance.
+        guidance: As in `guide`.
 
     Returns:
         Images, same shape and dtype as the noise, in about [-1, 1].
@@ -57,13 +75,26 @@ def sample_teacher(
         UserError: If guidance is asked for without labels, or of a teacher without an
             unconditional branch; or if the teacher's schedule has fewer steps.
     """
-    if labels is None and guidance != 1.0:
-        raise UserError(f"pairs.guidance: {guidance} needs labels, and the teacher has none; use 1")
-    denoise, schedule = guide(teacher, guidance), teacher.schedule
+    scale, schedule = Guidance.of(guidance).scale, teacher.schedule
+    if labels is None and scale != 1.0:
+        raise UserError(f"pairs.guidance: {scale} needs labels, and the teacher has none; use 1")
+    times = _times(schedule, steps)
+    denoise = guide(teacher, guidance, times)
     condition = teacher.conditioner(labels, len(noise), noise.device)
-    return SOLVERS[solver](
-        lambda x_t, t: denoise(x_t, t, condition), noise, schedule, _times(schedule, steps)
-    )
+    return SOLVERS[solver](lambda x_t, t: denoise(x_t, t, condition), noise, schedule, times)
+
+
+def network_calls(teacher: Denoiser, solver: str, steps: int, guidance: Guidance | float) -> int:
+    """Network evaluations of one image; where there is guidance, two at a time."""
+    times, wanted, calls = _times(teacher.schedule, steps), Guidance.of(guidance), 0
+
+    def count(x_t: Tensor, t: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1 if teacher.guidance_scale(wanted, t, times) == 1 else 2
+        return x_t
+
+    SOLVERS[solver](count, torch.zeros(1), teacher.schedule, times)
+    return calls
 
 
 def _times(schedule: Schedule, steps: int) -> Tensor:

@@ -60,6 +60,7 @@ def definition(config: Config) -> dict[str, Any]:
         "pairs": pairs,
         "start": start,
         "guidance": config.pairs.guidance,
+        **config.pairs.guided.beyond_scale,
         "network": config.network.model_dump(mode="json"),
         "distill": distill.model_dump(
             mode="json", exclude=dict.fromkeys(free, True) | {"regression": _FREE_OF_REGRESSION}

@@ -227,6 +227,7 @@ def _evaluation(
 
 def _teacher_reference(teacher: TeacherConfig, pairs: PairsConfig, seed: int) -> dict[str, str]:
     content = [teacher_fingerprint(teacher), pairs.solver, pairs.steps, pairs.guidance, seed]
+    content += pairs.guided.beyond_scale.items()
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return {"name": "teacher", "fingerprint": digest}
 

@@ -47,6 +47,8 @@ def pair_plan(settings: TeacherConfig, pairs: PairsConfig, seed: int) -> PairPla
         solver=pairs.solver,
         steps=pairs.steps,
         guidance=pairs.guidance,
+        guidance_until=pairs.guidance_until,
+        guidance_norm=pairs.guidance_norm,
         shard_size=pairs.shard_size,
         shape=teacher.shape,
         classes=teacher.classes,
@@ -155,7 +157,7 @@ class PairMaker:
                 condition,
                 plan.solver,
                 plan.steps,
-                plan.guidance,
+                plan.guided,
             )
             images.append(part.cpu())
         return torch.cat(images)

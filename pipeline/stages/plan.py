@@ -12,7 +12,7 @@ from pipeline.methods.terms.term import NetworkCalls
 
 
 def teacher_calls(pairs: PairsConfig) -> int:
-    """Network evaluations of one pair; guidance takes two at every step."""
+    """Network evaluations of one pair, at most; guidance takes two at every step that has it."""
     return SOLVERS[pairs.solver].evaluations(pairs.steps) * (1 if pairs.guidance == 1 else 2)
 
 
@@ -44,6 +44,7 @@ def plan(config: Config) -> list[str]:
     """Say what a run of all jobs comes to, in a few lines."""
     pairs, distill = config.pairs, config.distill
     calls = teacher_calls(pairs)
+    most = "at most " if pairs.guidance_until < 1 else ""
     first, burn_in = distill.regression_steps, distill.burn_in_steps
     dmd = distill.steps - first - burn_in
     described = config.teacher.kind == "gaussian" or (config.data.name and not config.teacher.file)
@@ -61,7 +62,7 @@ def plan(config: Config) -> list[str]:
     return [
         f"teacher: {teacher}",
         f"pairs: {pairs.count} pairs in {pairs.count // pairs.shard_size} shards{size}",
-        f"pairs: {calls} teacher evaluations per pair ({pairs.solver}, {pairs.steps} steps), "
+        f"pairs: {most}{calls} teacher evaluations per pair ({pairs.solver}, {pairs.steps} steps), "
         f"{calls * pairs.count} in all",
         *([f"encode: images of {config.encode.source}"] if config.encode.source else []),
         f"distill: {distill.steps} steps: {first} regression, {burn_in} critic burn-in, "

@@ -45,7 +45,8 @@ def inspect(config: Config) -> None:
     print(f"set      {store.uri('')}")
     print(f"pairs    {manifest.count} in {len(manifest.shards)} shards, {size:,} bytes")
     print(f"images   {'x'.join(map(str, plan.shape))}, classes {plan.classes}, float16")
-    print(f"solver   {plan.solver}, {plan.steps} steps, guidance {plan.guidance:g}")
+    more = "".join(f", {name} {value}" for name, value in plan.guided.beyond_scale.items())
+    print(f"solver   {plan.solver}, {plan.steps} steps, guidance {plan.guidance:g}{more}")
     print(f"seed     {plan.seed}\nteacher  {plan.teacher}")
     if plan.prompts is not None:
         print(f"prompts  {plan.classes}, away from {plan.negative_prompt!r}")
@@ -258,7 +259,7 @@ def _resolve(
     for first in range(0, len(noise), rows):
         part = pairs.rows(slice(first, first + rows)).to(device)
         again = sample_teacher(
-            network, part.noise, part.labels, plan.solver, plan.steps, plan.guidance
+            network, part.noise, part.labels, plan.solver, plan.steps, plan.guided
         )
         difference = max(difference, float((again - part.images).abs().max().nan_to_num(torch.inf)))
     print(f"verify   {len(noise)} pairs solved again: largest difference {difference:.2g}")

@@ -87,8 +87,8 @@ def prepare(config: Config) -> TrainingRun:
     if method.recipe.needs.pairs:
         size = distill.regression.batch_size // distill.lanes
         pairs = RunPairs(config.pairs.output, distill.output, config.s3).reader(config.seed, size)
-    guided = guide(teacher, config.pairs.guidance)
-    solver = (config.pairs.solver, config.pairs.steps, config.pairs.guidance)
+    guided = guide(teacher, config.pairs.guided)
+    solver = (config.pairs.solver, config.pairs.steps, config.pairs.guided)
     return TrainingRun(
         step=TrainStep(
             method=method,

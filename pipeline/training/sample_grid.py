@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pipeline.diffusion import seeds
 from pipeline.diffusion.condition import Condition
+from pipeline.diffusion.guidance import Guidance
 from pipeline.diffusion.noise import diffuse
 from pipeline.diffusion.sampler import Denoise
 from pipeline.methods.dmd import DMD
@@ -35,7 +36,7 @@ class SampleGrid:
         method: DMD,
         teacher: Denoiser,
         denoise: Denoise,
-        solver: tuple[str, int, float],
+        solver: tuple[str, int, Guidance],
         seed: int,
         device: torch.device,
     ):

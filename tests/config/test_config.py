@@ -74,6 +74,10 @@ def test_example_is_valid(path: Path) -> None:
             "pairs.count: 100 is not a multiple of pairs.shard_size (500); use 500",
         ),
         (
+            {"pairs": {"guidance_until": 0.5}},
+            "pairs.guidance_until: 0.5 needs guidance; set pairs.guidance, or take it out",
+        ),
+        (
             {"pairs": {"actors": {"min": 3}}},
             "pairs.actors.min: 3 is more than pairs.actors.max (2)",
         ),

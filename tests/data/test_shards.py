@@ -85,6 +85,20 @@ def test_the_footers_order_stays_for_sets_begun_earlier(tiny):
     assert list(footer)[-3:] == ["version", "noise", "plan"]
 
 
+def test_settings_that_came_later_are_stored_where_they_are_set(tiny, tmp_path):
+    plan = tiny.plan()
+    assert plan.fingerprint() == "a8bb5922aab9e020"
+    for number, change in enumerate([{"guidance_until": 0.5}, {"guidance_norm": False}]):
+        (name,) = change
+        other = tiny.plan(**change)
+        assert name not in plan.footer() and name in other.footer()
+        assert other.fingerprint() != plan.fingerprint()
+        store = tiny.fill(tmp_path / str(number), other, 600)
+        assert shards.read_manifest(store).plan == other
+        with pytest.raises(UserError, match=name):
+            shards.open_plan(store, plan)
+
+
 def test_missing_is_planned_minus_stored_and_a_set_grows(pairs, tiny):
     plan = tiny.plan()
     assert shards.missing(pairs, plan, 1800) == []

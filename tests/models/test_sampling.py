@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.diffusion.noise import EDM, VP
+from pipeline.diffusion.guidance import Guidance
+from pipeline.diffusion.noise import EDM, VP, Flow, Schedule
 from pipeline.diffusion.solver import SOLVERS
 from pipeline.models.families.gaussian import GaussianMixture, gaussian_teacher
 from pipeline.models.families.unet2d import UNet2D
-from pipeline.models.sampling import guide, sample_student, sample_teacher
+from pipeline.models.sampling import guide, network_calls, sample_student, sample_teacher
 from pipeline.utils.errors import UserError
 from tests.fixtures.denoise import denoise
 
@@ -73,6 +74,42 @@ def test_at_scale_one_the_teacher_is_called_once_and_with_labels(
     assert sample_teacher(student, noise, LABELS, "euler", 2, 1.0).isfinite().all()
     with pytest.raises(UserError, match=r"no unconditional branch.*pairs\.guidance"):
         sample_teacher(student, noise, LABELS, "euler", 2, 2.0)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(("until", "guided"), [(0.05, 0), (0.5, 4), (0.56, 4), (0.9, 7), (1.0, 8)])
+def test_as_many_first_steps_are_guided_as_fit_into_their_share(
+    teacher: GaussianMixture, solver: str, until: float, guided: int
+) -> None:
+    rows, times = list[tuple[float, int]](), EDM().times(8)
+    teacher.register_forward_hook(
+        lambda _, inputs, __: rows.append((float(inputs[1].flatten()[0]), len(inputs[0])))
+    )
+    how = Guidance(3.0, until)
+    sample_teacher(teacher, torch.randn(4, 1, 4, 4), LABELS, solver, 8, how)
+    last = times[guided - 1] - 1e-4 if guided else torch.inf
+    assert [count for _, count in rows] == [8 if t > last else 4 for t, _ in rows]
+    assert sum(count for _, count in rows) == 4 * network_calls(teacher, solver, 8, how)
+
+
+@pytest.mark.parametrize(
+    "schedule", [EDM(), Flow(3.0), VP(torch.linspace(0.99, 0.01, 1000))], ids=["edm", "flow", "vp"]
+)
+def test_in_training_each_row_is_guided_down_to_its_share_of_the_way(
+    teacher: GaussianMixture, schedule: Schedule
+) -> None:
+    teacher.schedule = schedule
+    t = schedule.time_from_fraction(torch.tensor([0.95, 0.41, 0.39, 0.1]))
+    x_t, condition = torch.randn(4, 1, 4, 4), teacher.conditioner(LABELS, 4)
+    always, never = guide(teacher, 3.0), guide(teacher, 1.0)
+    expected = torch.cat([always(x_t, t, condition)[:2], never(x_t, t, condition)[2:]])
+    made = guide(teacher, Guidance(3.0, 0.6))(x_t, t, condition)
+    torch.testing.assert_close(made, expected)
+
+
+def test_norms_are_refused_where_no_pipeline_has_a_choice(teacher: GaussianMixture) -> None:
+    with pytest.raises(UserError, match=r"pairs\.guidance_norm: True.* null"):
+        guide(teacher, Guidance(3.0, norm=True))
 
 
 def test_guidance_without_labels_is_refused(teacher: GaussianMixture) -> None:

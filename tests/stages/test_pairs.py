@@ -151,6 +151,12 @@ def test_guidance_calls_the_teacher_with_and_without_labels(teachers, tmp_path):
     assert images[1][high].mean() > images[0][high].mean() + 0.5
 
 
+def test_guidance_may_end_before_the_image(teachers, tmp_path):
+    """steps 6, of which 3 are guided: Heun's second evaluation of the third is behind the end."""
+    _maker(tmp_path, plan=replace(PLAN, guidance=3.0, guidance_until=0.5)).make(0)
+    assert sum(teachers[0].sizes) == (11 + 5) * 20
+
+
 def test_guidance_without_labels_is_refused(teachers, tmp_path):
     with pytest.raises(UserError, match="pairs.guidance: 2.0"):
         _maker(tmp_path, plan=replace(PLAN, classes=None, guidance=2.0)).make(0)

@@ -12,8 +12,11 @@ import torch
 from PIL import Image
 
 from pipeline.config import Config
+from pipeline.diffusion.guidance import Guidance
 from pipeline.methods.dmd import DMD
+from pipeline.models.sampling import sample_teacher
 from pipeline.models.students import load_student
+from pipeline.runs import identity
 from pipeline.runs.checkpoint import read_part
 from pipeline.runs.checkpoint_store import CheckpointStore
 from pipeline.runs.run import Run
@@ -431,3 +434,22 @@ def test_a_line_of_metrics_says_where_the_time_goes(tiny_run):
     assert 0.5 * line["seconds_step"] < sum(split.values()) <= line["seconds_step"]
     assert line["samples_per_second"] == pytest.approx(8 / line["seconds_step"])
     assert 0.05 < line["memory_gib"] < 24
+
+
+def test_a_run_and_its_pictures_are_guided_as_its_pairs(tiny_run):
+    def guided(**more: object) -> Config:
+        return plain.model_copy(update={"pairs": plain.pairs.model_copy(update=more)})
+
+    plain = tiny_run()
+    before, scale = identity.definition(plain), identity.definition(guided(guidance=3.0))
+    assert not before.keys() & {"guidance_until", "guidance_norm"}
+    for change in ({"guidance_until": 0.5}, {"guidance_norm": True}):
+        assert identity.definition(guided(guidance=3.0, **change)) == {**scale, **change}
+    run = build.prepare(guided(guidance=3.0, guidance_until=0.5))
+    grid, teacher = run.grid, run.grid.teacher
+    expected = sample_teacher(teacher, grid.noise, grid.labels, "heun", 3, Guidance(3.0, 0.5))
+    assert torch.equal(grid.target, expected)
+    for share, same in ((0.4, True), (0.6, False)):
+        t = teacher.schedule.time_from_fraction(torch.full((len(grid.noise),), share))
+        made = run.step.teacher(grid.noise, t, grid.condition)
+        assert torch.equal(made, teacher(grid.noise, t, grid.condition)) == same

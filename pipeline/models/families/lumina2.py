@@ -26,6 +26,7 @@ class Lumina2(LatentTransformer):
     shifts_latents = True
     pipeline_spacing = "trailing"
     prompts_alone = True
+    guidance_norm = True
     widths: ClassVar = {"cap_feat_dim": {"text_encoder.hidden_size": 1}}
     blocks = ("noise_refiner", "layers")
 
@@ -52,12 +53,23 @@ class Lumina2(LatentTransformer):
         ).sample
         return -output
 
-    def guided(self, uncond: Tensor, cond: Tensor, scale: float, x_t: Tensor, t: Tensor) -> Tensor:
+    def guided(
+        self,
+        uncond: Tensor,
+        cond: Tensor,
+        scale: float | Tensor,
+        x_t: Tensor,
+        t: Tensor,
+        norm: bool | None = None,
+    ) -> Tensor:
         """Every row of the guided flow has the norm of the conditional one's.
 
         A flow is (x_t - x0) / t, and a row goes along the width.
         """
-        flow = x_t - guidance.guided(uncond, cond, scale)
+        x0 = guidance.guided(uncond, cond, scale)
+        if norm is False:
+            return x0
+        flow = x_t - x0
         norm = (x_t - cond).norm(dim=-1, keepdim=True)
         return x_t - flow * (norm / flow.norm(dim=-1, keepdim=True))
 

@@ -61,7 +61,15 @@ class QwenImage(Flux):
         ).sample
         return pixel_shuffle(output.mT.unflatten(2, (height, width)), self.patch)
 
-    def guided(self, uncond: Tensor, cond: Tensor, scale: float, x_t: Tensor, t: Tensor) -> Tensor:
+    def guided(
+        self,
+        uncond: Tensor,
+        cond: Tensor,
+        scale: float | Tensor,
+        x_t: Tensor,
+        t: Tensor,
+        norm: bool | None = None,
+    ) -> Tensor:
         """Of the velocity, (x_t - x0) / t; each token keeps the norm it has without guidance."""
         time = expand(t, x_t)
         without, plain = (pixel_unshuffle((x_t - x0) / time, self.patch) for x0 in (uncond, cond))

@@ -5,8 +5,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from pipeline.diffusion import guidance
 from pipeline.diffusion.condition import Condition
-from pipeline.diffusion.noise import Flow
+from pipeline.diffusion.noise import Flow, expand
 from pipeline.models.family import register_family
 from pipeline.models.latent_transformer import LatentTransformer
 
@@ -29,6 +30,7 @@ class ZImage(LatentTransformer):
     pipeline_spacing = "trailing"
     widths: ClassVar = {"cap_feat_dim": {"text_encoder.hidden_size": 1}}
     patch = 2
+    guidance_norm = False
     time_embedding = "t_embedder"
     blocks = ("layers",)
 
@@ -56,6 +58,30 @@ class ZImage(LatentTransformer):
             cap_feats=[row[:length] for row, length in zip(tokens, lengths, strict=True)],
         ).sample
         return -torch.stack(output).squeeze(2)
+
+    def guided(
+        self,
+        uncond: Tensor,
+        cond: Tensor,
+        scale: float | Tensor,
+        x_t: Tensor,
+        t: Tensor,
+        norm: bool | None = None,
+    ) -> Tensor:
+        """Where norms are kept, no sample's guided flow is larger than its conditional one.
+
+        A flow is (x_t - x0) / t.
+        """
+        x0 = guidance.guided(uncond, cond, scale)
+        if not norm:
+            return x0
+        flow, without = x_t - x0, x_t - cond
+        kept = without.flatten(1).norm(dim=1) / flow.flatten(1).norm(dim=1)
+        return x_t - flow * expand(kept.clamp(max=1), flow)
+
+    def guidance_end(self, until: float, times: Tensor | None) -> float:
+        """By the time itself, as its pipeline does, not by steps; the end is guided too."""
+        return 1 - until - 1e-6
 
     def of_image(self, output: Any, x_t: Tensor, condition: Condition) -> Tensor:
         """Its first tokens: those that fill them up, and of the text, follow."""
