@@ -47,6 +47,12 @@ class PairsConfig(Branch):
     guidance: float = Field(
         default=1.0, ge=0, le=100, description="Classifier-free guidance scale; 1: none."
     )
+    guidance_2: float | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="Guidance of the network for less noise, of a teacher of two; null: the same.",
+    )
     guidance_until: float = Field(
         default=1.0,
         gt=0,
@@ -83,7 +89,7 @@ class PairsConfig(Branch):
     @property
     def guided(self) -> Guidance:
         """How the teacher is guided."""
-        return Guidance(self.guidance, self.guidance_until, self.guidance_norm)
+        return Guidance(self.guidance, self.guidance_until, self.guidance_norm, self.guidance_2)
 
 
 class EncodeConfig(Branch):

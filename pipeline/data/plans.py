@@ -70,7 +70,7 @@ class PairPlan(Plan):
         weights: Relative frequency of each class; None means all alike.
         prompts: SHA-256 of the prompts that the classes are, or None.
         negative_prompt: What guidance leads away from, or None.
-        guidance_until, guidance_norm: As in `pipeline.diffusion.guidance.Guidance`.
+        guidance_until, guidance_norm, guidance_2: As in `pipeline.diffusion.guidance.Guidance`.
         version: Version of the layout.
     """
 
@@ -87,14 +87,15 @@ class PairPlan(Plan):
     negative_prompt: str | None = None
     guidance_until: float = 1.0
     guidance_norm: bool | None = None
+    guidance_2: float | None = None
     version: int = schema.VERSION
     kind: ClassVar[Kind] = schema.PAIRS
-    later: ClassVar[tuple[str, ...]] = ("guidance_until", "guidance_norm")
+    later: ClassVar[tuple[str, ...]] = ("guidance_until", "guidance_norm", "guidance_2")
 
     @property
     def guided(self) -> Guidance:
         """How the teacher is guided."""
-        return Guidance(self.guidance, self.guidance_until, self.guidance_norm)
+        return Guidance(self.guidance, self.guidance_until, self.guidance_norm, self.guidance_2)
 
     def spans(self, count: int) -> list[range]:
         """Whole shards; see `Plan.spans`."""

@@ -15,11 +15,13 @@ class Guidance:
         until: Share of the way from noise to image after which there is none, in (0, 1].
         norm: Whether the guided prediction keeps the norm of the conditional one; None: as the
             teacher's pipeline does.
+        second: Scale of the network for less noise, of a teacher of two; None: the same.
     """
 
     scale: float = 1.0
     until: float = 1.0
     norm: bool | None = None
+    second: float | None = None
 
     @classmethod
     def of(cls, guidance: "Guidance | float") -> "Guidance":
@@ -29,10 +31,9 @@ class Guidance:
     @property
     def beyond_scale(self) -> dict[str, Any]:
         """Settings that are not as they were when the scale was the only one."""
-        return {
-            **({"guidance_until": self.until} if self.until < 1 else {}),
-            **({} if self.norm is None else {"guidance_norm": self.norm}),
-        }
+        until = self.until if self.until < 1 else None
+        named = {"guidance_until": until, "guidance_norm": self.norm, "guidance_2": self.second}
+        return {name: value for name, value in named.items() if value is not None}
 
 
 def guided(uncond: Tensor, cond: Tensor, scale: float | Tensor) -> Tensor:

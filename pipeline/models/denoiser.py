@@ -14,6 +14,7 @@ from pipeline.diffusion.noise import Schedule
 from pipeline.diffusion.sampler import FewStepSampler
 from pipeline.models.vae import VAE
 from pipeline.models.views import view
+from pipeline.utils.errors import UserError
 
 
 class Denoiser(nn.Module):
@@ -111,10 +112,21 @@ class Denoiser(nn.Module):
             t: The times.
             times: All of a solver, or None in training.
         """
-        if wanted.until >= 1:
-            return wanted.scale
-        end = self.guidance_end(wanted.until, times)
-        return torch.where(t > end, torch.full_like(t, wanted.scale), 1.0)
+        scale: float | Tensor = wanted.scale
+        if wanted.second is not None:
+            scale = torch.where(self.second_guided(t), wanted.second, torch.full_like(t, scale))
+        if wanted.until < 1:
+            end = self.guidance_end(wanted.until, times)
+            scale = torch.where(t > end, scale, torch.ones_like(t))
+        return scale
+
+    def second_guided(self, t: Tensor) -> Tensor:
+        """Which of times t (B,) have the scale `pairs.guidance_2`: those of its second network.
+
+        Raises:
+            UserError: If it has none.
+        """
+        raise UserError("pairs.guidance_2: the teacher has no second network; give null")
 
     def guidance_end(self, until: float, times: Tensor | None) -> float:
         """Time down to which there is guidance.

@@ -49,6 +49,7 @@ def pair_plan(settings: TeacherConfig, pairs: PairsConfig, seed: int) -> PairPla
         guidance=pairs.guidance,
         guidance_until=pairs.guidance_until,
         guidance_norm=pairs.guidance_norm,
+        guidance_2=pairs.guidance_2,
         shard_size=pairs.shard_size,
         shape=teacher.shape,
         classes=teacher.classes,

@@ -88,7 +88,9 @@ def test_the_footers_order_stays_for_sets_begun_earlier(tiny):
 def test_settings_that_came_later_are_stored_where_they_are_set(tiny, tmp_path):
     plan = tiny.plan()
     assert plan.fingerprint() == "a8bb5922aab9e020"
-    for number, change in enumerate([{"guidance_until": 0.5}, {"guidance_norm": False}]):
+    for number, change in enumerate(
+        [{"guidance_until": 0.5}, {"guidance_norm": False}, {"guidance_2": 3.0}]
+    ):
         (name,) = change
         other = tiny.plan(**change)
         assert name not in plan.footer() and name in other.footer()

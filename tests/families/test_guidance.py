@@ -74,6 +74,16 @@ def test_both_settings_change_the_images(tiny_model: Any, prompts: Path, name: s
         assert all((one - other).abs().max() > 1e-3 * one.std() for other in made[:number])
 
 
+def test_of_z_image_a_norm_is_a_samples_and_a_limit(tiny_model: Any, prompts: Path) -> None:
+    builder = BUILDERS["z-image"]
+    teacher = load_teacher(builder.teacher(tiny_model(builder), prompts))
+    x_t, flow, t = builder.noise(), builder.noise().flip(0), torch.full((2,), 0.5)
+    without = torch.tensor([1.5, 0.5]).view(2, 1, 1, 1) * flow
+    made = teacher.guided(x_t - without, x_t - flow, 2.0, x_t, t, True)
+    expected = torch.tensor([0.5, 1.0]).view(2, 1, 1, 1) * flow
+    torch.testing.assert_close(x_t - made, expected)
+
+
 def test_a_comparisons_teacher_is_guided_as_its_pairs() -> None:
     teacher, pairs = gaussian_teacher((1, 4, 4), 3), PairsConfig(guidance=3.0, guidance_until=0.5)
     noise, labels = torch.randn(3, 1, 4, 4), torch.arange(3)

@@ -77,7 +77,7 @@ def test_at_scale_one_the_teacher_is_called_once_and_with_labels(
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize(("until", "guided"), [(0.05, 0), (0.5, 4), (0.56, 4), (0.9, 7), (1.0, 8)])
+@pytest.mark.parametrize(("until", "guided"), [(0.05, 0), (0.5, 4), (0.6, 4), (0.9, 7), (1.0, 8)])
 def test_as_many_first_steps_are_guided_as_fit_into_their_share(
     teacher: GaussianMixture, solver: str, until: float, guided: int
 ) -> None:
@@ -105,6 +105,19 @@ def test_in_training_each_row_is_guided_down_to_its_share_of_the_way(
     expected = torch.cat([always(x_t, t, condition)[:2], never(x_t, t, condition)[2:]])
     made = guide(teacher, Guidance(3.0, 0.6))(x_t, t, condition)
     torch.testing.assert_close(made, expected)
+
+
+def test_a_second_network_has_a_scale_of_its_own(teacher: GaussianMixture) -> None:
+    x_t, condition = torch.randn(4, 1, 4, 4), teacher.conditioner(LABELS, 4)
+    t, wanted = torch.tensor([40.0, 5.0, 4.9, 1.0]), Guidance(4.0, 0.5, second=2.0)
+    with pytest.raises(UserError, match=r"pairs\.guidance_2.* null"):
+        guide(teacher, wanted)(x_t, t, condition)
+    teacher.second_guided = lambda t: t < 5.0
+    assert teacher.guidance_end(0.5, None) < 4.9
+    made = guide(teacher, wanted)(x_t, t, condition)
+    for row, scale in enumerate((4.0, 4.0, 2.0, 1.0)):
+        expected = guide(teacher, scale)(x_t, t, condition)[row]
+        torch.testing.assert_close(made[row], expected)
 
 
 def test_norms_are_refused_where_no_pipeline_has_a_choice(teacher: GaussianMixture) -> None:

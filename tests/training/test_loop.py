@@ -442,8 +442,8 @@ def test_a_run_and_its_pictures_are_guided_as_its_pairs(tiny_run):
 
     plain = tiny_run()
     before, scale = identity.definition(plain), identity.definition(guided(guidance=3.0))
-    assert not before.keys() & {"guidance_until", "guidance_norm"}
-    for change in ({"guidance_until": 0.5}, {"guidance_norm": True}):
+    assert not before.keys() & {"guidance_until", "guidance_norm", "guidance_2"}
+    for change in ({"guidance_until": 0.5}, {"guidance_norm": True}, {"guidance_2": 2.0}):
         assert identity.definition(guided(guidance=3.0, **change)) == {**scale, **change}
     run = build.prepare(guided(guidance=3.0, guidance_until=0.5))
     grid, teacher = run.grid, run.grid.teacher
