@@ -114,7 +114,8 @@ class Denoiser(nn.Module):
         """
         scale: float | Tensor = wanted.scale
         if wanted.second is not None:
-            scale = torch.where(self.second_guided(t), wanted.second, torch.full_like(t, scale))
+            first = torch.full_like(t, wanted.scale)
+            scale = torch.where(self.second_guided(t), wanted.second, first)
         if wanted.until < 1:
             end = self.guidance_end(wanted.until, times)
             scale = torch.where(t > end, scale, torch.ones_like(t))
