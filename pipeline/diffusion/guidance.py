@@ -23,6 +23,10 @@ class Guidance:
     norm: bool | None = None
     second: float | None = None
 
+    def __str__(self) -> str:
+        more = (f", {name} {value}" for name, value in self.beyond_scale.items())
+        return f"guidance {self.scale:g}{''.join(more)}"
+
     @classmethod
     def of(cls, guidance: "Guidance | float") -> "Guidance":
         """A number is a scale, the same all the way."""

@@ -45,8 +45,7 @@ def inspect(config: Config) -> None:
     print(f"set      {store.uri('')}")
     print(f"pairs    {manifest.count} in {len(manifest.shards)} shards, {size:,} bytes")
     print(f"images   {'x'.join(map(str, plan.shape))}, classes {plan.classes}, float16")
-    more = "".join(f", {name} {value}" for name, value in plan.guided.beyond_scale.items())
-    print(f"solver   {plan.solver}, {plan.steps} steps, guidance {plan.guidance:g}{more}")
+    print(f"solver   {plan.solver}, {plan.steps} steps, {plan.guided}")
     print(f"seed     {plan.seed}\nteacher  {plan.teacher}")
     if plan.prompts is not None:
         print(f"prompts  {plan.classes}, away from {plan.negative_prompt!r}")
