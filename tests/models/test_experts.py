@@ -85,6 +85,7 @@ def test_a_stock_pipeline_is_not_called_where_rounding_takes_a_time_to_the_other
     assert bool(at_boundary.call_settings) == same
 
 
+@pytest.mark.cluster
 def test_workers_that_share_weights_take_the_steps_of_those_with_copies(config, tmp_path):
     """Rows of one worker are often of one expert alone; the third lane of the second is idle."""
     lines = {}
