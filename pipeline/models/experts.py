@@ -113,6 +113,9 @@ class TwoExperts(LatentTransformer):
         table = parts["scheduler"].config.num_train_timesteps
         return Experts(first, second, flags[_RATIO] * table)
 
+    def second_guided(self, t: Tensor) -> Tensor:
+        return self.position(t) < self.backbone.boundary
+
     @property
     def networks(self) -> dict[str, nn.Module]:
         return {f"{self.part}.{name}": each for name, each in self.backbone.named_children()}

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.config import Config, StudentConfig
+from pipeline.config import Config, PairsConfig, StudentConfig
 from pipeline.models.loading import load_teacher
+from pipeline.models.sampling import sample_teacher
 from pipeline.models.students import new_student
+from tests.families.builder import NEGATIVE
 from tests.families.builders.wan import BUILDERS
-from tests.families.measures import NETWORK, refused
+from tests.families.measures import NETWORK, close, error, refused
 from tests.fixtures.workers import train
 
 BUILDER = BUILDERS["wan-experts"]
@@ -69,6 +71,22 @@ def test_experts_of_two_models_are_refused(config, tmp_path, monkeypatch):
     ):
         (copy / "model_index.json").write_text(json.dumps(index | broken))
         assert told in refused(changed)
+
+
+@pytest.mark.parametrize(("steps", "size"), [(4, BUILDER.sizes[0]), (20, BUILDER.sizes[1])])
+def test_each_expert_has_its_scale_of_guidance_as_in_the_pipeline(config, prompts, steps, size):
+    wide = BUILDER.sized(*size)
+    teacher, pipe = (
+        load_teacher(wide.teacher(Path(config.output), prompts)),
+        wide.open(config.output),
+    )
+    noise, labels, ends = wide.noise(), wide.labels_of(teacher), []
+    for second in (3.0, 1.0):
+        guided = PairsConfig(guidance=4.0, guidance_2=second).guided
+        ends.append(sample_teacher(teacher, noise, labels, "euler", steps, guided))
+        told = {"guidance_scale_2": second, "negative_prompt": [NEGATIVE] * 2}
+        close(ends[-1], wide.called(pipe, steps, 4.0, "latent", **told), 1e-4)
+    assert error(*ends) > 1e-3
 
 
 def test_a_stock_pipeline_is_not_called_where_rounding_takes_a_time_to_the_other_expert(config):
