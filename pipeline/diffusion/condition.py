@@ -66,6 +66,10 @@ class Inputs(NamedTuple):
     t: Tensor
     condition: Condition
 
+    def rows(self, rows: slice | Tensor) -> "Inputs":
+        """Some of the samples."""
+        return Inputs(self.x_t[rows], self.t[rows], self.condition.rows(rows))
+
     @staticmethod
     def cat(parts: Sequence["Inputs"]) -> "Inputs":
         """All rows, one part after another."""

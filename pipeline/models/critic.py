@@ -154,11 +154,11 @@ class Critic(nn.Module):
 
     def _maps(self, found: Sequence[Any], inputs: Inputs) -> list[Tensor]:
         """Of what the stages give."""
-        x_t, condition = inputs.x_t, inputs.condition
-        return [_map(self.denoiser.of_image(each, x_t, condition), x_t) for each in found]
+        return [_map(each, inputs.x_t) for each in self.denoiser.of_stages(found, inputs)]
 
     def _taps(self, network: Network, found: list[Any]) -> dict[str, nn.Module]:
-        return {name: Tap(network.get_submodule(name), found) for name in self.stages}
+        names = network.tapped(self.stages)
+        return {name: Tap(network.get_submodule(name), found) for name in names}
 
     def _judge(self, maps: Sequence[Tensor]) -> Tensor:
         logits = torch.stack([head(each) for head, each in zip(self.heads, maps, strict=True)], 1)

@@ -101,13 +101,16 @@ class LatentNetwork(ImageSizes, Network):
         cls.check_noise(folder, *cls.read_schedule(folder.scheduler, tokens=1))
         kind, required = getattr(diffusers, folder.pipeline), cls.required(folder)
         parts = load_parts(folder.path, index, required)
-        backbone, vae, flags = parts.pop(cls.part), cls.vae(parts["vae"]), cls.flags(index)
+        vae, flags = cls.vae(parts["vae"]), cls.flags(index)
+        backbone = cls.take_backbone(folder, parts, flags)
+        taken = sorted(required - parts.keys())
         if (takes := cls.channels(backbone)) != (made := vae.channels):
             refuse(folder, f"its network takes {takes} channels of latents, its VAE makes {made}")
         drop_unpaired(parts)
         if cls.chats and (problem := chat_problem(parts, folder.path)):
             refuse(folder, problem)
-        if problem := text_problem(kind, {**parts, cls.part: backbone}, cls.part, cls.widths):
+        whole = {**parts, taken[0]: backbone}
+        if problem := text_problem(kind, whole, taken[0], cls.widths):
             refuse(folder, problem)
         size, own = cls.size_for(backbone, vae, teacher.image_size), cls.own_size(backbone, vae)
         if size != own and "height" not in inspect.signature(kind.__call__).parameters:
@@ -116,10 +119,10 @@ class LatentNetwork(ImageSizes, Network):
                 f"{folder.pipeline}; give null"
             )
         tokens = cls.tokens(backbone, cls.shape_for(backbone, vae, size))
-        pipe = kind(**parts, **dict.fromkeys({*cls.unused, cls.part}), **flags)
+        pipe = kind(**parts, **dict.fromkeys({*cls.unused, *taken}), **flags)
         # some ask it for widths while they encode prompts; a pipeline's own setter refuses this
-        vars(pipe)[cls.part] = SimpleNamespace(config=backbone.config)
-        frozen = FrozenPipeline(pipe, vae, flags, required - {cls.part})
+        vars(pipe)[taken[0]] = SimpleNamespace(config=backbone.config)
+        frozen = FrozenPipeline(pipe, vae, flags, required.difference(taken))
         schedule, prediction = cls.read_schedule(frozen.scheduler, tokens)
         return cls(backbone, schedule, prediction, frozen, size, teacher)
 
@@ -129,6 +132,13 @@ class LatentNetwork(ImageSizes, Network):
         taken = inspect.signature(getattr(diffusers, folder.pipeline).__init__).parameters
         needed = {name for name, each in taken.items() if each.default is inspect.Parameter.empty}
         return needed - {"self", *cls.unused}
+
+    @classmethod
+    def take_backbone(
+        cls, folder: ModelFolder, parts: dict[str, Any], flags: Mapping[str, Any]
+    ) -> Any:
+        """Its backbone, taken out of a pipeline's components."""
+        return parts.pop(cls.part)
 
     @classmethod
     def read_schedule(cls, config: Mapping[str, Any], tokens: int) -> tuple[Schedule, str]:
@@ -208,7 +218,8 @@ class LatentNetwork(ImageSizes, Network):
         """Its own, with a scheduler that takes the student's steps, the last one to x0 itself."""
         pipe = self.frozen.pipe
         scheduler = student_scheduler(self.scheduler, self.sampler, self._takes("sigmas"))
-        parts = {**pipe.components, self.part: self.backbone, "scheduler": scheduler}
+        networks = {name.rpartition(".")[2]: each for name, each in self.networks.items()}
+        parts = {**pipe.components, **networks, "scheduler": scheduler}
         made = type(pipe)(**parts, **self.frozen.flags)
         made.register_to_config(**self.frozen.flags)
         return made

@@ -18,6 +18,8 @@ from pipeline.utils.errors import UserError
 
 FILE = "pytorch_lora_weights.safetensors"
 """The name that `load_lora_weights` of diffusers looks for."""
+SECOND = "pytorch_lora_weights_2.safetensors"
+"""Of the second of two experts: diffusers loads it with `load_into_transformer_2`."""
 
 _NAME = "default"
 
@@ -82,13 +84,32 @@ def merged(network: Network) -> Network:
 
 
 def save_lora(network: Network, folder: Path) -> None:
-    """Write what was merged into a network as `FILE`, in diffusers' layout.
+    """Write what was merged into a network as `lora_files`, in diffusers' layout.
 
     Its alpha is its rank, as programs take it to be that know of no other.
     """
     assert network.lora is not None
-    weights = {f"{network.part}.{name}": value for name, value in network.lora.items()}
-    save_file(weights, folder / FILE, {"format": "pt"})
+    for file, begin in lora_files(network).items():
+        weights = {
+            f"{_component(network)}.{name.removeprefix(begin)}": value
+            for name, value in network.lora.items()
+            if name.startswith(begin)
+        }
+        save_file(weights, folder / file, {"format": "pt"})
+
+
+def lora_files(network: Network) -> dict[str, str]:
+    """Names of the files of a network's adapters -> how the names of these begin in its backbone.
+
+    One file, or one for each of two experts.
+    """
+    begins = [f"{name}.".removeprefix(f"{network.part}.") for name in network.networks]
+    return dict(zip((FILE, SECOND), begins, strict=False))
+
+
+def _component(network: Network) -> str:
+    """What diffusers takes adapters to be of, in whichever file."""
+    return next(iter(network.networks)).rpartition(".")[2]
 
 
 @torch.no_grad()
@@ -98,20 +119,27 @@ def load_lora(network: Network, folder: Path) -> None:
     Raises:
         RuntimeError: If the file cannot be read or has other adapters.
     """
-    try:
-        found = load_file(folder / FILE)
-    except (OSError, SafetensorError) as error:
-        raise RuntimeError(f"cannot read {folder / FILE}: {error}") from error
-    stored = {name.removeprefix(f"{network.part}."): value for name, value in found.items()}
+    stored = {
+        f"{begin}{name.removeprefix(f'{_component(network)}.')}": value
+        for file, begin in lora_files(network).items()
+        for name, value in _read(folder / file).items()
+    }
     shapes = [
         {name: value.shape for name, value in each.items()} for each in (stored, _weights(network))
     ]
     if shapes[0] != shapes[1]:
-        raise RuntimeError(f"{folder / FILE} has other adapters")
+        raise RuntimeError(f"{folder} has other adapters ({' and '.join(lora_files(network))})")
     for name, layer in _layers(network):
         first, second = (stored[f"{name}.lora_{each}.weight"] for each in "AB")
         layer.lora_A[_NAME].weight.copy_(first)
         layer.lora_B[_NAME].weight.copy_(second / layer.scaling[_NAME])
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise RuntimeError(f"cannot read {file}: {error}") from error
 
 
 def _weights(network: Network) -> dict[str, Tensor]:

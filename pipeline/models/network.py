@@ -1,11 +1,12 @@
 """A network of diffusers as a Denoiser: what can be trained and saved."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import diffusers
 from torch import Tensor, nn
 
-from pipeline.diffusion.condition import Condition
+from pipeline.diffusion.condition import Condition, Inputs
 from pipeline.diffusion.noise import EDM, VP, Schedule, expand
 from pipeline.diffusion.prediction import (
     consistency_to_x0,
@@ -62,6 +63,11 @@ class Network(Denoiser, Family):
     def backbone(self) -> Any:
         """The network itself."""
         return getattr(self, self.part)
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The backbone as a pipeline has it, by names here; their ends are the names there."""
+        return {self.part: self.backbone}
 
     @property
     def title(self) -> str:
@@ -122,6 +128,14 @@ class Network(Denoiser, Family):
         if self.backbone.mid_block is None:  # as in those that were made small
             return [f"{self.part}.down_blocks.{len(self.backbone.down_blocks) - 1}"]
         return [f"{self.part}.mid_block"]
+
+    def tapped(self, stages: Sequence[str]) -> list[str]:
+        """Names of the modules that give what some of its stages give, as they are called."""
+        return list(stages)
+
+    def of_stages(self, found: Sequence[Any], inputs: Inputs) -> list[Tensor]:
+        """What each of some stages gives of images, of what their `tapped` modules gave."""
+        return [self.of_image(each, inputs.x_t, inputs.condition) for each in found]
 
     def of_image(self, output: Any, x_t: Tensor, condition: Condition) -> Tensor:
         """What a stage gives of an image, maps (B, C, h, w) or tokens (B, h w, C).

@@ -79,8 +79,13 @@ class SingleFile:
                 f"teacher.base: {base} is a {self._base.title}, and single files are "
                 "read of models on latents alone; set teacher.base to the folder of one"
             )
-        index = self._base.index
-        self._backbone, wanted = family.part, family.required(self._base)
+        index, wanted = self._base.index, family.required(self._base)
+        if (backbone := family.part) not in wanted:
+            raise UserError(
+                f"teacher.base: {base} has two networks, and a single file one; save both in the "
+                "layout of that folder, and set teacher.output to it"
+            )
+        self._backbone = backbone
         self._parts = {
             name: index[name][-1] for name in sorted(wanted) if any(index.get(name) or ())
         }

@@ -11,6 +11,8 @@ from pydantic_core import from_json
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import file_sha256
 
+BACKBONES = ("unet", "transformer", "transformer_2")
+"""Where the weights of networks lie that predict x0; the last is beside the one before."""
 _NAME = re.compile(r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 _SHARD = re.compile(r".*-\d+-of-\d+\.safetensors")
 _OTHERS = (".safetensors", ".bin", ".ckpt", ".msgpack")
@@ -129,12 +131,10 @@ def part_files(part: Path) -> list[Path]:
 def weights_digest(folder: str | Path) -> str | None:
     """SHA-256 of a saved network's weights; None if there are none."""
     digest = hashlib.sha256()
-    for name in ("unet", "transformer"):
-        if (part := Path(folder) / name).is_dir():
-            for file in weight_files(part):
-                digest.update(file_sha256(file))
-            return digest.hexdigest()
-    return None
+    parts = [part for name in BACKBONES if (part := Path(folder) / name).is_dir()]
+    for file in (file for part in parts for file in weight_files(part)):
+        digest.update(file_sha256(file))
+    return digest.hexdigest() if parts else None
 
 
 def _indexed(index: Path) -> set[str]:

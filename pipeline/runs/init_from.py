@@ -20,13 +20,14 @@ from pipeline.models.frozen import load_learnt
 from pipeline.models.lora import load_lora
 from pipeline.models.network import Network
 from pipeline.models.students import load_student
+from pipeline.models.weights import BACKBONES
 from pipeline.runs.checkpoint import read_part, read_student
 from pipeline.runs.checkpoint_store import CheckpointStore
 from pipeline.runs.run_folder import RUN, STATE
 from pipeline.utils.errors import UserError
 
 _SETTING = "distill.start_from"
-_BACKBONES = tuple(f"{part}/diffusion_pytorch_model" for part in ("unet", "transformer"))
+_WEIGHTS_OF = tuple(f"{part}/diffusion_pytorch_model" for part in BACKBONES)
 _WEIGHTS = ("_model.safetensors", "_model.safetensors.index.json")
 _CRITICS_OWN = ("heads.", "exits.")
 
@@ -98,7 +99,7 @@ class InitFrom:
         names = storage.tree()
         if STATE in names:
             return storage, [STATE]
-        backbone = [name for name in names if name.startswith(_BACKBONES)]
+        backbone = [name for name in names if name.startswith(_WEIGHTS_OF)]
         for name in backbone:
             if name.endswith(_WEIGHTS):
                 return storage, [name, *(part for part in backbone if part != name)]

@@ -5,11 +5,13 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.config import CriticConfig, StudentConfig
+from pipeline.diffusion.sampler import FewStepSampler
 from pipeline.models.export.save import save_denoiser
 from pipeline.models.loading import load_denoiser
-from pipeline.models.lora import FILE, load_lora, merged
+from pipeline.models.lora import FILE, load_lora, lora_files, merged
 from pipeline.models.students import new_student
 from pipeline.utils.errors import UserError
+from tests.families.builder import backbones
 from tests.families.measures import NETWORK, adapted, error, learnt, made_by, perturbed
 
 PROJECTIONS = (
@@ -38,6 +40,9 @@ class AdapterLaws:
         assert not torch.equal(firsts[0], firsts[1]) and not torch.equal(firsts[0], firsts[3])
         assert not any(each.requires_grad for each in teacher.parameters())
         assert not hasattr(teacher.backbone, "peft_config")
+        student = student.with_sampler(
+            FewStepSampler(student.schedule, tuple(builder.times(student)))
+        )
         condition = student.conditioner(builder.labels_of(student), 2)
         x0 = student.sampler.images(student, builder.noise(), condition)
         x0.square().mean().backward()
@@ -79,10 +84,16 @@ class AdapterLaws:
         assert error(made_by(again, builder), expected) < 1e-5
         with pytest.raises(RuntimeError, match="has other adapters"):
             load_lora(adapted(teacher, rank=2), tmp_path / "student")
-        file, names = load_file(tmp_path / "student" / FILE), dict(before)
-        assert len(file) == len(learnt(student))
-        for key in file:
-            assert f"{key.rsplit('.lora_', 1)[0]}.weight" in names, "no key is unmatched"
+        first, *second = lora_files(student)
+        parts = backbones(builder.open(config.output))
+        assert len(parts) == len([first, *second])
+        files = [load_file(tmp_path / "student" / name) for name in (first, *second)]
+        assert sum(map(len, files)) == len(learnt(student))
+        for part, file in zip(parts, files, strict=True):
+            names = {
+                name.partition(".")[2] for name in {key.rsplit(".lora_", 1)[0] for key in file}
+            }
+            assert {f"{name}.weight" for name in names} <= {*part.state_dict()}, "all are matched"
         base, exported = builder.open(config.output), builder.open(tmp_path / "student")
         if not hasattr(exported, "vae"):
             return  # pipelines of images have no adapters, and start from noise of their own
@@ -93,6 +104,9 @@ class AdapterLaws:
         base.scheduler = exported.scheduler
         assert error(builder.called(base, 1, 1.0, "latent"), expected) > 0.01
         base.load_lora_weights(tmp_path / "student")
+        for name in second:
+            more = {"weight_name": name, "load_into_transformer_2": True}
+            base.load_lora_weights(tmp_path / "student", **more)
         assert error(builder.called(base, 1, 1.0, "latent"), expected) < 1e-5
 
     def test_without_adapters_nothing_is_merged_and_no_file_is_left(self, stock, teacher, tmp_path):

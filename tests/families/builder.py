@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from diffusers import DDIMPipeline, DiffusionPipeline
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.config import TeacherConfig
 from pipeline.diffusion.noise import Flow
@@ -32,6 +32,12 @@ class Call(NamedTuple):
 def shown(images: Tensor) -> Tensor:
     """[-1, 1] to [0, 1], as pipelines do."""
     return (images / 2 + 0.5).clamp(0, 1)
+
+
+def backbones(pipe: Any) -> list[nn.Module]:
+    """The networks of a pipeline that predict x0: one, or two experts."""
+    names = ("unet", "transformer", "transformer_2")
+    return [found for name in names if (found := getattr(pipe, name, None)) is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +78,8 @@ class Builder:
         assert self.make is not None
         torch.manual_seed(seed)
         pipe = self.make()
-        backbone = getattr(pipe, "transformer", None) or pipe.unet
         with torch.no_grad():
-            for weight in backbone.parameters():
+            for weight in (w for network in backbones(pipe) for w in network.parameters()):
                 if not weight.any():
                     weight.normal_(std=0.1)
         pipe.save_pretrained(folder)
@@ -186,10 +191,10 @@ class OnLatents(Builder):
             x_t = named["hidden_states"] if "hidden_states" in named else given[0]
             seen.append((self.unpack(x_t).clone(), self.unpack(output[0]).clone()))
 
-        backbone = getattr(pipe, "transformer", None) or pipe.unet
-        hook = backbone.register_forward_hook(note, with_kwargs=True)
+        hooks = [each.register_forward_hook(note, with_kwargs=True) for each in backbones(pipe)]
         self.called(pipe, steps, 1.0, self.output)
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
         times = pipe.scheduler.timesteps.tolist()
         return [
             Call(*self._read(pipe.scheduler, x_t, out[:, : x_t.shape[1]], step))
@@ -235,7 +240,13 @@ class OnLatents(Builder):
 
 @dataclass(frozen=True, kw_only=True)
 class OnVideos(OnLatents):
-    """On latents of videos, two frames to a latent but for the first."""
+    """On latents of videos, two frames to a latent but for the first.
+
+    Args:
+        pixels: To a latent, in height and in width.
+    """
+
+    pixels: int = 2
 
     space: tuple[int, ...] = (3, 8, 8)
     sizes: tuple[tuple[int, ...], ...] = ((3, 32, 16), (7, 16, 48))
@@ -245,11 +256,11 @@ class OnVideos(OnLatents):
     )
 
     def larger(self, times: int) -> Any:
-        side = super().larger(times)
+        side = times * self.pixels * self.space[-1]
         return [2 * self.space[0] - 1, side, side]
 
     def sized(self, frames: int, height: int, width: int) -> "OnVideos":  # type: ignore[override]
-        space = ((frames + 1) // 2, height // 2, width // 2)
+        space = ((frames + 1) // 2, height // self.pixels, width // self.pixels)
         size = [frames, height, width]
         call = dict(zip(("num_frames", "height", "width"), size, strict=True))
         return replace(

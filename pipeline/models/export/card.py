@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from pipeline.config import settings_yaml
 from pipeline.models.export.save import PROVENANCE
-from pipeline.models.lora import FILE
+from pipeline.models.lora import SECOND, lora_files
 from pipeline.models.network import Network
 from pipeline.utils.untrusted import read_json, read_start
 
@@ -162,19 +162,20 @@ def _as_lora(network: Network, name: str, teacher: str) -> list[str]:
         return []
     if not hasattr(pipe := network.pipeline(), "load_lora_weights"):
         return []
-    scheduler = type(pipe.scheduler).__name__
+    scheduler, files = type(pipe.scheduler).__name__, list(lora_files(network))
+    ways = ["", f", weight_name={_literal(SECOND)}, load_into_transformer_2=True"][: len(files)]
     lines = [
         f"from diffusers import {', '.join(sorted(('DiffusionPipeline', scheduler)))}",
         "",
         f"student = DiffusionPipeline.from_pretrained({_literal(teacher)}{_left_out(network)})",
-        f"student.load_lora_weights({_literal(name)})",
+        *(f"student.load_lora_weights({_literal(name)}{more})" for more in ways),
         f'student.scheduler = {scheduler}.from_pretrained({_literal(name)}, subfolder="scheduler")',
         *_call(network),
     ]
     code = "".join(f"{line}\n" for line in lines)
     return [
-        f"## As a LoRA\n\n`{FILE}` has what was learnt alone, for the teacher or a model made from "
-        f"it (needs `peft`):\n\n{_block('python', code)}"
+        f"## As a LoRA\n\n`{'` and `'.join(files)}` has what was learnt alone, for the teacher or "
+        f"a model made from it (needs `peft`):\n\n{_block('python', code)}"
     ]
 
 

@@ -1,5 +1,6 @@
 """Wan: a transformer on patches of the frames of a video."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -7,14 +8,21 @@ from torch import Tensor
 
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow
+from pipeline.models.experts import TwoExperts
 from pipeline.models.family import register_family
 from pipeline.models.folder import ModelFolder
 from pipeline.models.video_network import VideoNetwork
+
+_FLAGS = ("boundary_ratio", "expand_timesteps")
+"""What its `model_index.json` says of the way in which its networks are called."""
 
 
 @register_family
 class Wan(VideoNetwork):
     """A `WanTransformer3DModel`.
+
+    The pipeline of Wan 2.2 TI2V 5B (`expand_timesteps`) tells it the time of each token. Without an
+    image these are all one, which is told once here.
 
     Source: Wan Team, 2025, arXiv 2503.20314.
     """
@@ -30,16 +38,12 @@ class Wan(VideoNetwork):
     unused = frozenset({"transformer_2"})
 
     @classmethod
-    def problem(cls, folder: ModelFolder) -> str | None:
-        if folder.index.get("boundary_ratio") is not None:
-            return "it has two networks (boundary_ratio)"
-        if folder.index.get("expand_timesteps"):
-            return "it has a time for each token (expand_timesteps)"
-        return super().problem(folder)
-
-    @classmethod
     def required(cls, folder: ModelFolder) -> set[str]:
-        return {*super().required(folder), cls.part}
+        return {*super().required(folder), "transformer"}
+
+    @staticmethod
+    def flags(index: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: index[name] for name in _FLAGS if index.get(name)}
 
     @classmethod
     def table(cls, backbone: Any) -> int | None:
@@ -53,9 +57,18 @@ class Wan(VideoNetwork):
         return Condition({"tokens": tokens})
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        output: Tensor = self.backbone(
+        output: Tensor
+        (output,) = self.backbone(
             hidden_states=x_t,
             timestep=self.position(t),
             encoder_hidden_states=condition["tokens"].to(x_t.dtype),
-        ).sample
+            return_dict=False,
+        )
         return output
+
+
+@register_family
+class WanExperts(TwoExperts, Wan):
+    """Two `WanTransformer3DModel`, of more and of less noise, as in Wan 2.2 A14B."""
+
+    family = "wan-experts"
