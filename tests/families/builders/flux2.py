@@ -84,6 +84,9 @@ class Patched(OnLatents):
         (folder / "text_encoder" / "generation_config.json").unlink()
         return folder
 
+    def larger(self, times: int) -> Any:
+        return 2 * super().larger(times)
+
     def sized(self, height: int, width: int) -> OnLatents:
         return replace(super().sized(height, width), space=(height // 4, width // 4))
 
