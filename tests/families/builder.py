@@ -19,6 +19,12 @@ NEGATIVE = "blurry"
 
 Few = tuple[tuple[float, ...], bool]
 """A student of a few steps: its times, and whether noise is fresh between them."""
+FLOW_FEW: dict[str, Few] = {
+    "early": ((0.8,), True),
+    "ode": ((1.0, 0.6), False),
+    "fresh": ((1.0, 0.7, 0.3), True),
+}
+"""Of a flow."""
 
 
 class Call(NamedTuple):

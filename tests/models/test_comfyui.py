@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.config import NetworkConfig, StudentConfig, TeacherConfig
-from pipeline.models.export.comfyui import check_comfyui, save_comfyui
+from pipeline.models.export.comfyui import save_comfyui
+from pipeline.models.export.comfyui.check import check_comfyui
 from pipeline.models.families.unet2d import UNet2D
 from pipeline.models.loading import load_teacher
 from pipeline.models.lora import merged

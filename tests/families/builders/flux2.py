@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import Qwen3ForCausalLM
 
 from pipeline.models.network import Network
-from tests.families.builder import Builder, OnLatents
+from tests.families.builder import FLOW_FEW, Builder, OnLatents
 from tests.families.builders.sd3 import DDIM
 from tests.fixtures.tiny_parts import qwen3
 
@@ -94,7 +94,7 @@ BUILDERS: dict[str, Builder] = {
         make=klein,
         settings={"image_size": 16},
         call={"height": 16, "width": 16},
-        few={"early": ((0.8,), True), "ode": ((1.0, 0.6), False)},
+        few=FLOW_FEW,
         wrong=DDIM,
     )
 }

@@ -1,0 +1,81 @@
+"""Whether ComfyUI can make a student's images with its own nodes."""
+
+import math
+from typing import Any
+
+from pipeline.diffusion.noise import Flow
+from pipeline.models.comfyui import ComfyUI, Depths
+from pipeline.models.network import Network
+from pipeline.utils.errors import UserError
+
+_NOISE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012}
+"""Of Stable Diffusion."""
+
+
+def check_comfyui(network: Network) -> None:
+    """See that ComfyUI knows a student's model and steps.
+
+    Raises:
+        UserError: If it knows no model of the family, the student does not start at the noisiest
+            time, its network is told rounded times, or ComfyUI has another VAE; of a UNet also if
+            it has not Stable Diffusion's noise schedule, does not predict eps, guidance is an input
+            of it, or it has more or fewer blocks than those that ComfyUI knows.
+    """
+    comfyui = network.comfyui
+    if comfyui is None:
+        problem = f"the student is a {network.title}, of which ComfyUI has no nodes of its own"
+    else:
+        unet = _unet_problem(network, comfyui) if comfyui.depths else None
+        problem = unet or _problem(network, comfyui)
+    if problem:
+        raise UserError(
+            f"export.comfyui: {problem}; docs/export.md says what can be exported: set it to false"
+        )
+
+
+def _problem(network: Any, comfyui: ComfyUI) -> str | None:
+    """Of a student of any family."""
+    schedule, times = network.schedule, network.sampler.timesteps
+    if times[0] != schedule.start:
+        return f"the student starts at {times[0]:g}, not at {schedule.start:g}"
+    rounded = isinstance(schedule, Flow) and schedule.spacing == "multistep"
+    if rounded and any((time * schedule.steps_table) % 1 for time in times):
+        return "the student is told times rounded to training steps"
+    if comfyui.vae is None and (kind := type(network.latents.vae).__name__) != "AutoencoderKL":
+        return f"the student's VAE is {kind}, not AutoencoderKL"
+    return None
+
+
+def _unet_problem(network: Any, comfyui: ComfyUI) -> str | None:
+    """Of one of Stable Diffusion, whose noise schedule ComfyUI takes for granted."""
+    scheduler = network.scheduler
+    if network.backbone.config.time_cond_proj_dim:
+        return "the student takes guidance as an input (time_cond_proj_dim)"
+    if network.prediction != "epsilon":
+        return f"the student predicts {network.prediction}, not epsilon"
+    if not isinstance(network.latents.normaliser.scale, float):
+        return "the student's VAE has latents_mean and latents_std"
+    if scheduler.get("beta_schedule") != "scaled_linear" or not all(
+        math.isclose(scheduler.get(name, math.nan), value) for name, value in _NOISE.items()
+    ):
+        return "the noise schedule of the student is not Stable Diffusion's"
+    if (depths := _depths(network.backbone)) not in comfyui.depths:
+        return f"ComfyUI knows no UNet of these transformers down, in the middle, up: {depths}"
+    return None
+
+
+def _depths(unet: Any) -> Depths:
+    """Of a `UNet2DConditionModel`."""
+    down, up = (
+        tuple(depth for block in blocks for depth in _of_block(block))
+        for blocks in (unet.down_blocks, unet.up_blocks)
+    )
+    return down, max(_of_block(unet.mid_block), default=-2) or -1, up
+
+
+def _of_block(block: Any) -> list[int]:
+    """Transformers after each of its residual blocks; empty for no block."""
+    if block is None:
+        return []
+    attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
+    return [len(getattr(each, "transformer_blocks", ())) for each in attentions]
