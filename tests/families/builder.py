@@ -120,6 +120,10 @@ class Builder:
         """The noise with which a solver begins where the pipeline does."""
         return self.noise()
 
+    def stepped(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) as the pipeline's scheduler takes them."""
+        return latents
+
     def visible(self, network: Denoiser, x0: Tensor) -> Tensor:
         """What can be compared with `end`."""
         return x0
@@ -168,6 +172,9 @@ class OnLatents(Builder):
     def pack(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) as the pipeline's network takes them."""
         return latents
+
+    def stepped(self, latents: Tensor) -> Tensor:
+        return self.pack(latents)
 
     def unpack(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w), of those that the pipeline's network gives."""

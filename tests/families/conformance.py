@@ -194,7 +194,8 @@ class Conformance(AdapterLaws, ComfyUILaws, FolderLaws, TrainingLaws):
         own = {"times": times, "renoise": renoise} if few else {}
         save_denoiser(student, tmp_path / "student", {"distill": {"student": own}})
         given, named = builder.stranger(student)
-        fresh = [seeds.renewed(builder.noise(), number) for number in range(8)]
+        noise = (seeds.renewed(builder.noise(), number) for number in range(8))
+        fresh = [builder.stepped(each) for each in noise]
         images, last, taken = stranger(
             tmp_path / "student",
             {"given": given, "named": named, "fresh": fresh, "imports": student.imports},

@@ -38,12 +38,12 @@ def test_one_file_and_a_graph_of_one_step(tmp_path: Path, version: str, clips: l
     for inputs in nodes.values():
         for value in inputs.values():
             assert not isinstance(value, list) or (value[0] in graph and value[1] == 0)
-    sampler = nodes["KSampler"]
-    assert {key: sampler[key] for key in ("steps", "cfg", "sampler_name", "denoise")} == {
-        "steps": 1,
+    assert nodes["KSamplerSelect"] == {"sampler_name": "euler"}
+    first, last = map(float, nodes["ManualSigmas"]["sigmas"].split(", "))
+    assert first == pytest.approx(14.6146, abs=1e-4) and last == 0
+    assert {key: nodes["SamplerCustom"][key] for key in ("cfg", "add_noise")} == {
         "cfg": 1.0,
-        "sampler_name": "euler",
-        "denoise": 1.0,
+        "add_noise": True,
     }
     assert nodes["EmptyLatentImage"] == {"width": 16, "height": 16, "batch_size": 1}
     loader = nodes["CLIPLoader" if version == "sd1" else "DualCLIPLoader"]
@@ -119,7 +119,7 @@ def test_other_families_are_refused_by_name(tiny: Callable[..., UNet2D], tmp_pat
     network.prediction = "epsilon"
     check_comfyui(network)
     network.unet.register_to_config(cross_attention_dim=1024)
-    with pytest.raises(UserError, match="export.comfyui: the student is a Stable Diffusion 2;"):
+    with pytest.raises(UserError, match="export.comfyui: the student is a Stable Diffusion 2, of"):
         check_comfyui(network)
     network.unet.register_to_config(cross_attention_dim=16)
     network.unet.register_to_config(time_cond_proj_dim=8)
@@ -140,6 +140,7 @@ def test_other_families_are_refused_by_name(tiny: Callable[..., UNet2D], tmp_pat
         check_comfyui(load_teacher(TeacherConfig(output=str(spread.parents[1]))))
     early = StudentConfig(times=[399])
     student = new_student(load_teacher(TeacherConfig(output=str(folder))), None, 0, early)
+    student.prediction = "epsilon"
     with pytest.raises(UserError, match="the student starts at 399, not at 999"):
         check_comfyui(student)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,17 +13,18 @@ from accelerate import init_empty_weights
 from diffusers.loaders import single_file_utils as converters
 from torch import Tensor, nn
 
+from pipeline.config import TeacherConfig
 from pipeline.models.comfyui import ComfyUI
 from pipeline.models.export.comfyui.weights import adapters, backbone_weights
-from pipeline.models.families import chroma, flux2, lumina2, wan_comfyui
+from pipeline.models.families import wan_comfyui
+from pipeline.models.loading import load_teacher
+from tests.families.builder import Builder
+from tests.families.builders import BUILDERS
 from tests.fixtures.comfyui import FACTS, Names
 
-OWN = {
-    "chroma": ComfyUI(type="", names=chroma.NAMES),
-    "flux2": ComfyUI(type="", names=flux2.NAMES, swapped=("norm_out.linear",)),
-    "lumina2": ComfyUI(type="", names=lumina2.NAMES),
-    "wan": ComfyUI(type="", names=wan_comfyui.NAMES),
-}
+TINY = {"chroma": "chroma", "flux2": "flux2-klein", "lumina2": "lumina2"}
+"""Families that ComfyUI has other names for -> a tiny model."""
+OWN = (*TINY, "wan")
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "chroma": ("Chroma", {"num_layers": 2, "num_single_layers": 2, "approximator_layers": 2}),
     "flux": ("Flux", {"num_layers": 2, "num_single_layers": 2, "guidance_embeds": True}),
@@ -89,21 +91,35 @@ def test_the_pinned_names_are_those_of_diffusers_converters(family: str) -> None
         assert torch.equal(made[f"{module}.weight"], weights[f"{module}.weight"]), module
 
 
-@pytest.mark.parametrize("family", OWN)
-def test_a_model_under_comfyuis_names_is_read_by_diffusers_converters(family: str) -> None:
+@pytest.fixture(scope="module", params=OWN)
+def declared(
+    request: pytest.FixtureRequest, tiny_model: Callable[[Builder], Path]
+) -> tuple[str, ComfyUI]:
+    """A family, and what its file says of ComfyUI."""
+    if request.param == "wan":
+        return "wan", ComfyUI(type="", names=wan_comfyui.NAMES)
+    folder = tiny_model(BUILDERS[TINY[request.param]])
+    network: Any = load_teacher(TeacherConfig(output=str(folder)))
+    return request.param, network.comfyui
+
+
+def test_a_model_under_comfyuis_names_is_read_by_diffusers_converters(
+    declared: tuple[str, ComfyUI],
+) -> None:
+    family, comfyui = declared
     weights, _ = model(family)
     network: Any = SimpleNamespace(backbone=SimpleNamespace(state_dict=lambda: weights))
-    made = CONVERTERS[family](dict(backbone_weights(network, OWN[family])))
+    made = CONVERTERS[family](dict(backbone_weights(network, comfyui)))
     assert made.keys() == weights.keys()
     assert all(torch.equal(value, weights[name]) for name, value in made.items())
 
 
 @pytest.mark.parametrize("some", [lambda name: True, lambda name: not name.endswith("to_k")])
-@pytest.mark.parametrize("family", OWN)
 def test_adapters_under_comfyuis_names_change_the_same_rows(
-    family: str, some: Callable[[str], bool]
+    declared: tuple[str, ComfyUI], some: Callable[[str], bool]
 ) -> None:
     """Also where a part of those that ComfyUI has as one module has no adapter."""
+    family, comfyui = declared
     weights, linear = model(family)
     lora, rng = {}, torch.Generator().manual_seed(0)
     for module in filter(some, linear):
@@ -113,7 +129,7 @@ def test_adapters_under_comfyuis_names_change_the_same_rows(
             for each, shape in shapes.items()
         }
     network: Any = SimpleNamespace(backbone=SimpleNamespace(state_dict=lambda: weights), lora=lora)
-    file = adapters(network, OWN[family])
+    file = adapters(network, comfyui)
     assert file is not None
     added = Names(family, weights).added(file)
     for module in linear:

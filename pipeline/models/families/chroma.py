@@ -12,7 +12,7 @@ from pipeline.models.families.flux import COMFYUI, Flux, places
 from pipeline.models.family import register_family
 from pipeline.models.views import Wrapper, view
 
-NAMES = {
+_NAMES = {
     **COMFYUI,
     "transformer_blocks.*.ff.net.0.proj": "double_blocks.*.img_mlp.0",
     "transformer_blocks.*.ff.net.2": "double_blocks.*.img_mlp.2",
@@ -78,7 +78,7 @@ class Chroma(Flux):
             encoders=("t5xxl_fp16.safetensors",),
             source=("comfyanonymous/flux_text_encoders",),
             padding=(1, 0),
-            names=NAMES,
+            names=_NAMES,
         )
 
     def up_to(self, stage: str) -> dict[str, nn.Module]:

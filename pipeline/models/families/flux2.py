@@ -21,7 +21,7 @@ _PATCH = 2
 """Latents of the VAE to one of the model, in height and in width."""
 _STEPS = 50
 """Of the pipeline, where it is told no number."""
-NAMES = {
+_NAMES = {
     **COMFYUI,
     "transformer_blocks.*.ff.linear_in": "double_blocks.*.img_mlp.0",
     "transformer_blocks.*.ff.linear_out": "double_blocks.*.img_mlp.2",
@@ -120,7 +120,7 @@ class Flux2(Flux):
             vae="flux2-vae.safetensors",
             source=(f"Comfy-Org/vae-text-encorder-for-flux-klein-{klein}",),
             latents="EmptyFlux2LatentImage",
-            names=NAMES,
+            names=_NAMES,
             swapped=("norm_out.linear",),
         )
 

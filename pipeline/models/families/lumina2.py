@@ -13,7 +13,7 @@ from pipeline.models.family import register_family
 from pipeline.models.latent_transformer import LatentTransformer
 from pipeline.models.views import Wrapper, view
 
-NAMES = {
+_NAMES = {
     **{f"attn.to_{each}": "attention.qkv" for each in "qkv"},
     "attn.to_out.0": "attention.out",
     "attn.norm_q": "attention.q_norm",
@@ -101,7 +101,7 @@ class Lumina2(LatentTransformer):
                 "CLIPTextEncodeLumina2",
                 {"system_prompt": "superior", "user_prompt": PROMPT},
             ),
-            names=NAMES,
+            names=_NAMES,
         )
 
 

@@ -70,6 +70,9 @@ class Patched(OnLatents):
     def sized(self, height: int, width: int) -> OnLatents:
         return replace(super().sized(height, width), space=(height // 4, width // 4))
 
+    def stepped(self, latents: Tensor) -> Tensor:
+        return latents.flatten(2).mT
+
     def unpack(self, latents: Tensor) -> Tensor:
         return latents.mT.unflatten(2, self.space) if latents.ndim == 3 else latents
 
