@@ -34,6 +34,7 @@ class ComfyUI:
         padding: Least padding and least length of T5's tokens, as the pipeline has them; None:
             there is no T5.
         guidance: What the network is told of guidance; None: nothing.
+        fps: Frames of a second of its videos; None: it makes images.
         names: diffusers' names of modules or weights, "*" for a number -> ComfyUI's. The first one
             in a name that fits counts, the rest of the name stays. Modules of one name are its
             rows, one after another in this order. {}: ComfyUI takes diffusers' names, also of
@@ -52,6 +53,7 @@ class ComfyUI:
     prompt: Node = ("CLIPTextEncode", {"text": PROMPT})
     padding: tuple[int, int] | None = None
     guidance: float | None = None
+    fps: int | None = None
     names: Mapping[str, str] = field(default_factory=dict)
     swapped: tuple[str, ...] = ()
     kohya: bool = False

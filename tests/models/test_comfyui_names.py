@@ -13,18 +13,15 @@ from accelerate import init_empty_weights
 from diffusers.loaders import single_file_utils as converters
 from torch import Tensor, nn
 
-from pipeline.config import TeacherConfig
 from pipeline.models.comfyui import ComfyUI
 from pipeline.models.export.comfyui.weights import adapters, backbone_weights
-from pipeline.models.families import wan_comfyui
 from pipeline.models.loading import load_teacher
 from tests.families.builder import Builder
 from tests.families.builders import BUILDERS
 from tests.fixtures.comfyui import FACTS, Names
 
-TINY = {"chroma": "chroma", "flux2": "flux2-klein", "lumina2": "lumina2"}
+TINY = {"chroma": "chroma", "flux2": "flux2-klein", "lumina2": "lumina2", "wan": "wan"}
 """Families that ComfyUI has other names for -> a tiny model."""
-OWN = (*TINY, "wan")
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "chroma": ("Chroma", {"num_layers": 2, "num_single_layers": 2, "approximator_layers": 2}),
     "flux": ("Flux", {"num_layers": 2, "num_single_layers": 2, "guidance_embeds": True}),
@@ -91,15 +88,13 @@ def test_the_pinned_names_are_those_of_diffusers_converters(family: str) -> None
         assert torch.equal(made[f"{module}.weight"], weights[f"{module}.weight"]), module
 
 
-@pytest.fixture(scope="module", params=OWN)
+@pytest.fixture(scope="module", params=TINY)
 def declared(
-    request: pytest.FixtureRequest, tiny_model: Callable[[Builder], Path]
+    request: pytest.FixtureRequest, tiny_model: Callable[[Builder], Path], prompts: Path
 ) -> tuple[str, ComfyUI]:
     """A family, and what its file says of ComfyUI."""
-    if request.param == "wan":
-        return "wan", ComfyUI(type="", names=wan_comfyui.NAMES)
-    folder = tiny_model(BUILDERS[TINY[request.param]])
-    network: Any = load_teacher(TeacherConfig(output=str(folder)))
+    builder = BUILDERS[TINY[request.param]]
+    network: Any = load_teacher(builder.teacher(tiny_model(builder), prompts))
     return request.param, network.comfyui
 
 

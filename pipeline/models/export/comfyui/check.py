@@ -38,8 +38,14 @@ def _problem(network: Any, comfyui: ComfyUI) -> str | None:
     schedule, times = network.schedule, network.sampler.timesteps
     if times[0] != schedule.start:
         return f"the student starts at {times[0]:g}, not at {schedule.start:g}"
-    rounded = isinstance(schedule, Flow) and schedule.spacing == "multistep"
-    if rounded and any((time * schedule.steps_table) % 1 for time in times):
+    if (
+        isinstance(schedule, Flow)
+        and schedule.whole
+        and not all(
+            math.isclose(place := time * schedule.steps_table, round(place), abs_tol=1e-4)
+            for time in times
+        )
+    ):
         return "the student is told times rounded to training steps"
     if comfyui.vae is None and (kind := type(network.latents.vae).__name__) != "AutoencoderKL":
         return f"the student's VAE is {kind}, not AutoencoderKL"

@@ -26,19 +26,20 @@ def workflow(network: Any, comfyui: ComfyUI, files: Mapping[str, Any], name: str
         network: A student that `check_comfyui` lets pass.
         comfyui: Of its family.
         files: Names of "unet", "vae", of all "clips", and of "lora" where there is one.
-        name: Of the pictures.
+        name: Of the pictures or videos.
     """
-    height, width = network.size
+    sides = dict(zip(network.axes, network.size, strict=True))
+    sides = {"length" if axis == "num_frames" else axis: side for axis, side in sides.items()}
     nodes = {
         "unet": _node("UNETLoader", unet_name=files["unet"], weight_dtype="default"),
         **_with_lora(files.get("lora")),
         "vae": _node("VAELoader", vae_name=files["vae"]),
         **_prompt(comfyui, files["clips"]),
-        "latents": _node(comfyui.latents, width=width, height=height, batch_size=1),
+        "latents": _node(comfyui.latents, **sides, batch_size=1),
         "solver": _node("KSamplerSelect", sampler_name=solver(network.sampler)),
         "times": _node("ManualSigmas", sigmas=sigmas(network.sampler)),
         "image": _node("VAEDecode", samples=["sampler", 0], vae=["vae", 0]),
-        "save": _node("SaveImage", images=["image", 0], filename_prefix=name),
+        **_save(comfyui, name),
     }
     condition = "guidance" if "guidance" in nodes else "prompt"
     nodes["sampler"] = _node(
@@ -98,6 +99,16 @@ def _prompt(comfyui: ComfyUI, clips: list[str]) -> Graph:
         told = {"conditioning": ["prompt", 0], "guidance": comfyui.guidance}
         nodes["guidance"] = _node("FluxGuidance", **told)
     return nodes
+
+
+def _save(comfyui: ComfyUI, name: str) -> Graph:
+    if comfyui.fps is None:
+        return {"save": _node("SaveImage", images=["image", 0], filename_prefix=name)}
+    file = {"filename_prefix": name, "format": "auto", "codec": "auto"}
+    return {
+        "video": _node("CreateVideo", images=["image", 0], fps=float(comfyui.fps)),
+        "save": _node("SaveVideo", video=["video", 0], **file),
+    }
 
 
 def _node(kind: str, **inputs: Any) -> dict[str, Any]:
