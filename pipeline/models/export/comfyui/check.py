@@ -21,20 +21,18 @@ def check_comfyui(network: Network) -> None:
             it has not Stable Diffusion's noise schedule, does not predict eps, guidance is an input
             of it, or it has more or fewer blocks than those that ComfyUI knows.
     """
-    comfyui = network.comfyui
-    if comfyui is None:
-        problem = f"the student is a {network.title}, of which ComfyUI has no nodes of its own"
-    else:
-        unet = _unet_problem(network, comfyui) if comfyui.depths else None
-        problem = unet or _problem(network, comfyui)
-    if problem:
+    if problem := _problem(network, network.comfyui):
         raise UserError(
             f"export.comfyui: {problem}; docs/export.md says what can be exported: set it to false"
         )
 
 
-def _problem(network: Any, comfyui: ComfyUI) -> str | None:
+def _problem(network: Any, comfyui: ComfyUI | None) -> str | None:
     """Of a student of any family."""
+    if comfyui is None:
+        return f"the student is a {network.title}, of which ComfyUI has no nodes of its own"
+    if comfyui.depths and (problem := _unet_problem(network, comfyui)):
+        return problem
     schedule, times = network.schedule, network.sampler.timesteps
     if times[0] != schedule.start:
         return f"the student starts at {times[0]:g}, not at {schedule.start:g}"
