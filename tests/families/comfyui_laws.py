@@ -64,6 +64,8 @@ class ComfyUILaws:
             with pytest.raises(UserError, match=r"export\.comfyui"):
                 check_comfyui(student)
             return
+        if not student.comfyui.depths:  # tiny UNets have none of those that ComfyUI knows
+            check_comfyui(student)
         condition = student.conditioner(builder.labels_of(student), 2)
         graph = workflow(student, student.comfyui, FILES, "s")
         found = sampled(graph, lambda x, t: student(x, t, condition), student, builder.noise())

@@ -1,6 +1,7 @@
 """Whether ComfyUI can make a student's images with its own nodes."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.diffusion.noise import Flow
@@ -36,18 +37,17 @@ def _problem(network: Any, comfyui: ComfyUI | None) -> str | None:
     schedule, times = network.schedule, network.sampler.timesteps
     if times[0] != schedule.start:
         return f"the student starts at {times[0]:g}, not at {schedule.start:g}"
-    if (
-        isinstance(schedule, Flow)
-        and schedule.whole
-        and not all(
-            math.isclose(place := time * schedule.steps_table, round(place), abs_tol=1e-4)
-            for time in times
-        )
-    ):
+    if isinstance(schedule, Flow) and schedule.whole and not _whole(times, schedule.steps_table):
         return "the student is told times rounded to training steps"
     if comfyui.vae is None and (kind := type(network.latents.vae).__name__) != "AutoencoderKL":
         return f"the student's VAE is {kind}, not AutoencoderKL"
     return None
+
+
+def _whole(times: Sequence[float], table: int) -> bool:
+    """Whether times are places in a table."""
+    places = [time * table for time in times]
+    return all(math.isclose(place, round(place), abs_tol=1e-4) for place in places)
 
 
 def _unet_problem(network: Any, comfyui: ComfyUI) -> str | None:
