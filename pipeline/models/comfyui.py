@@ -22,12 +22,14 @@ class ComfyUI:
     """How ComfyUI, with its own nodes alone, makes images of a family's models.
 
     Facts of github.com/Comfy-Org/ComfyUI, in 2026: `comfy/lora.py`, `comfy/utils.py`,
-    `comfy/model_detection.py`, `comfy/ldm/`, `nodes.py` and `comfy_extras/`.
+    `comfy/model_detection.py`, `comfy/latent_formats.py`, `comfy/ldm/`, `nodes.py`,
+    `comfy_extras/`.
 
     Attributes:
         type: What its loaders call the text encoders.
         encoders: Their files, published for ComfyUI; (): the student's own are written.
         vae: File of the VAE, published for ComfyUI; None: it takes the student's own.
+        scaling: Scale and shift of latents that it takes such a VAE to have; FLUX.1's.
         source: Repositories on the Hub that have these files.
         latents: Node of latents to start from.
         prompt: Node of the prompt; its input `clip` is added.
@@ -48,6 +50,7 @@ class ComfyUI:
     type: str
     encoders: tuple[str, ...] = ()
     vae: str | None = None
+    scaling: tuple[float, float] = (0.3611, 0.1159)
     source: tuple[str, ...] = ()
     latents: str = "EmptySD3LatentImage"
     prompt: Node = ("CLIPTextEncode", {"text": PROMPT})

@@ -138,6 +138,10 @@ def test_other_families_are_refused_by_name(tiny: Callable[..., UNet2D], tmp_pat
     spread.write_text(json.dumps(json.loads(spread.read_text()) | own))
     with pytest.raises(UserError, match="VAE has latents_mean and latents_std"):
         check_comfyui(load_teacher(TeacherConfig(output=str(spread.parents[1]))))
+    content = json.loads(spread.read_text()) | dict.fromkeys(own) | {"scaling_factor": 0.2}
+    spread.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"VAE has the scale and shift \(0.2, 0.0\), not \(0.13"):
+        check_comfyui(load_teacher(TeacherConfig(output=str(spread.parents[1]))))
     early = StudentConfig(times=[399])
     student = new_student(load_teacher(TeacherConfig(output=str(folder))), None, 0, early)
     student.prediction = "epsilon"

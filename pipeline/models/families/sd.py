@@ -99,4 +99,4 @@ class StableDiffusion(LatentUNet):
         """None for version 2, whose text encoder is another."""
         if not self.title.endswith("1"):
             return None
-        return ComfyUI(**COMFYUI, type="stable_diffusion", depths=_DEPTHS)
+        return ComfyUI(**COMFYUI, type="stable_diffusion", scaling=(0.18215, 0.0), depths=_DEPTHS)

@@ -61,4 +61,10 @@ class SD3(LatentTransformer):
             return None
         encoders = ("clip_l.safetensors", "clip_g.safetensors", "t5xxl_fp16.safetensors")
         source = ("Comfy-Org/stable-diffusion-3.5-fp8",)
-        return ComfyUI(type="sd3", encoders=encoders, source=source, padding=(0, 256))
+        return ComfyUI(
+            type="sd3",
+            encoders=encoders,
+            scaling=(1.5305, 0.0609),
+            source=source,
+            padding=(0, 256),
+        )

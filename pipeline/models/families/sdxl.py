@@ -102,7 +102,7 @@ class StableDiffusionXL(SizedUNet):
         sizes = {"width": width, "height": height, "crop_w": 0, "crop_h": 0}
         sizes |= {"target_width": width, "target_height": height}
         told = ("CLIPTextEncodeSDXL", {"text_g": PROMPT, "text_l": PROMPT, **sizes})
-        return ComfyUI(**COMFYUI, type="sdxl", prompt=told, depths=_DEPTHS)
+        return ComfyUI(**COMFYUI, type="sdxl", scaling=(0.13025, 0.0), prompt=told, depths=_DEPTHS)
 
     @classmethod
     def vae(cls, network: Any) -> VAE:

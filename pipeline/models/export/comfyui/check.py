@@ -39,8 +39,16 @@ def _problem(network: Any, comfyui: ComfyUI | None) -> str | None:
         return f"the student starts at {times[0]:g}, not at {schedule.start:g}"
     if isinstance(schedule, Flow) and schedule.whole and not _whole(times, schedule.steps_table):
         return "the student is told times rounded to training steps"
-    if comfyui.vae is None and (kind := type(network.latents.vae).__name__) != "AutoencoderKL":
+    return _vae_problem(network, comfyui) if comfyui.vae is None else None
+
+
+def _vae_problem(network: Any, comfyui: ComfyUI) -> str | None:
+    """Of the student's own VAE, whose scaling ComfyUI takes for granted."""
+    if (kind := type(network.latents.vae).__name__) != "AutoencoderKL":
         return f"the student's VAE is {kind}, not AutoencoderKL"
+    normaliser = network.latents.normaliser
+    if (scaling := (normaliser.scale, normaliser.shift)) != comfyui.scaling:
+        return f"the student's VAE has the scale and shift {scaling}, not {comfyui.scaling}"
     return None
 
 
