@@ -24,7 +24,7 @@ class ExportConfig(Branch):
         default=None, description="fp16: half-precision weights beside the full ones."
     )
     comfyui: bool = Field(
-        default=False, description="Add UNet and workflow for ComfyUI (Stable Diffusion 1, XL)."
+        default=False, description="Add the model or its LoRA, and a workflow, for ComfyUI."
     )
     push: str | None = Field(
         default=None,

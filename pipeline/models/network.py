@@ -16,6 +16,7 @@ from pipeline.diffusion.prediction import (
     error_weight,
     to_x0,
 )
+from pipeline.models.comfyui import ComfyUI
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.family import Family
 from pipeline.models.folder import one_side
@@ -85,8 +86,8 @@ class Network(Denoiser, Family):
         return ()
 
     @property
-    def comfyui(self) -> str | None:
-        """What ComfyUI's loader calls its text encoders; None where it takes no such model."""
+    def comfyui(self) -> ComfyUI | None:
+        """What ComfyUI knows of such models; None where it takes none."""
         return None
 
     def with_guidance(self, scale: float | None) -> "Network":

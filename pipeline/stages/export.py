@@ -9,7 +9,8 @@ from pipeline.data.fetch import fetch
 from pipeline.data.hub import open_repo, push_model
 from pipeline.data.storage import Storage
 from pipeline.models.export.card import usage
-from pipeline.models.export.comfyui import check_comfyui, save_comfyui
+from pipeline.models.export.comfyui import save_comfyui
+from pipeline.models.export.comfyui.check import check_comfyui
 from pipeline.models.export.save import PROVENANCE, AddFiles, add_variant
 from pipeline.models.loading import load_teacher
 from pipeline.models.network import Network
@@ -24,7 +25,7 @@ def export(config: Config) -> None:
 
     Raises:
         UserError: If there is no such checkpoint, it is of other settings, the folder cannot be
-            written or holds something else, ComfyUI does not know the student's family, or the
+            written or holds something else, ComfyUI cannot take the student, or the
             Hub refuses.
     """
     asked, run = config.export, Run(config)

@@ -19,6 +19,12 @@ NEGATIVE = "blurry"
 
 Few = tuple[tuple[float, ...], bool]
 """A student of a few steps: its times, and whether noise is fresh between them."""
+FLOW_FEW: dict[str, Few] = {
+    "early": ((0.8,), True),
+    "ode": ((1.0, 0.6), False),
+    "fresh": ((1.0, 0.7, 0.3), True),
+}
+"""Of a flow."""
 
 
 class Call(NamedTuple):
@@ -119,6 +125,10 @@ class Builder:
         """The noise with which a solver begins where the pipeline does."""
         return self.noise()
 
+    def stepped(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) as the pipeline's scheduler takes them."""
+        return latents
+
     def visible(self, network: Denoiser, x0: Tensor) -> Tensor:
         """What can be compared with `end`."""
         return x0
@@ -167,6 +177,9 @@ class OnLatents(Builder):
     def pack(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) as the pipeline's network takes them."""
         return latents
+
+    def stepped(self, latents: Tensor) -> Tensor:
+        return self.pack(latents)
 
     def unpack(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w), of those that the pipeline's network gives."""

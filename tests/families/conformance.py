@@ -27,6 +27,7 @@ from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.models.students import load_student, new_student
 from tests.families.adapter_laws import AdapterLaws
 from tests.families.builder import PROMPTS, Builder, shown
+from tests.families.comfyui_laws import ComfyUILaws
 from tests.families.folder_laws import FolderLaws
 from tests.families.measures import (
     NETWORK,
@@ -42,7 +43,7 @@ from tests.fixtures.denoise import denoise
 from tests.fixtures.stranger import Stranger
 
 
-class Conformance(AdapterLaws, FolderLaws, TrainingLaws):
+class Conformance(AdapterLaws, ComfyUILaws, FolderLaws, TrainingLaws):
     """All laws, over `builders`: tiny models by names."""
 
     builders: ClassVar[Mapping[str, Builder]] = {}
@@ -193,7 +194,8 @@ class Conformance(AdapterLaws, FolderLaws, TrainingLaws):
         own = {"times": times, "renoise": renoise} if few else {}
         save_denoiser(student, tmp_path / "student", {"distill": {"student": own}})
         given, named = builder.stranger(student)
-        fresh = [seeds.renewed(builder.noise(), number) for number in range(8)]
+        noise = (seeds.renewed(builder.noise(), number) for number in range(8))
+        fresh = [builder.stepped(each) for each in noise]
         images, last, taken = stranger(
             tmp_path / "student",
             {"given": given, "named": named, "fresh": fresh, "imports": student.imports},

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.config import NetworkConfig, StudentConfig, TeacherConfig
-from pipeline.models.export.comfyui import check_comfyui, save_comfyui
+from pipeline.models.export.comfyui import save_comfyui
+from pipeline.models.export.comfyui.check import check_comfyui
 from pipeline.models.families.unet2d import UNet2D
 from pipeline.models.loading import load_teacher
 from pipeline.models.lora import merged
@@ -37,12 +38,12 @@ def test_one_file_and_a_graph_of_one_step(tmp_path: Path, version: str, clips: l
     for inputs in nodes.values():
         for value in inputs.values():
             assert not isinstance(value, list) or (value[0] in graph and value[1] == 0)
-    sampler = nodes["KSampler"]
-    assert {key: sampler[key] for key in ("steps", "cfg", "sampler_name", "denoise")} == {
-        "steps": 1,
+    assert nodes["KSamplerSelect"] == {"sampler_name": "euler"}
+    first, last = map(float, nodes["ManualSigmas"]["sigmas"].split(", "))
+    assert first == pytest.approx(14.6146, abs=1e-4) and last == 0
+    assert {key: nodes["SamplerCustom"][key] for key in ("cfg", "add_noise")} == {
         "cfg": 1.0,
-        "sampler_name": "euler",
-        "denoise": 1.0,
+        "add_noise": True,
     }
     assert nodes["EmptyLatentImage"] == {"width": 16, "height": 16, "batch_size": 1}
     loader = nodes["CLIPLoader" if version == "sd1" else "DualCLIPLoader"]
@@ -118,7 +119,7 @@ def test_other_families_are_refused_by_name(tiny: Callable[..., UNet2D], tmp_pat
     network.prediction = "epsilon"
     check_comfyui(network)
     network.unet.register_to_config(cross_attention_dim=1024)
-    with pytest.raises(UserError, match="export.comfyui: the student is a Stable Diffusion 2;"):
+    with pytest.raises(UserError, match="export.comfyui: the student is a Stable Diffusion 2, of"):
         check_comfyui(network)
     network.unet.register_to_config(cross_attention_dim=16)
     network.unet.register_to_config(time_cond_proj_dim=8)
@@ -137,8 +138,13 @@ def test_other_families_are_refused_by_name(tiny: Callable[..., UNet2D], tmp_pat
     spread.write_text(json.dumps(json.loads(spread.read_text()) | own))
     with pytest.raises(UserError, match="VAE has latents_mean and latents_std"):
         check_comfyui(load_teacher(TeacherConfig(output=str(spread.parents[1]))))
+    content = json.loads(spread.read_text()) | dict.fromkeys(own) | {"scaling_factor": 0.2}
+    spread.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"VAE has the scale and shift \(0.2, 0.0\), not \(0.13"):
+        check_comfyui(load_teacher(TeacherConfig(output=str(spread.parents[1]))))
     early = StudentConfig(times=[399])
     student = new_student(load_teacher(TeacherConfig(output=str(folder))), None, 0, early)
+    student.prediction = "epsilon"
     with pytest.raises(UserError, match="the student starts at 399, not at 999"):
         check_comfyui(student)
 

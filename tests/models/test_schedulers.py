@@ -400,3 +400,18 @@ def test_a_shift_follows_the_size_of_the_image(kind: str) -> None:
     torch.testing.assert_close(schedule.times(4).float(), scheduler.sigmas)
     wider, _ = read_scheduler(saved(scheduler), tokens=4096)
     assert wider.shift > schedule.shift
+
+
+def test_a_flow_students_fresh_noise_is_that_of_two_schedulers() -> None:
+    """Ours is the one that pipelines declare; diffusers' LCM for flows takes the same steps."""
+    times = (1.0, 0.7, 0.3)
+    ours = student_scheduler({}, FewStepSampler(Flow(3.0), times))
+    ends = []
+    for scheduler in (ours, diffusers.FlowMatchLCMScheduler(1000)):
+        torch.manual_seed(0)
+        scheduler.set_timesteps(sigmas=list(times))
+        x_t = torch.randn(2, 4, 8, 8)
+        for time in scheduler.timesteps:
+            x_t = scheduler.step(x_t.sin(), time, x_t).prev_sample
+        ends.append(x_t)
+    assert torch.equal(*ends)

@@ -7,9 +7,26 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
 from pipeline.diffusion.condition import Condition
-from pipeline.models.families.flux import Flux, places
+from pipeline.models.comfyui import ComfyUI
+from pipeline.models.families.flux import COMFYUI, Flux, places
 from pipeline.models.family import register_family
 from pipeline.models.views import Wrapper, view
+
+_NAMES = {
+    **COMFYUI,
+    "transformer_blocks.*.ff.net.0.proj": "double_blocks.*.img_mlp.0",
+    "transformer_blocks.*.ff.net.2": "double_blocks.*.img_mlp.2",
+    "transformer_blocks.*.ff_context.net.0.proj": "double_blocks.*.txt_mlp.0",
+    "transformer_blocks.*.ff_context.net.2": "double_blocks.*.txt_mlp.2",
+    **{f"single_transformer_blocks.*.attn.to_{each}": "single_blocks.*.linear1" for each in "qkv"},
+    "single_transformer_blocks.*.proj_mlp": "single_blocks.*.linear1",
+    "single_transformer_blocks.*.proj_out": "single_blocks.*.linear2",
+    "distilled_guidance_layer.layers.*.linear_1": "distilled_guidance_layer.layers.*.in_layer",
+    "distilled_guidance_layer.layers.*.linear_2": "distilled_guidance_layer.layers.*.out_layer",
+    "distilled_guidance_layer.norms.*.weight": "distilled_guidance_layer.norms.*.scale",
+    "proj_out": "final_layer.linear",
+}
+"""ComfyUI's."""
 
 
 @register_family
@@ -52,6 +69,17 @@ class Chroma(Flux):
         """The image's tokens, behind the text's where a block has both."""
         found = super().of_image(output, x_t, condition)
         return found[:, -(x_t.shape[2] * x_t.shape[3] // self.patch**2) :]
+
+    @property
+    def comfyui(self) -> ComfyUI | None:
+        """Its pipeline's network sees one token of padding."""
+        return ComfyUI(
+            type="chroma",
+            encoders=("t5xxl_fp16.safetensors",),
+            source=("comfyanonymous/flux_text_encoders",),
+            padding=(1, 0),
+            names=_NAMES,
+        )
 
     def up_to(self, stage: str) -> dict[str, nn.Module]:
         """Blocks that do nothing take the place of others: their number says which row is whose."""

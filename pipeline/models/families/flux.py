@@ -10,8 +10,26 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from pipeline.config import TeacherConfig
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow
+from pipeline.models.comfyui import ComfyUI
 from pipeline.models.family import register_family
 from pipeline.models.latent_transformer import LatentTransformer
+
+_BLOCK, _OWN = "transformer_blocks.*.attn", "double_blocks.*"
+COMFYUI = {
+    **{f"{_BLOCK}.to_{each}": f"{_OWN}.img_attn.qkv" for each in "qkv"},
+    **{f"{_BLOCK}.add_{each}_proj": f"{_OWN}.txt_attn.qkv" for each in "qkv"},
+    f"{_BLOCK}.to_out.0": f"{_OWN}.img_attn.proj",
+    f"{_BLOCK}.to_add_out": f"{_OWN}.txt_attn.proj",
+    f"{_BLOCK}.norm_q.weight": f"{_OWN}.img_attn.norm.query_norm.scale",
+    f"{_BLOCK}.norm_k.weight": f"{_OWN}.img_attn.norm.key_norm.scale",
+    f"{_BLOCK}.norm_added_q.weight": f"{_OWN}.txt_attn.norm.query_norm.scale",
+    f"{_BLOCK}.norm_added_k.weight": f"{_OWN}.txt_attn.norm.key_norm.scale",
+    "single_transformer_blocks.*.attn.norm_q.weight": "single_blocks.*.norm.query_norm.scale",
+    "single_transformer_blocks.*.attn.norm_k.weight": "single_blocks.*.norm.key_norm.scale",
+    "x_embedder": "img_in",
+    "context_embedder": "txt_in",
+}
+"""ComfyUI's names of what Flux's kin have in common; Flux itself it takes under diffusers'."""
 
 
 @register_family
@@ -70,6 +88,16 @@ class Flux(LatentTransformer):
         if not self.backbone.config.get("guidance_embeds"):
             return None
         return x_t.new_tensor(self.embedded_guidance).expand(len(x_t))
+
+    @property
+    def comfyui(self) -> ComfyUI | None:
+        return ComfyUI(
+            type="flux",
+            encoders=("clip_l.safetensors", "t5xxl_fp16.safetensors"),
+            source=("comfyanonymous/flux_text_encoders",),
+            padding=(0, 512),
+            guidance=self.embedded_guidance if self.backbone.config.guidance_embeds else None,
+        )
 
     def usage(self) -> list[str]:
         embedded = self.backbone.config.get("guidance_embeds")

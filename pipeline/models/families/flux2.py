@@ -12,7 +12,8 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from pipeline.config import TeacherConfig
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow, Schedule
-from pipeline.models.families.flux import Flux
+from pipeline.models.comfyui import ComfyUI
+from pipeline.models.families.flux import COMFYUI, Flux
 from pipeline.models.family import register_family
 from pipeline.models.folder import ModelFolder
 from pipeline.models.schedulers import completed
@@ -22,6 +23,25 @@ _PATCH = 2
 """Latents of the VAE to one of the model, in height and in width."""
 _STEPS = 50
 """Of the pipeline, where it is told no number."""
+_NAMES = {
+    **COMFYUI,
+    "transformer_blocks.*.ff.linear_in": "double_blocks.*.img_mlp.0",
+    "transformer_blocks.*.ff.linear_out": "double_blocks.*.img_mlp.2",
+    "transformer_blocks.*.ff_context.linear_in": "double_blocks.*.txt_mlp.0",
+    "transformer_blocks.*.ff_context.linear_out": "double_blocks.*.txt_mlp.2",
+    "single_transformer_blocks.*.attn.to_qkv_mlp_proj": "single_blocks.*.linear1",
+    "single_transformer_blocks.*.attn.to_out": "single_blocks.*.linear2",
+    "double_stream_modulation_img.linear": "double_stream_modulation_img.lin",
+    "double_stream_modulation_txt.linear": "double_stream_modulation_txt.lin",
+    "single_stream_modulation.linear": "single_stream_modulation.lin",
+    "time_guidance_embed.timestep_embedder.linear_1": "time_in.in_layer",
+    "time_guidance_embed.timestep_embedder.linear_2": "time_in.out_layer",
+    "norm_out.linear": "final_layer.adaLN_modulation.1",
+    "proj_out": "final_layer.linear",
+}
+"""ComfyUI's."""
+_QWEN3_4B = 2560
+"""Width of the smaller klein's text encoder."""
 
 
 @register_family
@@ -93,6 +113,20 @@ class Flux2(Flux):
         found = super().of_image(output, x_t, condition)
         return found if isinstance(output, tuple) else found[:, condition["tokens"].shape[1] :]
 
+    @property
+    def comfyui(self) -> ComfyUI | None:
+        size = "4b" if self.backbone.config.joint_attention_dim <= 3 * _QWEN3_4B else "8b"
+        klein = "4b" if size == "4b" else "9b"
+        return ComfyUI(
+            type="flux2",
+            encoders=(f"qwen_3_{size}.safetensors",),
+            vae="flux2-vae.safetensors",
+            source=(f"Comfy-Org/vae-text-encorder-for-flux-klein-{klein}",),
+            latents="EmptyFlux2LatentImage",
+            names=_NAMES,
+            swapped=("norm_out.linear",),
+        )
+
     def usage(self) -> list[str]:
         return [self._usage('prompt="a photo of a cat"')]  # the pipeline's first one is an image
 
@@ -124,6 +158,10 @@ class Flux2Dev(Flux2):
     @staticmethod
     def guidable(backbone: Any, flags: Mapping[str, Any]) -> bool:
         return False
+
+    @property
+    def comfyui(self) -> ComfyUI | None:
+        return None  # no published file of its text encoder is known here
 
     def usage(self) -> list[str]:
         return [self._usage('prompt="a photo of a cat"', self.embedded_guidance)]

@@ -8,9 +8,28 @@ from torch import Tensor
 from pipeline.diffusion import guidance
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow
+from pipeline.models.comfyui import PROMPT, ComfyUI
 from pipeline.models.family import register_family
 from pipeline.models.latent_transformer import LatentTransformer
 from pipeline.models.views import Wrapper, view
+
+_NAMES = {
+    **{f"attn.to_{each}": "attention.qkv" for each in "qkv"},
+    "attn.to_out.0": "attention.out",
+    "attn.norm_q": "attention.q_norm",
+    "attn.norm_k": "attention.k_norm",
+    "feed_forward.linear_*": "feed_forward.w*",
+    "norm1.linear": "adaLN_modulation.1",
+    "norm1.norm": "attention_norm1",
+    "norm1": "attention_norm1",
+    "norm2": "attention_norm2",
+    "time_caption_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
+    "time_caption_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
+    "time_caption_embed.caption_embedder": "cap_embedder",
+    "norm_out.linear_1": "final_layer.adaLN_modulation.1",
+    "norm_out.linear_2": "final_layer.linear",
+}
+"""ComfyUI's."""
 
 
 @register_family
@@ -82,6 +101,20 @@ class Lumina2(LatentTransformer):
         starts = condition["mask"].sum(1, keepdim=True)
         places = starts + torch.arange(count, device=found.device)
         return found.gather(1, places[:, :, None].expand(-1, -1, found.shape[2]))
+
+    @property
+    def comfyui(self) -> ComfyUI | None:
+        """With the system prompt of the pipeline."""
+        return ComfyUI(
+            type="lumina2",
+            encoders=("gemma_2_2b_fp16.safetensors",),
+            source=("Comfy-Org/Lumina_Image_2.0_Repackaged",),
+            prompt=(
+                "CLIPTextEncodeLumina2",
+                {"system_prompt": "superior", "user_prompt": PROMPT},
+            ),
+            names=_NAMES,
+        )
 
 
 class _AllTokens(Wrapper):

@@ -9,6 +9,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from pipeline.diffusion import guidance
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import expand
+from pipeline.models.comfyui import ComfyUI
 from pipeline.models.families.flux import Flux
 from pipeline.models.family import register_family
 from pipeline.models.folder import ModelFolder
@@ -76,6 +77,15 @@ class QwenImage(Flux):
         pushed = guidance.guided(without, plain, scale)
         kept = plain.norm(dim=1, keepdim=True) / pushed.norm(dim=1, keepdim=True)
         return x_t - time * pixel_shuffle(pushed * kept, self.patch)
+
+    @property
+    def comfyui(self) -> ComfyUI | None:
+        return ComfyUI(
+            type="qwen_image",
+            encoders=("qwen_2.5_vl_7b.safetensors",),
+            vae="qwen_image_vae.safetensors",
+            source=("Comfy-Org/Qwen-Image_ComfyUI",),
+        )
 
     def usage(self) -> list[str]:
         return [f'images = student("a photo of a cat", {self._arguments()}).images']

@@ -10,11 +10,23 @@ from pipeline.config import TeacherConfig
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import EDM, VP
 from pipeline.diffusion.prediction import PREDICTIONS
+from pipeline.models.comfyui import ComfyUI, Depths
 from pipeline.models.family import register_family
 from pipeline.models.latent_network import LatentNetwork
 
 _SD2_WIDTH = 1024
 """Of the text's embedding; version 1 has another."""
+_DEPTHS: tuple[Depths, ...] = (
+    ((1, 1, 1, 1, 1, 1, 0, 0), 1, (0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1)),
+    ((0, 1, 1), -2, (1, 1, 1, 1, 0, 0)),  # SDXS
+)
+"""Of the UNets in ComfyUI's list of diffusers' (`model_detection`)."""
+COMFYUI: dict[str, Any] = {
+    "latents": "EmptyLatentImage",
+    "kohya": True,
+    "dtype": torch.float16,
+}
+"""Of the UNets that ComfyUI knows: it takes them under diffusers' names."""
 
 
 class LatentUNet(LatentNetwork):
@@ -83,6 +95,8 @@ class StableDiffusion(LatentUNet):
         return f"Stable Diffusion {2 if two else 1}"
 
     @property
-    def comfyui(self) -> str | None:
+    def comfyui(self) -> ComfyUI | None:
         """None for version 2, whose text encoder is another."""
-        return "stable_diffusion" if self.title.endswith("1") else None
+        if not self.title.endswith("1"):
+            return None
+        return ComfyUI(**COMFYUI, type="stable_diffusion", scaling=(0.18215, 0.0), depths=_DEPTHS)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow
+from pipeline.models.comfyui import ComfyUI
 from pipeline.models.family import register_family
 from pipeline.models.latent_transformer import LatentTransformer
 
@@ -52,3 +53,18 @@ class SD3(LatentTransformer):
             pooled_projections=pooled.to(x_t.dtype),
         ).sample
         return output
+
+    @property
+    def comfyui(self) -> ComfyUI | None:
+        """None without T5: the pipeline has tokens of zeros in its place, and ComfyUI none."""
+        if "text_encoder_3" in self.left_out:
+            return None
+        encoders = ("clip_l.safetensors", "clip_g.safetensors", "t5xxl_fp16.safetensors")
+        source = ("Comfy-Org/stable-diffusion-3.5-fp8",)
+        return ComfyUI(
+            type="sd3",
+            encoders=encoders,
+            scaling=(1.5305, 0.0609),
+            source=source,
+            padding=(0, 256),
+        )

@@ -7,10 +7,20 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.condition import Condition
-from pipeline.models.families.sd import LatentUNet
+from pipeline.models.comfyui import PROMPT, ComfyUI, Depths
+from pipeline.models.families.sd import COMFYUI, LatentUNet
 from pipeline.models.family import FROM_IMAGES, register_family
 from pipeline.models.folder import ModelFolder
 from pipeline.models.vae import VAE, ScaleShift
+
+_DEPTHS: tuple[Depths, ...] = (
+    ((0, 0, 2, 2, 10, 10), 10, (10, 10, 10, 2, 2, 2, 0, 0, 0)),
+    ((0, 0, 2, 2, 4, 4), -1, (4, 4, 10, 2, 1, 1, 0, 0, 0)),  # SSD-1B
+    ((0, 0, 1, 1, 2, 2), -1, (2, 2, 2, 1, 1, 1, 0, 0, 0)),  # Segmind-Vega
+    ((0, 2, 5), -2, (5, 5, 2, 2, 0, 0)),  # KOALA-700M
+    ((0, 2, 6), 6, (6, 6, 2, 2, 0, 0)),  # KOALA-1B
+)
+"""Of the UNets in ComfyUI's list of diffusers' (`model_detection`)."""
 
 
 class SizedUNet(LatentUNet):
@@ -87,8 +97,12 @@ class StableDiffusionXL(SizedUNet):
         return "Stable Diffusion XL"
 
     @property
-    def comfyui(self) -> str | None:
-        return "sdxl"
+    def comfyui(self) -> ComfyUI | None:
+        height, width = self.size
+        sizes = {"width": width, "height": height, "crop_w": 0, "crop_h": 0}
+        sizes |= {"target_width": width, "target_height": height}
+        told = ("CLIPTextEncodeSDXL", {"text_g": PROMPT, "text_l": PROMPT, **sizes})
+        return ComfyUI(**COMFYUI, type="sdxl", scaling=(0.13025, 0.0), prompt=told, depths=_DEPTHS)
 
     @classmethod
     def vae(cls, network: Any) -> VAE:

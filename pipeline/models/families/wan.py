@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow
+from pipeline.models.comfyui import ComfyUI
 from pipeline.models.experts import TwoExperts
 from pipeline.models.family import register_family
 from pipeline.models.folder import ModelFolder
@@ -15,6 +16,35 @@ from pipeline.models.video_network import VideoNetwork
 
 _FLAGS = ("boundary_ratio", "expand_timesteps")
 """What its `model_index.json` says of the way in which its networks are called."""
+_NAMES = {
+    **{f"attn1.to_{each}": f"self_attn.{each}" for each in "qkv"},
+    "attn1.to_out.0": "self_attn.o",
+    "attn1": "self_attn",
+    **{f"attn2.to_{each}": f"cross_attn.{each}" for each in "qkv"},
+    "attn2.to_out.0": "cross_attn.o",
+    "attn2.add_k_proj": "cross_attn.k_img",
+    "attn2.add_v_proj": "cross_attn.v_img",
+    "attn2.norm_added_k": "cross_attn.norm_k_img",
+    "attn2": "cross_attn",
+    "ffn.net.0.proj": "ffn.0",
+    "ffn.net.2": "ffn.2",
+    "blocks.*.norm2": "blocks.*.norm3",
+    "blocks.*.scale_shift_table": "blocks.*.modulation",
+    "condition_embedder.time_embedder.linear_1": "time_embedding.0",
+    "condition_embedder.time_embedder.linear_2": "time_embedding.2",
+    "condition_embedder.text_embedder.linear_1": "text_embedding.0",
+    "condition_embedder.text_embedder.linear_2": "text_embedding.2",
+    "condition_embedder.time_proj": "time_projection.1",
+    "condition_embedder.image_embedder.norm1": "img_emb.proj.0",
+    "condition_embedder.image_embedder.ff.net.0.proj": "img_emb.proj.1",
+    "condition_embedder.image_embedder.ff.net.2": "img_emb.proj.3",
+    "condition_embedder.image_embedder.norm2": "img_emb.proj.4",
+    "scale_shift_table": "head.modulation",
+    "proj_out": "head.head",
+}
+"""ComfyUI's; its LoRA loader knows no other."""
+_FPS = 16
+"""Of the videos that it was trained on."""
 
 
 @register_family
@@ -66,9 +96,25 @@ class Wan(VideoNetwork):
         )
         return output
 
+    @property
+    def comfyui(self) -> ComfyUI | None:
+        return ComfyUI(
+            type="wan",
+            encoders=("umt5_xxl_fp16.safetensors",),
+            vae="wan_2.1_vae.safetensors",
+            source=("Comfy-Org/Wan_2.1_ComfyUI_repackaged",),
+            latents="EmptyHunyuanLatentVideo",
+            fps=_FPS,
+            names=_NAMES,
+        )
+
 
 @register_family
 class WanExperts(TwoExperts, Wan):
     """Two `WanTransformer3DModel`, of more and of less noise, as in Wan 2.2 A14B."""
 
     family = "wan-experts"
+
+    @property
+    def comfyui(self) -> ComfyUI | None:
+        return None  # its workflow has a sampler for each of the two

@@ -8,6 +8,7 @@ from torch import Tensor
 from pipeline.diffusion import guidance
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow, expand
+from pipeline.models.comfyui import ComfyUI
 from pipeline.models.family import register_family
 from pipeline.models.latent_transformer import LatentTransformer
 
@@ -88,6 +89,11 @@ class ZImage(LatentTransformer):
         height, width = x_t.shape[2:]
         tokens: Tensor = output[:, : height * width // self.patch**2]
         return tokens
+
+    @property
+    def comfyui(self) -> ComfyUI | None:
+        encoders, source = ("qwen_3_4b.safetensors",), ("Comfy-Org/z_image_turbo",)
+        return ComfyUI(type="lumina2", encoders=encoders, source=source)
 
     def usage(self) -> list[str]:
         return [self._usage('"a photo of a cat"', 0.0)]

@@ -5,7 +5,7 @@ from typing import Any
 
 from diffusers import ChromaPipeline, ChromaTransformer2DModel, FlowMatchEulerDiscreteScheduler
 
-from tests.families.builder import Builder, OnLatents
+from tests.families.builder import FLOW_FEW, Builder, OnLatents
 from tests.families.builders.flux import Packed
 from tests.families.builders.sd3 import DDIM
 from tests.fixtures.tiny_parts import t5, vae
@@ -46,7 +46,7 @@ BUILDERS: dict[str, Builder] = {
         make=chroma,
         settings={"image_size": 16},
         call={"height": 16, "width": 16},
-        few={"early": ((0.8,), True), "ode": ((1.0, 0.6), False)},
+        few=FLOW_FEW,
         wrong=DDIM,
     )
 }

@@ -8,7 +8,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransfo
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from tests.families.builder import Builder, OnLatents
+from tests.families.builder import FLOW_FEW, Builder, OnLatents
 from tests.families.builders.sd3 import DDIM
 from tests.fixtures.tiny_parts import clip, clip_tokenizer, t5, vae
 
@@ -62,7 +62,7 @@ def _builder(version: str) -> Packed:
         call={"height": 16, "width": 16},
         guidable=version == "flux-schnell",
         negatable=version == "flux-schnell",
-        few={"early": ((0.8,), True), "ode": ((1.0, 0.6), False)},
+        few=FLOW_FEW,
         wrong=DDIM,
     )
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import Qwen3ForCausalLM
 
 from pipeline.models.network import Network
-from tests.families.builder import Builder, OnLatents
+from tests.families.builder import FLOW_FEW, Builder, OnLatents
 from tests.families.builders.sd3 import DDIM
 from tests.fixtures.tiny_parts import mistral3, qwen3
 
@@ -90,6 +90,9 @@ class Patched(OnLatents):
     def sized(self, height: int, width: int) -> OnLatents:
         return replace(super().sized(height, width), space=(height // 4, width // 4))
 
+    def stepped(self, latents: Tensor) -> Tensor:
+        return latents.flatten(2).mT
+
     def unpack(self, latents: Tensor) -> Tensor:
         return latents.mT.unflatten(2, self.space) if latents.ndim == 3 else latents
 
@@ -158,7 +161,7 @@ def _change(file: Path, **more: Any) -> None:
 _SETTINGS: dict[str, Any] = {
     "settings": {"image_size": 16},
     "call": {"height": 16, "width": 16},
-    "few": {"early": ((0.8,), True), "ode": ((1.0, 0.6), False)},
+    "few": FLOW_FEW,
     "wrong": DDIM,
 }
 

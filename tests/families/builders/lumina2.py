@@ -6,7 +6,7 @@ from typing import Any
 from diffusers import FlowMatchEulerDiscreteScheduler, Lumina2Pipeline, Lumina2Transformer2DModel
 from torch import Tensor
 
-from tests.families.builder import Builder, OnLatents
+from tests.families.builder import FLOW_FEW, Builder, OnLatents
 from tests.families.builders.sd3 import DDIM
 from tests.fixtures.tiny_parts import gemma, vae
 
@@ -47,7 +47,7 @@ BUILDERS: dict[str, Builder] = {
         make=lumina2,
         sizes=((32, 16), (16, 48)),  # its pipeline takes multiples of 16 pixels
         call={"height": 16, "width": 16},
-        few={"early": ((0.8,), True), "ode": ((1.0, 0.6), False)},
+        few=FLOW_FEW,
         wrong=DDIM,
     )
 }

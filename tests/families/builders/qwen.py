@@ -10,7 +10,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from tests.families.builder import Builder, OnLatents
+from tests.families.builder import FLOW_FEW, Builder, OnLatents
 from tests.families.builders.sd3 import DDIM
 from tests.fixtures.tiny_parts import frame_vae, qwen_vl
 
@@ -60,7 +60,7 @@ BUILDERS: dict[str, Builder] = {
         make=qwen,
         settings={"image_size": 16},
         call={"height": 16, "width": 16},
-        few={"early": ((0.8,), True), "ode": ((1.0, 0.6), False)},
+        few=FLOW_FEW,
         wrong=DDIM,
         idle=("1.attn.to_add_out", "1.txt_mlp"),
     )

@@ -7,7 +7,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
 from torch import Tensor
 
-from tests.families.builder import Builder, OnLatents
+from tests.families.builder import FLOW_FEW, Builder, OnLatents
 from tests.families.builders.sd3 import DDIM
 from tests.fixtures.tiny_parts import qwen3, vae
 
@@ -52,7 +52,7 @@ BUILDERS: dict[str, Builder] = {
         make=z_image,
         settings={"image_size": 16},
         call={"height": 16, "width": 16},
-        few={"early": ((0.8,), True), "ode": ((1.0, 0.6), False)},
+        few=FLOW_FEW,
         wrong=DDIM,
     )
 }
