@@ -1,5 +1,8 @@
 """Adapters: they begin as nothing, share the teacher's tensors, and leave in diffusers' format."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -9,6 +12,7 @@ from pipeline.diffusion.sampler import FewStepSampler
 from pipeline.models.export.save import save_denoiser
 from pipeline.models.loading import load_denoiser
 from pipeline.models.lora import FILE, load_lora, lora_files, merged
+from pipeline.models.network import Network
 from pipeline.models.students import new_student
 from pipeline.utils.errors import UserError
 from tests.families.builder import backbones
@@ -103,10 +107,7 @@ class AdapterLaws:
             return
         base.scheduler = exported.scheduler
         assert error(builder.called(base, 1, 1.0, "latent"), expected) > 0.01
-        base.load_lora_weights(tmp_path / "student")
-        for name in second:
-            more = {"weight_name": name, "load_into_transformer_2": True}
-            base.load_lora_weights(tmp_path / "student", **more)
+        add_adapters(base, student, tmp_path / "student")
         assert error(builder.called(base, 1, 1.0, "latent"), expected) < 1e-5
 
     def test_without_adapters_nothing_is_merged_and_no_file_is_left(self, stock, teacher, tmp_path):
@@ -114,3 +115,10 @@ class AdapterLaws:
         assert merged(student) is student
         save_denoiser(student, tmp_path / "student", {})
         assert not (tmp_path / "student" / FILE).exists()
+
+
+def add_adapters(pipe: Any, student: Network, folder: Path) -> None:
+    """Load a student's adapters into its teacher's pipeline, by diffusers."""
+    pipe.load_lora_weights(folder)
+    for name in list(lora_files(student))[1:]:
+        pipe.load_lora_weights(folder, weight_name=name, load_into_transformer_2=True)

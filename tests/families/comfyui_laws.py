@@ -15,10 +15,11 @@ from pipeline.models.export.comfyui.check import check_comfyui
 from pipeline.models.export.comfyui.graph import workflow
 from pipeline.models.export.comfyui.weights import adapters
 from pipeline.models.export.save import save_denoiser
-from pipeline.models.lora import FILE, merged
+from pipeline.models.lora import FILE, lora_files, merged
 from pipeline.models.network import Network
 from pipeline.models.students import new_student
 from pipeline.utils.errors import UserError
+from tests.families.adapter_laws import add_adapters
 from tests.families.measures import NETWORK, adapted, close, error, made_by, perturbed
 from tests.fixtures.comfyui import FACTS, Names, sampled
 
@@ -38,17 +39,17 @@ class ComfyUILaws:
         student = perturbed(adapted(teacher, modules=linear), 0.1)
         whole, before = merged(student), teacher.backbone.state_dict()
         save_denoiser(whole, tmp_path / "student", {})
-        file = load_file(tmp_path / "student" / FILE)
-        assert len(file) == 2 * len(linear)
+        files = [load_file(tmp_path / "student" / name) for name in lora_files(student)]
+        assert sum(map(len, files)) == 2 * len(linear)
         base, expected = builder.open(config.output), made_by(student, builder)
         if hasattr(base, "load_lora_weights") and builder.output == "latent":
             base.scheduler = builder.open(tmp_path / "student").scheduler
             assert error(builder.called(base, 1, 1.0, "latent"), expected) > 0.01
-            base.load_lora_weights(tmp_path / "student")
+            add_adapters(base, student, tmp_path / "student")
             assert error(builder.called(base, 1, 1.0, "latent"), expected) < 1e-4
         if builder.family not in FACTS["modules"]:
             return
-        added = Names(builder.family, before).added(adapters(whole, teacher.comfyui) or file)
+        added = Names(builder.family, before).added(adapters(whole, teacher.comfyui) or files[0])
         assert added.keys() == {*linear}
         after = whole.backbone.state_dict()
         for name, change in added.items():
