@@ -37,7 +37,7 @@ command fails and writes nothing if a law is broken. Released weights were not r
   relative to the spread of all values and the value itself.
 - **Last latents**: 4 and 20 steps of the folder's solver against the stock pipeline, with the
   pipeline's own guidance. Of DiT it is the images, of models on pixels x0 before it is clamped.
-- **DMD step with GAN**: the share of tensors of student and critic that it changes, all of them
+- **DMD steps with GAN**: the share of tensors of student and critic that they change, all of them
   finite.
 - **Student's images**: of students of one step and of several, saved, and opened by diffusers in
   a process that cannot import this package; the largest difference of values from 0 to 1.

@@ -127,4 +127,6 @@ class AdapterLaws:
 def unmatched(part: nn.Module, file: Mapping[str, Tensor]) -> int:
     """Keys of a file that are no adapter "ours" of a network, and its adapters that are no key."""
     adapters = {name for name, _ in part.named_parameters() if ".lora_" in name}
-    return len({each.replace(".ours.", ".") for each in adapters} ^ {k.partition(".")[2] for k in file})
+    return len(
+        {each.replace(".ours.", ".") for each in adapters} ^ {k.partition(".")[2] for k in file}
+    )

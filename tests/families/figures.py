@@ -32,7 +32,7 @@ LAWS = {
     "x0": Law("x0 at every step", 1e-5),
     "end": Law("last latents, own size", 1e-4),
     "sizes": Law("last latents, two other sizes", 1e-4),
-    "trained": Law("tensors a DMD step with GAN changes", 0.9, ".0%", at_least=True),
+    "trained": Law("tensors two DMD steps with GAN change", 0.9, ".0%", at_least=True),
     "opened": Law("student's images in a fresh process", 1e-5),
     "keys": Law("unmatched LoRA keys", 0, ".0f"),
     "adapted": Law("what LoRA changes", 0.01, ".1%", at_least=True),
