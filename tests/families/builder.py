@@ -1,5 +1,6 @@
 """A tiny model of a family in the layout of the real ones, and how diffusers' pipeline calls it."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -120,6 +121,14 @@ class Builder:
     def end(self, pipe: Any, teacher: Network, steps: int, guidance: float) -> Tensor:
         """What `visible` shows of the pipeline's images, from `noise`."""
         raise NotImplementedError
+
+    def guidance(self, pipe: Any) -> float:
+        """The pipeline's own, where it is told none."""
+        told = inspect.signature(type(pipe).__call__).parameters
+        scales = [
+            told[name].default for name in ("true_cfg_scale", "guidance_scale") if name in told
+        ]
+        return float(scales[0]) if scales else 1.0
 
     def start(self, pipe: Any, teacher: Network) -> Tensor:
         """The noise with which a solver begins where the pipeline does."""

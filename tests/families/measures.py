@@ -1,5 +1,6 @@
 """What the laws of families compare with."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,14 @@ def networks(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.safetensors"))
 
 
+def distance(ours: Tensor, theirs: Tensor) -> float:
+    """The largest difference of two values, to their spread and the value itself."""
+    assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+    return float(((ours - theirs).abs() / (theirs.std() + theirs.abs())).max())
+
+
 def close(ours: Tensor, theirs: Tensor, bar: float) -> None:
-    torch.testing.assert_close(ours, theirs, atol=bar * theirs.std().item(), rtol=bar)
+    assert distance(ours, theirs) <= bar
 
 
 def error(found: Tensor, expected: Tensor) -> float:
@@ -56,6 +63,19 @@ def size(*networks: nn.Module) -> int:
     """Bytes of all tensors of networks, each counted once."""
     values = [v for each in networks for v in (*each.parameters(), *each.buffers())]
     return sum({v.data_ptr(): v.numel() * v.element_size() for v in values if v.numel()}.values())
+
+
+def off(counted: float, found: float) -> float:
+    """The share by which a count differs from what is there."""
+    return abs(counted - found) / found if found else float(counted != 0)
+
+
+def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
+    """The share of tensors that are not what they were; 0 if one is not finite."""
+    assert before.keys() == after.keys()
+    finite = all(value.isfinite().all() for value in after.values())
+    moved = [not torch.equal(value, after[name]) for name, value in before.items()]
+    return finite * sum(moved) / len(moved)
 
 
 def guidable(teacher: Denoiser) -> bool:

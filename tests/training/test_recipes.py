@@ -19,6 +19,7 @@ from pipeline.runs.run import Run
 from pipeline.stages.teacher import make_teacher
 from pipeline.training import loop
 from pipeline.utils.errors import UserError
+from tests.families.builders import BUILDERS
 from tests.fixtures.edm_file import dump, network
 from tests.fixtures.image_sets import items, save_files
 from tests.fixtures.in_process import encode_images, make_pairs
@@ -135,6 +136,30 @@ def test_sdxl_in_four_steps(tmp_path, capsys):
     other = small([*flags, *elsewhere, "--teacher.prompts", str(tmp_path / "prompts.txt")])
     with pytest.raises(UserError, match=r"teacher\.prompts: 'picture \d', a caption in .*listing"):
         loop.train(other)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "steps"),
+    [
+        ("qwen-image-4-step", "qwen", 4),
+        ("z-image-8-step", "z-image", 8),
+        ("flux2-klein-4-step", "flux2-klein", 4),
+        ("wan21-4-step", "wan-unipc", 4),
+    ],
+)
+def test_large_models_with_adapters_of_prompts_alone(name, model, steps, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
+    flags = flags_of(name, tmp_path)
+    flags += ["--teacher.output", str(save_tiny(tmp_path / "model", model))]
+    flags += ["--teacher.prompts", str(tmp_path / "prompts.txt")]
+    flags += ["--teacher.image_size", str(BUILDERS[model].settings["image_size"])]
+    shown = plan_of(flags, capsys)
+    assert shown.count("rank: 64\n      alpha: 8.0") == 2 and "every: 5" in shown
+    config = small([*flags, *SHORT, "--distill.precision", "bf16"])
+    run_it(config)
+    folder = Path(config.distill.output) / "student"
+    student = load_student(folder, config.teacher)
+    assert len(student.sampler.timesteps) == steps and (folder / FILE).is_file()
 
 
 def imagenet(name: str, tmp_path: Path, run: str = "run", shared: bool = True) -> list[str]:

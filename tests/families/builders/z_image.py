@@ -39,6 +39,9 @@ class Listed(OnLatents):
     def unpack(self, latents: Any) -> Tensor:
         return torch.stack(latents).squeeze(2) if isinstance(latents, list) else latents
 
+    def guidance(self, pipe: Any) -> float:
+        return super().guidance(pipe) + 1.0
+
     def arguments(self, guidance: float) -> tuple[Any, dict[str, Any]]:
         return super().arguments(guidance - 1.0)
 
