@@ -65,7 +65,7 @@ def table(*reports: Any) -> Table:
     return made
 
 
-WHOLE = {law: each.bar for law, each in LAWS.items()}
+WHOLE = {law: float(each.bar) for law, each in LAWS.items()}
 GAUSSIAN = Report("c", trained=1.0, memory=0.01)
 
 

@@ -145,6 +145,7 @@ def test_sdxl_in_four_steps(tmp_path, capsys):
         ("z-image-8-step", "z-image", 8),
         ("flux2-klein-4-step", "flux2-klein", 4),
         ("wan21-4-step", "wan-unipc", 4),
+        ("wan22-4-step", "wan-experts", 4),
     ],
 )
 def test_large_models_with_adapters_of_prompts_alone(name, model, steps, tmp_path, capsys):
