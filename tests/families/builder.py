@@ -256,11 +256,12 @@ class OnVideos(OnLatents):
     """On latents of videos, two frames to a latent but for the first.
 
     Args:
+        axes: What the pipeline calls the numbers of a size.
         pixels: To a latent, in height and in width.
     """
 
+    axes: tuple[str, ...] = ("num_frames", "height", "width")
     pixels: int = 2
-
     space: tuple[int, ...] = (3, 8, 8)
     sizes: tuple[tuple[int, ...], ...] = ((3, 32, 16), (7, 16, 48))
     settings: dict[str, Any] = field(default_factory=lambda: {"image_size": [5, 16, 16]})
@@ -275,7 +276,7 @@ class OnVideos(OnLatents):
     def sized(self, frames: int, height: int, width: int) -> "OnVideos":  # type: ignore[override]
         space = ((frames + 1) // 2, height // self.pixels, width // self.pixels)
         size = [frames, height, width]
-        call = dict(zip(("num_frames", "height", "width"), size, strict=True))
+        call = dict(zip(self.axes, size, strict=True))
         return replace(
             self,
             space=space,
