@@ -165,7 +165,8 @@ class _Attention(torch.autograd.Function):
 def _attention_inputs(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **rest: Any
 ) -> list[Tensor]:
-    return [query, key, value] if attn_mask is None else [query, key, value, attn_mask]
+    mask = [] if attn_mask is None else [attn_mask.to(query.dtype)]  # kernels add it, as numbers
+    return [query, key, value, *mask]
 
 
 def _bytes(network: nn.Module) -> int:

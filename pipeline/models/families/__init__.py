@@ -7,6 +7,7 @@ from pipeline.models.families import edm as edm
 from pipeline.models.families import flux as flux
 from pipeline.models.families import flux2 as flux2
 from pipeline.models.families import gaussian as gaussian
+from pipeline.models.families import hunyuan_video as hunyuan_video
 from pipeline.models.families import kolors as kolors
 from pipeline.models.families import ltx as ltx
 from pipeline.models.families import lumina2 as lumina2

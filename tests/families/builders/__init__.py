@@ -9,6 +9,7 @@ from tests.families.builders import (
     flux,
     flux2,
     gaussian,
+    hunyuan_video,
     kolors,
     ltx,
     lumina2,
@@ -46,5 +47,6 @@ BUILDERS: dict[str, Builder] = {
     **qwen.BUILDERS,
     **wan.BUILDERS,
     **ltx.BUILDERS,
+    **hunyuan_video.BUILDERS,
     **sana_video.BUILDERS,
 }
