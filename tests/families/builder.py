@@ -64,6 +64,7 @@ class Builder:
         few: Students of a few steps that diffusers can take, by a name.
         wrong: A scheduler that the family does not take.
         idle: Parts of its backbone, by the ends of their names, whose output nothing reads.
+        sliced: Whether its VAE decodes one image or video at a time alone.
     """
 
     family: str
@@ -78,6 +79,7 @@ class Builder:
     few: dict[str, Few] = field(default_factory=dict)
     wrong: dict[str, Any] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
+    sliced: bool = False
 
     def save(self, folder: Path, seed: int = 0) -> Path:
         """Save it with random weights, also where a new network would start with zeros."""
@@ -111,6 +113,8 @@ class Builder:
         """The pipeline, by diffusers alone."""
         pipe = DiffusionPipeline.from_pretrained(folder)
         pipe.set_progress_bar_config(disable=True)
+        if self.sliced:
+            pipe.vae.enable_slicing()
         return pipe
 
     def calls(self, pipe: Any, teacher: Network, steps: int) -> list[Call]:

@@ -203,7 +203,8 @@ class Conformance(AdapterLaws, ComfyUILaws, FolderLaws, TrainingLaws):
         fresh = [builder.stepped(each) for each in noise]
         images, last, taken = stranger(
             tmp_path / "student",
-            {"given": given, "named": named, "fresh": fresh, "imports": student.imports},
+            {"given": given, "named": named, "fresh": fresh, "imports": student.imports}
+            | {"sliced": builder.sliced},
             scaled=teacher.latents is None,
         )
         ours = made_by(student, builder)

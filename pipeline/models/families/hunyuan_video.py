@@ -36,6 +36,7 @@ class HunyuanVideo15(VideoNetwork):
         "text_embed_2_dim": {"text_encoder_2.hidden_size": 1},
     }
     pipeline_spacing = "trailing"
+    prompts_alone = True
 
     @classmethod
     def problem(cls, folder: ModelFolder) -> str | None:
@@ -82,17 +83,16 @@ class HunyuanVideo15(VideoNetwork):
         tokens, mask, glyphs, glyph_mask = pipe.encode_prompt(
             texts, device=device, batch_size=len(texts)
         )
-        return Condition(
-            {"tokens": tokens, "mask": mask, "glyphs": glyphs, "glyph_mask": glyph_mask}
-        )
+        kept = mask[0] > 0  # of one prompt, so that no token is padding
+        text = {"tokens": tokens[:, kept], "mask": mask[:, kept]}
+        return Condition({**text, "glyphs": glyphs, "glyph_mask": glyph_mask})
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        width = self.backbone.config.image_embed_dim
-        of_image = self.frozen.pipe.vision_num_semantic_tokens
+        no_image = x_t.new_zeros(len(x_t), 1, self.backbone.config.image_embed_dim)
         with _read_masks(x_t):
             output: Tensor = self.backbone(
                 hidden_states=torch.cat([x_t, torch.zeros_like(x_t), 0 * x_t[:, :1]], dim=1),
-                image_embeds=x_t.new_zeros(len(x_t), of_image, width),
+                image_embeds=no_image,  # masked, so one token does for all of an image's
                 timestep=self.position(t),
                 encoder_hidden_states=condition["tokens"].to(x_t.dtype),
                 encoder_attention_mask=condition["mask"],

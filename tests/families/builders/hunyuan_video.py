@@ -58,7 +58,7 @@ def hunyuan_video() -> HunyuanVideo15Pipeline:
         out_channels=4,
         num_attention_heads=1,
         attention_head_dim=8,
-        num_layers=1,  # its 2,000 tokens of text take long
+        num_layers=1,  # its pipeline's 2,000 tokens of text take long
         num_refiner_layers=1,
         text_embed_dim=12,
         text_embed_2_dim=8,
@@ -108,5 +108,6 @@ BUILDERS: dict[str, Builder] = {
         few={"early": ((0.8,), True), "ode": ((1.0, 0.6), False)},
         wrong=DDIM,
         idle=("0.attn.to_add_out",),
+        sliced=True,  # in diffusers its mask of frames is of one video
     )
 }
