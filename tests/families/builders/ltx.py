@@ -81,7 +81,7 @@ def _builder(told: bool) -> OfTokens:
         sizes=((3, 32, 64), (7, 64, 32)),
         settings={"image_size": [5, 32, 32]},
         call={"num_frames": 5, "height": 32, "width": 32},
-        few={"ode": ((1.0, 0.6), False), "even": ((1.0, 0.9, 0.75, 0.5), False)},
+        few={"fresh": ((1.0, 0.7, 0.3), True), "even": ((1.0, 0.9, 0.75, 0.5), False)},
         wrong=DDIM,
     )
 
