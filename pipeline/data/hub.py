@@ -31,6 +31,7 @@ _FILES = (
     "pytorch_lora_weights.safetensors",
     "scheduler/scheduler_config.json",
     "scheduler_config.json",
+    "guider/guider_config.json",
     *(
         f"tokenizer{n}/*{kind}"
         for n in ("", "_2", "_3")

@@ -250,8 +250,8 @@ def _module(library: str) -> str | None:
 
 
 def _open(kind: Any, part: Path) -> Any:
-    """A network, tokenizer or scheduler."""
-    if hasattr(kind, "forward"):
+    """A network, tokenizer, scheduler or guider."""
+    if issubclass(kind, torch.nn.Module):
         return load_network(kind, part)
     tokenizer = part.name.startswith("tokenizer")
     if tokenizer:

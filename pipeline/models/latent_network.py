@@ -217,7 +217,8 @@ class LatentNetwork(ImageSizes, Network):
     def pipeline(self) -> "diffusers.DiffusionPipeline":
         """Its own, with a scheduler that takes the student's steps, the last one to x0 itself."""
         pipe = self.frozen.pipe
-        scheduler = student_scheduler(self.scheduler, self.sampler, self._takes("sigmas"))
+        trailing = self.pipeline_spacing == "trailing"
+        scheduler = student_scheduler(self.scheduler, self.sampler, self._takes("sigmas"), trailing)
         networks = {name.rpartition(".")[2]: each for name, each in self.networks.items()}
         parts = {**pipe.components, **networks, "scheduler": scheduler}
         made = type(pipe)(**parts, **self.frozen.flags)
@@ -231,7 +232,7 @@ class LatentNetwork(ImageSizes, Network):
         if steps is None and isinstance(self.schedule, Flow):
             if self._takes("sigmas"):
                 steps = {"sigmas": list(times)}
-            elif are_even(times, self.schedule.steps_table):
+            elif are_even(times, self.schedule.steps_table, self.pipeline_spacing == "trailing"):
                 steps = {"num_inference_steps": len(times)}
         elif steps is None and self._takes("timesteps") and isinstance(self.schedule, VP):
             steps = {"timesteps": [int(time) for time in times]} if self.sampler.renoise else None

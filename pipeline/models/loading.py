@@ -32,7 +32,7 @@ _MAKE_TEACHER = (
     f"run jobs/teacher.py, or set teacher.output to a folder of diffusers, or to {_HUB} on the Hub"
 )
 _BESIDE = (
-    *("vae", "transformer_2"),
+    *("vae", "transformer_2", "guider"),
     *(f"{name}{number}" for name in ("text_encoder", "tokenizer") for number in ("", "_2", "_3")),
 )
 """Folders of a model on latents that make it what it is, beside the backbone's."""

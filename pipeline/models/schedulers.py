@@ -164,7 +164,7 @@ def _flow(config: Mapping[str, Any], tokens: int | None) -> Flow:
 
 
 def student_scheduler(
-    config: Mapping[str, Any], sampler: FewStepSampler, named: bool = True
+    config: Mapping[str, Any], sampler: FewStepSampler, named: bool = True, trailing: bool = False
 ) -> Any:
     """A scheduler of diffusers that takes a student's steps, the last one to x0 itself.
 
@@ -174,6 +174,7 @@ def student_scheduler(
         config: That of its teacher, `completed`; of EDM it may be empty.
         sampler: The student's.
         named: Whether a flow's times are told to it; else it has them from their number.
+        trailing: As for `even_settings`, where they are not.
     """
     schedule = sampler.schedule
     match schedule:
@@ -189,7 +190,7 @@ def student_scheduler(
             )
         case Flow(shift, table):
             if (times := sampler.timesteps) != (schedule.start,):  # taken as they are, not shifted
-                spaced = {} if named else even_settings(times, table)
+                spaced = {} if named else even_settings(times, table, trailing)
                 return diffusers.FlowMatchEulerDiscreteScheduler(
                     table, **spaced, stochastic_sampling=sampler.renoise and len(times) > 1
                 )

@@ -114,7 +114,12 @@ class VAE:
         scaled = self.normaliser.restore(latents)
         self._tile(size * self.factor for size in latents.shape[-2:])
         with full_precision(latents.device):
-            images: Tensor = self.vae.to(latents.device).decode(scaled).sample
+            self.vae.to(latents.device)
+            return self.made_of(scaled)
+
+    def made_of(self, latents: Tensor) -> Tensor:
+        """Images, of latents as the network itself takes them."""
+        images: Tensor = self.vae.decode(latents).sample
         return images
 
 
@@ -134,16 +139,17 @@ class VideoVAE(VAE):
 
     @property
     def channels(self) -> int:
-        return int(self.vae.config.z_dim)
+        config = self.vae.config
+        return int(config.get("z_dim") or config.latent_channels)
 
     @property
     def factor(self) -> int:
-        told = self.vae.config.get("scale_factor_spatial")
-        return int(told or 2 ** len(self.vae.config.temperal_downsample))
+        return int(self.vae.spatial_compression_ratio)
 
     @property
     def frames(self) -> int:
-        told = self.vae.config.get("scale_factor_temporal")
+        told = getattr(self.vae, "temporal_compression_ratio", None)
+        told = told or self.vae.config.get("scale_factor_temporal")
         return int(told or 2 ** sum(self.vae.config.temperal_downsample))
 
     def pixels(self, shape: tuple[int, ...]) -> tuple[int, ...]:

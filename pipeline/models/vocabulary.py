@@ -63,11 +63,10 @@ def drop_unpaired(parts: dict[str, Any]) -> None:
 
 
 def chat_problem(parts: Mapping[str, Any], folder: Path) -> str | None:
-    """Which tokenizer in a folder has no chat template for its prompts, or None."""
-    for name in sorted(each for each in parts if each.startswith("tokenizer") and parts[each]):
-        if not parts[name].chat_template:
-            return f"{folder / name} has no chat template: copy its files there once more"
-    return None
+    """That the tokenizer in a folder has no chat template for its prompts, or None."""
+    if parts["tokenizer"].chat_template:
+        return None
+    return f"{folder / 'tokenizer'} has no chat template: copy its files there once more"
 
 
 def text_problem(

@@ -125,6 +125,8 @@ def part_files(part: Path) -> list[Path]:
         return []
     if part.name.startswith("tokenizer"):
         return sorted(file for file in part.glob("*") if file.suffix in _TOKENIZER)
+    if part.name == "guider":
+        return [part / "guider_config.json"]
     return sorted([part / "config.json", *weight_files(part)])
 
 

@@ -156,7 +156,8 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
         query, value = inputs[0], inputs[2]
-        output = query.new_empty(*query.shape[:-1], value.shape[-1])
+        heads_last = query.transpose(-3, -2).shape[:-1]  # as kernels lay their output out
+        output = query.new_empty(*heads_last, value.shape[-1]).transpose(-3, -2)
         ctx.save_for_backward(*inputs, output, query.new_empty(query.shape[:-1]))
         return output
 
@@ -164,7 +165,8 @@ class _Attention(torch.autograd.Function):
 def _attention_inputs(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **rest: Any
 ) -> list[Tensor]:
-    return [query, key, value] if attn_mask is None else [query, key, value, attn_mask]
+    mask = [] if attn_mask is None else [attn_mask.to(query.dtype)]  # kernels add it, as numbers
+    return [query, key, value, *mask]
 
 
 def _bytes(network: nn.Module) -> int:

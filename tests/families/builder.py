@@ -65,6 +65,7 @@ class Builder:
         few: Students of a few steps that diffusers can take, by a name.
         wrong: A scheduler that the family does not take.
         idle: Parts of its backbone, by the ends of their names, whose output nothing reads.
+        sliced: Whether its VAE decodes one image or video at a time alone.
     """
 
     family: str
@@ -79,6 +80,7 @@ class Builder:
     few: dict[str, Few] = field(default_factory=dict)
     wrong: dict[str, Any] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
+    sliced: bool = False
 
     def save(self, folder: Path, seed: int = 0) -> Path:
         """Save it with random weights, also where a new network would start with zeros."""
@@ -112,6 +114,8 @@ class Builder:
         """The pipeline, by diffusers alone."""
         pipe = DiffusionPipeline.from_pretrained(folder)
         pipe.set_progress_bar_config(disable=True)
+        if self.sliced:
+            pipe.vae.enable_slicing()
         return pipe
 
     def calls(self, pipe: Any, teacher: Network, steps: int) -> list[Call]:
@@ -265,11 +269,12 @@ class OnVideos(OnLatents):
     """On latents of videos, two frames to a latent but for the first.
 
     Args:
+        axes: What the pipeline calls the numbers of a size.
         pixels: To a latent, in height and in width.
     """
 
+    axes: tuple[str, ...] = ("num_frames", "height", "width")
     pixels: int = 2
-
     space: tuple[int, ...] = (3, 8, 8)
     sizes: tuple[tuple[int, ...], ...] = ((3, 32, 16), (7, 16, 48))
     settings: dict[str, Any] = field(default_factory=lambda: {"image_size": [5, 16, 16]})
@@ -284,7 +289,7 @@ class OnVideos(OnLatents):
     def sized(self, frames: int, height: int, width: int) -> "OnVideos":  # type: ignore[override]
         space = ((frames + 1) // 2, height // self.pixels, width // self.pixels)
         size = [frames, height, width]
-        call = dict(zip(("num_frames", "height", "width"), size, strict=True))
+        call = dict(zip(self.axes, size, strict=True))
         return replace(
             self,
             space=space,

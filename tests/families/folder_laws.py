@@ -94,6 +94,8 @@ class FolderLaws:
         index = json.loads((Path(copy.output) / "model_index.json").read_text())
         for part in sorted(Path(copy.output).glob("tokenizer*")):
             kind = part_class(part.parent, part.name, index[part.name])
+            if not kind.vocab_files_names:
+                continue  # of bytes
             file = next(each for each in part.iterdir() if each.name in VOCABULARIES)
             content = file.read_bytes()
             file.unlink()
@@ -114,7 +116,7 @@ class FolderLaws:
             file.write_bytes(content)
             told.write_text(settings)
             template = part / "chat_template.jinja"
-            if FAMILIES[builder.family].chats:
+            if part.name == "tokenizer" and FAMILIES[builder.family].chats:
                 content = template.read_bytes()
                 template.unlink()
                 assert f"{part} has no chat template" in refused(copy)

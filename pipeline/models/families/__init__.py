@@ -7,11 +7,14 @@ from pipeline.models.families import edm as edm
 from pipeline.models.families import flux as flux
 from pipeline.models.families import flux2 as flux2
 from pipeline.models.families import gaussian as gaussian
+from pipeline.models.families import hunyuan_video as hunyuan_video
 from pipeline.models.families import kolors as kolors
+from pipeline.models.families import ltx as ltx
 from pipeline.models.families import lumina2 as lumina2
 from pipeline.models.families import pixart as pixart
 from pipeline.models.families import qwen as qwen
 from pipeline.models.families import sana as sana
+from pipeline.models.families import sana_video as sana_video
 from pipeline.models.families import sd as sd
 from pipeline.models.families import sd3 as sd3
 from pipeline.models.families import sdxl as sdxl

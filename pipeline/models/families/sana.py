@@ -44,6 +44,6 @@ class Sana(LatentTransformer):
             x_t,
             encoder_hidden_states=tokens.to(x_t.dtype),
             encoder_attention_mask=mask,
-            timestep=self.position(t) * self.backbone.config.timestep_scale,
+            timestep=self.position(t) * self.backbone.config.get("timestep_scale", 1.0),
         ).sample
         return output
