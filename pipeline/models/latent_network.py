@@ -198,9 +198,11 @@ class LatentNetwork(ImageSizes, Network):
     def at(self, shape: Shape) -> Self:
         if shape == self.shape:
             return self
-        told, tokens = view(self, {}), self.tokens(self.backbone, shape)
+        told = view(self, {})
         told.shape = shape
-        told.schedule, _ = self.read_schedule(self.frozen.scheduler, tokens)
+        if self.shifts_by_size:
+            tokens = self.tokens(self.backbone, shape)
+            told.schedule, _ = self.read_schedule(self.frozen.scheduler, tokens)
         return told
 
     @property
