@@ -198,14 +198,15 @@ def test_every_pair_comes_once_an_epoch_of_its_bucket(made):
 
 def test_a_run_of_one_size_reads_its_bucket_and_one_of_several_begins_with_it(made):
     several = configured(made, "begun")
-    one = changed(configured(made, "one"), "teacher", buckets=[], image_size=16)
+    one = changed(configured(made, "one", steps=3), "teacher", buckets=[], image_size=16)
     training = build.prepare(one)
     assert {each.noise.shape for each in training.microbatches(0).values()} == {(2, 4, 8, 8)}
     Run(one).claim()
-    loop.train(changed(one, "distill", steps=3))
-    begun = changed(several, "distill", start_from=str(Path(one.distill.output)))
+    loop.train(one)
+    Run(one).finish()
+    begun = changed(several, "distill", start_from=one.distill.output, steps=3)
     Run(begun).claim()
-    assert loop.train(changed(begun, "distill", steps=3)) == 3
+    assert loop.train(begun) == 3
 
 
 def test_videos_of_several_lengths_are_made_and_verified(made, capsys):
