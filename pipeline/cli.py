@@ -189,6 +189,8 @@ def _parser(description: str, instead: Mapping[str, Job], words: str) -> argpars
 def _describe(schema: dict[str, Any]) -> tuple[str, list[str]]:
     """Give a short name of a leaf's type, and its bounds in words."""
     schema = {**schema, **schema.get("anyOf", [{}])[0]}
+    if "$ref" in schema:
+        return "MAPPING", []
     if schema["type"] == "array":
         kind, bounds = _describe((schema.get("prefixItems") or [schema["items"]])[0])
         return f"[{kind},...]", [f"each {bound}" for bound in bounds]

@@ -20,7 +20,7 @@ from pipeline.models.loading import load_teacher, teacher_fingerprint
 from pipeline.models.solver_notes import solver_note
 from pipeline.runs.run import Run
 from pipeline.stages.pairs import pair_plan
-from pipeline.stages.plan import pair_bytes, plan, teacher_calls, training_calls
+from pipeline.stages.plan import plan, set_bytes, teacher_calls, training_calls
 from pipeline.training.memory import footprint
 from pipeline.utils.errors import UserError, first_line
 from pipeline.utils.uris import is_remote
@@ -141,9 +141,9 @@ class Examination:
 
     def check_teacher(self) -> str:
         """It can be loaded."""
-        weights = sum(value.numel() for value in self.teacher.parameters())
-        shape = "x".join(map(str, self.teacher.shape))
-        return f"{shape} images, {self.teacher.classes or 'no'} classes, {weights:,} weights"
+        teacher = self.teacher
+        weights = sum(value.numel() for value in teacher.parameters())
+        return f"{teacher.buckets} images, {teacher.classes or 'no'} classes, {weights:,} weights"
 
     def check_solver(self) -> str:
         """Any will do; whether it takes the steps of the teacher's own scheduler is told."""
@@ -291,10 +291,10 @@ class Examination:
 
     def _needs(self) -> dict[str, int]:
         """Bytes that each output will take."""
-        config, shape = self.config, self.teacher.shape
+        config = self.config
         whole = footprint(config, self.teacher)
         state = whole.moments + 3 * whole.gradients // 2  # gradients are of two networks of three
         return {
-            config.pairs.output: config.pairs.count * pair_bytes(shape),
+            config.pairs.output: set_bytes(config.pairs.count, self.teacher.buckets),
             config.distill.output: (config.distill.keep + 2) * state,
         }

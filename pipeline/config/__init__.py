@@ -22,6 +22,7 @@ from pipeline.config.distill import (
     WorkersConfig,
 )
 from pipeline.config.networks import (
+    BucketConfig,
     DataConfig,
     GaussianConfig,
     NetworkConfig,
@@ -46,6 +47,7 @@ from pipeline.utils.uris import absolute, is_remote
 
 __all__ = [
     "ActorsConfig",
+    "BucketConfig",
     "Config",
     "CriticConfig",
     "DataConfig",
@@ -186,6 +188,7 @@ class Config(Branch):
         outputs = {branch: getattr(self, branch).output for branch in branches}
         yield from rules.network_problems(self.network, teacher, self.shape)
         yield from rules.gaussian_problems(teacher, distill)
+        yield from rules.size_problems(teacher)
         yield from rules.pairs_problems(self.pairs)
         yield from rules.range_problems(self.pairs, self.encode, distill, evaluate)
         yield from rules.distill_problems(distill)

@@ -63,6 +63,15 @@ class TrainingConfig(Branch):
     p_std: float = Field(default=1.2, gt=0, le=10, description="Standard deviation of ln(sigma).")
 
 
+class BucketConfig(Branch):
+    """One of several sizes of images or videos, and its share."""
+
+    size: Annotated[tuple[Positive, ...], Field(strict=False, min_length=2, max_length=3)] = Field(
+        description="[height, width] in pixels, or [frames, height, width] of videos."
+    )
+    weight: Positive = Field(default=1, description="How often it comes, beside the others'.")
+
+
 class TeacherConfig(Branch):
     """The teacher: the frozen model that is distilled."""
 
@@ -89,7 +98,13 @@ class TeacherConfig(Branch):
     image_size: Annotated[Size | None, AfterValidator(_one_of_equals)] = Field(
         default=None,
         description="Pixels a side of a latent teacher's images, or [height, width], or [frames, "
-        "height, width] of videos; null: its own.",
+        "height, width] of videos; null: the first of buckets, else its own.",
+    )
+    buckets: tuple[BucketConfig, ...] = Field(
+        default=(),
+        strict=False,
+        description="Several sizes to learn at: {size: [height, width] or [frames, height, width], "
+        "weight: 1} each; then image_size, one of them, is that of pictures and evaluation.",
     )
     file: str | None = Field(
         default=None,
@@ -109,3 +124,14 @@ class TeacherConfig(Branch):
     )
     gaussian: GaussianConfig = Field(default_factory=GaussianConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """Of the buckets, each as `image_size` would name it."""
+        found = (_one_of_equals(bucket.size) for bucket in self.buckets)
+        return tuple(size for size in found if size is not None)
+
+    @property
+    def first_size(self) -> Size | None:
+        """The size that stands for the teacher: its first bucket's, else `image_size`."""
+        return self.sizes[0] if self.buckets else self.image_size

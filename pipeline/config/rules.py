@@ -79,6 +79,29 @@ def gaussian_problems(teacher: TeacherConfig, distill: DistillConfig) -> Problem
             )
 
 
+def size_problems(teacher: TeacherConfig) -> Problems:
+    """Several sizes: each once, one of them that of pictures, and a teacher that takes others."""
+    sizes = teacher.sizes
+    if sizes and teacher.kind == "gaussian":
+        yield "teacher.buckets: a gaussian makes images of one shape; give none"
+    for number, size in enumerate(sizes):
+        if size in sizes[:number]:
+            yield (
+                f"teacher.buckets: {_listed(size)} stands twice; give each size once, with its "
+                "weight"
+            )
+    if sizes and teacher.image_size not in (None, *sizes):
+        yield (
+            f"teacher.image_size: {_listed(teacher.image_size)} is none of teacher.buckets, which "
+            f"are {', '.join(map(_listed, sizes))}; name one of them, or null for the first"
+        )
+
+
+def _listed(size: int | tuple[int, ...] | None) -> str:
+    """A size as it stands in the settings."""
+    return str([size, size] if isinstance(size, int) else [*(size or ())])
+
+
 def pairs_problems(pairs: PairsConfig) -> Problems:
     """The set of pairs: whole shards, guidance, and a class to make."""
     if pairs.count % pairs.shard_size:
@@ -141,6 +164,11 @@ def gan_problems(distill: DistillConfig, data: DataConfig, teacher: TeacherConfi
         yield (
             "distill.gan.real: data needs data.name, and a teacher that learnt from it; use "
             "encoded (jobs/encode.py) or pairs"
+        )
+    if distill.gan.real in ("data", "encoded") and len(teacher.buckets) > 1:
+        yield (
+            f"distill.gan.real: {distill.gan.real} are images of one size, and teacher.buckets has "
+            f"{len(teacher.buckets)}; use pairs"
         )
 
 

@@ -1,10 +1,11 @@
 """What a complete set is: its plan, and its shards."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from pipeline.data import schema
 from pipeline.data.plans import PairPlan, Plan
+from pipeline.diffusion.buckets import Buckets, Shape
 from pipeline.utils.errors import UserError
 
 _Plan = TypeVar("_Plan", bound=Plan)
@@ -27,6 +28,20 @@ class Manifest(Generic[_Plan]):
     plan: _Plan
     count: int
     shards: tuple[Shard, ...]
+
+    def of(self: "Manifest[PairPlan]", shape: Shape) -> "Manifest[PairPlan]":
+        """The rows of one shape, all in their own shards.
+
+        Raises:
+            UserError: If there are none.
+        """
+        shards = tuple(each for each in self.shards if self.plan.shape_of(each.first) == shape)
+        if not shards:
+            raise UserError(
+                f"teacher.buckets: the pairs are of {self.plan.buckets}, and none of "
+                f"{Buckets.one(shape)}; set pairs.output to a new folder and run jobs/pairs.py"
+            )
+        return replace(self, count=sum(each.rows for each in shards), shards=shards)
 
     def check_teacher(self: "Manifest[PairPlan]", fingerprint: str) -> None:
         """Make sure that the pairs come from this teacher.

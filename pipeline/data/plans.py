@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 from pipeline.data import schema
 from pipeline.data.schema import Kind
+from pipeline.diffusion.buckets import Buckets, Shape
 from pipeline.diffusion.guidance import Guidance
 from pipeline.utils.errors import UserError
 
@@ -21,6 +23,12 @@ class Plan:
     kind: ClassVar[Kind]
     later: ClassVar[tuple[str, ...]] = ()
     """Fields that older sets have not: at their default, files and hashes do not have them."""
+
+    shape: Shape
+
+    def shape_of(self, first: int) -> Shape:
+        """Of the rows of the shard that begins with this id."""
+        return self.shape
 
     def values(self) -> dict[str, Any]:
         """The fields by name, as files and hashes have them."""
@@ -65,12 +73,13 @@ class PairPlan(Plan):
         steps: Its number of steps.
         guidance: Guidance scale; 1 means the conditional prediction alone.
         shard_size: Pairs in a shard.
-        shape: One image, (C, H, W).
+        shape: One image, (C, H, W); of several shapes the first.
         classes: Number of class labels, or None for an unconditional teacher.
         weights: Relative frequency of each class; None means all alike.
         prompts: SHA-256 of the prompts that the classes are, or None.
         negative_prompt: What guidance leads away from, or None.
         guidance_until, guidance_norm, guidance_2: As in `pipeline.diffusion.guidance.Guidance`.
+        shapes, shares: Of its buckets, where there are several; else None. A shard is of one.
         version: Version of the layout.
     """
 
@@ -88,17 +97,35 @@ class PairPlan(Plan):
     guidance_until: float = 1.0
     guidance_norm: bool | None = None
     guidance_2: float | None = None
+    shapes: tuple[Shape, ...] | None = None
+    shares: tuple[int, ...] | None = None
     version: int = schema.VERSION
     kind: ClassVar[Kind] = schema.PAIRS
-    later: ClassVar[tuple[str, ...]] = ("guidance_until", "guidance_norm", "guidance_2")
+    later: ClassVar[tuple[str, ...]] = (
+        *("guidance_until", "guidance_norm", "guidance_2"),
+        *("shapes", "shares"),
+    )
 
     @property
     def guided(self) -> Guidance:
         """How the teacher is guided."""
         return Guidance(self.guidance, self.guidance_until, self.guidance_norm, self.guidance_2)
 
+    @property
+    def buckets(self) -> Buckets:
+        """Its shapes, and the share of each."""
+        if self.shapes is None or self.shares is None:
+            return Buckets.one(self.shape)
+        return Buckets(self.shapes, self.shares)
+
+    def shape_of(self, first: int) -> Shape:
+        if self.shapes is None:
+            return self.shape
+        place = self.buckets.place(first // self.shard_size, "shards", self.seed)
+        return self.buckets.shapes[place.bucket]
+
     def spans(self, count: int) -> list[range]:
-        """Whole shards; see `Plan.spans`."""
+        """Whole shards, one of each shape at least; see `Plan.spans`."""
         whole, rest = divmod(count, self.shard_size)
         if rest or whole < 1:
             below, above = max(whole, 1) * self.shard_size, (whole + 1) * self.shard_size
@@ -107,7 +134,21 @@ class PairPlan(Plan):
                 f"pairs.count {count} is not a whole number of shards of "
                 f"pairs.shard_size {self.shard_size}: use {nearest}"
             )
-        return [range(first, first + self.shard_size) for first in range(0, count, self.shard_size)]
+        spans = [
+            range(first, first + self.shard_size) for first in range(0, count, self.shard_size)
+        ]
+        self._need_all_shapes(spans)
+        return spans
+
+    def _need_all_shapes(self, spans: Sequence[range]) -> None:
+        deck = self.buckets.round
+        found = {self.shape_of(span.start) for span in spans[:deck]}
+        if lacking := [shape for shape in self.buckets.shapes if shape not in found]:
+            raise UserError(
+                f"pairs.count: {len(spans)} shards hold none of {Buckets.one(lacking[0])}; "
+                f"{deck * self.shard_size} ({deck} shards of pairs.shard_size) have all in their "
+                "shares"
+            )
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,8 @@ class _Reader(Generic[_Batch]):
         plan, where = self._plan, self._store.uri(shard.name)
         with self._store.open(shard.name) as file:
             schema.check_size(file.size(), shard.bytes, where, plan.kind)
-            batch = self._decode(file, group, plan.shape, self._fingerprint, where)
+            shape = plan.shape_of(shard.first)
+            batch = self._decode(file, group, shape, self._fingerprint, where)
         again = f"delete it and run {plan.kind.job} again"
         if len(batch.ids) != rows or (batch.labels is None) != (plan.classes is None):
             raise UserError(f"{where} is not the shard its manifest lists; {again}")
@@ -136,7 +137,7 @@ class PairReader(_Reader[PairBatch]):
     """Batches of pairs; arguments, order and errors as `_Reader`.
 
     Args:
-        manifest: Of the set that is read; None: of the largest.
+        manifest: Of the set that is read, or of its rows of one shape; None: of the largest.
 
     Attributes:
         manifest: The set that is read.

@@ -249,7 +249,11 @@ def _load_plan(values: dict[str, Any], where: str, plan: Any) -> Any:
         )
     if unknown := set(values) ^ set(now):
         raise ValueError(f"its plan lacks or should lack {', '.join(sorted(unknown))}")
-    return plan(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    return plan(**{name: _tuples(value) for name, value in values.items()})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 @twice

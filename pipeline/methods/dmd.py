@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.diffusion import seeds
+from pipeline.diffusion.buckets import Shape
 from pipeline.diffusion.condition import Conditioner, Inputs
 from pipeline.diffusion.noise import Schedule
 from pipeline.diffusion.pairs import PairBatch
@@ -47,6 +48,13 @@ class DMD:
     conditioner: Conditioner
     recipe: Recipe
     steps: FewStepSampler | None = None
+
+    def at(self, shape: Shape, schedule: Schedule) -> "DMD":
+        """The method on samples of another shape, whose draws are of times of another schedule.
+
+        The student's own times stay the same.
+        """
+        return replace(self, shape=shape, schedule=schedule, steps=self.sampler)
 
     @property
     def sampler(self) -> FewStepSampler:

@@ -22,14 +22,15 @@ class Head(nn.Sequential):
     """Logits of feature maps, (B, C, *space) -> (B,), of images (H, W) or videos (F, H, W).
 
     Source: DMD2 (Yin et al., 2024), arXiv 2405.14867, Appendix: convolutions of stride 2 down to
-    4x4, one over all of that, one to a logit. Here a side that is short already keeps its length.
+    4x4, one over all of that, one to a logit. Here a side that is short already keeps its length;
+    and maps of other sides than its own are averaged to as many places before the one over all.
 
     Args:
         channels, space: Of the maps.
     """
 
     def __init__(self, channels: int, *space: int) -> None:
-        layers: list[nn.Module] = []
+        layers, least = list[nn.Module](), (1,) * len(space)
         convolution: Any = nn.Conv2d if len(space) == 2 else nn.Conv3d
 
         def add(*kernel: int, stride: tuple[int, ...], padding: int) -> None:
@@ -40,8 +41,19 @@ class Head(nn.Sequential):
             down = tuple(2 if side > _SIDE else 1 for side in space)
             add(*(2 + each for each in down), stride=down, padding=1)
             space = tuple(side // each for side, each in zip(space, down, strict=True))
+            least = tuple(side * each for side, each in zip(least, down, strict=True))
+        halving = len(layers)
         add(*space, stride=(1,) * len(space), padding=0)
         super().__init__(*layers, convolution(channels, 1, 1), nn.Flatten(0))
+        self.halving, self.least, self.space = halving, least, space
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Judge maps, (B, C, *space) of any sides."""
+        sides = (max(pair) for pair in zip(maps.shape[2:], self.least, strict=True))
+        maps = pooled(maps, tuple(sides))
+        for number, layer in enumerate(self):
+            maps = layer(pooled(maps, self.space) if number == self.halving else maps)
+        return maps
 
 
 class Critic(nn.Module):
@@ -148,6 +160,7 @@ class Critic(nn.Module):
         found: list[Any] = []
         network = self._at_step(step_index)
         network = view(network, network.up_to(self.stages[-1]))
+        network = network.at(tuple(inputs.x_t.shape[1:]))
         given = network.inputs(inputs.x_t, inputs.t)
         view(network, self._taps(network, found)).predict(*given, inputs.condition)
         return self._maps(found, inputs)
@@ -188,6 +201,23 @@ def _map(features: Tensor, x_t: Tensor) -> Tensor:
             f"patches of {height}x{width}; name other blocks"
         )
     return features.transpose(1, 2).unflatten(2, space)
+
+
+def pooled(maps: Tensor, space: tuple[int, ...]) -> Tensor:
+    """Maps (B, C, *sides) averaged to (B, C, *space), each place over its share of every side.
+
+    A product of matrices: the gradient of PyTorch's own pooling adds up in any order on a GPU.
+    """
+    for axis, side in enumerate(space, 2):
+        if (found := maps.shape[axis]) != side:
+            ends = [
+                (place * found // side, -(-(place + 1) * found // side)) for place in range(side)
+            ]
+            means = maps.new_zeros(found, side)
+            for place, (first, last) in enumerate(ends):
+                means[first:last, place] = 1 / (last - first)
+            maps = (maps.movedim(axis, -1) @ means).movedim(-1, axis)
+    return maps
 
 
 def _groups(channels: int) -> int:

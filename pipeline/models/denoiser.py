@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.diffusion import guidance
+from pipeline.diffusion.buckets import Buckets, Shape
 from pipeline.diffusion.condition import Condition, Conditioner, Inputs
 from pipeline.diffusion.guidance import Guidance
 from pipeline.diffusion.noise import Schedule
@@ -28,6 +29,7 @@ class Denoiser(nn.Module):
         guidance_norm: Whether guidance keeps norms by default, if its pipeline leaves the choice;
             None: it leaves none.
         own_sampler: How it goes from noise to images as a student of a few steps, or None.
+        own_buckets: The shapes that it learns at, where settings name them; else None.
     """
 
     schedule: Schedule
@@ -36,6 +38,12 @@ class Denoiser(nn.Module):
     latents: VAE | None = None
     guidance_norm: bool | None = None
     own_sampler: FewStepSampler | None = None
+    own_buckets: Buckets | None = None
+
+    @property
+    def buckets(self) -> Buckets:
+        """The shapes that it learns at: its own one, unless settings name others."""
+        return self.own_buckets or Buckets.one(self.shape)
 
     @property
     def classes(self) -> int | None:
@@ -57,6 +65,15 @@ class Denoiser(nn.Module):
         told = view(self, {})
         told.own_sampler = sampler
         return told
+
+    def at(self, shape: Shape) -> Self:
+        """The same weights for samples of another shape.
+
+        Its schedule may be another: then other times are drawn and solved at, and the noise at a
+        time is the same.
+        """
+        assert shape == self.shape, f"its samples are {self.shape} alone, not {shape}"
+        return self
 
     @property
     def pixels(self) -> tuple[int, ...]:

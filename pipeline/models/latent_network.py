@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import diffusers
 import torch
 from torch import Tensor, nn
 
 from pipeline.config import TeacherConfig
+from pipeline.diffusion.buckets import Buckets, Shape
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import EDM, VP, Flow, Schedule
 from pipeline.models.condition import Prompts, read_prompts
@@ -37,9 +38,10 @@ class LatentNetwork(ImageSizes, Network):
         backbone, schedule, prediction: As `Network`.
         frozen: The pipeline it came with, its backbone taken out.
         size: Of images or videos, in pixels: a number for each of `axes`.
-        teacher: Prompts and guidance.
+        teacher: Prompts, guidance and sizes to learn at.
 
     Attributes:
+        size: Of `shape`, in pixels.
         embedded_guidance: Guidance as an input, for a backbone that has one.
         call_defaults: To the pipeline in every call, where its habit is not that of `encode`.
         call_at_size: To the pipeline for images of another size than the model's own.
@@ -76,7 +78,11 @@ class LatentNetwork(ImageSizes, Network):
     ) -> None:
         shape = self.shape_for(backbone, frozen.vae, size)
         super().__init__(backbone, schedule, prediction, shape)
-        self.latents, self.frozen, self.size = frozen.vae, frozen, size
+        self.latents, self.frozen = frozen.vae, frozen
+        if teacher.buckets:
+            sizes = (self.size_for(backbone, frozen.vae, each) for each in teacher.sizes)
+            shapes = tuple(self.shape_for(backbone, frozen.vae, each) for each in sizes)
+            self.own_buckets = Buckets(shapes, tuple(each.weight for each in teacher.buckets))
         self.embedded_guidance = teacher.embedded_guidance
         prompts, encode = read_prompts(teacher.prompts), partial(self._encode, frozen)
         guidable, negative = self.guidable(backbone, frozen.flags), teacher.negative_prompt
@@ -112,12 +118,15 @@ class LatentNetwork(ImageSizes, Network):
         whole = {**parts, taken[0]: backbone}
         if problem := text_problem(kind, whole, taken[0], cls.widths):
             refuse(folder, problem)
-        size, own = cls.size_for(backbone, vae, teacher.image_size), cls.own_size(backbone, vae)
-        if size != own and "height" not in inspect.signature(kind.__call__).parameters:
-            raise UserError(
-                f"teacher.image_size: {teacher.image_size} is not {own[0]}, the one size of a "
-                f"{folder.pipeline}; give null"
-            )
+        own, fixed = cls.own_size(backbone, vae), "height" not in _arguments(kind)
+        size = cls.size_for(backbone, vae, teacher.image_size or teacher.first_size)
+        setting = "teacher.buckets" if teacher.buckets else "teacher.image_size"
+        for wanted in teacher.sizes or (teacher.image_size,):
+            if cls.size_for(backbone, vae, wanted, setting) != own and fixed:
+                raise UserError(
+                    f"{setting}: {wanted} is not {own[0]}, the one size of a {folder.pipeline}; "
+                    "give null"
+                )
         tokens = cls.tokens(backbone, cls.shape_for(backbone, vae, size))
         pipe = kind(**parts, **dict.fromkeys({*cls.unused, *taken}), **flags)
         # some ask it for widths while they encode prompts; a pipeline's own setter refuses this
@@ -181,10 +190,25 @@ class LatentNetwork(ImageSizes, Network):
         return cls.encode(frozen.pipe, texts, negative, device)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Predict x0; see `Denoiser.forward`."""
-        t = t.expand(len(x_t))
-        output = self.predict(*self.inputs(x_t, t), condition)
-        return self.read(output[:, : x_t.shape[1]], x_t, t)  # some predict a variance too
+        """Predict x0, of samples of any shape that fits; see `Denoiser.forward`."""
+        t, network = t.expand(len(x_t)), self.at(tuple(x_t.shape[1:]))
+        output = network.predict(*network.inputs(x_t, t), condition)
+        return network.read(output[:, : x_t.shape[1]], x_t, t)  # some predict a variance too
+
+    def at(self, shape: Shape) -> Self:
+        if shape == self.shape:
+            return self
+        told = view(self, {})
+        told.shape = shape
+        if self.shifts_by_size:
+            tokens = self.tokens(self.backbone, shape)
+            told.schedule, _ = self.read_schedule(self.frozen.scheduler, tokens)
+        return told
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """In pixels, a number for each of `axes`."""
+        return self.latents.pixels(self.shape)[1:]
 
     def position(self, t: Tensor) -> Tensor:
         """Flow time in [0, 1] as a position in the table of training steps."""
@@ -245,7 +269,7 @@ class LatentNetwork(ImageSizes, Network):
 
     def _takes(self, argument: str) -> bool:
         """Whether the pipeline's call has an argument."""
-        return argument in inspect.signature(type(self.frozen.pipe).__call__).parameters
+        return argument in _arguments(type(self.frozen.pipe))
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -259,3 +283,8 @@ class LatentNetwork(ImageSizes, Network):
     def _usage(self, condition: str, scale: float = 1.0) -> str:
         """One line, of an input in Python and the guidance that the pipeline shall apply."""
         return f"images = student({condition}, {self._arguments()}, guidance_scale={scale}).images"
+
+
+def _arguments(pipeline: type) -> Mapping[str, inspect.Parameter]:
+    """Of a pipeline's call."""
+    return inspect.signature(pipeline.__call__).parameters

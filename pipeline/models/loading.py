@@ -109,6 +109,8 @@ def load_teacher(teacher: TeacherConfig) -> Denoiser:
 def teacher_fingerprint(teacher: TeacherConfig) -> str:
     """SHA-256 of what the teacher computes: its weights and configs, or the analytic formula.
 
+    Of several sizes the first bucket's stands for all: a set's plan has the others.
+
     Raises:
         UserError: If the folder or one of its files is missing.
     """
@@ -131,7 +133,7 @@ def teacher_fingerprint(teacher: TeacherConfig) -> str:
         digest.update(str(taken_as).encode())
     if (folder / "vae").is_dir():
         files += [folder / INDEX]
-        digest.update(str(teacher.image_size).encode() if teacher.image_size else b"")
+        digest.update(str(size).encode() if (size := teacher.first_size) else b"")
     unread = () if family and family.chats else (".jinja",)
     for part in _BESIDE:
         files += [file for file in part_files(folder / part) if file.suffix not in unread]

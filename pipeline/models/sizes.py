@@ -9,6 +9,7 @@ from pipeline.utils.errors import UserError
 
 Wanted = int | tuple[int, ...] | None
 """As `teacher.image_size`."""
+_SETTING = "teacher.image_size"
 
 
 class ImageSizes:
@@ -51,8 +52,10 @@ class ImageSizes:
         return cls.patch * int(getattr(backbone.config, "patch_size", None) or 1)
 
     @classmethod
-    def size_for(cls, backbone: Any, vae: VAE, wanted: Wanted) -> tuple[int, ...]:
-        """The size that is wanted, or else the model's own.
+    def size_for(
+        cls, backbone: Any, vae: VAE, wanted: Wanted, setting: str = _SETTING
+    ) -> tuple[int, ...]:
+        """The size that is wanted, or else the model's own; `setting` says by which setting.
 
         Raises:
             UserError: If it is one of videos, its patches do not fit into it, or its table of
@@ -64,24 +67,26 @@ class ImageSizes:
             size = (wanted, wanted) if isinstance(wanted, int) else wanted
         if len(size) != len(cls.axes):
             raise UserError(
-                f"teacher.image_size: {list(size)} is of videos, and this model makes images: give "
+                f"{setting}: {list(size)} is of videos, and this model makes images: give "
                 "[height, width]"
             )
-        cls.check_sides(backbone, vae, size)
+        cls.check_sides(backbone, vae, size, setting)
         return size
 
     @classmethod
-    def check_sides(cls, backbone: Any, vae: VAE, sides: tuple[int, ...]) -> None:
+    def check_sides(
+        cls, backbone: Any, vae: VAE, sides: tuple[int, ...], setting: str = _SETTING
+    ) -> None:
         """Raises UserError if a model's patches or table do not fit a height and a width."""
         unit, table = vae.factor * cls.unit(backbone), cls.table(backbone)
         for side in sides:
             if side % unit:
                 raise UserError(
-                    f"teacher.image_size: {side} is no multiple of {unit}, a patch of this model"
+                    f"{setting}: {side} is no multiple of {unit}, a patch of this model"
                 )
             if table is not None and side > table * unit:
                 raise UserError(
-                    f"teacher.image_size: {side} is more than {table * unit}, the largest of this "
+                    f"{setting}: {side} is more than {table * unit}, the largest of this "
                     f"model: its table of positions has {table} patches a side"
                 )
 
@@ -116,18 +121,20 @@ class VideoSizes(ImageSizes):
         return int(patch if isinstance(patch, int) else patch[-1])
 
     @classmethod
-    def size_for(cls, backbone: Any, vae: VAE, wanted: Wanted) -> tuple[int, ...]:
+    def size_for(
+        cls, backbone: Any, vae: VAE, wanted: Wanted, setting: str = _SETTING
+    ) -> tuple[int, ...]:
         size = cls.own_size(backbone, vae) if wanted is None else wanted
         if isinstance(size, int) or len(size) != len(cls.axes):
             raise UserError(
-                f"teacher.image_size: {size if isinstance(size, int) else list(size)} is of "
+                f"{setting}: {size if isinstance(size, int) else list(size)} is of "
                 "images, and this model makes videos: give [frames, height, width]"
             )
-        cls.check_sides(backbone, vae, size[1:])
+        cls.check_sides(backbone, vae, size[1:], setting)
         if over := (size[0] - 1) % vae.frames:
             below = size[0] - over
             raise UserError(
-                f"teacher.image_size: {size[0]} frames are not {vae.frames} k + 1, as this model's "
+                f"{setting}: {size[0]} frames are not {vae.frames} k + 1, as this model's "
                 f"VAE makes them: {below} or {below + vae.frames} are"
             )
         return size

@@ -103,7 +103,8 @@ def new_critic(
 
     Arguments and errors as `new_student`.
     """
-    denoiser = new_student(teacher, network, seed, distill.critic, distill.recompute)
+    first = teacher.at(teacher.buckets.shapes[0])  # its heads do not depend on what is pictured
+    denoiser = new_student(first, network, seed, distill.critic, distill.recompute)
     exits = len(distill.student.times or (None,))
     heads = Recipe.of(distill).needs.heads
     if not heads and exits == 1:

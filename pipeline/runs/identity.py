@@ -45,7 +45,9 @@ def definition(config: Config) -> dict[str, Any]:
         manifest.check_teacher(teacher)
         pairs = {"plan": manifest.plan.fingerprint(), "count": manifest.count}
         distance = distance_fingerprint(distill.regression)
-    start, real = None, {}
+    start, real, buckets = None, {}, {}
+    if len(config.teacher.buckets) > 1:
+        buckets = {"buckets": [each.model_dump(mode="json") for each in config.teacher.buckets]}
     if distill.start_from:
         start = InitFrom(distill, config.teacher, credentials).fingerprint()
     if distill.gan.real == "data":
@@ -67,4 +69,5 @@ def definition(config: Config) -> dict[str, Any]:
         ),
         **distance,
         **real,
+        **buckets,
     }

@@ -10,6 +10,7 @@ from pipeline.data.plans import PairPlan
 from pipeline.data.reader import PairReader
 from pipeline.data.shards import read_manifest
 from pipeline.data.storage import Storage
+from pipeline.diffusion.buckets import Shape
 from pipeline.runs.run_folder import RUN
 
 
@@ -43,9 +44,9 @@ class RunPairs:
         """How many pairs are there now beside those of `manifest`; raises as it."""
         return self._largest.count - self.manifest.count
 
-    def reader(self, seed: int, batch_size: int) -> PairReader:
-        """Batches of the pairs of `manifest`; raises as it."""
-        return PairReader(self.storage, seed, batch_size, manifest=self.manifest)
+    def reader(self, seed: int, batch_size: int, shape: Shape) -> PairReader:
+        """Batches of the pairs of one shape in `manifest`; raises as it, and if there are none."""
+        return PairReader(self.storage, seed, batch_size, manifest=self.manifest.of(shape))
 
     @cached_property
     def _largest(self) -> Manifest[PairPlan]:

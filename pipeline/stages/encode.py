@@ -38,6 +38,11 @@ def real_plan(config: Config, store: Store) -> RealPlan:
             "encode.source: missing; give a folder of images, of Parquet files or of WebDataset's "
             ".tar files"
         )
+    if len(config.teacher.buckets) > 1:
+        raise UserError(
+            "teacher.buckets: encoded real images have one size; its GAN judges pairs "
+            "(distill.gan.real: pairs)"
+        )
     teacher, latents = load_teacher(config.teacher), load_vae(config.teacher)
     factor = 1 if latents is None else latents.factor
     if len(teacher.shape) > 3:

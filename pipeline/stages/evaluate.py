@@ -228,6 +228,7 @@ def _evaluation(
 def _teacher_reference(teacher: TeacherConfig, pairs: PairsConfig, seed: int) -> dict[str, str]:
     content = [teacher_fingerprint(teacher), pairs.solver, pairs.steps, pairs.guidance, seed]
     content += pairs.guided.beyond_scale.items()
+    content += [teacher.image_size] if teacher.image_size != teacher.first_size else []
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return {"name": "teacher", "fingerprint": digest}
 

@@ -24,7 +24,8 @@ def pair_plan(settings: TeacherConfig, pairs: PairsConfig, seed: int) -> PairPla
     """All that defines the content of the configured set.
 
     Raises:
-        UserError: If the teacher cannot be loaded, or has not as many classes as weights.
+        UserError: If the teacher cannot be loaded, has not as many classes as weights, or more
+            buckets than the set has shards for.
     """
     teacher = load_teacher(settings)
     if teacher.prompts is not None and not teacher.prompts:
@@ -41,7 +42,9 @@ def pair_plan(settings: TeacherConfig, pairs: PairsConfig, seed: int) -> PairPla
     if teacher.prompts is not None:
         prompts = _digest(teacher.prompts)
         negative = settings.negative_prompt
-    return PairPlan(
+    buckets = teacher.buckets
+    several = len(buckets.shapes) > 1
+    plan = PairPlan(
         teacher=teacher_fingerprint(settings),
         seed=seed,
         solver=pairs.solver,
@@ -51,12 +54,16 @@ def pair_plan(settings: TeacherConfig, pairs: PairsConfig, seed: int) -> PairPla
         guidance_norm=pairs.guidance_norm,
         guidance_2=pairs.guidance_2,
         shard_size=pairs.shard_size,
-        shape=teacher.shape,
+        shape=buckets.shapes[0],
         classes=teacher.classes,
         weights=pairs.weights,
         prompts=prompts,
         negative_prompt=negative,
+        shapes=buckets.shapes if several else None,
+        shares=buckets.weights if several else None,
     )
+    plan.spans(pairs.count)  # it holds all buckets
+    return plan
 
 
 def _digest(prompts: Iterable[str]) -> str:
@@ -122,7 +129,8 @@ class PairMaker:
             FloatingPointError: If the teacher makes values that are not finite.
         """
         ids = shards.ids(self.plan, index)
-        noise = seeds.noise(self.plan.seed, ids, self.plan.shape, stream=seeds.PAIRS)
+        shape = self.plan.shape_of(int(ids[0]))
+        noise = seeds.noise(self.plan.seed, ids, shape, stream=seeds.PAIRS)
         noise = schema.storable(noise)
         labels = shards.labels(self.plan, ids)
         images = self._fit(noise, labels)
@@ -149,11 +157,12 @@ class PairMaker:
 
     def _solve(self, noise: Tensor, labels: Tensor | None) -> Tensor:
         plan, images = self.plan, []
+        teacher = self.teacher.at(tuple(noise.shape[1:]))
         for first in range(0, len(noise), self.batch_size):
             rows = slice(first, first + self.batch_size)
             condition = None if labels is None else labels[rows].to(self._device)
             part = sample_teacher(
-                self.teacher,
+                teacher,
                 noise[rows].to(self._device),
                 condition,
                 plan.solver,

@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic_core import from_json
 
 from pipeline.config import Config, DistillConfig, PairsConfig, TeacherConfig
+from pipeline.diffusion.buckets import Buckets
 from pipeline.diffusion.solver import SOLVERS
 from pipeline.methods.recipe import Recipe
 from pipeline.methods.terms.term import NetworkCalls
@@ -19,6 +20,12 @@ def teacher_calls(pairs: PairsConfig) -> int:
 def pair_bytes(shape: tuple[int, ...]) -> int:
     """Of one stored pair: noise and image in fp16, id and label."""
     return 2 * 2 * prod(shape) + 8 + 8
+
+
+def set_bytes(count: int, buckets: Buckets) -> int:
+    """Of so many pairs, in the shares of their buckets."""
+    parts = zip(buckets.shapes, buckets.weights, strict=True)
+    return count * sum(pair_bytes(shape) * w for shape, w in parts) // sum(buckets.weights)
 
 
 def _stored_shape(teacher: TeacherConfig) -> tuple[int, ...] | None:
@@ -57,10 +64,13 @@ def plan(config: Config) -> list[str]:
     elif config.data.name:
         teacher = f"{config.teacher.training.steps} training steps"
     against = f", against {config.evaluate.reference}" if config.evaluate.reference else ""
+    every = sum(bucket.weight for bucket in config.teacher.buckets)
+    shares = (f"{'x'.join(map(str, b.size))} ({b.weight})" for b in config.teacher.buckets)
     if shape:
         size = f", {pairs.count * pair_bytes(shape)} bytes on disk before compression"
     return [
         f"teacher: {teacher}",
+        *([f"buckets: of {every} microbatches {', '.join(shares)}"] if every else []),
         f"pairs: {pairs.count} pairs in {pairs.count // pairs.shard_size} shards{size}",
         f"pairs: {most}{calls} teacher evaluations per pair ({pairs.solver}, {pairs.steps} steps), "
         f"{calls * pairs.count} in all",

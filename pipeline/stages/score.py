@@ -40,8 +40,8 @@ def score(config: Config, name: str, floor: float | None = None) -> Score:
         student = run.stored_student(teacher, found[1])
     by_student, by_teacher = generators(student, teacher, config.pairs)
     if Recipe.of(config.distill).needs.pairs:
-        count = min(scoring.count, run.pairs.manifest.count)
-        pairs = run.pairs.reader(config.seed, count).batch(0)
+        count = min(scoring.count, run.pairs.manifest.of(teacher.shape).count)
+        pairs = run.pairs.reader(config.seed, count, teacher.shape).batch(0)
         labels, target = pairs.labels, pairs.images
     else:
         count = scoring.count

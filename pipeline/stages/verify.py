@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from itertools import islice
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ def inspect(config: Config) -> None:
     plan, size = manifest.plan, sum(shard.bytes for shard in manifest.shards)
     print(f"set      {store.uri('')}")
     print(f"pairs    {manifest.count} in {len(manifest.shards)} shards, {size:,} bytes")
-    print(f"images   {'x'.join(map(str, plan.shape))}, classes {plan.classes}, float16")
+    print(f"images   {plan.buckets}, classes {plan.classes}, float16")
     print(f"solver   {plan.solver}, {plan.steps} steps, {plan.guided}")
     print(f"seed     {plan.seed}\nteacher  {plan.teacher}")
     if plan.prompts is not None:
@@ -143,12 +142,12 @@ def _check_all(manifest: Manifest[Any], sound: Callable[[Shard], Tensor], unit: 
 
     Args:
         manifest: Of the set.
-        sound: A shard's images, (B, C, H, W); it raises DamagedError if anything is wrong with it.
+        sound: A shard's images, (B, C, *space); raises DamagedError if anything is wrong with it.
         unit: What a row is, in the plural.
     """
     plan, job = manifest.plan, manifest.plan.kind.job
     faults: dict[str, str] = {}
-    sums = torch.zeros(2, plan.shape[0], dtype=torch.float64)
+    sums, pixels = torch.zeros(2, plan.shape[0], dtype=torch.float64), 0
     prints = [np.zeros(0, dtype=np.uint64)]
     with Progress(manifest.count, "verify", unit) as bar:
         for shard in manifest.shards:
@@ -158,8 +157,9 @@ def _check_all(manifest: Manifest[Any], sound: Callable[[Shard], Tensor], unit: 
                 faults[shard.name] = str(error).removesuffix(f"; delete it and run {job} again")
                 images = torch.zeros(0, *plan.shape)
             prints.append(_fingerprints(images))
-            images = images.double()
-            sums += torch.stack([images.sum((0, 2, 3)), images.square().sum((0, 2, 3))])
+            values = images.double().transpose(0, 1).flatten(1)
+            sums += torch.stack([values.sum(1), values.square().sum(1)])
+            pixels += values.shape[1]
             bar.update(shard.rows)
     if faults:
         name, fault = next(iter(faults.items()))
@@ -168,7 +168,7 @@ def _check_all(manifest: Manifest[Any], sound: Callable[[Shard], Tensor], unit: 
             f"{fault}; delete {', '.join(list(faults)[:_LINES])}{' ...' * (len(faults) > _LINES)} "
             f"and run {job} again"
         )
-    mean, square = sums / (manifest.count * prod(plan.shape[1:]))
+    mean, square = sums / pixels
     deviation = (square - mean.square()).clamp(min=0).sqrt()
     for channel, figures in enumerate(zip(mean.tolist(), deviation.tolist(), strict=True)):
         print(f"verify   channel {channel}: mean {figures[0]:.4f}, deviation {figures[1]:.4f}")
@@ -177,11 +177,7 @@ def _check_all(manifest: Manifest[Any], sound: Callable[[Shard], Tensor], unit: 
 
 
 def _sound_real(
-    store: Store,
-    plan: RealPlan,
-    shard: Shard,
-    size: int | None,
-    expected: dict[int, Annotation],
+    store: Store, plan: RealPlan, shard: Shard, size: int | None, expected: dict[int, Annotation]
 ) -> Tensor:
     """As `_sound_images`; expected are the ids, and the label or caption of each."""
     batch = _read(store, plan, shard, size, real.decode_all)
@@ -225,7 +221,7 @@ def _read(
     if size != shard.bytes:
         raise DamagedError("is missing" if size is None else f"{size} bytes, not {shard.bytes}")
     with store.open(shard.name) as file:
-        content = decode_all(file, plan.shape, store.uri(shard.name))
+        content = decode_all(file, plan.shape_of(shard.first), store.uri(shard.name))
     if content.metadata.get("plan") != plan.fingerprint():
         raise DamagedError("is of another plan")
     return content.batch
@@ -250,18 +246,22 @@ def _resolve(
     plan, rows = manifest.plan, settings.batch_size or manifest.plan.shard_size
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = load_teacher(teacher).to(device)
-    pairs = PairReader(store, seed, min(settings.resolve, manifest.count)).batch(0)
-    noise = schema.storable(seeds.noise(plan.seed, pairs.ids, plan.shape, stream=seeds.PAIRS))
-    if not torch.equal(noise, pairs.noise):
-        raise UserError(f"{store.uri('')} holds other noise than its seed {plan.seed} gives")
-    difference = 0.0
-    for first in range(0, len(noise), rows):
-        part = pairs.rows(slice(first, first + rows)).to(device)
-        again = sample_teacher(
-            network, part.noise, part.labels, plan.solver, plan.steps, plan.guided
-        )
-        difference = max(difference, float((again - part.images).abs().max().nan_to_num(torch.inf)))
-    print(f"verify   {len(noise)} pairs solved again: largest difference {difference:.2g}")
+    solver = plan.solver, plan.steps, plan.guided
+    solved, difference, shapes = 0, 0.0, plan.buckets.shapes
+    for shape in shapes:
+        part, solve = manifest.of(shape), network.at(shape)
+        count = min(-(-settings.resolve // len(shapes)), part.count)
+        pairs = PairReader(store, seed, count, manifest=part).batch(0)
+        noise = schema.storable(seeds.noise(plan.seed, pairs.ids, shape, stream=seeds.PAIRS))
+        if not torch.equal(noise, pairs.noise):
+            raise UserError(f"{store.uri('')} holds other noise than its seed {plan.seed} gives")
+        for first in range(0, count, rows):
+            few = pairs.rows(slice(first, first + rows)).to(device)
+            again = sample_teacher(solve, few.noise, few.labels, *solver)
+            apart = (again - few.images).abs().max().nan_to_num(torch.inf)
+            difference = max(difference, float(apart))
+        solved += count
+    print(f"verify   {solved} pairs solved again: largest difference {difference:.2g}")
     if difference > TOLERANCE:
         raise UserError(
             f"pairs solved again differ by up to {difference:.2g} of 2, more than {TOLERANCE}: "
@@ -282,7 +282,7 @@ def _prompts(store: Store, manifest: Manifest) -> list[str]:
     """Of the first pairs."""
     shard = manifest.shards[0].name
     with store.open(shard) as file:
-        content = schema.decode_all(file, manifest.plan.shape, store.uri(shard))
+        content = schema.decode_all(file, manifest.plan.shape_of(0), store.uri(shard))
     return (content.prompts or [])[:_COLUMNS]
 
 
@@ -291,7 +291,7 @@ def _draw(store: Store, manifest: Manifest, picture: Path) -> None:
     plan, shard = manifest.plan, manifest.shards[0]
     with store.open(shard.name) as file:
         where = store.uri(shard.name)
-        batch = schema.decode(file, 0, plan.shape, plan.fingerprint(), where).float()
+        batch = schema.decode(file, 0, plan.shape_of(0), plan.fingerprint(), where).float()
     colours = slice(0, 3 if plan.shape[0] >= 3 else 1)
     rows = {"noise": batch.noise / 3, "image": batch.images}
     labels = [] if batch.labels is None else [f"{label}" for label in batch.labels[:_COLUMNS]]

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,15 +17,16 @@ from torch.optim import AdamW, Optimizer
 from pipeline.config import Config, DistillConfig
 from pipeline.data.reader import PairReader
 from pipeline.diffusion import seeds
+from pipeline.diffusion.buckets import Buckets
 from pipeline.methods.dmd import DMD
 from pipeline.methods.microbatch import Microbatch, RealImages
 from pipeline.models.critic import Critic
+from pipeline.models.denoiser import Denoiser
 from pipeline.models.ema import Average, ema_of
 from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import guide
 from pipeline.runs.checkpoint import State
 from pipeline.runs.init_from import InitFrom
-from pipeline.runs.pairs import RunPairs
 from pipeline.runs.run import Run
 from pipeline.training.gan_images import new_source
 from pipeline.training.method import build_method, new_networks
@@ -83,10 +84,14 @@ def prepare(config: Config) -> TrainingRun:
         name: _trained(networks[name], rate, accelerator, distill)
         for name, rate in (("student", student_rate(distill)), ("critic", critic_rate(distill)))
     }
-    pairs = None
-    if method.recipe.needs.pairs:
-        size = distill.regression.batch_size // distill.lanes
-        pairs = RunPairs(config.pairs.output, distill.output, config.s3).reader(config.seed, size)
+
+    def source(teacher: Denoiser) -> _Source:
+        pairs, size = None, distill.regression.batch_size // distill.lanes
+        if method.recipe.needs.pairs:
+            pairs = Run(config).pairs.reader(config.seed, size, teacher.shape)
+        method_here = method.at(teacher.shape, teacher.schedule)
+        return _Source(method_here, pairs, new_source(config, teacher))
+
     guided = guide(teacher, config.pairs.guided)
     solver = (config.pairs.solver, config.pairs.steps, config.pairs.guided)
     return TrainingRun(
@@ -100,7 +105,11 @@ def prepare(config: Config) -> TrainingRun:
             clip=distill.clip,
         ),
         microbatches=_Microbatches(
-            method, distill, config.seed, pairs, new_source(config, teacher), accelerator
+            [source(teacher.at(shape)) for shape in teacher.buckets.shapes],
+            teacher.buckets,
+            distill,
+            config.seed,
+            accelerator,
         ),
         grid=SampleGrid(method, teacher, guided, solver, config.seed, device),
         ema=ema,
@@ -199,23 +208,36 @@ def _trained(
 
 
 @dataclass(frozen=True)
+class _Source:
+    """What microbatches of one shape are drawn from.
+
+    Args:
+        method: What is drawn.
+        pairs: Stored pairs, where the method needs them.
+        real: The index-th batch of real images, where it needs them.
+    """
+
+    method: DMD
+    pairs: PairReader | None
+    real: Callable[[int], RealImages] | None
+
+
+@dataclass(frozen=True)
 class _Microbatches:
     """This worker's microbatches at a step, by their numbers.
 
     Args:
-        method: What is drawn.
+        sources: Of each bucket.
+        buckets: Which of them a microbatch is of.
         distill: Sizes.
         seed: Of all draws.
-        pairs: Stored pairs, where the method needs them.
-        real: The index-th batch of real images, where it needs them.
         accelerator: Which worker this is.
     """
 
-    method: DMD
+    sources: Sequence[_Source]
+    buckets: Buckets
     distill: DistillConfig
     seed: int
-    pairs: PairReader | None
-    real: Callable[[int], RealImages] | None
     accelerator: Accelerator
 
     def __call__(self, step: int) -> dict[int, Microbatch]:
@@ -227,17 +249,20 @@ class _Microbatches:
         return mine
 
     def _draw(self, step: int, number: int) -> Microbatch:
-        distill, plan = self.distill, self.method.plan(step)
-        index, pairs, real = step * distill.lanes + number, None, None
-        if self.pairs is not None and plan.on_pairs:
-            pairs = self.pairs.batch(index)
-        if self.real is not None and plan.critic:
-            real = self.real(index)
-        return self.method.draw(
+        distill, pairs, real = self.distill, None, None
+        index = step * distill.lanes + number
+        bucket, rank = self.buckets.place(index, "microbatches", self.seed)
+        source = self.sources[bucket]
+        method, plan = source.method, source.method.plan(step)
+        if source.pairs is not None and plan.on_pairs:
+            pairs = source.pairs.batch(rank)
+        if source.real is not None and plan.critic:
+            real = source.real(rank)
+        return method.draw(
             distill.batch_size // distill.lanes,
             seeds.generator("distill", self.seed, step, number),
             pairs,
             real,
-            self.method.step_index(seeds.generator("exit", self.seed, step)),
+            method.step_index(seeds.generator("exit", self.seed, step)),
             self.accelerator.device,
         )

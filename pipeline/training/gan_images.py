@@ -35,8 +35,7 @@ def new_source(config: Config, teacher: Denoiser) -> Callable[[int], RealImages]
             source, shape = _encoded(RealReader(encoded, seed, size), teacher)
         case "pairs":
             pairs = RunPairs(config.pairs.output, config.distill.output, config.s3)
-            reader = pairs.reader(seed, size)
-            shape = reader.manifest.plan.shape
+            reader, shape = pairs.reader(seed, size, teacher.shape), teacher.shape
 
             def source(index: int) -> RealImages:
                 batch = reader.batch(index)

@@ -61,6 +61,7 @@ def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
         UserError: If the weights of a perceptual distance cannot be read.
     """
     distill = config.distill
+    teacher = teacher.at(teacher.buckets.largest)
     at_meta = copy.deepcopy(teacher).to("meta")
     student, critic = new_networks(config, at_meta)
     student, critic = student.to("meta"), critic.to("meta")
@@ -98,7 +99,7 @@ def _activations(
     taught = saved_bytes(student, max(fresh, pairs) if shared else fresh + pairs)
     if not isinstance(critic, Critic) or not critic.heads:
         return taught
-    inputs = blank(critic.denoiser, fresh)
+    inputs = blank(critic.denoiser.at(student.shape), fresh)
     judged = inputs._replace(x_t=inputs.x_t.clone().requires_grad_())
     judge = critic.denoise_and_logits if shared else critic.logits
     taught += kept_bytes(lambda: judge(judged), critic)

@@ -123,3 +123,30 @@ def test_an_error_of_elsewhere_is_printed_without_credentials(
 
     assert main(job, "", ["--config", "/dev/null"]) == 2
     assert capsys.readouterr().err == "no proxy at http://***@host:80/, sorry?[2J\n"
+
+
+SIZES = [{"size": [16, 16], "weight": 2}, {"size": [24, 16]}]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "distill", "told"),
+    [
+        ({"image_size": [16, 24]}, {}, r"teacher\.image_size: \[16, 24\] is none of teacher\.buck"),
+        ({"buckets": [*SIZES, *SIZES[1:]]}, {}, r"teacher\.buckets: \[24, 16\] stands twice"),
+        ({"kind": "gaussian"}, {}, r"teacher\.buckets: a gaussian makes images of one shape"),
+        ({}, {"gan": {"real": "encoded"}}, r"gan\.real: encoded are images of one size, .* has 2"),
+        ({}, {"gan": {"real": "data"}}, r"gan\.real: data are images of one size, .* use pairs"),
+        ({"buckets": [{"size": [16]}]}, {}, "at least 2"),
+        ({"buckets": [{"size": [16, 16], "weight": 0}]}, {}, "greater than 0"),
+    ],
+)
+def test_sizes_that_do_not_agree_are_refused(teacher, distill, told) -> None:
+    tree = {"teacher": {"buckets": SIZES, **teacher}, "distill": distill}
+    with pytest.raises(ValidationError, match=told):
+        Config.model_validate(tree)
+
+
+def test_one_of_the_buckets_is_that_of_pictures_and_the_first_stands_for_the_teacher() -> None:
+    for size in (None, 16, [16, 16], [24, 16]):
+        teacher = Config.model_validate({"teacher": {"buckets": SIZES, "image_size": size}}).teacher
+        assert teacher.first_size == 16 and teacher.sizes == (16, (24, 16))

@@ -36,7 +36,8 @@ class Tiny:
     def batch(self, plan: PairPlan, index: int) -> PairBatch:
         """Pairs whose noise holds their own id, and whose image is the negative."""
         ids = shards.ids(plan, index)
-        noise = storable(ids.float()[:, None, None, None].repeat(1, *plan.shape) / 2048)
+        shape = plan.shape_of(int(ids[0]))
+        noise = storable(ids.float().view(-1, *(1,) * len(shape)).repeat(1, *shape) / 2048)
         return PairBatch(ids, shards.labels(plan, ids), noise, -noise)
 
     def fill(self, folder: Path, plan: PairPlan, count: int) -> LocalStore:

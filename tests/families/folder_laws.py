@@ -14,10 +14,13 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
+from pipeline.config import BucketConfig
+from pipeline.diffusion.buckets import Buckets
+from pipeline.models.critic import Critic
 from pipeline.models.denoiser import blank
 from pipeline.models.family import FAMILIES
 from pipeline.models.folder import part_class
-from pipeline.models.loading import load_teacher
+from pipeline.models.loading import load_teacher, teacher_fingerprint
 from pipeline.models.sampling import sample_teacher
 from pipeline.utils.errors import UserError
 from tests.families.builder import shown
@@ -208,3 +211,49 @@ class FolderLaws:
             inputs = blank(teacher, 1)
             assert teacher(*inputs).shape == inputs.x_t.shape
             assert inputs.x_t.shape[-1] * teacher.latents.factor == teacher.size[-1]
+
+    @torch.no_grad()
+    def test_of_several_sizes_it_is_at_each_the_teacher_of_that_size(self, stock, builder, config):
+        own, other = load_teacher(config), (builder.sizes or [(32, 32)])[0]
+        sizes = [getattr(own, "size", (8, 8)), other]
+        buckets = tuple(BucketConfig(size=size, weight=2) for size in sizes)
+        several = config.model_copy(update={"buckets": buckets, "image_size": None})
+        if not builder.sizes:
+            assert "teacher.buckets: " in refused(several)
+            return
+        both, alone = (
+            load_teacher(several),
+            load_teacher(config.model_copy(update={"image_size": other})),
+        )
+        assert both.buckets == Buckets((own.shape, alone.shape), (2, 2))
+        critic, part = Critic(both), torch.tensor([0.0, 0.3, 1.0])
+        for teacher in (own, alone):
+            view, inputs = both.at(teacher.shape), blank(teacher, 2)
+            inputs = inputs._replace(x_t=torch.randn(inputs.x_t.shape))
+            assert (view.size, view.pixels) == (teacher.size, teacher.pixels)
+            assert torch.equal(view.schedule.times(4), teacher.schedule.times(4))
+            drawn = (each.schedule.time_from_fraction(part) for each in (view, teacher))
+            assert torch.equal(*drawn)
+            assert torch.equal(both(*inputs), teacher(*inputs)), "whichever it was loaded for"
+            assert torch.equal(view(*inputs), teacher(*inputs))
+            x0, logits = critic.denoise_and_logits(inputs)
+            assert torch.equal(x0, teacher(*inputs)) and logits.isfinite().all()
+            assert torch.equal(critic.logits(inputs), logits)
+        wrong = (*buckets, BucketConfig(size=tuple(side + 1 for side in other)))
+        assert "teacher.buckets: " in refused(several.model_copy(update={"buckets": wrong}))
+
+    def test_the_first_of_several_sizes_stands_for_the_teacher(self, stock, builder, config):
+        if not builder.sizes:
+            pytest.skip("it has one size")
+        first, second = (BucketConfig(size=size) for size in builder.sizes)
+        print_ = {
+            teacher_fingerprint(config.model_copy(update=change))
+            for change in (
+                {"image_size": first.size},
+                {"buckets": (first, second), "image_size": None},
+                {"buckets": (first, second), "image_size": second.size},
+            )
+        }
+        assert len(print_) == 1
+        other = config.model_copy(update={"buckets": (second, first), "image_size": None})
+        assert teacher_fingerprint(other) not in print_

@@ -61,7 +61,7 @@ def test_all_that_reads_the_pairs_of_a_run_reads_those_it_began_with(tiny_run):
 
     def read() -> tuple:
         images, _ = new_source(config, run_teacher(config))(0)
-        batch = Run(config).pairs.reader(config.seed, 8).batch(0)
+        batch = Run(config).pairs.reader(config.seed, 8, config.shape).batch(0)
         name = run.checkpoints.commits()[0].name
         return images.tolist(), batch.ids.tolist(), definition(config), score(config, name)
 

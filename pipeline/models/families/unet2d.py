@@ -76,9 +76,10 @@ class UNet2D(Network):
     @classmethod
     def load(cls, folder: ModelFolder | None, teacher: TeacherConfig) -> "UNet2D":
         assert folder is not None
-        if teacher.image_size is not None:
+        if teacher.first_size is not None:
+            setting = "buckets" if teacher.buckets else "image_size"
             raise UserError(
-                f"teacher.image_size: {teacher.image_size} is for models on latents; "
+                f"teacher.{setting}: {teacher.first_size} is for models on latents; "
                 f"{folder.path} makes images of its own size"
             )
         schedule, prediction = read_scheduler(folder.scheduler)

@@ -1,0 +1,70 @@
+"""A run at several sizes whose workers and drivers are killed, on one real Ray cluster."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from pipeline.runs.run import Run
+from tests.cluster.test_training import Distillation, workers
+from tests.fixtures.in_process import make_pairs
+from tests.fixtures.tiny_models import save_tiny
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+
+STEPS = 40
+BUCKETS = "[{size: [16, 16], weight: 2}, {size: [24, 16]}, {size: [16, 32]}]"
+
+
+def settings(folder: Path, run: str) -> list[str]:
+    """Three sizes, two workers, a regression and a GAN on the pairs."""
+    values = {
+        "run": folder / run,
+        "data.name": "null",
+        "teacher.kind": "diffusers",
+        "teacher.output": folder / "teacher",
+        "teacher.prompts": folder / "all.prompts",
+        "teacher.buckets": BUCKETS,
+        "pairs.output": folder / "pairs",
+        "pairs.count": 24,
+        "pairs.shard_size": 3,
+        "pairs.solver": "euler",
+        "pairs.steps": 2,
+        "distill.steps": STEPS,
+        "distill.regression_steps": 10,
+        "distill.burn_in_steps": 5,
+        "distill.lanes": 4,
+        "distill.batch_size": 8,
+        "distill.regression.batch_size": 8,
+        "distill.gan.real": "pairs",
+        "distill.checkpoint_every": 2,
+        "distill.log_every": 2,
+        "distill.sample_every": STEPS,
+        "distill.workers.min": 2,
+        "distill.workers.max": 2,
+    }
+    flags = [text for name, value in values.items() for text in (f"--{name}", str(value))]
+    return ["--config", "configs/gaussian.yaml", *flags]
+
+
+def test_five_kills_change_no_bit_of_a_run_at_three_sizes(ray_cluster, start, tmp_path):
+    """Three of a worker, two of the driver."""
+    save_tiny(tmp_path / "teacher", "flux-dev")
+    (tmp_path / "all.prompts").write_text('"a cat"\n"a dog"\n')
+    whole, broken = (Distillation(start, settings(tmp_path, name)) for name in ("whole", "broken"))
+    make_pairs(whole.config)
+    whole.job().finish(seconds=900)
+    job, rng = broken.job(), random.Random(5)
+    for step, driver in ((4, False), (10, True), (18, False), (24, True), (30, False)):
+        job.wait_for(lambda step=step: broken.step() >= step, 600)
+        if driver:
+            job.kill()
+            assert broken.step() < STEPS, "killed in the middle"
+            job = broken.job()
+            job.wait_for(workers, 600)
+        else:
+            rng.choice(workers()).kill()
+    job.finish(seconds=900)
+    assert broken.state() == whole.state()
+    assert whole.state()["step"] == STEPS
+    assert Run(broken.config).fingerprint == Run(whole.config).fingerprint
