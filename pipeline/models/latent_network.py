@@ -189,8 +189,9 @@ class LatentNetwork(ImageSizes, Network):
         """What the pipeline makes of prompts; `negative` says that they are the negative one."""
         raise NotImplementedError
 
-    @staticmethod
+    @classmethod
     def encode_beside(
+        cls,
         frozen: FrozenPipeline,
         size: tuple[int, ...],
         text: str,
