@@ -25,14 +25,14 @@ from importlib.util import find_spec
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit as edit
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as plus
 from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_inpaint import calculate_dimensions
-edit.calculate_dimensions = lambda area, *more, rule=calculate_dimensions: rule(area // 256, *more)
+edit.calculate_dimensions = lambda area, *more, rule=calculate_dimensions: rule(area // 128, *more)
 plus.calculate_dimensions = lambda *given, rule=edit.calculate_dimensions: rule(*given)[:2]
 if find_spec("torchvision") is None:
     parts = ["image_processor", "tokenizer"]
     transformers.Qwen2VLProcessor.get_attributes = staticmethod(lambda kept=parts: kept)
 """
-"""The pipelines bring images to 64x64 pixels, not 1024x1024, of which a VAE takes seconds. Without
-torchvision, which its reader of videos alone needs, transformers opens no processor at all."""
+"""The pipelines bring images to about 96x96 pixels, not 1024x1024, of which a VAE takes seconds.
+Without torchvision, which its reader of videos alone needs, transformers opens no processor."""
 
 
 def edit(kind: Any) -> Callable[[], Any]:
@@ -95,10 +95,10 @@ class Edit(OfFrames):
         return images if self.count > 1 else images[0], {**settings, "prompt": prompt}
 
     def called(self, pipe: Any, steps: int, guidance: float, output: str, **more: Any) -> Tensor:
-        if "negative_prompt" in more:
-            more["negative_prompt"] = more["negative_prompt"][0]
         if self.row is not None:
             return super().called(pipe, steps, guidance, output, **more)
+        if "negative_prompt" in more:
+            more["negative_prompt"] = more["negative_prompt"][0]
         rows = (each.called(pipe, steps, guidance, output, **more) for each in self.alone())
         return torch.cat([*rows])
 
