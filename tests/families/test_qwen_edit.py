@@ -58,7 +58,7 @@ def test_images_have_a_million_pixels_as_in_the_pipeline(
     wide = replace(builder.sized(64, 96), space=(4, 6), labels=(1, 0))
     teacher = load_teacher(wide.teacher(folder, prompts))
     condition = teacher.conditioner(torch.tensor([1]), 1)
-    assert condition["image_latents"].shape[1:] == (wide.count, 4, 864 // 16, 1248 // 16)
+    assert condition["image_latents"].shape[1:] == (wide.count, 4, 832 // 16, 1248 // 16)
     first = replace(wide, row=0)
     for time, x_t, theirs in first.calls(wide.open(folder), teacher, 2):
         close(denoise(teacher, x_t, torch.full((1,), time), torch.tensor([1])), theirs, 1e-5)
