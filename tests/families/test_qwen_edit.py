@@ -92,7 +92,7 @@ def test_from_a_table_to_pairs_samples_and_the_gallery(
     studio = Studio(teacher, teacher, PairsConfig(steps=2), seed=0)
     asked = {"first": "1", "second": "2"}
     known, other, same = (
-        studio.make(studio.wish({"prompt": prompt, **asked})).png
+        studio.make(studio.wish({"prompt": prompt, **asked})).file
         for prompt in ("a hat", "a red hat", "make it blue")
     )
     assert len({known, other, same}) == 3

@@ -164,6 +164,10 @@ class QwenImageEdit(QwenImage):
         settings = super().call_settings
         return settings and settings | dict(zip(self.axes, self.size, strict=True))
 
+    @property
+    def comfyui(self) -> ComfyUI | None:
+        return None  # its node that encodes a prompt beside an image is in no workflow of ours
+
     def usage(self) -> list[str]:
         return [
             "from diffusers.utils import load_image",
