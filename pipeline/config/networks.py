@@ -87,6 +87,12 @@ class TeacherConfig(Branch):
         default=None,
         description="Prompts of a text-to-image teacher: .txt, .csv, .parquet or a dataset folder.",
     )
+    prompt_images: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        description="Columns of teacher.prompts with the images that a model edits, or starts a "
+        "video from: file names, or the images themselves.",
+    )
     negative_prompt: str = Field(
         default="", description="What guidance steers a text-to-image teacher away from."
     )

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib.util import find_spec
 from threading import Lock
@@ -74,6 +74,32 @@ def read_image(data: bytes, channels: int, height: int, width: int) -> Tensor:
             are no brightness.
         UserError: If this installation lacks what reads its format.
     """
+    with _opened(data, channels) as whole:
+        image = ImageOps.fit(whole, (width, height), Image.Resampling.LANCZOS)
+    pixels = torch.from_numpy(np.array(image).reshape(height, width, channels))
+    return pixels.permute(2, 0, 1).contiguous()
+
+
+def cut_image(data: bytes, height: int, width: int) -> Image.Image:
+    """An image in colours as `read_image` has it, but of as many pixels as it has itself.
+
+    Args:
+        data: As `read_image`.
+        height, width: What is cut out of its middle has their proportion.
+
+    Raises:
+        UnreadableError, UserError: As `read_image`.
+    """
+    with _opened(data, 3) as whole:
+        wide = max(1, round(min(whole.width, whole.height * width / height)))
+        high = max(1, round(min(whole.height, whole.width * height / width)))
+        left, top = (whole.width - wide) // 2, (whole.height - high) // 2
+        return whole.crop((left, top, left + wide, top + high))
+
+
+@contextmanager
+def _opened(data: bytes, channels: int) -> Iterator[Image.Image]:
+    """An image upright and without transparency; raises as `read_image`."""
     formats = _formats(data)
     try:
         with (
@@ -81,8 +107,7 @@ def read_image(data: bytes, channels: int, height: int, width: int) -> Tensor:
             _ALONE if file.width * file.height > _LARGE else nullcontext(),
         ):
             _scale_key(file, data)
-            image = _flat(_upright(file)).convert(_MODES[channels])
-            image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+            yield _flat(_upright(file)).convert(_MODES[channels])
     except UnidentifiedImageError as error:  # its message has an address in memory
         raise UnreadableError(f"no {', '.join(FORMATS)} image") from error
     except (MemoryError, UnreadableError):
@@ -90,8 +115,6 @@ def read_image(data: bytes, channels: int, height: int, width: int) -> Tensor:
     except Exception as error:  # Pillow raises whatever broken bytes lead to
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UnreadableError(reason) from error
-    pixels = torch.from_numpy(np.array(image).reshape(height, width, channels))
-    return pixels.permute(2, 0, 1).contiguous()
 
 
 def _formats(data: bytes) -> tuple[str, ...]:

@@ -3,21 +3,20 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.config import S3Config, TeacherConfig
 from pipeline.data import text
+from pipeline.data.prompt_images import beside, copied
+from pipeline.data.prompt_rows import TABLES, TEXTS, Row, rows_of
 from pipeline.data.sources.left_out import LeftOut, is_hidden
 from pipeline.data.sources.place import Place
-from pipeline.data.sources.sample import NAMES, SourceError, field
-from pipeline.data.sources.sample import column as one_column
+from pipeline.data.sources.sample import SourceError
 from pipeline.data.storage import Storage, Store
 from pipeline.data.text import TextError
 from pipeline.utils import scratch
@@ -25,32 +24,31 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.files import CACHE_WAY_OUT, cache_folder, write_pieces
 
 _COPY = ".prompts"
-_TEXTS, _TABLES = (".txt", ".csv", ".jsonl"), (".parquet", ".arrow")
 _MAPPED = re.compile(r"(^|/)cache-[^/]*\.arrow$")
 """What `map` and `filter` of a dataset leave behind."""
 _NOTES = ("state.json", "dataset_info.json", "dataset_dict.json")
-_FEATHER = b"ARROW1"
-_LISTED = b"source"
-"""What only the listing of a set of images says in its footer."""
-_OTHER_COMMAS = ";\t|"
 
 
 def local_prompts(teacher: TeacherConfig, credentials: S3Config) -> TeacherConfig:
     """The same settings, with `prompts` as a local file of one JSON string a line.
 
+    With `prompt_images` each line is a list: the prompt, and the SHA-256 of the images beside it,
+    whose copies `image_file` finds.
+
     Raises:
-        UserError: If the file cannot be read or has no prompts.
+        UserError: If the file cannot be read or has no prompts, or an image cannot be read.
     """
     if teacher.prompts is None or teacher.prompts.endswith(_COPY):
         return teacher
-    digest = hashlib.sha256()
+    digest, cache = hashlib.sha256(), cache_folder()
+    rows = read_rows(teacher.prompts, credentials, teacher.prompt_images)
 
     def lines() -> Iterator[bytes]:
-        for prompt in read_prompts(str(teacher.prompts), credentials):
-            yield (line := f"{json.dumps(prompt)}\n".encode())
+        for row in copied(rows, cache) if teacher.prompt_images else rows:
+            content = [row.prompt, *row.images] if row.images else row.prompt
+            yield (line := f"{json.dumps(content)}\n".encode())
             digest.update(line)
 
-    cache = cache_folder()
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with scratch.folder_beside(cache / "prompts") as fresh:
@@ -64,23 +62,34 @@ def local_prompts(teacher: TeacherConfig, credentials: S3Config) -> TeacherConfi
 
 
 def read_prompts(path: str, credentials: S3Config) -> Iterator[str]:
+    """All prompts of a file or folder, as `read_rows`."""
+    return (row.prompt for row in read_rows(path, credentials))
+
+
+def read_rows(path: str, credentials: S3Config, columns: Sequence[str] = ()) -> Iterator[Row]:
     """All prompts of a file or folder, local or not, in order, without the space around them.
 
     Rows without a prompt are left out; one printed line counts them. Raises as `local_prompts`.
+
+    Args:
+        path: The file or folder.
+        credentials: What reaches the bucket.
+        columns: Of the images beside each prompt.
     """
     rows = prompts = 0
     store, names = _files(path.rstrip("/") or "/", credentials)
     for name in names:
-        with _readable(store.uri(name)):
-            for row in _read(store, name):
+        with _readable(where := store.uri(name)):
+            for row in rows_of(store, name, columns):
                 rows += 1
-                if prompt := (row or "").strip():
+                if prompt := (row.prompt or "").strip():
                     prompts += 1
-                    yield _clean(prompt, store.uri(name))
+                    images = [beside(store, name, each, where) for each in row.images]
+                    yield Row(_clean(prompt, where), tuple(images))
     if not prompts:
         raise UserError(
             f"teacher.prompts: no prompts in {path}; give a file that ends in "
-            f"{', '.join(_TEXTS + _TABLES)}, or the folder of a Hugging Face dataset"
+            f"{', '.join(TEXTS + TABLES)}, or the folder of a Hugging Face dataset"
         )
     if left := rows - prompts:
         print(f"prompts  {left} of {rows} rows without a prompt left out")
@@ -88,7 +97,7 @@ def read_prompts(path: str, credentials: S3Config) -> Iterator[str]:
 
 def _files(path: str, credentials: S3Config) -> tuple[Store, list[str]]:
     """A store, and the names of the files in it that hold the prompts, in order."""
-    if (ending := _ending(path)) in _TEXTS + _TABLES:
+    if (ending := _ending(path)) in TEXTS + TABLES:
         name = path.rpartition("/")[2]
         store = Storage(path.removesuffix(name), credentials, "teacher.prompts")
         if name in store.list(name):
@@ -100,7 +109,7 @@ def _files(path: str, credentials: S3Config) -> tuple[Store, list[str]]:
         own = [name for name in shown if not _MAPPED.search(name)]
         names = _of_one_kind(_of_dataset(store, own), path)
     _tell_others(set(found) - {*names})
-    if not names and ending in _TEXTS + _TABLES:
+    if not names and ending in TEXTS + TABLES:
         raise UserError(f"teacher.prompts: there is no {path}")
     return store, names
 
@@ -161,8 +170,8 @@ def _of_one_kind(names: list[str], path: str) -> list[str]:
     Raises:
         TextError: If the files of text are of several kinds.
     """
-    texts = [name for name in names if _ending(name) in _TEXTS]
-    if tables := [name for name in names if _ending(name) in _TABLES]:
+    texts = [name for name in names if _ending(name) in TEXTS]
+    if tables := [name for name in names if _ending(name) in TABLES]:
         return tables
     if len(kinds := sorted({_ending(name) for name in texts})) > 1:
         raise TextError(f"{path} has files of {' and '.join(kinds)}; name one of them")
@@ -184,112 +193,3 @@ def _clean(prompt: str, where: str) -> str:
     if "\0" in prompt:
         raise TextError(f"{where} has a prompt with a NUL character, {prompt[:60]!r}; remove it")
     return prompt
-
-
-def _read(store: Store, name: str) -> Iterator[str | None]:
-    """The rows of one file."""
-    where, ending = store.uri(name), _ending(name)
-    with store.open(name) as file:
-        if ending in _TABLES:
-            yield from (_parquet if ending == ".parquet" else _arrow)(file, where)
-            return
-        lines = text.lines(file, where)
-        if ending == ".txt":
-            yield from lines
-        elif ending == ".csv":
-            yield from _of_rows(lines, where)
-        else:
-            yield from _of_records(text.records(lines, where), where)
-
-
-def _of_rows(lines: Iterator[str], where: str) -> Iterator[str]:
-    """The column of prompts of a CSV file.
-
-    Raises:
-        TextError: As `rows` and `_column`, or if it is no comma that separates the columns.
-    """
-    header, column = next(lines, ""), ""
-    others = [mark for mark in _OTHER_COMMAS if mark in header]
-    if (
-        others
-        and field((name.strip('"') for name in header.strip().split(",")), "captions") is None
-    ):
-        raise TextError(f"{where} has {others[0]!r} between its columns; separate them by commas")
-    for row in text.rows(chain([header], lines), where):
-        column = column or _column(list(row), where)
-        yield row[column]
-
-
-def _of_records(records: Iterable[dict[str, Any]], where: str) -> Iterator[str | None]:
-    """What each record says; not every one needs the column.
-
-    Raises:
-        TextError: If none of them has it, or it holds anything but text.
-    """
-    known, others = False, list[str]()
-    for number, record in enumerate(records, 1):
-        if (column := field(record, "captions")) is None:
-            others = others or list(record)
-            yield None
-            continue
-        known = True
-        if not isinstance(value := record[column], str | None):
-            kind = type(value).__name__
-            raise TextError(f"record {number} of {where} has a {column} of type {kind}, not text")
-        yield value
-    if others and not known:
-        _column(others, where)
-
-
-def _column(names: list[str], where: str) -> str:
-    """The one that holds the prompts.
-
-    Raises:
-        TextError: If there is none, or two have its name.
-    """
-    column = one_column(names, "captions", where)
-    if column is None:
-        raise TextError(
-            f"{where} has no column {', '.join(NAMES['captions'])}; it has {', '.join(names)}; "
-            "rename the one with the prompts"
-        )
-    return column
-
-
-def _parquet(source: pa.NativeFile, where: str) -> Iterator[str | None]:
-    """The column of prompts alone, one row group in memory; of a listing all captions."""
-    file = pq.ParquetFile(source)
-    ours = _LISTED in (file.metadata.metadata or {})
-    column = _text_column(file.schema_arrow, where, ours)
-    for group in range(file.num_row_groups):
-        table = file.read_row_group(group, columns=[column], use_threads=False)
-        for row in table.column(0).to_pylist():
-            yield from row if isinstance(row, list) else [row]
-
-
-def _arrow(source: pa.NativeFile, where: str) -> Iterator[str | None]:
-    """The column of prompts, one batch in memory; of a stream as `datasets` writes, or a file."""
-    head = source.read(len(_FEATHER))
-    source.seek(0)
-    if head == _FEATHER:
-        file = pa.ipc.open_file(source)
-        batches = (file.get_batch(number) for number in range(file.num_record_batches))
-    else:
-        file = batches = pa.ipc.open_stream(source)
-    column = _text_column(file.schema, where)
-    for batch in batches:
-        yield from batch.column(column).to_pylist()
-
-
-def _text_column(schema: pa.Schema, where: str, lists: bool = False) -> str:
-    """As `_column`; raises TextError besides if it does not hold text, or lists of it."""
-    column = _column(schema.names, where)
-    kind = held = schema.field(column).type
-    if lists and pa.types.is_list(kind):
-        held = kind.value_type
-    if pa.types.is_dictionary(kind):
-        held = kind.value_type
-    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    if not any(is_text(held) for is_text in (*texts, pa.types.is_null)):
-        raise TextError(f"the column {column} of {where} is {kind}, not text; make it a string")
-    return column

@@ -15,6 +15,8 @@ class Condition:
 
     The usual names: `labels` (B,) int64, `tokens` (B, L, D), `mask` (B, L), `pooled` (B, D).
     Where there is a mask, rows may have come with other lengths L: they are padded with zeros.
+    What the images beside prompts come to begins with `image`, as `image_latents`; `tokens_null`
+    and `mask_null` are of the negative prompt, where its encoder sees the images too.
 
     Args:
         tensors: By name.
@@ -44,19 +46,32 @@ class Condition:
     @staticmethod
     def cat(parts: Sequence["Condition"]) -> "Condition":
         """The samples of all parts, one part after another; all have the same names."""
-        if len({part["mask"].shape[1] for part in parts if "mask" in part.tensors}) > 1:
-            parts = [part._padded(max(each["mask"].shape[1] for each in parts)) for part in parts]
         names = parts[0].tensors
+        for mask in (name for name in names if name.startswith("mask")):
+            longest = max(part[mask].shape[1] for part in parts)
+            parts = [part._padded(mask, longest) for part in parts]
         return Condition({name: torch.cat([part[name] for part in parts]) for name in names})
 
-    def _padded(self, length: int) -> "Condition":
-        """The same with rows of so many tokens, those that are added not counted by the mask."""
-        missing = length - self["mask"].shape[1]
+    def _padded(self, mask: str, length: int) -> "Condition":
+        """The same with rows of so many tokens, those that are added not counted by their mask."""
+        tokens, missing = mask.replace("mask", "tokens"), length - self[mask].shape[1]
         padded = {
-            "tokens": pad(self["tokens"], (0, 0, 0, missing)),
-            "mask": pad(self["mask"], (0, missing)),
+            tokens: pad(self[tokens], (0, 0, 0, missing)),
+            mask: pad(self[mask], (0, missing)),
         }
-        return Condition({**self.tensors, **padded})
+        return Condition({**self.tensors, **padded}) if missing else self
+
+    def without_prompts(self, null: "Condition") -> "Condition":
+        """The same samples without their prompts, for guidance; the images beside them stay.
+
+        Args:
+            null: No condition, of as many samples, for tensors that these have no `_null` of.
+        """
+        images = {name: value for name, value in self.tensors.items() if name.startswith("image")}
+        end = "_null"
+        own = {name.removesuffix(end): self[name] for name in self.tensors if name.endswith(end)}
+        rest = {name: value for name, value in null.tensors.items() if not name.endswith(end)}
+        return Condition({**rest, **own, **images})
 
 
 class Inputs(NamedTuple):

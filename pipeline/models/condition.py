@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.data.prompt_images import image_file
 from pipeline.diffusion.condition import Condition, Conditioner
 from pipeline.utils.errors import UserError
 
@@ -141,6 +142,7 @@ class Prompts(Conditioner):
 class PromptFile(Sequence[str]):
     """The prompts in a file of one JSON string a line, each read when it is asked for.
 
+    Where they have images beside them, a line is a list: the prompt, and the names of its images.
     A million of them take 8 MB here, not 100.
 
     Args:
@@ -170,15 +172,24 @@ class PromptFile(Sequence[str]):
     def __getitem__(self, at: int | slice) -> str | list[str]:
         if isinstance(at, slice):
             return [self[each] for each in range(len(self))[at]]
+        line = self._line(at)
+        return line if isinstance(line, str) else line[0]
+
+    def images(self, at: int) -> list[Path]:
+        """The files of the images beside a prompt."""
+        line = self._line(at)
+        return [] if isinstance(line, str) else [image_file(self._file, each) for each in line[1:]]
+
+    def _line(self, at: int) -> str | list[str]:
         at = range(len(self))[at]
         start = self._ends[at - 1] + 1 if at else 0
-        prompt: str = json.loads(self._bytes[start : self._ends[at]].tobytes())
-        return prompt
+        line: str | list[str] = json.loads(self._bytes[start : self._ends[at]].tobytes())
+        return line
 
     def __reduce__(self) -> tuple[type["PromptFile"], tuple[Path]]:
         return PromptFile, (self._file,)
 
 
 def read_prompts(file: str | None) -> Sequence[str]:
-    """The prompts in a file of one JSON string a line; none without a file."""
+    """The prompts in a file, as `PromptFile`; none without a file."""
     return [] if file is None else PromptFile(Path(file))

@@ -19,12 +19,15 @@ class Family:
         pipelines: Classes of diffusers' pipelines whose folders are of this family.
         takes: Noise schedules that its networks can be asked on, each with its predictions.
         chats: Whether prompts go through the chat template of its tokenizer.
+        beside: Folders of its models that read the images beside prompts, beside VAE and text
+            encoders.
     """
 
     family: ClassVar[str]
     pipelines: ClassVar[tuple[str, ...]] = ()
     takes: ClassVar[Mapping[type[Schedule], tuple[str, ...]]] = {}
     chats: ClassVar[bool] = False
+    beside: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def reads(cls, folder: ModelFolder) -> bool:

@@ -254,6 +254,8 @@ def _open(kind: Any, part: Path) -> Any:
     if issubclass(kind, torch.nn.Module):
         return load_network(kind, part)
     tokenizer = part.name.startswith("tokenizer")
+    if part.name == "processor":
+        _need_processor(kind, part)
     if tokenizer:
         need_vocabulary(kind, part)
         if not (part / "tokenizer.json").exists() and any(part.glob("*.model")):
@@ -264,4 +266,16 @@ def _open(kind: Any, part: Path) -> Any:
         raise UserError(f"cannot load {part}: {first_line(error)}") from error
     if tokenizer:
         need_letters(opened, part)
+    if part.name == "processor":
+        need_letters(opened.tokenizer, part)
     return opened
+
+
+def _need_processor(kind: Any, part: Path) -> None:
+    """Raises UserError if what reads images beside prompts is not there, or cannot be opened."""
+    need_vocabulary(kind, part)
+    names = ("processor_config.json", "preprocessor_config.json")
+    if not any((part / name).is_file() for name in names):
+        raise UserError(f"no {' nor '.join(str(part / name) for name in names)}: copy it there too")
+    if "video_processor" in kind.get_attributes():  # transformers opens none without it
+        need_package("torchvision", part)

@@ -1,7 +1,7 @@
 """What networks on latents share: a VAE, a pipeline of diffusers, and prompts."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 import diffusers
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.config import TeacherConfig
@@ -20,6 +21,7 @@ from pipeline.models.even_steps import are_even
 from pipeline.models.family import refuse
 from pipeline.models.folder import ModelFolder, load_parts, need_package, size_problem
 from pipeline.models.frozen_pipeline import FrozenPipeline
+from pipeline.models.image_prompts import ImagePrompts, check_images
 from pipeline.models.network import Network
 from pipeline.models.schedulers import completed, read_scheduler, student_scheduler
 from pipeline.models.sizes import ImageSizes
@@ -53,6 +55,8 @@ class LatentNetwork(ImageSizes, Network):
         shifts_latents: Whether the pipeline takes the VAE's `shift_factor`; others ignore it.
         pipeline_spacing: Of a flow's times, where the pipeline names them itself.
         prompts_alone: Whether prompts are encoded one by one, to rows of their own lengths.
+        images: Images beside a prompt that the pipeline takes at most; 0: none.
+        sees_images: Whether its encoder of prompts sees the images beside them.
     """
 
     latents: VAE
@@ -66,6 +70,8 @@ class LatentNetwork(ImageSizes, Network):
     shifts_latents: ClassVar[bool] = False
     pipeline_spacing: ClassVar[str | None] = None
     prompts_alone: ClassVar[bool] = False
+    images: ClassVar[int] = 0
+    sees_images: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -84,9 +90,20 @@ class LatentNetwork(ImageSizes, Network):
             shapes = tuple(self.shape_for(backbone, frozen.vae, each) for each in sizes)
             self.own_buckets = Buckets(shapes, tuple(each.weight for each in teacher.buckets))
         self.embedded_guidance = teacher.embedded_guidance
-        prompts, encode = read_prompts(teacher.prompts), partial(self._encode, frozen)
-        guidable, negative = self.guidable(backbone, frozen.flags), teacher.negative_prompt
-        self.conditioner = Prompts(prompts, negative, encode, guidable, self.prompts_alone)
+        self.conditioner = self._conditioner(teacher)
+
+    def _conditioner(self, teacher: TeacherConfig) -> Prompts:
+        """Of the teacher's prompts; raises UserError if these lack images, or have too many."""
+        prompts, negative = read_prompts(teacher.prompts), teacher.negative_prompt
+        guidable = self.guidable(self.backbone, self.frozen.flags)
+        check_images(prompts, self.images, type(self.frozen.pipe).__name__)
+        if not self.images:
+            encode = partial(self._encode, self.frozen, partial(self.encode, self.frozen.pipe))
+            return Prompts(prompts, negative, encode, guidable, self.prompts_alone)
+        beside = partial(
+            self._encode, self.frozen, partial(self.encode_beside, self.frozen, self.size)
+        )
+        return ImagePrompts(prompts, negative, beside, guidable, self.size[-2:], self.sees_images)
 
     @classmethod
     def problem(cls, folder: ModelFolder) -> str | None:
@@ -182,12 +199,34 @@ class LatentNetwork(ImageSizes, Network):
         raise NotImplementedError
 
     @classmethod
-    def _encode(
-        cls, frozen: FrozenPipeline, texts: list[str], negative: bool, device: torch.device
+    def encode_beside(
+        cls,
+        frozen: FrozenPipeline,
+        size: tuple[int, ...],
+        text: str,
+        images: list[Image.Image],
+        device: torch.device,
     ) -> Condition:
+        """What the pipeline makes of a prompt, the negative one too, and the images beside it.
+
+        Args:
+            frozen: The pipeline and its VAE; text encoders are on the device.
+            size: As the network's.
+            text: The prompt.
+            images: In the proportion of the size, in colours.
+            device: Where the condition shall be.
+
+        Returns:
+            One row, in which names of what is made of the images alone begin with `image`.
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def _encode(frozen: FrozenPipeline, encode: Callable[..., Condition], *given: Any) -> Condition:
+        """What `encode` makes, with the text encoders on the device, the last of what is given."""
         for encoder in frozen.text_encoders:
-            encoder.to(device)
-        return cls.encode(frozen.pipe, texts, negative, device)
+            encoder.to(given[-1])
+        return encode(*given)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predict x0, of samples of any shape that fits; see `Denoiser.forward`."""

@@ -125,8 +125,10 @@ def teacher_fingerprint(teacher: TeacherConfig) -> str:
     files += weight_files(backbone, _MAKE_TEACHER)
     _need(files)
     found = read_folder(folder)
-    need_parts(folder, found.index, _BESIDE)
-    if family := find_family(found):
+    family = find_family(found)
+    parts = _BESIDE + (family.beside if family else ())
+    need_parts(folder, found.index, parts)
+    if family:
         digest.update(family.fingerprint_settings(teacher, found.backbone).encode())
     named = read_json(scheduler, "scheduler_config.json").get("_class_name")
     if (taken_as := found.scheduler.get("_class_name")) != named:
@@ -135,7 +137,7 @@ def teacher_fingerprint(teacher: TeacherConfig) -> str:
         files += [folder / INDEX]
         digest.update(str(size).encode() if (size := teacher.first_size) else b"")
     unread = () if family and family.chats else (".jinja",)
-    for part in _BESIDE:
+    for part in parts:
         files += [file for file in part_files(folder / part) if file.suffix not in unread]
     files += [Path(teacher.prompts)] if teacher.prompts else []
     digest.update(teacher.negative_prompt.encode())

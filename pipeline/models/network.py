@@ -40,12 +40,14 @@ class Network(Denoiser, Family):
         part: What the backbone is called in a pipeline of diffusers, and here.
         saving: Lines of Python that save the first of its pipeline's `images`.
         time_embedding: Last part of the names of modules that embed the time, (B,) -> (B, D).
+        task: What the Hub calls that which it does.
         lora: Adapters that were merged into the backbone, by diffusers' names; else None.
     """
 
     part: ClassVar[str] = "unet"
     saving: ClassVar[tuple[str, ...]] = ('images[0].save("image.png")',)
     time_embedding: ClassVar[str] = "time_embedding"
+    task: ClassVar[str] = "text-to-image"
     lora: dict[str, Tensor] | None = None
 
     def __init__(

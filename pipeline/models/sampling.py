@@ -42,7 +42,8 @@ def guide(teacher: Denoiser, guidance: Guidance | float, times: Tensor | None = 
             if (scale == 1).all():
                 return teacher(x_t, t, condition)
             scale = expand(scale, x_t)
-        both = Condition.cat([teacher.conditioner.null(len(x_t), x_t.device), condition])
+        null = teacher.conditioner.null(len(x_t), x_t.device)
+        both = Condition.cat([condition.without_prompts(null), condition])
         uncond, cond = teacher(torch.cat([x_t, x_t]), each.repeat(2), both).chunk(2)
         return teacher.guided(uncond, cond, scale, x_t, each, wanted.norm)
 

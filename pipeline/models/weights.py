@@ -123,7 +123,7 @@ def part_files(part: Path) -> list[Path]:
     """
     if not part.is_dir():
         return []
-    if part.name.startswith("tokenizer"):
+    if part.name.startswith("tokenizer") or part.name.endswith("processor"):
         return sorted(file for file in part.glob("*") if file.suffix in _TOKENIZER)
     if part.name == "guider":
         return [part / "guider_config.json"]

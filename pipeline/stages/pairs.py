@@ -2,7 +2,7 @@
 
 import hashlib
 import socket
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -14,6 +14,7 @@ from pipeline.data.plans import PairPlan
 from pipeline.data.storage import Store
 from pipeline.diffusion import seeds
 from pipeline.diffusion.pairs import PairBatch
+from pipeline.models.condition import PromptFile
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.loading import load_teacher, teacher_fingerprint
 from pipeline.models.sampling import sample_teacher
@@ -66,11 +67,13 @@ def pair_plan(settings: TeacherConfig, pairs: PairsConfig, seed: int) -> PairPla
     return plan
 
 
-def _digest(prompts: Iterable[str]) -> str:
-    """SHA-256 of prompts with a NUL between two."""
+def _digest(prompts: Sequence[str]) -> str:
+    """SHA-256 of prompts with a NUL between two, and after two of them those of images."""
     digest = hashlib.sha256()
     for number, prompt in enumerate(prompts):
         digest.update(b"\0" * (number > 0) + prompt.encode())
+        for image in prompts.images(number) if isinstance(prompts, PromptFile) else ():
+            digest.update(b"\0\0" + image.name.encode())
     return digest.hexdigest()
 
 

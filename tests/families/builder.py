@@ -66,6 +66,7 @@ class Builder:
         wrong: A scheduler that the family does not take.
         idle: Parts of its backbone, by the ends of their names, whose output nothing reads.
         sliced: Whether its VAE decodes one image or video at a time alone.
+        imports: Lines of Python that a process without our code needs beside its network's.
     """
 
     family: str
@@ -81,6 +82,7 @@ class Builder:
     wrong: dict[str, Any] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
     sliced: bool = False
+    imports: tuple[str, ...] = ()
 
     def save(self, folder: Path, seed: int = 0) -> Path:
         """Save it with random weights, also where a new network would start with zeros."""
@@ -150,8 +152,8 @@ class Builder:
         """What a pipeline makes, as `decode` would give it."""
         return made
 
-    def stranger(self, student: Network) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What a process without our code calls the student's pipeline with."""
+    def stranger(self, student: Network) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """What a process without our code calls the student's pipeline with, once or for rows."""
         raise NotImplementedError
 
 
@@ -259,9 +261,9 @@ class OnLatents(Builder):
             more["negative_prompt"] = named
         return self.called(pipe, steps, guidance, self.output, **more)
 
-    def stranger(self, student: Network) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def stranger(self, student: Network) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
         first, settings = self.arguments(1.0)
-        return (first,), {**settings, **(student.call_settings or {})}
+        return [((first,), {**settings, **(student.call_settings or {})})]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -357,8 +359,8 @@ class OnImages(Builder):
         spread = teacher.schedule.init_noise_sigma(torch.tensor(teacher.schedule.start))
         return self.noise() * pipe.scheduler.init_noise_sigma / spread
 
-    def stranger(self, student: Network) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def stranger(self, student: Network) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
         """Its initial latents are such as the pipeline makes."""
         start = student.schedule.init_noise_sigma(torch.tensor(student.sampler.timesteps[0]))
         given = 2, self.labels_of(student)
-        return given, {"latents": start * self.noise(), **(student.call_settings or {})}
+        return [(given, {"latents": start * self.noise(), **(student.call_settings or {})})]

@@ -212,12 +212,12 @@ class Conformance(AdapterLaws, ComfyUILaws, FolderLaws, TrainingLaws):
         student = perturbed(new_student(teacher, NETWORK, 0, settings), 0.05)
         own = {"times": times, "renoise": renoise} if few else {}
         save_denoiser(student, tmp_path / "student", {"distill": {"student": own}})
-        given, named = builder.stranger(student)
+        calls = builder.stranger(student)
         noise = (seeds.renewed(builder.noise(), number) for number in range(8))
         fresh = [builder.stepped(each) for each in noise]
         images, last, taken = stranger(
             tmp_path / "student",
-            {"given": given, "named": named, "fresh": fresh, "imports": student.imports}
+            {"calls": calls, "fresh": fresh, "imports": [*student.imports, *builder.imports]}
             | {"sliced": builder.sliced},
             scaled=teacher.latents is None,
         )

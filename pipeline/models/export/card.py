@@ -108,9 +108,7 @@ def model_card(
     count = "one" if steps == 1 else f"{steps}"
     data = ModelCardData(
         library_name="diffusers",
-        pipeline_tag=(
-            "unconditional-image-generation" if network.prompts is None else "text-to-image"
-        ),
+        pipeline_tag="unconditional-image-generation" if network.prompts is None else network.task,
         tags=["diffusers", "ray-dmd", "dmd", "distillation", f"{count}-step"],
         **origin.metadata,  # type: ignore[arg-type]
     )

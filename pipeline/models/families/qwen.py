@@ -1,8 +1,11 @@
-"""Qwen-Image: Flux's latents and times, prompts read by a model of text and images."""
+"""Qwen-Image: Flux's latents and times, prompts read by a model of text and images; its edits."""
 
+import sys
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
@@ -13,7 +16,11 @@ from pipeline.models.comfyui import ComfyUI
 from pipeline.models.families.flux import Flux
 from pipeline.models.family import register_family
 from pipeline.models.folder import ModelFolder
+from pipeline.models.frozen_pipeline import FrozenPipeline
 from pipeline.models.vae import VAE, FrameVAE
+
+_AREA = 1024 * 1024
+"""Pixels of an image that is edited, about, as the pipelines bring it to their VAE."""
 
 
 @register_family
@@ -52,15 +59,23 @@ class QwenImage(Flux):
         return Condition({"tokens": tokens, "mask": mask})
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        height, width = x_t.shape[2] // self.patch, x_t.shape[3] // self.patch
+        images = [x_t, *self.beside_of(condition)]
+        patches = [pixel_unshuffle(each.to(x_t.dtype), self.patch) for each in images]
+        sides = [patch.shape[2:] for patch in patches]
         output = self.backbone(
-            hidden_states=pixel_unshuffle(x_t, self.patch).flatten(2).mT,
+            hidden_states=torch.cat([patch.flatten(2) for patch in patches], dim=2).mT,
             timestep=t,
             encoder_hidden_states=condition["tokens"].to(x_t.dtype),
             encoder_hidden_states_mask=condition["mask"],
-            img_shapes=[[(1, height, width)]] * len(x_t),
+            img_shapes=[[(1, height, width) for height, width in sides]] * len(x_t),
         ).sample
-        return pixel_shuffle(output.mT.unflatten(2, (height, width)), self.patch)
+        made = output[:, : sides[0].numel()].mT.unflatten(2, sides[0])
+        return pixel_shuffle(made, self.patch)
+
+    @staticmethod
+    def beside_of(condition: Condition) -> Iterable[Tensor]:
+        """Latents (B, C, h, w) of the images beside prompts, which join those that are made."""
+        return ()
 
     def guided(
         self,
@@ -89,3 +104,90 @@ class QwenImage(Flux):
 
     def usage(self) -> list[str]:
         return [f'images = student("a photo of a cat", {self._arguments()}).images']
+
+
+@register_family
+class QwenImageEdit(QwenImage):
+    """Qwen-Image-Edit: the latents of an image join those that are made of it.
+
+    The encoder sees the image beside the prompt.
+
+    Attributes:
+        seen_area: Pixels of an image, about, as the encoder of prompts sees it.
+    """
+
+    family = "qwen-edit"
+    pipelines = ("QwenImageEditPipeline",)
+    beside = ("processor",)
+    images = 1
+    sees_images = True
+    task = "image-to-image"
+    seen_area: ClassVar[int] = _AREA
+
+    @classmethod
+    def own_size(cls, backbone: Any, vae: VAE) -> tuple[int, ...]:
+        return 1024, 1024
+
+    @classmethod
+    def encode_beside(
+        cls,
+        frozen: FrozenPipeline,
+        size: tuple[int, ...],
+        text: str,
+        images: list[Image.Image],
+        device: torch.device,
+    ) -> Condition:
+        pipe, reader = frozen.pipe, frozen.pipe.image_processor
+        sides, seen_sides = (_near(pipe, area, size) for area in (_AREA, cls.seen_area))
+        seen = [reader.resize(each, *seen_sides) for each in images]
+        tokens, _ = pipe.encode_prompt([text], image=seen, device=device)
+        pixels = torch.cat([reader.preprocess(reader.resize(each, *sides)) for each in images])
+        return Condition(
+            {
+                "tokens": tokens,
+                "mask": tokens.new_ones(tokens.shape[:2], dtype=torch.int64),
+                "image_latents": frozen.vae.encode(pixels.to(device))[None],
+            }
+        )
+
+    @staticmethod
+    def beside_of(condition: Condition) -> Iterable[Tensor]:
+        return condition["image_latents"].unbind(1)
+
+    def of_image(self, output: Any, x_t: Tensor, condition: Condition) -> Tensor:
+        made = x_t.shape[2] * x_t.shape[3] // self.patch**2
+        return super().of_image(output, x_t, condition)[:, :made]
+
+    @property
+    def call_settings(self) -> dict[str, Any] | None:
+        """With the size, which the pipeline would take from the image."""
+        settings = super().call_settings
+        return settings and settings | dict(zip(self.axes, self.size, strict=True))
+
+    @property
+    def comfyui(self) -> ComfyUI | None:
+        return None  # its node that encodes a prompt beside an image is in no workflow of ours
+
+    def usage(self) -> list[str]:
+        return [
+            "from diffusers.utils import load_image",
+            'image = load_image("photo.png")',
+            f'images = student(image, "make the cat blue", {self._arguments()}).images',
+        ]
+
+
+@register_family
+class QwenImageEditPlus(QwenImageEdit):
+    """Qwen-Image-Edit 2509 and later: of one image or several, which the encoder sees small."""
+
+    family = "qwen-edit-plus"
+    pipelines = ("QwenImageEditPlusPipeline",)
+    images = 3
+    seen_area = 384 * 384
+
+
+def _near(pipe: Any, area: int, size: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width in about the proportion of a size and of about an area, by its own rule."""
+    height, width = size
+    wide, high, *_ = sys.modules[type(pipe).__module__].calculate_dimensions(area, width / height)
+    return high, wide
