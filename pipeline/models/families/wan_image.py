@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+import diffusers
 import torch
 from PIL import Image
 from torch import Tensor
@@ -53,6 +54,12 @@ class WanImage(Wan):
     def channels(backbone: Any) -> int:
         return int(backbone.config.out_channels)
 
+    @staticmethod
+    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
+        # its own does the same, but fails where there is no ftfy
+        encode = diffusers.WanPipeline._get_t5_prompt_embeds
+        return Condition({"tokens": encode(pipe, texts, max_sequence_length=512, device=device)})
+
     @classmethod
     def encode_beside(
         cls,
@@ -98,8 +105,11 @@ class WanImage(Wan):
         return self.called(_begun(x_t, condition), time[:, None] * ~of_image, condition, **more)
 
     def usage(self) -> list[str]:
-        call = self._usage('image, "the cat runs"')
-        return ["from diffusers.utils import load_image", 'image = load_image("photo.png")', call]
+        return [
+            "from diffusers.utils import load_image",
+            'image = load_image("photo.png")  # and the package ftfy',
+            self._usage('image, "the cat runs"'),
+        ]
 
 
 @register_family

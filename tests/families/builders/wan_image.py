@@ -22,6 +22,16 @@ CHANNELS = 2 * 4 + 2
 """Of latents, of those of an image, and of a mask."""
 
 
+FTFY = """
+from importlib.util import find_spec
+from types import SimpleNamespace
+from diffusers.pipelines.wan import pipeline_wan_i2v
+if find_spec("ftfy") is None:
+    pipeline_wan_i2v.ftfy = SimpleNamespace(fix_text=str)
+"""
+"""The pipeline needs a package that leaves plain prompts as they are."""
+
+
 def clip() -> dict[str, Any]:
     """What sees images, in four patches and a class token."""
     config = CLIPVisionConfig(
@@ -41,6 +51,7 @@ def on_images(make: Callable[[], Any], sees: bool = False) -> Callable[[], Any]:
     """The pipeline of such a model, whose networks take what an image adds."""
 
     def made() -> Any:
+        exec(FTFY, {})
         whole = make()
         parts, flags = whole.components, whole.config
         seen = {"image_dim": 16, "added_kv_proj_dim": 24} if sees else {}
@@ -62,6 +73,8 @@ class FromImage(OnVideos):
         row: The one that is made; None for both.
     """
 
+    sizes: tuple[tuple[int, ...], ...] = ((5, 32, 16), (9, 16, 48))  # a VAE encodes by fours
+    imports: tuple[str, ...] = (FTFY,)
     begins: bool = False
     row: int | None = None
 
@@ -93,10 +106,9 @@ class FromImage(OnVideos):
         return image, {**settings, "prompt": prompt}
 
     def called(self, pipe: Any, steps: int, guidance: float, output: str, **more: Any) -> Tensor:
-        if "negative_prompt" in more:
-            more["negative_prompt"] = more["negative_prompt"][0]
         if self.row is not None:
             return super().called(pipe, steps, guidance, output, **more)
+        more |= {"negative_prompt": more.get("negative_prompt", [""])[0]}
         rows = (each.called(pipe, steps, guidance, output, **more) for each in self.alone())
         return torch.cat([*rows])
 
