@@ -57,8 +57,8 @@ class WanImage(Wan):
     @staticmethod
     def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
         # its own does the same, but fails where there is no ftfy
-        encode = diffusers.WanPipeline._get_t5_prompt_embeds
-        return Condition({"tokens": encode(pipe, texts, max_sequence_length=512, device=device)})
+        parts = pipe.tokenizer, pipe.text_encoder, pipe.vae, pipe.scheduler
+        return Wan.encode(diffusers.WanPipeline(*parts), texts, negative, device)
 
     @classmethod
     def encode_beside(
