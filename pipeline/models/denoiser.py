@@ -58,6 +58,12 @@ class Denoiser(nn.Module):
         told.own_sampler = sampler
         return told
 
+    def with_conditioner(self, conditioner: Conditioner) -> Self:
+        """The same weights with conditions from elsewhere."""
+        told = view(self, {})
+        told.conditioner = conditioner
+        return told
+
     @property
     def pixels(self) -> tuple[int, ...]:
         """Shape of what `decode` gives, an image (C, H, W) or a video (C, F, H, W)."""

@@ -3,38 +3,33 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import diffusers
-import torch
 from torch import Tensor, nn
 
 from pipeline.config import TeacherConfig
-from pipeline.diffusion.condition import Condition
+from pipeline.diffusion.condition import Condition, Conditioner
 from pipeline.diffusion.noise import EDM, VP, Flow, Schedule
-from pipeline.models.condition import Prompts, read_prompts
 from pipeline.models.even_steps import are_even
 from pipeline.models.family import refuse
-from pipeline.models.folder import ModelFolder, load_parts, need_package, size_problem
+from pipeline.models.folder import ModelFolder, load_parts, need_package, need_parts, size_problem
 from pipeline.models.frozen_pipeline import FrozenPipeline
-from pipeline.models.network import Network
+from pipeline.models.prompted_network import PromptedNetwork
 from pipeline.models.schedulers import completed, read_scheduler, student_scheduler
 from pipeline.models.sizes import ImageSizes
-from pipeline.models.vae import VAE, ScaleShift
+from pipeline.models.vae import VAE
 from pipeline.models.views import view
-from pipeline.models.vocabulary import chat_problem, drop_unpaired, text_problem
 from pipeline.utils.errors import UserError
 
 
-class LatentNetwork(ImageSizes, Network):
+class LatentNetwork(ImageSizes, PromptedNetwork):
     """A backbone on the latents of a VAE, called as its pipeline of diffusers calls it.
 
     Labels are the numbers of prompts; none is the negative prompt.
 
     Args:
-        backbone, schedule, prediction: As `Network`.
+        backbone, schedule, prediction: As `PromptedNetwork`.
         frozen: The pipeline it came with, its backbone taken out.
         size: Of images or videos, in pixels: a number for each of `axes`.
         teacher: Prompts and guidance.
@@ -43,27 +38,19 @@ class LatentNetwork(ImageSizes, Network):
         embedded_guidance: Guidance as an input, for a backbone that has one.
         call_defaults: To the pipeline in every call, where its habit is not that of `encode`.
         call_at_size: To the pipeline for images of another size than the model's own.
-        unused: Components of the pipeline that are left out.
         vaes: Classes of VAEs that the pipeline takes.
-        widths: Setting of the backbone -> settings of parts, with factors, whose sum it must be.
         shifts_by_size: Whether the pipeline tells its scheduler a shift that follows the size.
         optional: Components that a folder may lack.
-        shifts_latents: Whether the pipeline takes the VAE's `shift_factor`; others ignore it.
         pipeline_spacing: Of a flow's times, where the pipeline names them itself.
-        prompts_alone: Whether prompts are encoded one by one, to rows of their own lengths.
     """
 
     latents: VAE
     call_defaults: ClassVar[dict[str, Any]] = {}
     call_at_size: ClassVar[dict[str, Any]] = {}
-    unused: ClassVar[frozenset[str]] = frozenset()
     vaes: ClassVar[tuple[str, ...]] = ("AutoencoderKL", "AutoencoderTiny")
-    widths: ClassVar[Mapping[str, Mapping[str, int]]] = {}
     shifts_by_size: ClassVar[bool] = False
     optional: ClassVar[frozenset[str]] = frozenset()
-    shifts_latents: ClassVar[bool] = False
     pipeline_spacing: ClassVar[str | None] = None
-    prompts_alone: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -78,9 +65,7 @@ class LatentNetwork(ImageSizes, Network):
         super().__init__(backbone, schedule, prediction, shape)
         self.latents, self.frozen, self.size = frozen.vae, frozen, size
         self.embedded_guidance = teacher.embedded_guidance
-        prompts, encode = read_prompts(teacher.prompts), partial(self._encode, frozen)
-        guidable, negative = self.guidable(backbone, frozen.flags), teacher.negative_prompt
-        self.conditioner = Prompts(prompts, negative, encode, guidable, self.prompts_alone)
+        self.conditioner = self.prompts_of(frozen, backbone, teacher)
 
     @classmethod
     def problem(cls, folder: ModelFolder) -> str | None:
@@ -93,25 +78,24 @@ class LatentNetwork(ImageSizes, Network):
         return size_problem(folder.sample_size)
 
     @classmethod
-    def load(cls, folder: ModelFolder | None, teacher: TeacherConfig) -> "LatentNetwork":
+    def load(
+        cls,
+        folder: ModelFolder | None,
+        teacher: TeacherConfig,
+        conditioner: Conditioner | None = None,
+    ) -> "LatentNetwork":
+        """As `Family.load`; with a conditioner of its own it needs no text encoders."""
         assert folder is not None
-        index = folder.index
-        if any(part.startswith("text_encoder") for part in index):
+        if any(part.startswith("text_encoder") for part in folder.index):
             need_package("transformers", folder.path)
         cls.check_noise(folder, *cls.read_schedule(folder.scheduler, tokens=1))
-        kind, required = getattr(diffusers, folder.pipeline), cls.required(folder)
-        parts = load_parts(folder.path, index, required)
-        vae, flags = cls.vae(parts["vae"]), cls.flags(index)
-        backbone = cls.take_backbone(folder, parts, flags)
-        taken = sorted(required - parts.keys())
-        if (takes := cls.channels(backbone)) != (made := vae.channels):
-            refuse(folder, f"its network takes {takes} channels of latents, its VAE makes {made}")
-        drop_unpaired(parts)
-        if cls.chats and (problem := chat_problem(parts, folder.path)):
-            refuse(folder, problem)
-        whole = {**parts, taken[0]: backbone}
-        if problem := text_problem(kind, whole, taken[0], cls.widths):
-            refuse(folder, problem)
+        need_parts(folder.path, folder.index, cls.required(folder))
+        parts = load_parts(folder.path, folder.index, {*cls.networks()})
+        backbone = cls.take_backbone(folder, parts, cls.flags(folder.index))
+        frozen = cls.load_frozen(folder, backbone, encoders=conditioner is None)
+        kind, vae = type(frozen.pipe), frozen.vae
+        if (takes := cls.channels(backbone)) != (has := vae.channels):
+            refuse(folder, f"its network takes {takes} channels of latents, its VAE makes {has}")
         size, own = cls.size_for(backbone, vae, teacher.image_size), cls.own_size(backbone, vae)
         if size != own and "height" not in inspect.signature(kind.__call__).parameters:
             raise UserError(
@@ -119,19 +103,9 @@ class LatentNetwork(ImageSizes, Network):
                 f"{folder.pipeline}; give null"
             )
         tokens = cls.tokens(backbone, cls.shape_for(backbone, vae, size))
-        pipe = kind(**parts, **dict.fromkeys({*cls.unused, *taken}), **flags)
-        # some ask it for widths while they encode prompts; a pipeline's own setter refuses this
-        vars(pipe)[taken[0]] = SimpleNamespace(config=backbone.config)
-        frozen = FrozenPipeline(pipe, vae, flags, required.difference(taken))
         schedule, prediction = cls.read_schedule(frozen.scheduler, tokens)
-        return cls(backbone, schedule, prediction, frozen, size, teacher)
-
-    @classmethod
-    def required(cls, folder: ModelFolder) -> set[str]:
-        """Components without which its pipeline cannot be made; some may be None."""
-        taken = inspect.signature(getattr(diffusers, folder.pipeline).__init__).parameters
-        needed = {name for name, each in taken.items() if each.default is inspect.Parameter.empty}
-        return needed - {"self", *cls.unused}
+        made = cls(backbone, schedule, prediction, frozen, size, teacher)
+        return made if conditioner is None else made.with_conditioner(conditioner)
 
     @classmethod
     def take_backbone(
@@ -149,36 +123,6 @@ class LatentNetwork(ImageSizes, Network):
         if cls.pipeline_spacing and isinstance(schedule, Flow) and not schedule.whole:
             schedule = replace(schedule, spacing=cls.pipeline_spacing)
         return schedule, prediction
-
-    @classmethod
-    def vae(cls, network: Any) -> VAE:
-        """The VAE, with the normaliser of this family's latents."""
-        config = network.config
-        shift = config.get("shift_factor") if cls.shifts_latents else None
-        return VAE(network, ScaleShift(config.scaling_factor, shift or 0.0))
-
-    @staticmethod
-    def guidable(backbone: Any, flags: Mapping[str, Any]) -> bool:
-        """Whether it knows no condition, so that it can be guided; of its `flags` as well."""
-        return True
-
-    @staticmethod
-    def flags(index: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments of the pipeline that are no components, from its `model_index.json`."""
-        return {}
-
-    @staticmethod
-    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
-        """What the pipeline makes of prompts; `negative` says that they are the negative one."""
-        raise NotImplementedError
-
-    @classmethod
-    def _encode(
-        cls, frozen: FrozenPipeline, texts: list[str], negative: bool, device: torch.device
-    ) -> Condition:
-        for encoder in frozen.text_encoders:
-            encoder.to(device)
-        return cls.encode(frozen.pipe, texts, negative, device)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predict x0; see `Denoiser.forward`."""
