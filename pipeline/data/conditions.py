@@ -76,17 +76,18 @@ class _Format:
             return np.packbits(values.bool().numpy()).tobytes()
         values = values.to(getattr(torch, self.stored)).reshape(-1)
         if not values.isfinite().all():
-            raise FloatingPointError(f"values that are not finite in {self.stored}")
+            raise FloatingPointError(f"has values that are not finite in {self.stored}")
         return values.view(torch.uint8).numpy().tobytes()
 
     def unpack(self, data: pa.Buffer, count: int) -> Tensor:
         """What `pack` was given, (n,): n is `count` of bits, else what the bytes come to."""
-        values = np.frombuffer(data, np.uint8)
+        values, kind = np.frombuffer(data, np.uint8), getattr(torch, self.type)
         if self.stored == _BITS:
-            found = torch.from_numpy(np.unpackbits(values, count=count))
-        else:
-            found = torch.from_numpy(values.copy()).view(getattr(torch, self.stored))
-        return found.to(getattr(torch, self.type))
+            return torch.from_numpy(np.unpackbits(values, count=count)).to(kind)
+        stored: torch.dtype = getattr(torch, self.stored)
+        found = torch.empty(len(values) // stored.itemsize, dtype=stored)
+        found.view(torch.uint8).numpy()[:] = values
+        return found.to(kind)
 
 
 def write(
@@ -113,7 +114,7 @@ def encode(plan: ConditionPlan, ids: range, rows: Sequence[Condition], whole: bo
     """The Parquet file of these rows, which give the same bytes again; arguments as `write`."""
     first = rows[0].tensors
     formats = {name: _Format.of(name, value, plan.precision) for name, value in first.items()}
-    packed = [_pack(row, formats, whole) for row in rows]
+    packed = [_pack(id, row, formats, whole) for id, row in zip(ids, rows, strict=True)]
     arrays = {
         schema.ID: pa.array(ids, pa.int64()),
         _SHAPES: pa.array([_shapes(row) for row in rows], pa.string()),
@@ -128,13 +129,18 @@ def _shapes(row: Condition) -> str:
     return json.dumps({name: list(value.shape[1:]) for name, value in row.tensors.items()})
 
 
-def _pack(row: Condition, formats: Mapping[str, _Format], whole: bool) -> dict[str, bytes]:
+def _pack(id: int, row: Condition, formats: Mapping[str, _Format], whole: bool) -> dict[str, bytes]:
     packed = {}
     for name, value in row.tensors.items():
         mask, values = row.get(_mask_of(name)), value[0]
         if mask is not None and not whole:
             values = values[mask[0].bool()]
-        packed[name] = formats[name].pack(values)
+        try:
+            packed[name] = formats[name].pack(values)
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"{name} of prompt {id} {error}; set embed.precision"
+            ) from None
     return packed
 
 

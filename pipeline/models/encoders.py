@@ -26,7 +26,7 @@ def load_prompts(teacher: TeacherConfig) -> Prompts:
         UserError: If the encoders cannot be loaded, or the teacher takes no prompts.
     """
     folder, family = _prompted(teacher)
-    backbone = config_alone(folder, family.networks()[0])
+    backbone = config_alone(folder, family.backbone_parts()[0])
     return family.prompts_of(family.load_frozen(folder, backbone), backbone, teacher)
 
 
@@ -53,7 +53,7 @@ def condition_plan(teacher: TeacherConfig, precision: str, shard_size: int) -> C
             ".parquet, or the folder of a Hugging Face dataset)"
         )
     flags = family.flags(folder.index)
-    guidable = family.guidable(config_alone(folder, family.networks()[0]), flags)
+    guidable = family.guidable(config_alone(folder, family.backbone_parts()[0]), flags)
     tokenizers = _files(folder, "tokenizer")
     templates = [file for file in tokenizers if file.suffix == _TEMPLATE]
     return ConditionPlan(

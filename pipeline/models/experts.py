@@ -102,7 +102,7 @@ class TwoExperts(LatentTransformer):
         return {*super().required(folder), "transformer_2"}
 
     @classmethod
-    def networks(cls) -> tuple[str, ...]:
+    def backbone_parts(cls) -> tuple[str, ...]:
         return "transformer", "transformer_2"
 
     @classmethod

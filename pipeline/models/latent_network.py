@@ -90,7 +90,7 @@ class LatentNetwork(ImageSizes, PromptedNetwork):
             need_package("transformers", folder.path)
         cls.check_noise(folder, *cls.read_schedule(folder.scheduler, tokens=1))
         need_parts(folder.path, folder.index, cls.required(folder))
-        parts = load_parts(folder.path, folder.index, {*cls.networks()})
+        parts = load_parts(folder.path, folder.index, {*cls.backbone_parts()})
         backbone = cls.take_backbone(folder, parts, cls.flags(folder.index))
         frozen = cls.load_frozen(folder, backbone, encoders=conditioner is None)
         kind, vae = type(frozen.pipe), frozen.vae

@@ -39,7 +39,7 @@ class PromptedNetwork(Network):
     reads_padding: ClassVar[bool] = False
 
     @classmethod
-    def networks(cls) -> tuple[str, ...]:
+    def backbone_parts(cls) -> tuple[str, ...]:
         """Names of the components that the backbone is made of."""
         return (cls.part,)
 
@@ -65,7 +65,7 @@ class PromptedNetwork(Network):
             UserError: If a part cannot be read, or encoders and backbone do not fit each other.
         """
         kind, required = getattr(diffusers, folder.pipeline), cls.required(folder)
-        names, beside = cls.networks(), required.difference(cls.networks())
+        names, beside = cls.backbone_parts(), required.difference(cls.backbone_parts())
         wanted = {each for each in beside if encoders or not each.startswith(_TEXT)}
         parts = dict.fromkeys(required) | load_parts(folder.path, folder.index, wanted)
         vae, flags = cls.vae(parts["vae"]), cls.flags(folder.index)
