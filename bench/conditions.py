@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -154,8 +155,8 @@ def measure(name: str) -> dict[str, float]:
         training.step(0)
         found: dict[str, list[float]] = {"rows/s": [], "step rows/s": []}
         for number in range(ROUNDS):
-            found["step rows/s"].append(BATCH / seconds(lambda n=number: training.step(n)))
-            found["rows/s"].append(32 * batches / seconds(lambda: read(conditioner, batches)))
+            found["step rows/s"].append(BATCH / seconds(partial(training.step, number)))
+            found["rows/s"].append(32 * batches / seconds(partial(read, conditioner, batches)))
         pairs = zip(found["rows/s"], found["step rows/s"], strict=True)
         ratio = statistics.median(ours / theirs for ours, theirs in pairs)
     medians = {key: statistics.median(values) for key, values in found.items()}
