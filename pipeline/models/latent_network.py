@@ -90,7 +90,7 @@ class LatentNetwork(ImageSizes, PromptedNetwork):
             need_package("transformers", folder.path)
         cls.check_noise(folder, *cls.read_schedule(folder.scheduler, tokens=1))
         need_parts(folder.path, folder.index, cls.required(folder))
-        parts = load_parts(folder.path, folder.index, {*cls.backbone_parts()})
+        parts = load_parts(folder.path, folder.index, {*cls.backbone_parts(), "scheduler"})
         backbone = cls.take_backbone(folder, parts, cls.flags(folder.index))
         frozen = cls.load_frozen(folder, backbone, encoders=conditioner is None)
         kind, vae = type(frozen.pipe), frozen.vae
@@ -111,7 +111,7 @@ class LatentNetwork(ImageSizes, PromptedNetwork):
     def take_backbone(
         cls, folder: ModelFolder, parts: dict[str, Any], flags: Mapping[str, Any]
     ) -> Any:
-        """Its backbone, taken out of a pipeline's components."""
+        """Its backbone, of `backbone_parts` and the scheduler, which are taken out of `parts`."""
         return parts.pop(cls.part)
 
     @classmethod
