@@ -22,7 +22,6 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,6 +51,7 @@ from pipeline.cli import load
 from pipeline.config import Config
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.loading import load_teacher
+from pipeline.runs.run import Run
 from pipeline.training import build
 from pipeline.training.hooks import EMA
 from pipeline.training.memory import footprint
@@ -197,14 +197,11 @@ def prepare(config: Config, teacher: Denoiser) -> build.TrainingRun:
     size = config.distill.batch_size
     real = torch.randn(size, *teacher.shape), torch.zeros(size, dtype=torch.int64)
     source = None if config.distill.gan.real is None else lambda index: real
-    instead = {
-        "load_teacher": lambda _: copy.deepcopy(teacher),
-        "new_source": lambda *_: source,
-        "fingerprint": lambda _: "bench",
-    }
-    with ExitStack() as stack:
-        for name, value in instead.items():
-            stack.enter_context(mock.patch.object(build, name, value))
+    with (
+        mock.patch.object(Run, "load_teacher", lambda _: copy.deepcopy(teacher)),
+        mock.patch.object(Run, "fingerprint", "bench"),
+        mock.patch.object(build, "new_source", lambda *_: source),
+    ):
         return build.prepare(config)
 
 

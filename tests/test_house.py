@@ -61,7 +61,7 @@ def test_what_only_an_extra_installs_is_not_needed_to_begin() -> None:
 import sys
 sys.modules.update(dict.fromkeys({extras}))
 import pipeline.cluster.distill, pipeline.cluster.encode, pipeline.cluster.pairs
-import pipeline.cluster.evaluate
+import pipeline.cluster.embed, pipeline.cluster.evaluate
 import pipeline.stages.sample, pipeline.stages.teacher
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

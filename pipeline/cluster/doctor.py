@@ -16,13 +16,13 @@ from pipeline.data.sources.source import Source
 from pipeline.data.storage import Storage, probe
 from pipeline.evaluation.reference import SETTING
 from pipeline.models.denoiser import Denoiser
-from pipeline.models.loading import load_teacher, teacher_fingerprint
+from pipeline.models.loading import teacher_fingerprint
 from pipeline.models.solver_notes import solver_note
 from pipeline.runs.run import Run
 from pipeline.stages.pairs import pair_plan
 from pipeline.stages.plan import plan, set_bytes, teacher_calls, training_calls
 from pipeline.training.memory import footprint
-from pipeline.utils.errors import UserError, first_line
+from pipeline.utils.errors import UserError, problem_line
 from pipeline.utils.uris import is_remote
 
 GIB = 2**30
@@ -64,24 +64,18 @@ def doctor(config: Config) -> None:
         print(f"cost  {line}")
 
 
-def _problem(error: Exception) -> str:
-    """In one line: what the user can mend in full, of any other error its type and first line."""
-    if isinstance(error, UserError):
-        return " ".join(str(error).split())
-    name, text = type(error).__name__, first_line(error)
-    return text if text.startswith(name) else f"{name}: {text}"
-
-
 class Examination:
     """The checks of one run's configuration, each made once."""
 
     def __init__(self, config: Config):
         self.config = config
         self._reference = config.evaluate.reference or ""
+        self._stored = config.distill.conditions == "stored"
 
     def findings(self) -> Iterator[Finding]:
         """Every check's result as it comes; one that fails as an earlier one did is left out."""
         checks: dict[str, Callable[[], str]] = {
+            **({"conditions": self.check_conditions} if self._stored else {}),
             "teacher": self.check_teacher,
             "solver": self.check_solver,
             "pairs.output": lambda: self.check_store("pairs"),
@@ -103,7 +97,7 @@ class Examination:
             except UserWarning as warning:
                 yield Finding(title, "warn", str(warning))
             except Exception as error:
-                if (text := _problem(error)) not in problems:
+                if (text := problem_line(error)) not in problems:
                     yield Finding(title, "FAIL", text)
                 problems.add(text)
 
@@ -114,14 +108,15 @@ class Examination:
 
     @cached_property
     def teacher(self) -> Denoiser:
-        """Loaded."""
-        return load_teacher(self.local.teacher)
+        """As a worker has it."""
+        return Run(self.local).load_teacher()
 
     @cached_property
     def nodes(self) -> list[Node]:
         """Every node that is there now, and what it sees of the local outputs."""
         self.check_cluster()
         outputs = {self.config.pairs.output: self._manifest, self.config.distill.output: None}
+        outputs |= {self.config.embed.output: shards.PLAN} if self._stored else {}
         local = {folder: file for folder, file in outputs.items() if not is_remote(folder)}
         return look_at_nodes(local, self.config.doctor.patience)
 
@@ -138,6 +133,11 @@ class Examination:
             name: measure_speed(settings, name, share.cpus, share.gpus, patience)
             for name, share in shares.items()
         }
+
+    def check_conditions(self) -> str:
+        """The stored ones are of this teacher and its prompts."""
+        found = Run(self.local).conditions
+        return found.check() if found else "made by the workers"
 
     def check_teacher(self) -> str:
         """It can be loaded."""
@@ -241,7 +241,7 @@ class Examination:
         needs = self._needs() | ({self.config.pairs.output: 0} if self._manifest else {})
         for node in self.nodes:
             for folder, free in node.free.items():
-                if free < needs[folder]:
+                if free < needs.get(folder, 0):
                     raise UserError(
                         f"{folder} needs {needs[folder] / GIB:.2f} GiB and has {free / GIB:.2f} "
                         "free: free space, lower distill.keep or pairs.count, or use s3://"

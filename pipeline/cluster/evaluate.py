@@ -2,16 +2,14 @@
 
 import io
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import numpy as np
 import torch
 
 from pipeline.cluster import pool
 from pipeline.cluster.pool import TRIES, Work
-from pipeline.config import Config
+from pipeline.config import Config, EvaluateConfig
 from pipeline.data.fetch import INPUTS, fetch_inputs
-from pipeline.evaluation.classifier import Classifier
 from pipeline.evaluation.image_reader import Batch, ImageReader, Task, tasks
 from pipeline.evaluation.reference import Reference
 from pipeline.evaluation.statistics import Readout
@@ -28,63 +26,48 @@ def evaluate_student(config: Config) -> Evaluation:
     """
     if not config.evaluate.actors.max:
         return evaluate(config)
-    return evaluate(config, partial(by_actors, config))
 
+    def by_actors(reader: ImageReader, batches: Sequence[Task]) -> Iterator[Batch]:
+        """In a pool of actors, which take the classifier and reference images of this process."""
+        real, classifier = reader.sets.real, reader.classifier
+        reference = real if isinstance(real, Reference) else None
+        features = reader.net.checksum if reader.net else None
 
-def by_actors(config: Config, reader: ImageReader, batches: Sequence[Task]) -> Iterator[Batch]:
-    """Make and read the images of all tasks in a pool of actors.
+        def new_actor() -> ReadingActor:  # on its node, with networks of its own
+            own = open_reader(fetch_inputs(config, *INPUTS), reference, classifier)
+            return ReadingActor(own, config.evaluate, features)
 
-    Args:
-        config: With folders as the user gave them: each actor fetches its inputs itself.
-        reader: Of this process; actors take its classifier and its reference images, and must load
-            the same networks.
-        batches: What `tasks` of it are.
-    """
-    real = reader.sets.real
-    reference = real if isinstance(real, Reference) else None
-    features = reader.net.checksum if reader.net else None
-    work = Work(
-        "evaluate",
-        "images",
-        config.evaluate,
-        partial(ReadingActor, config, reference, reader.classifier, features),
-        "batch_size",
-    )
-    for row in pool.outcomes(list(range(len(batches))), work):
-        if row["failed"]:
-            raise UserError(f"a batch failed {TRIES} times: {row['failed']}")
-        yield _unpacked(batches[row["index"]], row["made"])
+        work = Work("evaluate", "images", config.evaluate, new_actor, "batch_size")
+        for row in pool.outcomes(list(range(len(batches))), work):
+            if row["failed"]:
+                raise UserError(f"a batch failed {TRIES} times: {row['failed']}")
+            yield _unpacked(batches[row["index"]], row["made"])
+
+    return evaluate(config, by_actors)
 
 
 class ReadingActor:
     """What an actor does: number of a task -> what is read of its images.
 
     Args:
-        config: Of the run.
-        reference: Real images that the job opened, or None.
-        classifier: Trained on real images, or None.
-        features: Checksum of the network whose features are compared, or None.
+        reader: Of this node.
+        settings: Of the evaluation.
+        features: Checksum of the network whose features the job compares, or None.
 
     Raises:
-        UserError: If this node cannot load a network, or has other features.
+        UserError: If this node has other features.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        reference: Reference | None,
-        classifier: Classifier | None,
-        features: str | None,
-    ) -> None:
-        self._reader = open_reader(fetch_inputs(config, *INPUTS), reference, classifier)
-        found = self._reader.net.checksum if self._reader.net else None
+    def __init__(self, reader: ImageReader, settings: EvaluateConfig, features: str | None) -> None:
+        self._reader = reader
+        found = reader.net.checksum if reader.net else None
         if found != features:
             raise UserError(
-                f"evaluate.weights: this node has other weights of {config.evaluate.features} than "
+                f"evaluate.weights: this node has other weights of {settings.features} than "
                 "the job; every node needs the same"
             )
-        self._batch_size = config.evaluate.batch_size
-        self._tasks = tasks(self._reader.sets, self._batch_size)
+        self._batch_size = settings.batch_size
+        self._tasks = tasks(reader.sets, self._batch_size)
 
     @property
     def too_large(self) -> str:

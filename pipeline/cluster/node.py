@@ -18,8 +18,8 @@ from pipeline.cluster.session import user_errors
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.data.local import LocalStore
-from pipeline.models.loading import load_teacher
 from pipeline.models.students import new_student
+from pipeline.runs.run import Run
 from pipeline.utils import scratch
 from pipeline.utils.errors import UserError
 
@@ -144,7 +144,7 @@ def _measure(settings: dict[str, Any]) -> Speed:
 def _measured(settings: dict[str, Any]) -> Speed:
     config = fetch_inputs(Config.model_validate(settings), "teacher")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = load_teacher(config.teacher).to(device)
+    teacher = Run(config).load_teacher().to(device)
     student = new_student(teacher, config.network, config.seed).to(device)
     rows = min(config.distill.batch_size // config.distill.lanes, 64)
     noise = torch.randn(rows, *teacher.shape, device=device)

@@ -12,7 +12,7 @@ import torch
 from ray.data import ActorPoolStrategy, DataContext
 
 from pipeline.cluster.session import connect
-from pipeline.config import EncodeConfig, EvaluateConfig, PairsConfig
+from pipeline.config import EmbedConfig, EncodeConfig, EvaluateConfig, PairsConfig
 from pipeline.data import shards
 from pipeline.data.lease import Lease
 from pipeline.data.manifest import Manifest
@@ -56,7 +56,7 @@ class Work:
 
     name: str
     unit: str
-    settings: PairsConfig | EncodeConfig | EvaluateConfig
+    settings: PairsConfig | EncodeConfig | EmbedConfig | EvaluateConfig
     maker: Callable[[], Maker]
     size: str = "shard_size"
 

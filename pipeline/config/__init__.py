@@ -37,7 +37,13 @@ from pipeline.config.results import (
     S3Config,
     SampleConfig,
 )
-from pipeline.config.sets import ActorsConfig, EncodeConfig, EvaluateActorsConfig, PairsConfig
+from pipeline.config.sets import (
+    ActorsConfig,
+    EmbedConfig,
+    EncodeConfig,
+    EvaluateActorsConfig,
+    PairsConfig,
+)
 from pipeline.methods import recipe
 from pipeline.methods.terms.gan import GANConfig
 from pipeline.methods.terms.matching import MatchingConfig
@@ -53,6 +59,7 @@ __all__ = [
     "DataConfig",
     "DistillConfig",
     "DoctorConfig",
+    "EmbedConfig",
     "EncodeConfig",
     "EvaluateActorsConfig",
     "EvaluateConfig",
@@ -106,6 +113,7 @@ class Config(Branch):
     teacher: TeacherConfig = Field(default_factory=TeacherConfig)
     pairs: PairsConfig = Field(default_factory=PairsConfig)
     encode: EncodeConfig = Field(default_factory=EncodeConfig)
+    embed: EmbedConfig = Field(default_factory=EmbedConfig)
     distill: DistillConfig = Field(default_factory=DistillConfig)
     export: ExportConfig = Field(default_factory=ExportConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
@@ -163,6 +171,7 @@ class Config(Branch):
         self._fill("teacher", output=f"{run}/teacher")
         self._fill("pairs", output=f"{run}/pairs")
         self._fill("encode", output=f"{run}/real")
+        self._fill("embed", output=f"{run}/conditions")
         self._fill("distill", output=f"{run}/distill")
         self._fill("export", output=f"{run}/export")
         self._fill("evaluate", output=run, student=f"{self.distill.output}/student")
@@ -190,8 +199,10 @@ class Config(Branch):
         yield from rules.gaussian_problems(teacher, distill)
         yield from rules.size_problems(teacher)
         yield from rules.pairs_problems(self.pairs)
-        yield from rules.range_problems(self.pairs, self.encode, distill, evaluate)
+        actors = {name: getattr(self, name).actors for name in ("pairs", "encode", "embed")}
+        yield from rules.range_problems(actors, distill, evaluate)
         yield from rules.distill_problems(distill)
+        yield from rules.conditions_problems(distill, teacher)
         yield from rules.gan_problems(distill, data, teacher)
         yield from recipe.problems(distill)
         yield from rules.evaluate_problems(evaluate, data, teacher)

@@ -150,6 +150,11 @@ class DistillConfig(Branch):
         default={},
         description="Further losses by their names, such as {mine: {weight: 0.1}}; see plugins.",
     )
+    conditions: Literal["online", "stored"] = Field(
+        default="online",
+        description="Of prompts: encoded by the workers, or read from a set of jobs/embed.py, "
+        "without text encoders in their memory.",
+    )
     log_every: Positive = Field(
         default=50, description="Steps between two lines of the metrics log."
     )

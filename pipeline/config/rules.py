@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pipeline.config.distill import DistillConfig
 from pipeline.config.networks import DataConfig, NetworkConfig, TeacherConfig
 from pipeline.config.results import EvaluateConfig
-from pipeline.config.sets import EncodeConfig, PairsConfig
+from pipeline.config.sets import ActorsConfig, PairsConfig
 from pipeline.utils.uris import is_remote, masked
 
 Problems = Iterator[str]
@@ -119,13 +119,12 @@ def pairs_problems(pairs: PairsConfig) -> Problems:
 
 
 def range_problems(
-    pairs: PairsConfig, encode: EncodeConfig, distill: DistillConfig, evaluate: EvaluateConfig
+    makers: Mapping[str, ActorsConfig], distill: DistillConfig, evaluate: EvaluateConfig
 ) -> Problems:
-    """Numbers that must not be more than another."""
+    """Numbers that must not be more than another; makers are the actors of sets, by branch."""
     actors = evaluate.actors
     for name, low, limit, high in (
-        ("pairs.actors.min", pairs.actors.min, "pairs.actors.max", pairs.actors.max),
-        ("encode.actors.min", encode.actors.min, "encode.actors.max", encode.actors.max),
+        *((f"{n}.actors.min", e.min, f"{n}.actors.max", e.max) for n, e in makers.items()),
         ("evaluate.actors.min", actors.min, "evaluate.actors.max", actors.max or actors.min),
         ("distill.workers.min", distill.workers.min, "distill.workers.max", distill.workers.max),
         ("distill.workers.max", distill.workers.max, "distill.lanes", distill.lanes),
@@ -158,6 +157,12 @@ def distill_problems(distill: DistillConfig) -> Problems:
         )
 
 
+def conditions_problems(distill: DistillConfig, teacher: TeacherConfig) -> Problems:
+    """Conditions are stored of prompts alone."""
+    if distill.conditions == "stored" and teacher.kind != "diffusers":
+        yield f"distill.conditions: stored needs teacher.kind diffusers, not {teacher.kind}"
+
+
 def gan_problems(distill: DistillConfig, data: DataConfig, teacher: TeacherConfig) -> Problems:
     """Real images of the GAN that the tree itself describes."""
     if distill.gan.real == "data" and (data.name is None or teacher.kind == "gaussian"):
@@ -188,6 +193,8 @@ def evaluate_problems(
         )
 
 
+_IN_BUCKETS = ("pairs", "encode", "embed", "distill", "export")
+"""Branches whose outputs may be there."""
 _WORKING_DIR = "/runtime_resources/working_dir_files/"
 """In the path of the copy of the working directory that Ray makes for a submitted job."""
 
@@ -198,7 +205,7 @@ def lost_problems(run: str, outputs: Mapping[str, str]) -> Problems:
         if _WORKING_DIR in output:
             within = f"{output}/".startswith(f"{run}/")
             setting, folder = ("run", run) if within else (f"{branch}.output", output)
-            bucket = not within and branch in ("pairs", "encode", "distill", "export")
+            bucket = not within and branch in _IN_BUCKETS
             yield (
                 f"{setting}: {folder} would be lost with this job's copy of the working directory; "
                 "give an absolute path that all nodes share"
@@ -224,6 +231,6 @@ def bucket_problems(outputs: Mapping[str, str | None]) -> Problems:
     for branch, folder in outputs.items():
         if is_remote(folder or ""):
             yield (
-                f"{branch}.output: {folder!r} is no local folder; only those of pairs, "
-                "encode, distill and export may be in a bucket"
+                f"{branch}.output: {folder!r} is no local folder; only those of "
+                f"{', '.join(_IN_BUCKETS)} may be in a bucket"
             )

@@ -1,4 +1,4 @@
-"""Sets of pairs and of real images, and the actors that make them."""
+"""Sets of pairs, of real images and of conditions, and the actors that make them."""
 
 from typing import Annotated, Literal
 
@@ -117,6 +117,25 @@ class EncodeConfig(Branch):
         le=1,
         description="Share of the images that may be unreadable and left out; with more the set is "
         "not closed.",
+    )
+    patience: float = Field(
+        default=1800.0,
+        gt=0,
+        le=604800,
+        description="Seconds without a new shard after which the job ends.",
+    )
+    actors: ActorsConfig = Field(default_factory=ActorsConfig)
+
+
+class EmbedConfig(Branch):
+    """The set of conditions: what the text encoders make of every prompt."""
+
+    output: Folder = Field(default="", description="Folder of the set; null: <run>/conditions.")
+    precision: Literal["fp16", "bf16", "fp32"] = Field(
+        default="bf16", description="Of stored values; fp32: exactly what the encoders make."
+    )
+    shard_size: Positive = Field(
+        default=250, description="Conditions per shard (one file, one task)."
     )
     patience: float = Field(
         default=1800.0,

@@ -14,7 +14,8 @@ _BLOCK = 512
 def digest(table: pa.Table) -> str:
     """SHA-256 of the rows: the raw little-endian values, column after column, in hex.
 
-    Text is UTF-8, with a zero byte between two of them; a list of texts is JSON.
+    Text is UTF-8, with a zero byte between two of them; a list of texts is JSON. Binary values of
+    any length have their lengths before them, as 32-bit integers.
     """
     content = hashlib.sha256()
     for column in table.columns:
@@ -47,6 +48,9 @@ def _content(column: pa.ChunkedArray) -> Any:
         return "\0".join(column.to_pylist()).encode()
     if pa.types.is_list(column.type):
         return "\0".join(map(json.dumps, column.to_pylist())).encode()
+    if pa.types.is_binary(column.type):
+        values = column.to_pylist()
+        return np.array([len(each) for each in values], "<i4").tobytes() + b"".join(values)
     return raw(column).to_numpy().data
 
 

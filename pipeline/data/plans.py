@@ -180,5 +180,55 @@ class RealPlan(Plan):
 
     def spans(self, count: int) -> list[range]:
         """The last one as short as it comes; see `Plan.spans`."""
-        firsts = range(0, count, self.shard_size)
-        return [range(first, min(first + self.shard_size, count)) for first in firsts]
+        return _spans(count, self.shard_size)
+
+
+@dataclass(frozen=True)
+class ConditionPlan(Plan):
+    """All that defines the content of a set of conditions.
+
+    Attributes:
+        family: Of the teacher: how its code makes conditions of prompts.
+        pipeline: The class of diffusers' pipeline that encodes them, with its flags.
+        encoders: Fingerprint of the text encoders.
+        tokenizers: Fingerprint of their tokenizers, chat templates aside.
+        template: Fingerprint of the chat templates; None for a family that has none.
+        prompts: SHA-256 of the file of prompts.
+        count: Number of prompts; their ids are 0 to count - 1.
+        negative_prompt: What the row of id `count` is of; None where there is no such row, for a
+            network that knows no condition.
+        precision: Of floating-point values: "fp16", "bf16" or "fp32".
+        shard_size: Rows in a shard; the last may have fewer.
+        images: Fingerprint of what encodes the images beside prompts, with their size; None where
+            there are none. The images themselves are in that of the prompts.
+        version: Version of the layout.
+    """
+
+    family: str
+    pipeline: str
+    encoders: str
+    tokenizers: str
+    template: str | None
+    prompts: str
+    count: int
+    negative_prompt: str | None
+    precision: str
+    shard_size: int
+    images: str | None = None
+    version: int = 1
+    kind: ClassVar[Kind] = schema.CONDITIONS
+    later: ClassVar[tuple[str, ...]] = ("images",)
+
+    @property
+    def rows(self) -> int:
+        """Of all prompts, and of the negative one."""
+        return self.count + (self.negative_prompt is not None)
+
+    def spans(self, count: int) -> list[range]:
+        """The last one as short as it comes; see `Plan.spans`."""
+        return _spans(count, self.shard_size)
+
+
+def _spans(count: int, shard_size: int) -> list[range]:
+    firsts = range(0, count, shard_size)
+    return [range(first, min(first + shard_size, count)) for first in firsts]

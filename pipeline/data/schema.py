@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -55,6 +55,7 @@ class Kind:
 
 PAIRS = Kind("pairs", "pair", "pairs.output", "jobs/pairs.py")
 REAL = Kind("real", "real", "encode.output", "jobs/encode.py")
+CONDITIONS = Kind("conditions", "condition", "embed.output", "jobs/embed.py")
 
 
 def concat(batches: Sequence[Batch]) -> Batch:
@@ -121,10 +122,18 @@ def numbers(ids: Tensor, labels: Tensor | None) -> dict[str, pa.Array]:
 
 def to_file(arrays: dict[str, pa.Array], metadata: Mapping[str, str], images: Tensor) -> bytes:
     """A Parquet file of columns, one of which are these images; as `encode`."""
+    own, count = {"shape": json.dumps(list(images.shape[1:])), "dtype": "float16"}, len(images)
+    groups = [min(GROUP, count - first) for first in range(0, count, GROUP)]
+    return to_groups(arrays, {**metadata, **own}, groups)
+
+
+def to_groups(
+    arrays: dict[str, pa.Array], metadata: Mapping[str, str], groups: Sequence[int]
+) -> bytes:
+    """A Parquet file of columns, in row groups of so many rows; as `encode`."""
     fields = [pa.field(name, array.type, nullable=False) for name, array in arrays.items()]
-    table = pa.table(arrays, pa.schema(fields))
-    own = {"shape": json.dumps(list(images.shape[1:])), "dtype": "float16"}
-    file = pa.BufferOutputStream()
+    table, file = pa.table(arrays, pa.schema(fields)), pa.BufferOutputStream()
+    parts = [table.slice(end - n, n) for end, n in zip(accumulate(groups), groups, strict=True)]
     with pq.ParquetWriter(
         file,
         table.schema,
@@ -133,9 +142,10 @@ def to_file(arrays: dict[str, pa.Array], metadata: Mapping[str, str], images: Te
         write_statistics=[ID],
         store_schema=False,
     ) as writer:
-        writer.write_table(table, row_group_size=GROUP)
-        sums = {"sha256": digest(table), "checksums": json.dumps(_checksums(table))}
-        writer.add_key_value_metadata({**metadata, **own, **sums})
+        for part in parts or [table]:
+            writer.write_table(part)
+        sums = {"sha256": digest(table), "checksums": json.dumps(list(map(checksum, parts)))}
+        writer.add_key_value_metadata({**metadata, **sums})
     return bytes(file.getvalue())
 
 
@@ -179,7 +189,8 @@ def check(file: pa.NativeFile, plan: str, ids: range, rows: int, name: str, kind
         DamagedError: If not.
     """
     with readable(name, kind):
-        found = read_all(_open(file, plan))[ID].to_pylist()
+        known = None if kind is CONDITIONS else _COLUMNS
+        found = read_all(_open(file, plan), known)[ID].to_pylist()
         if len(found) != rows or found != sorted(set(found).intersection(ids)):
             raise ValueError(f"{len(found)} rows, not {rows} of the ids that its name says")
 
@@ -202,10 +213,10 @@ def _expected(shard: pq.ParquetFile, name: str) -> list[str]:
     return _EARLIER[key]
 
 
-def read_all(shard: pq.ParquetFile) -> pa.Table:
-    """All rows; raises ValueError if they are not those that were written."""
+def read_all(shard: pq.ParquetFile, known: Sequence[str] | None = _COLUMNS) -> pa.Table:
+    """All rows, of known columns; raises ValueError if they are not those that were written."""
     table, expected = shard.read(use_threads=False), footer(shard)["sha256"]
-    if strange := sorted({*table.column_names}.difference(_COLUMNS)):
+    if strange := sorted({*table.column_names}.difference(known or table.column_names)):
         raise ValueError(f"the column {strange[0]}")
     if (actual := digest(table)) != expected:
         raise ValueError(f"its rows have the SHA-256 {actual}, not {expected}")

@@ -13,7 +13,8 @@ from torch.nn.functional import pad
 class Condition:
     """Named tensors, each (B, ...); none at all for a network that takes no condition.
 
-    The usual names: `labels` (B,) int64, `tokens` (B, L, D), `mask` (B, L), `pooled` (B, D).
+    The usual names: `labels` (B,) int64, `tokens` (B, L, D), `mask` (B, L) of zeros and ones,
+    `pooled` (B, D).
     Where there is a mask, rows may have come with other lengths L: they are padded with zeros.
     What the images beside prompts come to begins with `image`, as `image_latents`; `tokens_null`
     and `mask_null` are of the negative prompt, where its encoder sees the images too.

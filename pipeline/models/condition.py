@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.data.conditions import ConditionReader
 from pipeline.data.prompt_images import image_file
 from pipeline.diffusion.condition import Condition, Conditioner
 from pipeline.utils.errors import UserError
@@ -58,17 +59,23 @@ class ClassLabels(Conditioner):
 
 Encode = Callable[[list[str], bool, torch.device], Condition]
 """(prompts, whether they are the negative one, device) -> their embeddings on that device."""
+_NOT_GUIDABLE = (
+    "this teacher has no unconditional branch (guidance is an input of it, see "
+    "teacher.embedded_guidance, or it was distilled with it): set pairs.guidance to 1"
+)
 
 
 class Prompts(Conditioner):
     """Embeddings of prompts, encoded where they are used and kept for the next time.
+
+    Each prompt is encoded by itself, to a row of its own length: others beside it would change its
+    last bits, and differ after a restart and in a stored set.
 
     Args:
         prompts: A label is a position in this list.
         negative: Stands for no condition: "" for no text at all.
         encode: The model's own way from prompts to embeddings.
         guidable: Whether the network knows no condition; else it is told guidance, or made with it.
-        alone: Whether each prompt is encoded by itself, to a row of its own length.
     """
 
     prompts: Sequence[str]
@@ -79,10 +86,9 @@ class Prompts(Conditioner):
         negative: str,
         encode: Encode,
         guidable: bool = True,
-        alone: bool = False,
     ) -> None:
         self.prompts, self.negative, self.encode = prompts, negative, encode
-        self.classes, self.guidable, self.alone = len(prompts) or None, guidable, alone
+        self.classes, self.guidable = len(prompts) or None, guidable
         self._more: list[str] = []
         self._known: OrderedDict[int, Condition] = OrderedDict()
 
@@ -98,27 +104,22 @@ class Prompts(Conditioner):
         if labels is None:
             return self.null(count, device)
         if torch.device(device).type == "meta":  # nothing is computed there: shapes alone
-            some = 0 if self.alone and self.prompts else -1
+            some = 0 if self.prompts else -1
             return self._embed([some] * count, torch.device(device))
         return self._embed(labels.tolist(), torch.device(device))
 
     def null(self, count: int, device: torch.device | str = "cpu") -> Condition:
         if not self.guidable:
-            raise UserError(
-                "this teacher has no unconditional branch (guidance is an input of it, see "
-                "teacher.embedded_guidance, or it was distilled with it): set pairs.guidance to 1"
-            )
+            raise UserError(_NOT_GUIDABLE)
         return self._embed([-1] * count, torch.device(device))
 
     def _embed(self, numbers: list[int], device: torch.device) -> Condition:
         if device.type == "meta":
             return self._embed(numbers, torch.device("cpu")).to(device)
-        for negative in (False, True):
-            unknown = {n for n in numbers if n not in self._known and (n < 0) == negative}
-            if unknown:
-                self._encode(sorted(unknown), negative, device)
         rows = []
         for number in numbers:
+            if number not in self._known:
+                self._known[number] = self.row(number, device)
             self._known.move_to_end(number)
             rows.append(self._known[number].to(device))
         while len(self._known) > _KEPT:
@@ -126,17 +127,50 @@ class Prompts(Conditioner):
         return Condition.cat(rows)
 
     @torch.no_grad()
-    def _encode(self, numbers: list[int], negative: bool, device: torch.device) -> None:
-        for group in [[number] for number in numbers] if self.alone else [numbers]:
-            texts = [self.negative] if negative else [self._prompt(number) for number in group]
-            with torch.autocast(device.type, enabled=False):
-                encoded = self.encode(texts, negative, device)
-            for row, number in enumerate(group):
-                self._known[number] = encoded.rows(slice(row, row + 1))
+    def row(self, number: int, device: torch.device) -> Condition:
+        """The condition of a prompt by its number, or of the negative one, -1: of one sample."""
+        with torch.autocast(device.type, enabled=False):
+            return self._encoded(
+                self.negative if number < 0 else self._prompt(number), number, device
+            )
+
+    def _encoded(self, text: str, number: int, device: torch.device) -> Condition:
+        return self.encode([text], number < 0, device)
 
     def _prompt(self, number: int) -> str:
         known = len(self.prompts)
         return self.prompts[number] if number < known else self._more[number - known]
+
+
+class Stored(Conditioner):
+    """Conditions of a set that `jobs/embed.py` made: no text encoder is needed.
+
+    Args:
+        prompts: What the rows of the set stand for, in their order.
+        reader: Of the set.
+    """
+
+    prompts: Sequence[str]
+
+    def __init__(self, prompts: Sequence[str], reader: ConditionReader) -> None:
+        self.prompts, self.classes, self._reader = prompts, len(prompts), reader
+        self._null: Condition | None = None
+
+    def __call__(
+        self, labels: Tensor | None, count: int, device: torch.device | str = "cpu"
+    ) -> Condition:
+        if labels is None:
+            return self.null(count, device)
+        at_meta = torch.device(device).type == "meta"  # shapes alone
+        numbers = [0] * count if at_meta else labels.tolist()
+        return Condition.cat(self._reader.rows(numbers)).to(device)
+
+    def null(self, count: int, device: torch.device | str = "cpu") -> Condition:
+        if self._reader.null is None:
+            raise UserError(_NOT_GUIDABLE)
+        if self._null is None:
+            (self._null,) = self._reader.rows([self._reader.null])
+        return Condition.cat([self._null.to(device)] * count)
 
 
 class PromptFile(Sequence[str]):

@@ -75,6 +75,12 @@ class Denoiser(nn.Module):
         assert shape == self.shape, f"its samples are {self.shape} alone, not {shape}"
         return self
 
+    def with_conditioner(self, conditioner: Conditioner) -> Self:
+        """The same weights with conditions from elsewhere."""
+        told = view(self, {})
+        told.conditioner = conditioner
+        return told
+
     @property
     def pixels(self) -> tuple[int, ...]:
         """Shape of what `decode` gives, an image (C, H, W) or a video (C, F, H, W)."""

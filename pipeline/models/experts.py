@@ -102,6 +102,10 @@ class TwoExperts(LatentTransformer):
         return {*super().required(folder), "transformer_2"}
 
     @classmethod
+    def backbone_parts(cls) -> tuple[str, ...]:
+        return "transformer", "transformer_2"
+
+    @classmethod
     def take_backbone(
         cls, folder: ModelFolder, parts: dict[str, Any], flags: Mapping[str, Any]
     ) -> Any:

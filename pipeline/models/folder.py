@@ -1,11 +1,13 @@
 """Parts of a diffusers folder: configs, and networks from safetensors alone."""
 
+import inspect
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -132,6 +134,16 @@ def place(folder: Path, part: str) -> Path:
     """Where a part of a pipeline lies: in its own folder, or in the pipeline's (google/ddpm-*)."""
     flat = not (folder / part).is_dir() and any(folder.glob("*config.json"))
     return folder if flat else folder / part
+
+
+def config_alone(folder: ModelFolder, part: str) -> Any:
+    """What has the `config` of a backbone, as the network would, but no weights."""
+    from diffusers.configuration_utils import FrozenDict
+
+    kind = part_class(folder.path, part, folder.index.get(part))
+    taken = inspect.signature(kind.__init__).parameters.values()
+    defaults = {each.name: each.default for each in taken if each.default is not each.empty}
+    return SimpleNamespace(config=FrozenDict({**defaults, **folder.backbone}))
 
 
 def load_network(kind: Any, folder: Path) -> Any:

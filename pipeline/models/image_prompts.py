@@ -43,7 +43,7 @@ class ImagePrompts(Prompts):
         size: tuple[int, ...],
         seen: bool,
     ) -> None:
-        super().__init__(prompts, negative, self._refuse, guidable, alone=True)
+        super().__init__(prompts, negative, self._refuse, guidable)
         self._encode_beside, self._size, self._seen = encode_beside, size, seen
 
     @staticmethod
@@ -60,15 +60,8 @@ class ImagePrompts(Prompts):
             self._known.popitem(last=False)
         return found
 
-    @torch.no_grad()
-    def _encode(self, numbers: list[int], negative: bool, device: torch.device) -> None:
-        for number in numbers:
-            with torch.autocast(device.type, enabled=False):
-                self._known[number] = self._row(number, device)
-
-    def _row(self, number: int, device: torch.device) -> Condition:
+    def _encoded(self, text: str, number: int, device: torch.device) -> Condition:
         images = self._images(number)
-        text = self.negative if number < 0 else self._prompt(number)
         found = self._encode_beside(text, images, device)
         if not (self._seen and self.guidable):
             return found

@@ -1,43 +1,35 @@
 """What networks on latents share: a VAE, a pipeline of diffusers, and prompts."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
-from types import SimpleNamespace
 from typing import Any, ClassVar, Self
 
 import diffusers
-import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.config import TeacherConfig
 from pipeline.diffusion.buckets import Buckets, Shape
-from pipeline.diffusion.condition import Condition
+from pipeline.diffusion.condition import Condition, Conditioner
 from pipeline.diffusion.noise import EDM, VP, Flow, Schedule
-from pipeline.models.condition import Prompts, read_prompts
 from pipeline.models.even_steps import are_even
 from pipeline.models.family import refuse
-from pipeline.models.folder import ModelFolder, load_parts, need_package, size_problem
+from pipeline.models.folder import ModelFolder, load_parts, need_package, need_parts, size_problem
 from pipeline.models.frozen_pipeline import FrozenPipeline
-from pipeline.models.image_prompts import ImagePrompts, check_images
-from pipeline.models.network import Network
+from pipeline.models.prompted_network import PromptedNetwork
 from pipeline.models.schedulers import completed, read_scheduler, student_scheduler
-from pipeline.models.sizes import ImageSizes
-from pipeline.models.vae import VAE, ScaleShift
+from pipeline.models.vae import VAE
 from pipeline.models.views import view
-from pipeline.models.vocabulary import chat_problem, drop_unpaired, text_problem
 from pipeline.utils.errors import UserError
 
 
-class LatentNetwork(ImageSizes, Network):
+class LatentNetwork(PromptedNetwork):
     """A backbone on the latents of a VAE, called as its pipeline of diffusers calls it.
 
     Labels are the numbers of prompts; none is the negative prompt.
 
     Args:
-        backbone, schedule, prediction: As `Network`.
+        backbone, schedule, prediction: As `PromptedNetwork`.
         frozen: The pipeline it came with, its backbone taken out.
         size: Of images or videos, in pixels: a number for each of `axes`.
         teacher: Prompts, guidance and sizes to learn at.
@@ -47,31 +39,19 @@ class LatentNetwork(ImageSizes, Network):
         embedded_guidance: Guidance as an input, for a backbone that has one.
         call_defaults: To the pipeline in every call, where its habit is not that of `encode`.
         call_at_size: To the pipeline for images of another size than the model's own.
-        unused: Components of the pipeline that are left out.
         vaes: Classes of VAEs that the pipeline takes.
-        widths: Setting of the backbone -> settings of parts, with factors, whose sum it must be.
         shifts_by_size: Whether the pipeline tells its scheduler a shift that follows the size.
         optional: Components that a folder may lack.
-        shifts_latents: Whether the pipeline takes the VAE's `shift_factor`; others ignore it.
         pipeline_spacing: Of a flow's times, where the pipeline names them itself.
-        prompts_alone: Whether prompts are encoded one by one, to rows of their own lengths.
-        images: Images beside a prompt that the pipeline takes at most; 0: none.
-        sees_images: Whether its encoder of prompts sees the images beside them.
     """
 
     latents: VAE
     call_defaults: ClassVar[dict[str, Any]] = {}
     call_at_size: ClassVar[dict[str, Any]] = {}
-    unused: ClassVar[frozenset[str]] = frozenset()
     vaes: ClassVar[tuple[str, ...]] = ("AutoencoderKL", "AutoencoderTiny")
-    widths: ClassVar[Mapping[str, Mapping[str, int]]] = {}
     shifts_by_size: ClassVar[bool] = False
     optional: ClassVar[frozenset[str]] = frozenset()
-    shifts_latents: ClassVar[bool] = False
     pipeline_spacing: ClassVar[str | None] = None
-    prompts_alone: ClassVar[bool] = False
-    images: ClassVar[int] = 0
-    sees_images: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -90,20 +70,7 @@ class LatentNetwork(ImageSizes, Network):
             shapes = tuple(self.shape_for(backbone, frozen.vae, each) for each in sizes)
             self.own_buckets = Buckets(shapes, tuple(each.weight for each in teacher.buckets))
         self.embedded_guidance = teacher.embedded_guidance
-        self.conditioner = self._conditioner(teacher)
-
-    def _conditioner(self, teacher: TeacherConfig) -> Prompts:
-        """Of the teacher's prompts; raises UserError if these lack images, or have too many."""
-        prompts, negative = read_prompts(teacher.prompts), teacher.negative_prompt
-        guidable = self.guidable(self.backbone, self.frozen.flags)
-        check_images(prompts, self.images, type(self.frozen.pipe).__name__)
-        if not self.images:
-            encode = partial(self._encode, self.frozen, partial(self.encode, self.frozen.pipe))
-            return Prompts(prompts, negative, encode, guidable, self.prompts_alone)
-        beside = partial(
-            self._encode, self.frozen, partial(self.encode_beside, self.frozen, self.size)
-        )
-        return ImagePrompts(prompts, negative, beside, guidable, self.size[-2:], self.sees_images)
+        self.conditioner = self.prompts_of(frozen, backbone, teacher)
 
     @classmethod
     def problem(cls, folder: ModelFolder) -> str | None:
@@ -116,25 +83,24 @@ class LatentNetwork(ImageSizes, Network):
         return size_problem(folder.sample_size)
 
     @classmethod
-    def load(cls, folder: ModelFolder | None, teacher: TeacherConfig) -> "LatentNetwork":
+    def load(
+        cls,
+        folder: ModelFolder | None,
+        teacher: TeacherConfig,
+        conditioner: Conditioner | None = None,
+    ) -> "LatentNetwork":
+        """As `Family.load`; with a conditioner of its own it needs no text encoders."""
         assert folder is not None
-        index = folder.index
-        if any(part.startswith("text_encoder") for part in index):
+        if any(part.startswith("text_encoder") for part in folder.index):
             need_package("transformers", folder.path)
         cls.check_noise(folder, *cls.read_schedule(folder.scheduler, tokens=1))
-        kind, required = getattr(diffusers, folder.pipeline), cls.required(folder)
-        parts = load_parts(folder.path, index, required)
-        vae, flags = cls.vae(parts["vae"]), cls.flags(index)
-        backbone = cls.take_backbone(folder, parts, flags)
-        taken = sorted(required - parts.keys())
-        if (takes := cls.channels(backbone)) != (made := vae.channels):
-            refuse(folder, f"its network takes {takes} channels of latents, its VAE makes {made}")
-        drop_unpaired(parts)
-        if cls.chats and (problem := chat_problem(parts, folder.path)):
-            refuse(folder, problem)
-        whole = {**parts, taken[0]: backbone}
-        if problem := text_problem(kind, whole, taken[0], cls.widths):
-            refuse(folder, problem)
+        need_parts(folder.path, folder.index, cls.required(folder))
+        parts = load_parts(folder.path, folder.index, {*cls.backbone_parts(), "scheduler"})
+        backbone = cls.take_backbone(folder, parts, cls.flags(folder.index))
+        frozen = cls.load_frozen(folder, backbone, encoders=conditioner is None)
+        kind, vae = type(frozen.pipe), frozen.vae
+        if (takes := cls.channels(backbone)) != (has := vae.channels):
+            refuse(folder, f"its network takes {takes} channels of latents, its VAE makes {has}")
         own, fixed = cls.own_size(backbone, vae), "height" not in _arguments(kind)
         size = cls.size_for(backbone, vae, teacher.image_size or teacher.first_size)
         setting = "teacher.buckets" if teacher.buckets else "teacher.image_size"
@@ -145,25 +111,15 @@ class LatentNetwork(ImageSizes, Network):
                     "give null"
                 )
         tokens = cls.tokens(backbone, cls.shape_for(backbone, vae, size))
-        pipe = kind(**parts, **dict.fromkeys({*cls.unused, *taken}), **flags)
-        # some ask it for widths while they encode prompts; a pipeline's own setter refuses this
-        vars(pipe)[taken[0]] = SimpleNamespace(config=backbone.config)
-        frozen = FrozenPipeline(pipe, vae, flags, required.difference(taken))
         schedule, prediction = cls.read_schedule(frozen.scheduler, tokens)
-        return cls(backbone, schedule, prediction, frozen, size, teacher)
-
-    @classmethod
-    def required(cls, folder: ModelFolder) -> set[str]:
-        """Components without which its pipeline cannot be made; some may be None."""
-        taken = inspect.signature(getattr(diffusers, folder.pipeline).__init__).parameters
-        needed = {name for name, each in taken.items() if each.default is inspect.Parameter.empty}
-        return needed - {"self", *cls.unused}
+        made = cls(backbone, schedule, prediction, frozen, size, teacher)
+        return made if conditioner is None else made.with_conditioner(conditioner)
 
     @classmethod
     def take_backbone(
         cls, folder: ModelFolder, parts: dict[str, Any], flags: Mapping[str, Any]
     ) -> Any:
-        """Its backbone, taken out of a pipeline's components."""
+        """Its backbone, of `backbone_parts` and the scheduler, which are taken out of `parts`."""
         return parts.pop(cls.part)
 
     @classmethod
@@ -175,58 +131,6 @@ class LatentNetwork(ImageSizes, Network):
         if cls.pipeline_spacing and isinstance(schedule, Flow) and not schedule.whole:
             schedule = replace(schedule, spacing=cls.pipeline_spacing)
         return schedule, prediction
-
-    @classmethod
-    def vae(cls, network: Any) -> VAE:
-        """The VAE, with the normaliser of this family's latents."""
-        config = network.config
-        shift = config.get("shift_factor") if cls.shifts_latents else None
-        return VAE(network, ScaleShift(config.scaling_factor, shift or 0.0))
-
-    @staticmethod
-    def guidable(backbone: Any, flags: Mapping[str, Any]) -> bool:
-        """Whether it knows no condition, so that it can be guided; of its `flags` as well."""
-        return True
-
-    @staticmethod
-    def flags(index: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments of the pipeline that are no components, from its `model_index.json`."""
-        return {}
-
-    @staticmethod
-    def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
-        """What the pipeline makes of prompts; `negative` says that they are the negative one."""
-        raise NotImplementedError
-
-    @classmethod
-    def encode_beside(
-        cls,
-        frozen: FrozenPipeline,
-        size: tuple[int, ...],
-        text: str,
-        images: list[Image.Image],
-        device: torch.device,
-    ) -> Condition:
-        """What the pipeline makes of a prompt, the negative one too, and the images beside it.
-
-        Args:
-            frozen: The pipeline and its VAE; text encoders are on the device.
-            size: As the network's.
-            text: The prompt.
-            images: In the proportion of the size, in colours.
-            device: Where the condition shall be.
-
-        Returns:
-            One row, in which names of what is made of the images alone begin with `image`.
-        """
-        raise NotImplementedError
-
-    @staticmethod
-    def _encode(frozen: FrozenPipeline, encode: Callable[..., Condition], *given: Any) -> Condition:
-        """What `encode` makes, with the text encoders on the device, the last of what is given."""
-        for encoder in frozen.text_encoders:
-            encoder.to(given[-1])
-        return encode(*given)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predict x0, of samples of any shape that fits; see `Denoiser.forward`."""

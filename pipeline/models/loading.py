@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config import TeacherConfig
+from pipeline.diffusion.condition import Conditioner
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.families import FAMILIES
 from pipeline.models.family import family_of, find_family
 from pipeline.models.folder import (
     INDEX,
+    ModelFolder,
     backbone_folder,
     load_parts,
     need_parts,
@@ -39,7 +41,10 @@ _BESIDE = (
 
 
 def load_denoiser(
-    folder: str | Path, way_out: str, teacher: TeacherConfig | None = None
+    folder: str | Path,
+    way_out: str,
+    teacher: TeacherConfig | None = None,
+    conditioner: Conditioner | None = None,
 ) -> Network:
     """The network of a diffusers folder, weights in safetensors.
 
@@ -48,16 +53,25 @@ def load_denoiser(
             pipeline has; a lone UNet and its scheduler may lie in the folder itself.
         way_out: What the user can do if it is missing.
         teacher: Prompts and size of images, for a network on latents.
+        conditioner: Makes its conditions of prompts, so that no text encoder is read.
 
     Raises:
         UserError: If the folder is missing, is of no family, or its family does not take its
             network, scheduler or prediction type.
     """
-    _need_folder(Path(folder), way_out)
-    found = replace(read_folder(Path(folder)), way_out=way_out)
-    network = family_of(found).load(found, teacher or TeacherConfig())
+    found, teacher = open_folder(folder, way_out), teacher or TeacherConfig()
+    family = family_of(found)
+    if conditioner is not None and issubclass(family, LatentNetwork):
+        return family.load(found, teacher, conditioner)
+    network = family.load(found, teacher)
     assert isinstance(network, Network)
     return network
+
+
+def open_folder(folder: str | Path, way_out: str = _MAKE_TEACHER) -> ModelFolder:
+    """What the JSON files of a diffusers folder say; raises UserError if it is not there."""
+    _need_folder(Path(folder), way_out)
+    return replace(read_folder(Path(folder)), way_out=way_out)
 
 
 def load_vae(teacher: TeacherConfig) -> VAE | None:
@@ -90,8 +104,8 @@ def vae_fingerprint(teacher: TeacherConfig) -> str:
     return digest.hexdigest()
 
 
-def load_teacher(teacher: TeacherConfig) -> Denoiser:
-    """The frozen teacher, in eval mode and without gradients.
+def load_teacher(teacher: TeacherConfig, conditioner: Conditioner | None = None) -> Denoiser:
+    """The frozen teacher, in eval mode and without gradients; arguments as `load_denoiser`.
 
     Raises:
         UserError: As `load_denoiser`, or if no pipeline of diffusers would take its students.
@@ -99,7 +113,7 @@ def load_teacher(teacher: TeacherConfig) -> Denoiser:
     if teacher.kind in FAMILIES:
         network = FAMILIES[teacher.kind].load(None, teacher)
     else:
-        network = load_denoiser(teacher.output, _MAKE_TEACHER, teacher)
+        network = load_denoiser(teacher.output, _MAKE_TEACHER, teacher, conditioner)
         problem = None if network.latents else size_problem(network.shape[1:])
         if problem:
             raise UserError(f"teacher.output: {teacher.output}: {problem}; {_MAKE_TEACHER}")

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from pipeline.config import Config
-from pipeline.data.plans import RealPlan
+from pipeline.data.plans import ConditionPlan, RealPlan
 from pipeline.data.shards import read_manifest
 from pipeline.data.storage import Storage
 from pipeline.methods.recipe import Recipe
@@ -18,6 +18,7 @@ _FREE = {
     *("output", "workers", "log_every", "sample_every", "checkpoint_every", "keep", "steps"),
     *("bad_steps", "sharded", "shard_teacher", "recompute", "start_from", "start_weights"),
     *("scoring", "pick", "wandb"),
+    "conditions",  # stored ones stand in a definition as what they are
 }
 _FREE_OF_REGRESSION = {"distance", "lpips", "decoder", "cache"}
 """`distance_fingerprint` says what these come to."""
@@ -34,7 +35,7 @@ def definition(config: Config) -> dict[str, Any]:
     Raises:
         UserError: If the teacher, the pairs, the weights or decoder of the distance, or the weights
             in `distill.start_from` are missing or cannot be read; the pairs are of another
-            teacher; or the pair set or the encoded set is not complete.
+            teacher; or a set of pairs, real images or conditions is not complete.
     """
     distill, credentials = config.distill, config.s3
     teacher = teacher_fingerprint(config.teacher)
@@ -56,6 +57,11 @@ def definition(config: Config) -> dict[str, Any]:
         encoded = Storage(config.encode.output, credentials, "encode.output")
         images = read_manifest(encoded, RealPlan)
         real = {"real": {"plan": images.plan.fingerprint(), "count": images.count}}
+    conditions = {}
+    if distill.conditions == "stored":
+        embedded = Storage(config.embed.output, credentials, "embed.output")
+        stored = read_manifest(embedded, ConditionPlan)
+        conditions = {"conditions": {"plan": stored.plan.fingerprint(), "count": stored.count}}
     return {
         "seed": config.seed,
         "teacher": teacher,
@@ -70,4 +76,5 @@ def definition(config: Config) -> dict[str, Any]:
         **distance,
         **real,
         **buckets,
+        **conditions,
     }

@@ -23,6 +23,7 @@ from pipeline.runs import events, identity
 from pipeline.runs.card import CardWriter
 from pipeline.runs.checkpoint import Weights, digest, read_part, read_student
 from pipeline.runs.checkpoint_store import CheckpointStore, Commit
+from pipeline.runs.conditions import RunConditions
 from pipeline.runs.pairs import RunPairs
 from pipeline.runs.run_folder import (
     RUN,
@@ -76,6 +77,22 @@ class Run:
         """Those that the run reads, if it reads any."""
         return RunPairs(self.config.pairs.output, self.config.distill.output, self.config.s3)
 
+    @cached_property
+    def conditions(self) -> RunConditions | None:
+        """Those that its workers read in place of text encoders; raises as `local`."""
+        if self.config.distill.conditions == "online":
+            return None
+        return RunConditions(self.config.embed.output, self.local.teacher, self.config.s3)
+
+    def load_teacher(self) -> Denoiser:
+        """The teacher as its workers have it: without text encoders, if conditions are stored.
+
+        Raises:
+            UserError: If it cannot be loaded, or the conditions are not of it.
+        """
+        conditioner = self.conditions.conditioner() if self.conditions else None
+        return load_teacher(self.local.teacher, conditioner)
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the definition, which tells the checkpoints of another run; raises as it."""
@@ -92,8 +109,10 @@ class Run:
         Raises:
             UserError: If another run is there (names every difference, and how a new run goes on
                 from its weights), its mark is damaged, or a shard of the pairs is missing or of
-                another size; and as `definition`.
+                another size; and as `definition` and `RunConditions.check`.
         """
+        if self.conditions:
+            self.conditions.check()
         if Recipe.of(self.config.distill).needs.pairs:
             check_stored(self.pairs.storage, self.pairs.manifest)
         ensure_json(self.storage, RUN, self.definition, "distill.output", self._way_on)

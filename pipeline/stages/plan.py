@@ -5,11 +5,12 @@ from pathlib import Path
 
 from pydantic_core import from_json
 
-from pipeline.config import Config, DistillConfig, PairsConfig, TeacherConfig
+from pipeline.config import Config, DistillConfig, EmbedConfig, PairsConfig, TeacherConfig
 from pipeline.diffusion.buckets import Buckets
 from pipeline.diffusion.solver import SOLVERS
 from pipeline.methods.recipe import Recipe
 from pipeline.methods.terms.term import NetworkCalls
+from pipeline.utils.uris import is_remote
 
 
 def teacher_calls(pairs: PairsConfig) -> int:
@@ -47,6 +48,13 @@ def training_calls(distill: DistillConfig, guidance: float) -> NetworkCalls:
     return Recipe.of(distill).network_calls(1 if guidance == 1 else 2)
 
 
+def _conditions(embed: EmbedConfig) -> list[str]:
+    """Of a run that reads stored ones; of those in a bucket it is not asked whether they exist."""
+    there = is_remote(embed.output) or any(Path(embed.output).glob("manifest-*.json"))
+    missing = "" if there else ", which is not there yet: run jobs/embed.py"
+    return [f"embed: conditions of all prompts in {embed.output}{missing}"]
+
+
 def plan(config: Config) -> list[str]:
     """Say what a run of all jobs comes to, in a few lines."""
     pairs, distill = config.pairs, config.distill
@@ -75,6 +83,7 @@ def plan(config: Config) -> list[str]:
         f"pairs: {most}{calls} teacher evaluations per pair ({pairs.solver}, {pairs.steps} steps), "
         f"{calls * pairs.count} in all",
         *([f"encode: images of {config.encode.source}"] if config.encode.source else []),
+        *(_conditions(config.embed) if distill.conditions == "stored" else []),
         f"distill: {distill.steps} steps: {first} regression, {burn_in} critic burn-in, "
         f"{dmd} DMD with {dmd // distill.student.every} student steps",
         f"evaluate: {config.evaluate.count} images per network{against}",

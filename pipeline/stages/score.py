@@ -11,7 +11,6 @@ from pipeline.evaluation.metrics.frechet import frechet_distance
 from pipeline.evaluation.real import open_training_images
 from pipeline.methods.recipe import Recipe
 from pipeline.models.denoiser import Denoiser
-from pipeline.models.loading import load_teacher
 from pipeline.runs.checkpoint_store import Score
 from pipeline.runs.run import Run
 from pipeline.utils.errors import UserError
@@ -33,7 +32,8 @@ def score(config: Config, name: str, floor: float | None = None) -> Score:
     Raises:
         UserError: If the checkpoint is gone, or teacher, pairs or real images cannot be read.
     """
-    scoring, teacher, run = config.distill.scoring, load_teacher(config.teacher), Run(config)
+    scoring, run = config.distill.scoring, Run(config)
+    teacher = run.load_teacher()
     with run.checkpoints.newest(only=name) as found:
         if found is None:
             raise UserError(f"the checkpoint {name} is gone")

@@ -15,17 +15,15 @@ from pipeline.data.fetch import fetch_inputs
 from pipeline.data.manifest import Manifest, Shard
 from pipeline.data.plans import PairPlan, RealPlan
 from pipeline.data.reader import PairReader
-from pipeline.data.schema import Batch, Content
 from pipeline.data.sources.listing import Listing
 from pipeline.data.sources.sample import Annotation
 from pipeline.data.storage import Storage, Store
-from pipeline.data.twice import twice
 from pipeline.diffusion import seeds
 from pipeline.models.loading import load_teacher, teacher_fingerprint
 from pipeline.models.sampling import sample_teacher
+from pipeline.stages.check_shards import check_shards, read_shard
 from pipeline.utils.errors import DamagedError, UserError
 from pipeline.utils.image_grid import save_grid
-from pipeline.utils.progress import Progress
 
 TOLERANCE = 0.02
 """Largest difference of a pixel solved again, in [-1, 1]: other hardware rounds otherwise."""
@@ -145,29 +143,18 @@ def _check_all(manifest: Manifest[Any], sound: Callable[[Shard], Tensor], unit: 
         sound: A shard's images, (B, C, *space); raises DamagedError if anything is wrong with it.
         unit: What a row is, in the plural.
     """
-    plan, job = manifest.plan, manifest.plan.kind.job
-    faults: dict[str, str] = {}
+    plan, prints = manifest.plan, [np.zeros(0, dtype=np.uint64)]
     sums, pixels = torch.zeros(2, plan.shape[0], dtype=torch.float64), 0
-    prints = [np.zeros(0, dtype=np.uint64)]
-    with Progress(manifest.count, "verify", unit) as bar:
-        for shard in manifest.shards:
-            try:
-                images = sound(shard)
-            except DamagedError as error:
-                faults[shard.name] = str(error).removesuffix(f"; delete it and run {job} again")
-                images = torch.zeros(0, *plan.shape)
-            prints.append(_fingerprints(images))
-            values = images.double().transpose(0, 1).flatten(1)
-            sums += torch.stack([values.sum(1), values.square().sum(1)])
-            pixels += values.shape[1]
-            bar.update(shard.rows)
-    if faults:
-        name, fault = next(iter(faults.items()))
-        raise UserError(
-            f"{len(faults)} of {len(manifest.shards)} shards are bad, the first of them {name}: "
-            f"{fault}; delete {', '.join(list(faults)[:_LINES])}{' ...' * (len(faults) > _LINES)} "
-            f"and run {job} again"
-        )
+
+    def note(shard: Shard) -> None:
+        nonlocal pixels
+        images = sound(shard)
+        prints.append(_fingerprints(images))
+        values = images.double().transpose(0, 1).flatten(1)
+        sums.add_(torch.stack([values.sum(1), values.square().sum(1)]))
+        pixels += values.shape[1]
+
+    check_shards(manifest, note, unit)
     mean, square = sums / pixels
     deviation = (square - mean.square()).clamp(min=0).sqrt()
     for channel, figures in enumerate(zip(mean.tolist(), deviation.tolist(), strict=True)):
@@ -180,7 +167,10 @@ def _sound_real(
     store: Store, plan: RealPlan, shard: Shard, size: int | None, expected: dict[int, Annotation]
 ) -> Tensor:
     """As `_sound_images`; expected are the ids, and the label or caption of each."""
-    batch = _read(store, plan, shard, size, real.decode_all)
+    content = read_shard(
+        store, plan, shard, size, lambda file, name: real.decode_all(file, plan.shape, name)
+    )
+    batch = content.batch
     if batch.ids.tolist() != list(expected):
         raise DamagedError("holds other ids than its name says")
     if (batch.labels is not None) != (plan.classes is not None) or (
@@ -197,7 +187,11 @@ def _sound_real(
 
 def _sound_images(store: Store, plan: PairPlan, shard: Shard, size: int | None) -> Tensor:
     """A shard's images, (B, C, H, W) float16; raises DamagedError if anything is wrong with it."""
-    pairs = _read(store, plan, shard, size, schema.decode_all)
+    shape = plan.shape_of(shard.first)
+    content = read_shard(
+        store, plan, shard, size, lambda file, name: schema.decode_all(file, shape, name)
+    )
+    pairs = content.batch
     ids = shards.ids(plan, shard.first // plan.shard_size)
     labels = shards.labels(plan, ids)
     if not torch.equal(pairs.ids, ids):
@@ -207,24 +201,6 @@ def _sound_images(store: Store, plan: PairPlan, shard: Shard, size: int | None) 
     if not (pairs.noise.isfinite().all() and pairs.images.isfinite().all()):
         raise DamagedError("holds values that are not finite")
     return pairs.images
-
-
-@twice
-def _read(
-    store: Store,
-    plan: PairPlan | RealPlan,
-    shard: Shard,
-    size: int | None,
-    decode_all: Callable[[Any, tuple[int, ...], str], Content[Batch]],
-) -> Batch:
-    """All rows of a shard, whose size, plan and checksum are right."""
-    if size != shard.bytes:
-        raise DamagedError("is missing" if size is None else f"{size} bytes, not {shard.bytes}")
-    with store.open(shard.name) as file:
-        content = decode_all(file, plan.shape_of(shard.first), store.uri(shard.name))
-    if content.metadata.get("plan") != plan.fingerprint():
-        raise DamagedError("is of another plan")
-    return content.batch
 
 
 def _equal(one: Tensor | None, other: Tensor | None) -> bool:

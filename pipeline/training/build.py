@@ -23,7 +23,6 @@ from pipeline.methods.microbatch import Microbatch, RealImages
 from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.ema import Average, ema_of
-from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import guide
 from pipeline.runs.checkpoint import State
 from pipeline.runs.init_from import InitFrom
@@ -66,9 +65,10 @@ def prepare(config: Config) -> TrainingRun:
     """
     distill, accelerator = config.distill, _accelerator(config.distill.precision)
     device = accelerator.device
-    teacher = load_teacher(config.teacher).to(device)
+    run = Run(config)
+    teacher = run.load_teacher().to(device)
     method = build_method(distill, teacher, device)
-    student, critic = new_networks(config, teacher)
+    student, critic = new_networks(distill, config.network, config.seed, teacher)
     if distill.start_from:
         InitFrom(distill, config.teacher, config.s3).load(student, critic)
     student, critic = student.to(device), critic.to(device)
@@ -114,7 +114,7 @@ def prepare(config: Config) -> TrainingRun:
         grid=SampleGrid(method, teacher, guided, solver, config.seed, device),
         ema=ema,
         state=State(networks, {name: each.optimizer for name, each in trained.items()}),
-        fingerprint=Run(config).fingerprint,
+        fingerprint=run.fingerprint,
     )
 
 

@@ -63,7 +63,7 @@ def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
     distill = config.distill
     teacher = teacher.at(teacher.buckets.largest)
     at_meta = copy.deepcopy(teacher).to("meta")
-    student, critic = new_networks(config, at_meta)
+    student, critic = new_networks(distill, config.network, config.seed, at_meta)
     student, critic = student.to("meta"), critic.to("meta")
     half = 2 if distill.precision == "bf16" else 1
     taught = _bytes(teacher) // half

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from pipeline.config import Config, DistillConfig
+from pipeline.config import DistillConfig, NetworkConfig
 from pipeline.methods.dmd import DMD
 from pipeline.methods.recipe import Recipe
 from pipeline.methods.terms.regression import Regression
@@ -41,9 +41,9 @@ def build_method(distill: DistillConfig, teacher: Denoiser, device: torch.device
     )
 
 
-def new_networks(config: Config, teacher: Denoiser) -> tuple[Network, Network | Critic]:
+def new_networks(
+    distill: DistillConfig, network: NetworkConfig, seed: int, teacher: Denoiser
+) -> tuple[Network, Network | Critic]:
     """Student and critic as they begin, copies of the teacher on its device."""
-    distill = config.distill
-    critic = new_critic(teacher, config.network, config.seed, distill)
-    student = new_student(teacher, config.network, config.seed, distill.student, distill.recompute)
-    return student, critic
+    critic = new_critic(teacher, network, seed, distill)
+    return new_student(teacher, network, seed, distill.student, distill.recompute), critic

@@ -36,3 +36,11 @@ def first_line(error: BaseException) -> str:
         return text.splitlines()[-1].strip()
     announced = re.split(r"(?<!:)\n", text, maxsplit=1)[0]
     return " ".join(announced.split()) or type(error).__name__
+
+
+def problem_line(error: Exception) -> str:
+    """What the user can mend in full; of any other error its type and first line."""
+    if isinstance(error, UserError):
+        return " ".join(str(error).split())
+    name, text = type(error).__name__, first_line(error)
+    return text if text.startswith(name) else f"{name}: {text}"

@@ -2,6 +2,9 @@
 
     crashing_pairs.py MARKS [settings of jobs/pairs.py]
 
+With CRASH_JOB=embed in the environment it is jobs/embed.py, every shard of which takes CRASH_DELAY
+seconds more.
+
 Shards 1 and 10 kill their actor before the put, shard 4 in its middle (the file is written but has
 not its name; half of the request is sent), shard 7 after it. MARKS is a folder that notes which
 crash has been. With CRASH_SHARE in the environment, any call of an actor dies with this chance
@@ -11,6 +14,7 @@ instead, in one of the three ways.
 import os
 import random
 import sys
+import time
 import uuid
 from http.client import HTTPConnection
 from pathlib import Path
@@ -18,6 +22,7 @@ from types import FunctionType
 
 from pipeline.cli import main
 from pipeline.cluster import pool
+from pipeline.cluster.embed import embed_prompts
 from pipeline.cluster.pairs import make_pairs
 
 MARKS = Path(sys.argv[1])
@@ -28,6 +33,7 @@ class CrashingActor(pool.Actor):
     """An actor that dies at the shards of CRASHES, once each."""
 
     def make(self, index: int) -> tuple[str, str]:
+        time.sleep(float(os.environ.get("CRASH_DELAY", 0)))
         crash = self.crash(index)
         if crash is None:
             return super().make(index)
@@ -72,4 +78,5 @@ def first_time(mark: Path) -> bool:
 if __name__ == "__main__":
     # the actors' class, changed in the function alone: the class must be found under its own name
     pool._rows = FunctionType(pool._rows.__code__, vars(pool) | {"Actor": CrashingActor})
-    sys.exit(main(make_pairs, __doc__, sys.argv[2:]))
+    job = embed_prompts if os.environ.get("CRASH_JOB") == "embed" else make_pairs
+    sys.exit(main(job, __doc__, sys.argv[2:]))

@@ -2,12 +2,14 @@
 
 import pytest
 
-from pipeline.cluster import distill, encode, pairs
+from pipeline.cluster import distill, embed, encode, pairs
+from pipeline.config import Config
 from pipeline.data import lease
 from pipeline.data.lease import Lease
 from pipeline.data.storage import Storage
 from pipeline.utils.errors import UserError
 from tests.fixtures.real_sets import configure, labelled
+from tests.fixtures.tiny_models import save_tiny
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +19,7 @@ def fast(monkeypatch):
     def connect() -> None:
         pytest.fail("Ray was started")
 
-    for job in (distill, pairs.pool, encode.pool):
+    for job in (distill, pairs.pool, encode.pool, embed.pool):
         monkeypatch.setattr(job, "connect", connect)
 
 
@@ -44,6 +46,13 @@ def test_of_a_pair_set(tiny_run):
     config = tiny_run()
     config = config.model_copy(update={"pairs": config.pairs.model_copy(update={"count": 64})})
     refused(pairs.make_pairs, config, Storage(config.pairs.output, config.s3, "pairs.output"))
+
+
+def test_of_a_set_of_conditions(tmp_path, prompts):
+    teacher = {"output": str(save_tiny(tmp_path / "teacher")), "prompts": str(prompts)}
+    tree = {"run": str(tmp_path), "data": {"name": None}, "teacher": teacher}
+    config = Config.model_validate(tree)
+    refused(embed.embed_prompts, config, Storage(config.embed.output, config.s3, "embed.output"))
 
 
 def test_of_a_set_of_real_images(tmp_path):

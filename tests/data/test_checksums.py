@@ -60,6 +60,17 @@ def test_it_is_of_the_names_and_of_texts_too():
     assert len(found) == 3
 
 
+def test_bytes_of_any_length_are_told_apart_wherever_they_lie():
+    values = [b"ab", b"c", b"", b"def"]
+    found = [
+        checksum(pa.table({"a": pa.array(each, pa.binary())})) for each in (values, values[1:])
+    ]
+    assert checksum(pa.table({"a": pa.array([b"x", *values], pa.binary())}).slice(1)) == found[0]
+    others = [b"a", b"bc", b"", b"def"], [b"ab", b"c", b"def", b""]
+    found += [checksum(pa.table({"a": pa.array(each, pa.binary())})) for each in others]
+    assert len({*found}) == 4
+
+
 def test_it_is_of_the_values_and_not_of_where_they_lie(tmp_path):
     long = table(np.concatenate([VALUES[:2048], VALUES]))
     assert checksum(long.slice(2)) == SUM

@@ -29,6 +29,7 @@ from pipeline.models.students import load_student, new_student
 from tests.families.adapter_laws import AdapterLaws
 from tests.families.builder import PROMPTS, Builder, shown
 from tests.families.comfyui_laws import ComfyUILaws
+from tests.families.condition_laws import ConditionLaws
 from tests.families.figures import LAWS, Figures, Law
 from tests.families.folder_laws import FolderLaws
 from tests.families.measures import (
@@ -46,7 +47,7 @@ from tests.fixtures.denoise import denoise
 from tests.fixtures.stranger import Stranger
 
 
-class Conformance(AdapterLaws, ComfyUILaws, FolderLaws, TrainingLaws):
+class Conformance(AdapterLaws, ComfyUILaws, ConditionLaws, FolderLaws, TrainingLaws):
     """All laws, over `builders`: tiny models by names."""
 
     builders: ClassVar[Mapping[str, Builder]] = {}

@@ -43,7 +43,7 @@ def test_prompts_are_encoded_once_and_the_oldest_leave(tmp_path, monkeypatch):
     assert torch.equal(again, first[[1, 0, 1]])
     side(torch.tensor([2]), 1)
     side(torch.tensor([0]), 1)
-    assert encoded == [PROMPTS[:2], PROMPTS[2:], PROMPTS[:1]]
+    assert encoded == [[PROMPTS[label]] for label in (0, 1, 2, 0)]
 
 
 def test_a_prompts_embedding_does_not_depend_on_those_beside_it():
@@ -54,7 +54,7 @@ def test_a_prompts_embedding_does_not_depend_on_those_beside_it():
         mask = torch.tensor([[place < len(text) for place in range(length)] for text in texts])
         return Condition({"tokens": mask[:, :, None].float(), "mask": mask})
 
-    first, second = (condition.Prompts(["a", "abc"], "", encode, alone=True) for _ in range(2))
+    first, second = (condition.Prompts(["a", "abc"], "", encode) for _ in range(2))
     assert first(torch.tensor([0, 1]), 2)["mask"].tolist() == [[True, False, False], [True] * 3]
     assert first(torch.tensor([0]), 1)["mask"].shape == second(torch.tensor([0]), 1)["mask"].shape
 

@@ -42,6 +42,7 @@ class Chroma(Flux):
     pipelines = ("ChromaPipeline",)
     widths: ClassVar = {"joint_attention_dim": {"text_encoder.hidden_size": 1}}
     time_embedding = "distilled_guidance_layer.in_proj"
+    reads_padding = True
 
     @staticmethod
     def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:

@@ -34,7 +34,6 @@ class CogView4(LatentTransformer):
     pipelines = ("CogView4Pipeline",)
     takes = {Flow: ("flow_prediction",)}
     shifts_by_size = True
-    prompts_alone = True  # padding is read as text
     widths: ClassVar = {"text_embed_dim": {"text_encoder.hidden_size": 1}}
 
     def __init__(self, backbone: Any, *rest: Any) -> None:

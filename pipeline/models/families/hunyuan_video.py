@@ -36,7 +36,6 @@ class HunyuanVideo15(VideoNetwork):
         "text_embed_2_dim": {"text_encoder_2.hidden_size": 1},
     }
     pipeline_spacing = "trailing"
-    prompts_alone = True
 
     @classmethod
     def problem(cls, folder: ModelFolder) -> str | None:

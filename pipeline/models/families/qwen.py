@@ -33,7 +33,6 @@ class QwenImage(Flux):
     family = "qwen"
     pipelines = ("QwenImagePipeline",)
     vaes = ("AutoencoderKLQwenImage",)
-    prompts_alone = True
     widths: ClassVar = {"joint_attention_dim": {"text_encoder.hidden_size": 1}}
     call_defaults: ClassVar[dict[str, Any]] = {"true_cfg_scale": 1.0}
 

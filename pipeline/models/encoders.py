@@ -1,0 +1,100 @@
+"""What makes conditions of prompts, without the network that is told them."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline.config import TeacherConfig
+from pipeline.data.plans import ConditionPlan
+from pipeline.models.condition import Prompts, read_prompts
+from pipeline.models.family import family_of
+from pipeline.models.folder import ModelFolder, config_alone
+from pipeline.models.loading import open_folder
+from pipeline.models.prompted_network import PromptedNetwork
+from pipeline.models.weights import part_files
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import file_sha256
+
+_TEMPLATE = ".jinja"
+
+
+def load_prompts(teacher: TeacherConfig) -> Prompts:
+    """What makes the teacher's conditions of prompts; its backbone is not read.
+
+    Raises:
+        UserError: If the encoders cannot be loaded, or the teacher takes no prompts.
+    """
+    folder, family = _prompted(teacher)
+    backbone = config_alone(folder, family.backbone_parts()[0])
+    return family.prompts_of(family.load_frozen(folder, backbone), backbone, teacher)
+
+
+def reads_padding(teacher: TeacherConfig) -> bool:
+    """Whether the teacher sees tokens that the mask leaves out; raises as `load_prompts`."""
+    return _prompted(teacher)[1].reads_padding
+
+
+def condition_plan(teacher: TeacherConfig, precision: str, shard_size: int) -> ConditionPlan:
+    """All that defines the conditions of the teacher's prompts; no weights are loaded.
+
+    Args:
+        teacher: With folder and prompts on this machine.
+        precision, shard_size: As `embed.precision` and `embed.shard_size`.
+
+    Raises:
+        UserError: If the folder or a file of it is missing, or the teacher takes no prompts or has
+            none.
+    """
+    folder, family = _prompted(teacher)
+    if teacher.prompts is None:
+        raise UserError(
+            f"teacher.prompts: {teacher.output} takes text; give a file of prompts (.txt, .csv, "
+            ".parquet, or the folder of a Hugging Face dataset)"
+        )
+    flags = family.flags(folder.index)
+    guidable = family.guidable(config_alone(folder, family.backbone_parts()[0]), flags)
+    tokenizers = _files(folder, "tokenizer")
+    templates = [file for file in tokenizers if file.suffix == _TEMPLATE]
+    return ConditionPlan(
+        family=family.family,
+        pipeline=f"{folder.pipeline} {json.dumps(flags, sort_keys=True)}",
+        encoders=_digest(_files(folder, "text_encoder")),
+        tokenizers=_digest(file for file in tokenizers if file.suffix != _TEMPLATE),
+        template=_digest(templates) if family.chats else None,
+        prompts=file_sha256(Path(teacher.prompts)).hex(),
+        count=len(read_prompts(teacher.prompts)),
+        negative_prompt=teacher.negative_prompt if guidable else None,
+        precision=precision,
+        shard_size=shard_size,
+        images=_images(folder, family, teacher) if family.images else None,
+    )
+
+
+def _prompted(teacher: TeacherConfig) -> tuple[ModelFolder, type[PromptedNetwork]]:
+    """The teacher's folder, and its family."""
+    folder = open_folder(teacher.output)
+    family = family_of(folder)
+    if not issubclass(family, PromptedNetwork):
+        raise UserError(f"teacher.output: {teacher.output} takes no prompts: nothing to embed")
+    return folder, family
+
+
+def _images(folder: ModelFolder, family: type[PromptedNetwork], teacher: TeacherConfig) -> str:
+    """Fingerprint of what encodes images, and of their size."""
+    files = [file for part in (*family.beside, "vae") for file in _files(folder, part)]
+    return f"{_digest(files)} {teacher.image_size}"
+
+
+def _files(folder: ModelFolder, kind: str) -> list[Path]:
+    """Of all parts whose names begin so, sorted."""
+    parts = sorted(name for name in folder.index if name.startswith(kind))
+    return [file for part in parts for file in part_files(folder.path / part)]
+
+
+def _digest(files: Iterable[Path]) -> str:
+    """SHA-256 of names and contents."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.parent.name}/{file.name}\0".encode() + file_sha256(file))
+    return digest.hexdigest()

@@ -1,0 +1,103 @@
+"""The plan of a set of conditions covers all that makes them, and no more."""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.config import TeacherConfig
+from pipeline.data.plans import ConditionPlan
+from pipeline.models import encoders
+from pipeline.models.loading import load_teacher
+from pipeline.utils.errors import UserError
+from tests.families.builders import BUILDERS
+
+TEXT = ("text_encoder", "tokenizer")
+
+
+@pytest.fixture
+def settings(tiny_model, prompts, tmp_path):
+    """Of a copy of a tiny model, to be changed."""
+
+    def make(version: str) -> TeacherConfig:
+        folder = shutil.copytree(tiny_model(BUILDERS[version]), tmp_path / version)
+        return BUILDERS[version].teacher(folder, prompts)
+
+    return make
+
+
+def planned(teacher: TeacherConfig) -> ConditionPlan:
+    return encoders.condition_plan(teacher, "bf16", 10)
+
+
+@pytest.mark.parametrize("version", ["sdxl", "sana", "z-image"])
+def test_every_file_of_encoders_and_tokenizers_counts_and_no_other(version, settings):
+    """Such as weights of the backbone or the VAE: teachers with the same encoders share a set."""
+    teacher = settings(version)
+    before, folder = planned(teacher), Path(teacher.output)
+    unread = ("generation_config.json", *((".jinja",) if version != "z-image" else ()))
+    for file in folder.rglob("*.*"):
+        part = file.parent.name
+        if file.name == "model_index.json" or file.name.endswith(unread):
+            continue
+        if part in ("scheduler", "transformer", "unet", "vae") and file.suffix == ".json":
+            continue
+        content = file.read_bytes()
+        file.write_bytes(content + b"\n")
+        assert (planned(teacher) != before) == part.startswith(TEXT), file
+        file.write_bytes(content)
+    assert planned(teacher) == before
+
+
+def test_prompts_negative_prompt_template_and_flags_count(settings, tmp_path):
+    teacher = settings("z-image")
+    before = asdict(planned(teacher))
+    (tmp_path / "other.prompts").write_text('"a cow"\n')
+
+    def differing(**values: object) -> set[str]:
+        after = asdict(planned(teacher.model_copy(update=values)))
+        return {key for key in after if after[key] != before[key]}
+
+    assert differing() == set()
+    assert differing(prompts=str(tmp_path / "other.prompts")) == {"prompts", "count"}
+    assert differing(negative_prompt="a cow") == {"negative_prompt"}
+    assert differing(image_size=32, embedded_guidance=1.0) == set(), "they are the network's"
+    (Path(teacher.output) / "tokenizer" / "chat_template.jinja").write_text("another")
+    assert differing() == {"template"}
+    xl = settings("sdxl")
+    index = Path(xl.output) / "model_index.json"
+    plan = planned(xl)
+    index.write_text(
+        json.dumps(json.loads(index.read_text()) | {"force_zeros_for_empty_prompt": False})
+    )
+    assert planned(xl).pipeline != plan.pipeline
+
+
+@pytest.mark.parametrize(
+    "version", ["sd1", "lcm", "flux-dev", "flux-schnell", "flux2-klein", "sd3"]
+)
+def test_encoders_alone_encode_as_the_teacher_does_and_load_no_backbone(version, settings):
+    teacher = settings(version)
+    whole = load_teacher(teacher).conditioner
+    for part in ("unet", "transformer"):
+        for file in (Path(teacher.output) / part).glob("*.safetensors"):
+            file.unlink()
+    alone, plan = encoders.load_prompts(teacher), planned(teacher)
+    assert list(alone.prompts) == list(whole.prompts)
+    assert alone.guidable == whole.guidable == (plan.negative_prompt is not None)
+    assert plan.rows == plan.count + whole.guidable == len(whole.prompts) + whole.guidable
+    cpu = torch.device("cpu")
+    one, other = (each.row(0, cpu) for each in (alone, whole))
+    assert all(one[name].equal(other[name]) for name in other.tensors)
+
+
+def test_what_takes_no_prompts_or_has_none_is_one_line(settings):
+    with pytest.raises(UserError, match="teacher.output: .*takes no prompts"):
+        planned(settings("ddpm"))
+    with pytest.raises(UserError, match="teacher.prompts: .*takes text"):
+        planned(settings("sd1").model_copy(update={"prompts": None}))
+    with pytest.raises(UserError, match="no model at"):
+        planned(TeacherConfig(output="/nowhere"))
