@@ -111,3 +111,7 @@ def test_its_own_size_is_what_its_pipeline_makes_without_one(name: str, opened: 
         pipe("a cat", **{key: settings[key] for key in {*settings} - {*teacher.axes}})
     height, width, frames = sizes
     assert teacher.own_size(teacher.backbone, teacher.latents) == (frames, height, width)
+
+
+def test_sana_videos_sizes_are_not_binned(opened: Opened) -> None:
+    assert load_teacher(opened("sana-video")).call_settings["use_resolution_binning"] is False

@@ -18,7 +18,7 @@ from tests.fixtures.tiny_parts import t5
 
 
 def ltx_vae(told: bool) -> AutoencoderKLLTXVideo:
-    """Its latents are half as large, in space and in time; `told` a time."""
+    """Its latents are a quarter as large in space, half as large in time; `told` a time."""
     network = AutoencoderKLLTXVideo(
         latent_channels=4,
         block_out_channels=(8,),
@@ -33,7 +33,7 @@ def ltx_vae(told: bool) -> AutoencoderKLLTXVideo:
         upsample_residual=(told,),
         upsample_factor=(1,),
         timestep_conditioning=told,
-        patch_size=1,
+        patch_size=2,
         scaling_factor=0.8,
     )
     network.latents_mean.copy_(torch.tensor([-0.7571, -0.7089, -0.9113, 0.1075]))
@@ -77,8 +77,8 @@ def _builder(told: bool) -> OfTokens:
     return OfTokens(
         family="ltx",
         make=partial(ltx, told),
-        space=(3, 16, 16),  # the pipeline takes multiples of 32 pixels
-        sizes=((3, 32, 64), (7, 64, 32)),
+        pixels=4,
+        sizes=((3, 32, 64), (7, 64, 32)),  # the pipeline takes multiples of 32 pixels
         settings={"image_size": [5, 32, 32]},
         call={"num_frames": 5, "height": 32, "width": 32},
         few={"fresh": ((1.0, 0.7, 0.3), True), "even": ((1.0, 0.9, 0.75, 0.5), False)},
