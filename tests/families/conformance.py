@@ -146,10 +146,10 @@ class Conformance(AdapterLaws, ComfyUILaws, ConditionLaws, FolderLaws, TrainingL
             teacher = load_teacher(wide.teacher(Path(config.output), prompts))
             assert teacher.pixels[1:] == size and teacher.shape[1:] == wide.space
             pipe, labels = wide.open(config.output), wide.labels_of(teacher)
+            guidance = wide.guidance(pipe) if wide.guidable else 1.0
             for time, x_t, theirs in wide.calls(pipe, teacher, 5):
                 ours = denoise(teacher, x_t, torch.full((2,), time), labels)
                 figures("x0", distance(ours, theirs))
-            guidance = wide.guidance(pipe) if wide.guidable else 1.0
             for steps in (4, 20):
                 start = wide.start(pipe, teacher)
                 ours = sample_teacher(teacher, start, labels, wide.solver, steps, guidance)

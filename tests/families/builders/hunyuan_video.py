@@ -88,6 +88,9 @@ def hunyuan_video() -> HunyuanVideo15Pipeline:
 class Guided(OnVideos):
     """Its guidance is that of a component."""
 
+    def guidance(self, pipe: Any) -> float:
+        return float(pipe.guider.guidance_scale)
+
     def arguments(self, guidance: float) -> tuple[Any, dict[str, Any]]:
         first, settings = super().arguments(guidance)
         del settings["guidance_scale"]
