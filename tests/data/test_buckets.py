@@ -39,7 +39,7 @@ def planned(shares: list[int], size: int, seed: int):
     )
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(drawn=sets)
 def test_every_row_of_every_bucket_comes_once_an_epoch_in_its_own_shape(drawn):
     """As microbatches are dealt from their own deck, with shares of their own."""

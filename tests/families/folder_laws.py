@@ -238,6 +238,7 @@ class FolderLaws:
             assert torch.equal(view(*inputs), teacher(*inputs))
             x0, logits = critic.denoise_and_logits(inputs)
             assert torch.equal(x0, teacher(*inputs)) and logits.isfinite().all()
+            assert logits.shape == (2, 1), "one of each image"
             assert torch.equal(critic.logits(inputs), logits)
         wrong = (*buckets, BucketConfig(size=tuple(side + 1 for side in other)))
         assert "teacher.buckets: " in refused(several.model_copy(update={"buckets": wrong}))

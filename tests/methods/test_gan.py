@@ -15,7 +15,7 @@ from pipeline.diffusion.pairs import PairBatch
 from pipeline.diffusion.sampler import FewStepSampler
 from pipeline.methods.dmd import DMD
 from pipeline.methods.microbatch import Microbatch, StepPlan
-from pipeline.models.critic import Critic, Head
+from pipeline.models.critic import Critic, Head, pooled
 from pipeline.models.denoiser import blank
 from pipeline.models.families.edm import new_unet
 from pipeline.models.families.unet2d import UNet2D
@@ -193,6 +193,26 @@ def test_a_head_judges_maps_of_any_sides_as_a_whole(sides):
     assert logits.shape == (2,)
     logits[0].backward()
     assert bool(maps.grad[0].any(0).all()) and not maps.grad[1].any()
+
+
+@pytest.mark.parametrize("sides", [(8, 32), (16, 16), (1, 64), (3, 5), (40, 7)])
+def test_a_head_judges_maps_of_other_sides_than_its_own_as_a_whole(sides):
+    """As images of several sizes have them."""
+    head, maps = Head(8, 16, 16), torch.randn(2, 8, *sides, requires_grad=True)
+    logits = head(maps)
+    assert logits.shape == (2,)
+    logits[0].backward()
+    assert bool(maps.grad[0].any(0).all()) and not maps.grad[1].any()
+
+
+@pytest.mark.parametrize("space", [(4, 4), (3, 2), (1, 9), (4, 8, 5)])
+def test_maps_are_pooled_as_pytorch_pools_them(space):
+    maps = torch.randn(2, 3, *(7, 8, 5)[-len(space) :], dtype=torch.float64)
+    theirs = torch.nn.functional.adaptive_avg_pool2d
+    if len(space) == 3:
+        theirs = torch.nn.functional.adaptive_avg_pool3d
+    torch.testing.assert_close(pooled(maps, space), theirs(maps, space))
+    assert pooled(maps, tuple(maps.shape[2:])) is maps
 
 
 def test_the_head_of_a_square_map_is_as_it_was():

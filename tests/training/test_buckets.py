@@ -37,6 +37,9 @@ def made(tmp_path_factory) -> Path:
     """A folder with a teacher whose flow is shifted by the size, and its pairs of three shapes."""
     folder = tmp_path_factory.mktemp("buckets")
     save_tiny(folder / "teacher", "flux-dev")
+    scheduler = folder / "teacher" / "scheduler" / "scheduler_config.json"
+    ends = {"base_image_seq_len": 16, "max_image_seq_len": 32, "base_shift": 0.5, "max_shift": 2.0}
+    scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | ends))
     (folder / "all.prompts").write_text('"a cat"\n"a dog"\n')
     make_pairs(configured(folder, "none"))
     return folder
