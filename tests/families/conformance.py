@@ -213,8 +213,8 @@ class Conformance(AdapterLaws, ComfyUILaws, FolderLaws, TrainingLaws):
         own = {"times": times, "renoise": renoise} if few else {}
         save_denoiser(student, tmp_path / "student", {"distill": {"student": own}})
         calls = builder.stranger(student)
-        noise = (seeds.renewed(builder.noise(), number) for number in range(8))
-        fresh = [builder.stepped(each) for each in noise]
+        noise = [seeds.renewed(builder.noise(), number).chunk(len(calls)) for number in range(8)]
+        fresh = [[builder.stepped(each[call]) for each in noise] for call in range(len(calls))]
         images, last, taken = stranger(
             tmp_path / "student",
             {"calls": calls, "fresh": fresh, "imports": [*student.imports, *builder.imports]}
