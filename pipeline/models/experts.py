@@ -49,9 +49,9 @@ class Experts(nn.Module):
         """What the experts give, (B, ...), of what one of them takes, each (B, ...)."""
         shares, found = self.shares(timestep), []
         for expert, rows in shares:
-            rows = rows if len(rows) else slice(1)
-            own = {name: value[rows] for name, value in given.items()}
-            found += expert(timestep=timestep[rows], **own, return_dict=return_dict)
+            some = rows if len(rows) else slice(1)
+            own = {name: value[some] for name, value in given.items()}
+            found += expert(timestep=timestep[some], **own, return_dict=return_dict)
         return (joined(found, [rows for _, rows in shares]),)
 
     def shares(self, timestep: Tensor) -> list[tuple[nn.Module, Tensor]]:
