@@ -17,6 +17,7 @@ from pipeline.utils.errors import UserError, first_line
 
 INDEX = "model_index.json"
 _LIBRARIES = ("diffusers", "transformers")
+_IMAGES = "preprocessor_config.json"
 
 
 @dataclass(frozen=True)
@@ -256,6 +257,8 @@ def _open(kind: Any, part: Path) -> Any:
     tokenizer = part.name.startswith("tokenizer")
     if part.name == "processor":
         _need_processor(kind, part)
+    if part.name == "image_processor" and not (file := part / _IMAGES).is_file():
+        raise UserError(f"no {file}, which says how images are read: copy it there too")
     if tokenizer:
         need_vocabulary(kind, part)
         if not (part / "tokenizer.json").exists() and any(part.glob("*.model")):
@@ -274,7 +277,7 @@ def _open(kind: Any, part: Path) -> Any:
 def _need_processor(kind: Any, part: Path) -> None:
     """Raises UserError if what reads images beside prompts is not there, or cannot be opened."""
     need_vocabulary(kind, part)
-    names = ("processor_config.json", "preprocessor_config.json")
+    names = ("processor_config.json", _IMAGES)
     if not any((part / name).is_file() for name in names):
         raise UserError(f"no {' nor '.join(str(part / name) for name in names)}: copy it there too")
     if "video_processor" in kind.get_attributes():  # transformers opens none without it

@@ -34,9 +34,9 @@ class FrozenPipeline:
 
     @property
     def text_encoders(self) -> list[nn.Module]:
-        """Those that are there."""
-        parts = self.pipe.components.items()
-        return [part for name, part in parts if name.startswith("text_encoder") and part]
+        """Those that are there, and what sees images beside prompts."""
+        parts, kinds = self.pipe.components.items(), ("text_encoder", "image_encoder")
+        return [part for name, part in parts if name.startswith(kinds) and part]
 
     @property
     def scheduler(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pipeline.models.vae import VAE, VideoVAE
 class VideoNetwork(VideoSizes, LatentTransformer):
     """A transformer on latents of videos, (C, f, h, w): its images are videos, (3, F, H, W)."""
 
+    task = "text-to-video"
     saving = (
         "from diffusers.utils import export_to_video",
         'export_to_video(videos[0], "video.mp4")',

@@ -118,7 +118,7 @@ def _width_problem(parts: Mapping[str, Any], taken: str, summands: Mapping[str, 
             config = config.get_text_config()
         return getattr(config, key)
 
-    there = {each: n for each, n in summands.items() if parts[each.split(".")[0]] is not None}
+    there = {each: n for each, n in summands.items() if parts.get(each.split(".")[0]) is not None}
     total = sum(n * value(each) for each, n in there.items())
     if not there or not isinstance(takes := value(taken), int) or takes == total:
         return None

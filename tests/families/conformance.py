@@ -288,4 +288,6 @@ class Conformance(AdapterLaws, ComfyUILaws, FolderLaws, TrainingLaws):
 
 
 def is_backbone(file: Path) -> bool:
-    return not file.parent.name.startswith(("vae", "text_encoder", "tokenizer", "scheduler"))
+    return not file.parent.name.startswith(
+        ("vae", "text_encoder", "image_encoder", "tokenizer", "scheduler")
+    )

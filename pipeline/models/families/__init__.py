@@ -21,6 +21,7 @@ from pipeline.models.families import sdxl as sdxl
 from pipeline.models.families import song as song
 from pipeline.models.families import unet2d as unet2d
 from pipeline.models.families import wan as wan
+from pipeline.models.families import wan_image as wan_image
 from pipeline.models.families import z_image as z_image
 from pipeline.models.family import FAMILIES as FAMILIES
 from pipeline.models.family import register_family as register_family

@@ -87,12 +87,17 @@ class Wan(VideoNetwork):
         return Condition({"tokens": tokens})
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return self.called(x_t, self.position(t), condition)
+
+    def called(self, x_t: Tensor, time: Tensor, condition: Condition, **more: Tensor) -> Tensor:
+        """The backbone's output at a time that it is told, (B,), or of each token, (B, N)."""
         output: Tensor
         (output,) = self.backbone(
             hidden_states=x_t,
-            timestep=self.position(t),
+            timestep=time,
             encoder_hidden_states=condition["tokens"].to(x_t.dtype),
             return_dict=False,
+            **more,
         )
         return output
 

@@ -24,6 +24,7 @@ from tests.families.builders import (
     song,
     unet2d,
     wan,
+    wan_image,
     z_image,
 )
 
@@ -51,4 +52,5 @@ BUILDERS: dict[str, Builder] = {
     **ltx.BUILDERS,
     **hunyuan_video.BUILDERS,
     **sana_video.BUILDERS,
+    **wan_image.BUILDERS,
 }
