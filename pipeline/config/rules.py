@@ -228,9 +228,10 @@ def push_problems(push: str | None) -> Problems:
 
 def bucket_problems(outputs: Mapping[str, str | None]) -> Problems:
     """Outputs, by branch, of jobs that write local files alone."""
+    *others, last = _IN_BUCKETS
     for branch, folder in outputs.items():
         if is_remote(folder or ""):
             yield (
                 f"{branch}.output: {folder!r} is no local folder; only those of "
-                f"{', '.join(_IN_BUCKETS)} may be in a bucket"
+                f"{', '.join(others)} and {last} may be in a bucket"
             )
