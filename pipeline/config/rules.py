@@ -84,6 +84,11 @@ def size_problems(teacher: TeacherConfig) -> Problems:
     sizes = teacher.sizes
     if sizes and teacher.kind == "gaussian":
         yield "teacher.buckets: a gaussian makes images of one shape; give none"
+    if len(sizes) > 1 and teacher.prompt_images:
+        yield (
+            f"teacher.buckets: {len(sizes)} sizes, and images beside prompts "
+            "(teacher.prompt_images) are brought to one; give one"
+        )
     for number, size in enumerate(sizes):
         if size in sizes[:number]:
             yield (

@@ -134,6 +134,7 @@ SIZES = [{"size": [16, 16], "weight": 2}, {"size": [24, 16]}]
         ({"image_size": [16, 24]}, {}, r"teacher\.image_size: \[16, 24\] is none of teacher\.buck"),
         ({"buckets": [*SIZES, *SIZES[1:]]}, {}, r"teacher\.buckets: \[24, 16\] stands twice"),
         ({"kind": "gaussian"}, {}, r"teacher\.buckets: a gaussian makes images of one shape"),
+        ({"prompt_images": ["photo"]}, {}, r"teacher\.buckets: 2 sizes, and images beside prompts"),
         ({}, {"gan": {"real": "encoded"}}, r"gan\.real: encoded are images of one size, .* has 2"),
         ({}, {"gan": {"real": "data"}}, r"gan\.real: data are images of one size, .* use pairs"),
         ({"buckets": [{"size": [16]}]}, {}, "at least 2"),
