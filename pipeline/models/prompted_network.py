@@ -21,7 +21,6 @@ from pipeline.models.network import Network
 from pipeline.models.sizes import ImageSizes
 from pipeline.models.vae import VAE, ScaleShift
 from pipeline.models.vocabulary import chat_problem, drop_unpaired, text_problem
-from pipeline.utils.errors import UserError
 
 _TEXT = ("text_encoder", "tokenizer")
 """How the names of the components begin that encode text."""
@@ -94,7 +93,7 @@ class PromptedNetwork(ImageSizes, Network):
         """What makes its conditions of the prompts of a teacher.
 
         Raises:
-            UserError: If these lack images, have too many, or are for samples of several sizes.
+            UserError: If these lack images, or have too many.
         """
         prompts, negative = read_prompts(teacher.prompts), teacher.negative_prompt
         guidable = cls.guidable(backbone, frozen.flags)
@@ -102,11 +101,6 @@ class PromptedNetwork(ImageSizes, Network):
         if not cls.images:
             encode = partial(cls._encode, frozen, partial(cls.encode, frozen.pipe))
             return Prompts(prompts, negative, encode, guidable)
-        if teacher.buckets:
-            raise UserError(
-                "teacher.buckets: images beside prompts have one size; set teacher.image_size "
-                "instead"
-            )
         size = cls.size_for(backbone, frozen.vae, teacher.image_size)
         beside = partial(cls._encode, frozen, partial(cls.encode_beside, frozen, size))
         return ImagePrompts(prompts, negative, beside, guidable, size[-2:], cls.sees_images)
