@@ -82,6 +82,8 @@ class TrainingLaws:
         close(together, alone, 1e-5)
         close(x0, teacher(*inputs), 1e-5)
         assert not torch.equal(alone[0], alone[1])
+        each = [critic.logits(inputs.rows(slice(row, row + 1))) for row in range(2)]
+        close(torch.cat(each), alone, 1e-4)
         critic = Critic(teacher, [0])
         seen.found.clear()
         critic.logits(inputs)
@@ -223,8 +225,8 @@ def part_of(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def apart_times(network: Denoiser) -> Tensor:
-    """Of two rows: one of more, one of less noise."""
-    return network.schedule.start * torch.tensor([0.9, 0.4])
+    """Of two rows: one of less, one of more noise."""
+    return network.schedule.start * torch.tensor([0.4, 0.9])
 
 
 class Seen:
