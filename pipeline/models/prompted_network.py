@@ -78,7 +78,7 @@ class PromptedNetwork(ImageSizes, Network):
         parts = dict.fromkeys(required) | load_parts(folder.path, folder.index, wanted)
         vae, flags = cls.vae(parts["vae"]), cls.flags(folder.index)
         drop_unpaired(parts)
-        if cls.chats and (problem := chat_problem(parts, folder.path)):
+        if encoders and cls.chats and (problem := chat_problem(parts, folder.path)):
             refuse(folder, problem)
         widths = cls.widths if encoders else {}
         if problem := text_problem(kind, {**parts, names[0]: backbone}, names[0], widths):

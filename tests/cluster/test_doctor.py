@@ -146,7 +146,9 @@ def test_whatever_a_check_raises_is_one_line(broken, healthy, monkeypatch, capsy
     for name in CHECKS:
         monkeypatch.setattr(Examination, name, breaks if name == broken else lambda *_: "fine")
     with pytest.raises(UserError, match="1 of .* checks failed"):
-        doctor(healthy(evaluate={"reference": "/photos"}))
+        teacher = {"kind": "diffusers", "output": "/teacher"}
+        more = {"evaluate": {"reference": "/photos"}, "distill": {"conditions": "stored"}}
+        doctor(healthy(teacher=teacher, **more))
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line[:4] == "FAIL"]
     assert line.endswith(" RuntimeError: no such luck")
 

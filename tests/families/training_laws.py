@@ -169,7 +169,11 @@ class TrainingLaws:
             means = {k: v for k, v in moments.items() if k.endswith("exp_avg")}
             assert len(means) == len(weights) - len(buffers), "all weights have a gradient"
             assert all(value.isfinite().all() for value in means.values())
-            figures("trained", changed(part_of(before, network), weights))
+            idle = {name_of(k, network) for k, value in means.items() if not value.any()}
+            assert idle <= weights.keys() and len(idle) < 0.3 * len(weights), "nothing reads them"
+            live = weights.keys() - idle
+            old, new = ({k: state[k] for k in live} for state in (before, after))
+            figures("trained", changed(old, new))
         run.finish()
         output = Path(local.distill.output)
         lines = (output / "metrics.jsonl").read_text().splitlines()
@@ -222,6 +226,12 @@ def stored(run: Run, name: str) -> dict[str, Tensor]:
 def part_of(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """Of a state, what is of one network or optimiser."""
     return {key: value for key, value in state.items() if key.startswith(f"{name}.")}
+
+
+def name_of(moment: str, network: str) -> str:
+    """The weight that a moment of an optimiser is of."""
+    own = moment.removeprefix(f"{network}_optimizer.state.").removesuffix(".exp_avg")
+    return f"{network}.{own}"
 
 
 def apart_times(network: Denoiser) -> Tensor:
