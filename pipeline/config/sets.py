@@ -15,6 +15,10 @@ from pipeline.utils.fields import (
 )
 
 SolverName = Annotated[str, one_of(SOLVERS)]
+Patience = Annotated[
+    float,
+    Field(gt=0, le=604800, description="Seconds without a new shard after which the job ends."),
+]
 
 
 class ActorsConfig(Branch):
@@ -78,12 +82,7 @@ class PairsConfig(Branch):
         ge=0,
         description="With --verify: pairs that the teacher solves again to compare.",
     )
-    patience: float = Field(
-        default=1800.0,
-        gt=0,
-        le=604800,
-        description="Seconds without a new shard after which the job ends.",
-    )
+    patience: Patience = 1800.0
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
 
     @property
@@ -118,12 +117,7 @@ class EncodeConfig(Branch):
         description="Share of the images that may be unreadable and left out; with more the set is "
         "not closed.",
     )
-    patience: float = Field(
-        default=1800.0,
-        gt=0,
-        le=604800,
-        description="Seconds without a new shard after which the job ends.",
-    )
+    patience: Patience = 1800.0
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
 
 
@@ -137,10 +131,5 @@ class EmbedConfig(Branch):
     shard_size: Positive = Field(
         default=250, description="Conditions per shard (one file, one task)."
     )
-    patience: float = Field(
-        default=1800.0,
-        gt=0,
-        le=604800,
-        description="Seconds without a new shard after which the job ends.",
-    )
+    patience: Patience = 1800.0
     actors: ActorsConfig = Field(default_factory=ActorsConfig)

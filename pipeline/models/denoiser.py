@@ -123,9 +123,20 @@ class Denoiser(nn.Module):
             uncond, cond: x0 without and with the condition, each (B, C, H, W).
             scale: Of guidance, as in `pairs.guidance`; or of each sample, (B, 1, 1, 1).
             x_t, t: What they were predicted from, (B, C, H, W) and (B,).
-            norm: As in `pairs.guidance_norm`; None where `guidance_norm` is.
+            norm: As in `pairs.guidance_norm`; None: as `guidance_norm`.
         """
-        return guidance.guided(uncond, cond, scale)
+        x0 = guidance.guided(uncond, cond, scale)
+        keeps = self.guidance_norm if norm is None else norm
+        return self.with_norm(x0, cond, x_t, t) if keeps else x0
+
+    def with_norm(self, x0: Tensor, cond: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Guided x0 with the norm that it has without guidance, where the pipeline keeps it.
+
+        Args:
+            x0, cond: Under guidance, and with the condition alone, each (B, C, H, W).
+            x_t, t: What they were predicted from, (B, C, H, W) and (B,).
+        """
+        raise NotImplementedError
 
     def guidance_scale(self, wanted: Guidance, t: Tensor, times: Tensor | None) -> float | Tensor:
         """Scale of guidance at times t (B,): one for all, or (B,) of them; 1 is no guidance.

@@ -21,8 +21,9 @@ _WORDS = {
     "template": "chat template",
     "prompts": "teacher.prompts",
     "negative_prompt": "teacher.negative_prompt",
+    "images": "reader of images, VAE or teacher.image_size",
 }
-"""What differs where a field of the plan does, in an order in which the first explains the rest."""
+"""What differs where a field of the plan does; of others the name tells it."""
 
 
 class RunConditions:
@@ -51,11 +52,12 @@ class RunConditions:
         """
         found = self.manifest.plan
         wanted = asdict(condition_plan(self._teacher, found.precision, found.shard_size))
-        for field, word in _WORDS.items():
-            if (theirs := getattr(found, field)) != (ours := wanted[field]):
+        for field, theirs in asdict(found).items():
+            if theirs != (ours := wanted[field]):
                 raise UserError(
-                    f"embed.output: {self._storage.uri()} has the conditions of another {word}: "
-                    f"{theirs!r}, not {ours!r}; choose another folder and run jobs/embed.py"
+                    f"embed.output: {self._storage.uri()} has the conditions of another "
+                    f"{_WORDS.get(field, field)}: {theirs!r}, not {ours!r}; choose another folder "
+                    "and run jobs/embed.py"
                 )
         check_stored(self._storage, self.manifest)
         return f"{found.count} prompts in {self._storage.uri()}, {found.precision}"

@@ -2,11 +2,14 @@
 
 import json
 import shutil
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.config import Config, S3Config
+from pipeline.data.plans import ConditionPlan
+from pipeline.models.encoders import condition_plan
 from pipeline.runs.conditions import RunConditions
 from pipeline.runs.identity import definition
 from pipeline.runs.run import Run
@@ -113,3 +116,28 @@ def test_the_set_belongs_to_the_runs_definition_and_its_size_of_shards_too(confi
 def test_a_teacher_without_prompts_has_no_stored_conditions(config):
     with pytest.raises(ValueError, match="distill.conditions: stored needs teacher.kind diffusers"):
         changed(config, teacher={"kind": "gaussian"})
+
+
+@pytest.mark.parametrize(
+    "field", [f.name for f in fields(ConditionPlan) if f.name not in ("precision", "shard_size")]
+)
+def test_every_field_of_a_sets_plan_is_held_to_the_teachers(config, monkeypatch, field):
+    """But for how its values are stored, which any run can read."""
+    embed_prompts(config.embed.output, config.teacher)
+
+    def another(*given: object) -> ConditionPlan:
+        return replace(condition_plan(*given), **{field: "another"})
+
+    monkeypatch.setattr("pipeline.runs.conditions.condition_plan", another)
+    with pytest.raises(UserError, match=r"embed\.output: .* of another .* not 'another'; choose"):
+        Run(config).claim()
+
+
+def test_images_of_another_size_are_told(tiny_model, prompts, tmp_path):
+    builder = BUILDERS["wan-image-small"]
+    teacher = builder.teacher(tiny_model(builder), prompts)
+    embed_prompts(str(tmp_path / "set"), teacher)
+    larger = teacher.model_copy(update={"image_size": (5, 64, 32)})
+    RunConditions(str(tmp_path / "set"), teacher, S3Config()).check()
+    with pytest.raises(UserError, match=r"another reader of images.*teacher\.image_size"):
+        RunConditions(str(tmp_path / "set"), larger, S3Config()).check()

@@ -26,7 +26,7 @@ class HunyuanVideo15(VideoNetwork):
     Source: Hunyuan Foundation Model Team, 2025, arXiv 2511.18870.
     """
 
-    family = "hunyuan_video"
+    family = "hunyuan-video"
     pipelines = ("HunyuanVideo15Pipeline",)
     takes = {Flow: ("flow_prediction",)}
     chats = True

@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pipeline.diffusion import guidance
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow
 from pipeline.models.comfyui import PROMPT, ComfyUI
@@ -71,22 +70,11 @@ class Lumina2(LatentTransformer):
         ).sample
         return -output
 
-    def guided(
-        self,
-        uncond: Tensor,
-        cond: Tensor,
-        scale: float | Tensor,
-        x_t: Tensor,
-        t: Tensor,
-        norm: bool | None = None,
-    ) -> Tensor:
+    def with_norm(self, x0: Tensor, cond: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Every row of the guided flow has the norm of the conditional one's.
 
         A flow is (x_t - x0) / t, and a row goes along the width.
         """
-        x0 = guidance.guided(uncond, cond, scale)
-        if norm is False:
-            return x0
         flow = x_t - x0
         norm = (x_t - cond).norm(dim=-1, keepdim=True)
         return x_t - flow * (norm / flow.norm(dim=-1, keepdim=True))

@@ -15,7 +15,7 @@ class SanaVideo(VideoNetwork, Sana):
     Source: Chen et al., 2025, arXiv 2509.24695.
     """
 
-    family = "sana_video"
+    family = "sana-video"
     pipelines = ("SanaVideoPipeline",)
     vaes = ("AutoencoderKLWan",)
     axes = ("frames", "height", "width")

@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pipeline.diffusion import guidance
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow, expand
 from pipeline.models.comfyui import ComfyUI
@@ -60,22 +59,11 @@ class ZImage(LatentTransformer):
         ).sample
         return -torch.stack(output).squeeze(2)
 
-    def guided(
-        self,
-        uncond: Tensor,
-        cond: Tensor,
-        scale: float | Tensor,
-        x_t: Tensor,
-        t: Tensor,
-        norm: bool | None = None,
-    ) -> Tensor:
-        """Where norms are kept, no sample's guided flow is larger than its conditional one.
+    def with_norm(self, x0: Tensor, cond: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """No sample's guided flow is larger than its conditional one.
 
         A flow is (x_t - x0) / t.
         """
-        x0 = guidance.guided(uncond, cond, scale)
-        if not norm:
-            return x0
         flow, without = x_t - x0, x_t - cond
         kept = without.flatten(1).norm(dim=1) / flow.flatten(1).norm(dim=1)
         return x_t - flow * expand(kept.clamp(max=1), flow)

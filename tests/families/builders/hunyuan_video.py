@@ -106,7 +106,7 @@ class Guided(OnVideos):
 
 BUILDERS: dict[str, Builder] = {
     "hunyuan-video": Guided(
-        family="hunyuan_video",
+        family="hunyuan-video",
         make=hunyuan_video,
         few={"early": ((0.8,), True), "ode": ((1.0, 0.6), False)},
         wrong=DDIM,

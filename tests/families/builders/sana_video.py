@@ -35,7 +35,7 @@ def sana_video() -> SanaVideoPipeline:
 
 BUILDERS: dict[str, Builder] = {
     "sana-video": OnVideos(
-        family="sana_video",
+        family="sana-video",
         make=sana_video,
         axes=("frames", "height", "width"),
         space=(3, 16, 16),  # the pipeline takes multiples of 32 pixels
