@@ -65,6 +65,7 @@ class LatentNetwork(PromptedNetwork):
         shape = self.shape_for(backbone, frozen.vae, size)
         super().__init__(backbone, schedule, prediction, shape)
         self.latents, self.frozen = frozen.vae, frozen
+        self._schedules: dict[int, Schedule] = {}
         if teacher.buckets:
             sizes = (self.size_for(backbone, frozen.vae, each) for each in teacher.sizes)
             shapes = tuple(self.shape_for(backbone, frozen.vae, each) for each in sizes)
@@ -144,9 +145,14 @@ class LatentNetwork(PromptedNetwork):
         told = view(self, {})
         told.shape = shape
         if self.shifts_by_size:
-            tokens = self.tokens(self.backbone, shape)
-            told.schedule, _ = self.read_schedule(self.frozen.scheduler, tokens)
+            told.schedule = self._schedule_at(self.tokens(self.backbone, shape))
         return told
+
+    def _schedule_at(self, tokens: int) -> Schedule:
+        """Of samples of so many tokens; read once, for every call of the network asks."""
+        if tokens not in self._schedules:
+            self._schedules[tokens], _ = self.read_schedule(self.frozen.scheduler, tokens)
+        return self._schedules[tokens]
 
     @property
     def size(self) -> tuple[int, ...]:

@@ -88,7 +88,7 @@ def prepare(config: Config) -> TrainingRun:
     def source(teacher: Denoiser) -> _Source:
         pairs, size = None, distill.regression.batch_size // distill.lanes
         if method.recipe.needs.pairs:
-            pairs = Run(config).pairs.reader(config.seed, size, teacher.shape)
+            pairs = run.pairs.reader(config.seed, size, teacher.shape)
         method_here = method.at(teacher.shape, teacher.schedule)
         return _Source(method_here, pairs, new_source(config, teacher))
 

@@ -10,6 +10,8 @@ from torch.nn.functional import avg_pool2d
 
 _FRAMES, _WIDE = 8, 1024
 """Of a strip, at most; pixels for its width."""
+_LARGEST = 2**14 - 1
+"""Pixels a side of a WebP."""
 
 
 def strips(samples: Tensor) -> tuple[Tensor, int]:
@@ -32,9 +34,12 @@ def strips(samples: Tensor) -> tuple[Tensor, int]:
 
 
 def moving(pages: Sequence[Image.Image], milliseconds: int) -> bytes:
-    """A WebP that shows pages one after another, again and again, each for so long."""
-    file = io.BytesIO()
-    first, *rest = pages
+    """A WebP that shows pages one after another, again and again, each for so long.
+
+    Pages that are too large for one are made smaller.
+    """
+    file, smaller = io.BytesIO(), -(-max(pages[0].size) // _LARGEST)
+    first, *rest = pages if smaller == 1 else [page.reduce(smaller) for page in pages]
     first.save(
         file, "WEBP", save_all=True, append_images=rest, duration=milliseconds, loop=0, quality=88
     )

@@ -56,3 +56,9 @@ def test_pages_are_shown_for_as_long_as_is_said() -> None:
             film.seek(page)
             film.load()  # only then it is told
             assert film.info["duration"] == 90
+
+
+def test_pages_too_large_for_the_format_are_made_smaller() -> None:
+    pages = [Image.new("RGB", (20000, 4)), Image.new("RGB", (20000, 4), (255, 0, 0))]
+    with Image.open(io.BytesIO(moving(pages, 90))) as film:
+        assert film.n_frames == 2 and film.size == (10000, 2)
