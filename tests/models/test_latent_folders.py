@@ -44,7 +44,8 @@ def test_another_size_than_the_models_own_is_told(tmp_path, version):
     size = BUILDERS[version].settings.get("image_size")
     height, width = size[-2:] if isinstance(size, list) else (16, 16)
     assert (f"height={height}, width={width}" in code) == (size is not None)
-    assert ("use_resolution_binning=False" in code) == (version == "pixart-alpha")
+    bins = version in ("pixart-alpha", "sana-video")
+    assert ("use_resolution_binning=False" in code) == bins
     assert ("clean_caption=False" in code) == version.startswith("pixart")
 
 
