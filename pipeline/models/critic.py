@@ -161,8 +161,7 @@ class Critic(nn.Module):
         network = self._at_step(step_index)
         network = view(network, network.up_to(self.stages[-1]))
         network = network.at(tuple(inputs.x_t.shape[1:]))
-        given = network.inputs(inputs.x_t, inputs.t)
-        view(network, self._taps(network, found)).predict(*given, inputs.condition)
+        view(network, self._taps(network, found)).output(*inputs)
         return self._maps(found, inputs)
 
     def _maps(self, found: Sequence[Any], inputs: Inputs) -> list[Tensor]:

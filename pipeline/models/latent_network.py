@@ -136,7 +136,7 @@ class LatentNetwork(PromptedNetwork):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predict x0, of samples of any shape that fits; see `Denoiser.forward`."""
         t, network = t.expand(len(x_t)), self.at(tuple(x_t.shape[1:]))
-        output = network.predict(*network.inputs(x_t, t), condition)
+        output = network.output(x_t, t, condition)
         return network.read(output[:, : x_t.shape[1]], x_t, t)  # some predict a variance too
 
     def at(self, shape: Shape) -> Self:

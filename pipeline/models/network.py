@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import diffusers
+import torch
 from torch import Tensor, nn
 
 from pipeline.diffusion.condition import Condition, Inputs
@@ -42,6 +43,7 @@ class Network(Denoiser, Family):
         time_embedding: Last part of the names of modules that embed the time, (B,) -> (B, D).
         task: What the Hub calls that which it does.
         lora: Adapters that were merged into the backbone, by diffusers' names; else None.
+        compute_dtype: What the backbone is given its images in; None: in the type they have.
     """
 
     part: ClassVar[str] = "unet"
@@ -49,6 +51,7 @@ class Network(Denoiser, Family):
     time_embedding: ClassVar[str] = "time_embedding"
     task: ClassVar[str] = "text-to-image"
     lora: dict[str, Tensor] | None = None
+    compute_dtype: torch.dtype | None = None
 
     def __init__(
         self, backbone: Any, schedule: Schedule, prediction: str, shape: tuple[int, ...]
@@ -115,8 +118,13 @@ class Network(Denoiser, Family):
         """
         raise NotImplementedError
 
+    def output(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """What the backbone gives, (B, C, H, W), in its own type; else as `Denoiser.forward`."""
+        given, time = self.inputs(x_t, t)
+        return self.predict(given.to(self.compute_dtype or given.dtype), time, condition)
+
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """What the backbone gives, (B, C, H, W), of its `inputs`; else as `Denoiser.forward`."""
+        """What the backbone gives, (B, C, H, W), of its `inputs`; conditions get their type."""
         raise NotImplementedError
 
     def inputs(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

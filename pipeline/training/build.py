@@ -11,7 +11,11 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.optim import AdamW, Optimizer
 
 from pipeline.config import Config, DistillConfig
@@ -23,6 +27,8 @@ from pipeline.methods.microbatch import Microbatch, RealImages
 from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.ema import Average, ema_of
+from pipeline.models.frozen import sharing_copy
+from pipeline.models.half import HALF, compute_in_half, tell_half
 from pipeline.models.sampling import guide
 from pipeline.runs.checkpoint import State
 from pipeline.runs.init_from import InitFrom
@@ -30,7 +36,8 @@ from pipeline.runs.run import Run
 from pipeline.training.gan_images import new_source
 from pipeline.training.method import build_method, new_networks
 from pipeline.training.sample_grid import SampleGrid
-from pipeline.training.step import Trained, TrainStep
+from pipeline.training.step import TrainStep
+from pipeline.training.trained import Masters, Trained
 from pipeline.utils.errors import UserError
 
 
@@ -63,7 +70,7 @@ def prepare(config: Config) -> TrainingRun:
         UserError: If the teacher, the pairs, the weights to start from or those of the distance
             cannot be read, or do not belong together.
     """
-    distill, accelerator = config.distill, _accelerator(config.distill.precision)
+    distill, accelerator = config.distill, _accelerator()
     device = accelerator.device
     run = Run(config)
     teacher = run.load_teacher().to(device)
@@ -72,14 +79,15 @@ def prepare(config: Config) -> TrainingRun:
     if distill.start_from:
         InitFrom(distill, config.teacher, config.s3).load(student, critic)
     student, critic = student.to(device), critic.to(device)
-    if distill.precision == "bf16":
-        for weight in teacher.parameters():
-            weight.data = weight.data.bfloat16()
+    half = distill.precision == "bf16"
+    if half:
+        compute_in_half(teacher)
     ema = ema_of(student, distill.ema)
     networks = {"student": student, "critic": critic, "ema": ema}
     if distill.sharded and dist.is_initialized():
-        for network in (*networks.values(), *([teacher] if distill.shard_teacher else [])):
-            _shard(network, device)
+        for network in (student, critic, *([teacher] if distill.shard_teacher else [])):
+            _shard(network, device, half)
+        _shard(ema, device, half=False)
     trained = {
         name: _trained(networks[name], rate, accelerator, distill)
         for name, rate in (("student", student_rate(distill)), ("critic", critic_rate(distill)))
@@ -118,13 +126,12 @@ def prepare(config: Config) -> TrainingRun:
     )
 
 
-def _accelerator(precision: str) -> Accelerator:
+def _accelerator() -> Accelerator:
     # PyTorch's DDP rebuilds its buckets after the first step of a process, and three and more
     # workers then sum in another order after a restart: with this it does not.
     wrapper = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(
         cpu=not torch.cuda.is_available() or os.environ.get("ACCELERATE_TORCH_DEVICE") == "cpu",
-        mixed_precision="bf16" if precision == "bf16" else "no",
         kwargs_handlers=[wrapper],
     )
 
@@ -159,12 +166,20 @@ def _warmup(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / (steps + 1))
 
 
-def _shard(network: nn.Module, device: torch.device) -> None:
-    """Split the weights over all workers with FSDP2, block by block."""
+def _shard(network: nn.Module, device: torch.device, half: bool) -> None:
+    """Split the weights over all workers with FSDP2, block by block.
+
+    With `half` the network computes with weights that are gathered in bfloat16; their gradients
+    are added up in float32.
+    """
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    policy = MixedPrecisionPolicy(cast_forward_inputs=False)
+    if half:
+        policy = replace(policy, param_dtype=HALF, reduce_dtype=torch.float32)
+        tell_half(network)
     for block in _blocks(network):
-        fully_shard(block, mesh=mesh)
-    fully_shard(network, mesh=mesh, reshard_after_forward=True)
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(network, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     for method in (
         ("denoise", "logits", "denoise_and_logits") if isinstance(network, Critic) else ()
     ):
@@ -200,11 +215,16 @@ def _trained(
     accelerator: Accelerator,
     distill: DistillConfig,
 ) -> Trained:
-    optimizer = _optimizer(network, distill.optimizer)
-    if distill.sharded or accelerator.num_processes == 1:  # Accelerate would wrap it in DDP
+    optimizer, masters = _optimizer(network, distill.optimizer), None
+    if distill.sharded and dist.is_initialized():  # FSDP2 has the weights in float32 itself
         return Trained(network, optimizer, rate)
-    prepared, prepared_optimizer = accelerator.prepare(network, optimizer)
-    return Trained(prepared, prepared_optimizer, rate)
+    if distill.precision == "bf16":
+        master, network = network, sharing_copy(network)
+        compute_in_half(network)
+        masters = Masters(master, network)
+    if accelerator.num_processes > 1:
+        network = accelerator.prepare(network)
+    return Trained(network, optimizer, rate, masters)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,9 @@
 """The hook that draws sample pictures."""
 
+import torch
+
 from pipeline.config import DistillConfig
+from pipeline.models.half import HALF
 from pipeline.runs.metrics_log import MetricsLog
 from pipeline.training.build import TrainingRun
 from pipeline.training.hooks import Hook, due
@@ -26,9 +29,9 @@ class DrawSamples(Hook):
     def after_step(self, step: int, result: StepResult) -> None:
         if not due(step, self._distill.sample_every, self._distill.steps):
             return
-        training = self._training
+        training, device = self._training, self._training.step.accelerator.device
         with training.step.clock("picture"):
-            with training.step.accelerator.autocast():
+            with torch.autocast(device.type, HALF, enabled=self._distill.precision == "bf16"):
                 rows = training.grid.rows(training.ema, training.state.networks["critic"])
             if self._log is not None:
                 self._log.grid(step, rows)

@@ -29,7 +29,8 @@ class Hook:
     def after_student_update(self, step: int) -> None:
         """The student has new weights; the critic does not learn before this returns.
 
-        Not called where the student did not learn, or its gradient was not finite.
+        Not called where the student had no turn. Where its gradient was not finite they are the
+        old ones.
         """
 
     def after_step(self, step: int, result: StepResult) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Self
 
 import torch
@@ -48,9 +48,9 @@ class LogMetrics(Hook):
 
     def after_step(self, step: int, result: StepResult) -> None:
         self._since.append(result.figures)
-        self._skipped += bool(result.skipped)
         if not due(step, self._distill.log_every, self._distill.steps):
             return
+        self._skipped += sum(not all(map(torch.isfinite, norms)) for norms in self._norms())
         figures = _means(self._since, self._accelerator) | {"skipped": self._skipped}
         if self._log is not None:
             self._drift.look(step, figures)
@@ -59,6 +59,11 @@ class LogMetrics(Hook):
             self._log.scalars(step, figures)
             self._show(figures)
         self._since.clear()
+
+    def _norms(self) -> Iterator[list[Tensor]]:
+        """Of each step's gradients; that of a network that skipped it is not finite."""
+        for figures in self._since:
+            yield [value for name, value in figures.items() if name.endswith("_norm")]
 
 
 def _means(since: list[dict[str, Tensor]], accelerator: Accelerator) -> dict[str, float]:

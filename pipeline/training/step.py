@@ -1,33 +1,18 @@
 """The optimiser step: microbatches in, one update of the student and one of the critic out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
-import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch import Tensor
 
+from pipeline.diffusion.pairs import PairBatch
 from pipeline.diffusion.sampler import Denoise
 from pipeline.methods.dmd import DMD
 from pipeline.methods.microbatch import Loss, Microbatch
 from pipeline.training.clock import Clock
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A network in training.
-
-    Attributes:
-        network: As Accelerate prepared it: wrapped where several workers share its gradients.
-        optimizer: Its optimiser.
-        rate: Learning rate at a step, counted from 0.
-    """
-
-    network: nn.Module
-    optimizer: torch.optim.Optimizer
-    rate: Callable[[int], float]
+from pipeline.training.trained import Trained
 
 
 @dataclass(frozen=True)
@@ -49,17 +34,48 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class Update:
+    """What a network's update was made of, on the device still.
+
+    Attributes:
+        norm: Of the batch's gradient before it was clipped, (); the same on every worker.
+        parts: Losses of this worker's microbatches by their names, () each, by their numbers.
+        pairs: The pairs in them.
+    """
+
+    norm: Tensor
+    parts: Mapping[int, Mapping[str, Tensor]]
+    pairs: Mapping[int, PairBatch | None]
+
+    def skipped(self, network: str) -> Skipped | None:
+        """Whether the network did not take it, and why; waits until the device has come so far."""
+        if self.norm.isfinite():
+            return None
+        for number, parts in self.parts.items():
+            for part, value in parts.items():
+                if not value.isfinite():
+                    pairs = self.pairs[number]
+                    return Skipped(network, number, part, pairs.ids.tolist() if pairs else [])
+        return Skipped(network)
+
+
+@dataclass(frozen=True)
 class StepResult:
-    """What a step gives back.
+    """What a step gives back; nothing in it has been waited for.
 
     Attributes:
         figures: Scalars for the log: this worker's share of each, so that the sum over all
             workers is the batch's figure.
-        skipped: The networks that did not take it; the same ones on every worker.
+        updates: Of the networks that had their turn, by "student" and "critic".
     """
 
     figures: dict[str, Tensor]
-    skipped: list[Skipped]
+    updates: dict[str, Update]
+
+    def skipped(self) -> list[Skipped]:
+        """The networks that did not take it, the same ones on every worker; waits for the step."""
+        found = (update.skipped(name) for name, update in self.updates.items())
+        return [each for each in found if each is not None]
 
 
 @dataclass(frozen=True)
@@ -73,7 +89,7 @@ class TrainStep:
         method: Losses, and who learns at a step.
         student, critic: The networks in training.
         teacher: Frozen, under its guidance.
-        accelerator: Device, precision and gradient synchronisation.
+        accelerator: Device and gradient synchronisation.
         microbatches: Their number in the global batch.
         clip: Largest norm of a gradient.
         clock: Counts the student's and the critic's share of the time.
@@ -104,15 +120,17 @@ class TrainStep:
             step: Counted from 0.
             mine: This worker's microbatches, by their numbers in the global batch.
             after_student_update: Called with the number of steps done, this one included,
-                between the student's update and the critic's; not if the student had none.
+                between the student's update and the critic's; not if the student had no turn.
         """
         plan = self.method.plan(step)
+        self.student.renew()
+        self.critic.renew()
         bare_student = self.accelerator.unwrap_model(self.student.network)
         bare_critic = self.accelerator.unwrap_model(self.critic.network)
         samples: dict[int, Tensor] = {}
-        done = StepResult({}, [])
+        done = StepResult({}, {})
         if plan.critic and not plan.on_samples:
-            with self.clock("student"), self.accelerator.autocast():
+            with self.clock("student"):
                 samples = {
                     n: self.method.samples(bare_student, microbatch)
                     for n, microbatch in mine.items()
@@ -127,8 +145,7 @@ class TrainStep:
 
             with self.clock("student"):
                 losses = self._update("student", self.student, step, mine, student_loss, done)
-                if not done.skipped:
-                    after_student_update(step + 1)
+                after_student_update(step + 1)
             samples |= {n: x.samples for n, x in losses.items() if x.samples is not None}
         if plan.critic:
 
@@ -157,31 +174,15 @@ class TrainStep:
         losses, last = {}, max(mine)
         for number in mine:
             with nullcontext() if number == last else self.accelerator.no_sync(trained.network):
-                with self.accelerator.autocast():
-                    losses[number] = loss_of(number)
+                losses[number] = loss_of(number)
                 self.accelerator.backward(losses[number].total * (share * mine[number].weight))
-        norm = self.accelerator.clip_grad_norm_(trained.network.parameters(), self.clip)
-        if isinstance(norm, DTensor):
-            norm = norm.full_tensor()
-        if norm.isfinite():
-            for group in trained.optimizer.param_groups:
-                group["lr"] = trained.rate(step)
-            trained.optimizer.step()
-        else:
-            done.skipped.append(_reason(name, mine, losses))
-        trained.optimizer.zero_grad()
+        norm = trained.update(step, self.clip, self.accelerator)
+        parts = {number: loss.parts for number, loss in losses.items()}
+        pairs = {number: microbatch.pairs for number, microbatch in mine.items()}
+        done.updates[name] = Update(norm, parts, pairs)
         for number, loss in losses.items():
             for part, value in loss.parts.items():
                 mean = value * (mine[number].weight / self.microbatches)
                 done.figures[part] = done.figures.get(part, 0.0) + mean
         done.figures[f"{name}_norm"] = norm / self.accelerator.num_processes
         return losses
-
-
-def _reason(network: str, mine: dict[int, Microbatch], losses: dict[int, Loss]) -> Skipped:
-    for number, loss in losses.items():
-        for part, value in loss.parts.items():
-            if not value.isfinite():
-                pairs = mine[number].pairs
-                return Skipped(network, number, part, pairs.ids.tolist() if pairs else [])
-    return Skipped(network)

@@ -34,6 +34,8 @@ _DRIFT = {
 class Watchdog(Hook):
     """Counts the steps that a network skipped in a row and ends the run when they are too many.
 
+    A step is looked at after the next one, when the device is done with it.
+
     Args:
         limit: Steps in a row.
         folder: Of the run, for `skipped.jsonl`.
@@ -44,23 +46,36 @@ class Watchdog(Hook):
         self._limit, self._accelerator = limit, accelerator
         self._file = folder / "skipped.jsonl"
         self._in_a_row = {"student": 0, "critic": 0}
+        self._newest: tuple[int, StepResult] | None = None
 
     def after_step(self, step: int, result: StepResult) -> None:
+        """Look at the step before; raises as `_look`."""
+        before, self._newest = self._newest, (step, result)
+        if before is not None:
+            self._look(*before)
+
+    def __exit__(self, *error: object) -> None:
+        """Look at the last step, unless there was an error; raises as `_look`."""
+        if self._newest is not None and error[0] is None:
+            self._look(*self._newest)
+
+    def _look(self, step: int, result: StepResult) -> None:
         """Count, and write down what was skipped.
 
         Raises:
             UserError: If it is one too many; names the loss, the microbatch and the file with the
                 batch's ids.
         """
-        skipped = {each.network for each in result.skipped}
+        found = result.skipped()
+        skipped = {each.network for each in found}
         for network in self._in_a_row:
             if network in skipped:
                 self._in_a_row[network] += 1
-            elif f"{network}_norm" in result.figures:
+            elif network in result.updates:
                 self._in_a_row[network] = 0
         if not skipped:
             return
-        rows: list[dict[str, Any]] = gather_object([_row(step, each) for each in result.skipped])
+        rows: list[dict[str, Any]] = gather_object([_row(step, each) for each in found])
         if self._accelerator.is_main_process:
             with self._file.open("a") as lines:
                 lines.writelines(json.dumps(row) + "\n" for row in rows)

@@ -219,7 +219,7 @@ def test_too_many_in_a_row_end_the_run_and_name_loss_lane_and_pairs(tiny_run, mo
     rows = (Path(config.distill.output) / "skipped.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [3, 4]
     assert len(json.loads(rows[0])["pairs"]) == 4
-    assert kept(config)[0] == 2
+    assert kept(config)[0] == 4
 
 
 def test_an_output_folder_belongs_to_one_run(tiny_run):

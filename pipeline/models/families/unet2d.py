@@ -94,7 +94,7 @@ class UNet2D(Network):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predict x0; see `Denoiser.forward`."""
-        return self.read(self.predict(*self.inputs(x_t, t), condition), x_t, t)
+        return self.read(self.output(x_t, t, condition), x_t, t)
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         output: Tensor = self.backbone(x_t, t, class_labels=condition.get("labels")).sample
