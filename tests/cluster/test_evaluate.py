@@ -90,20 +90,19 @@ def test_what_an_actor_refuses_ends_the_job(ray_cluster, tmp_path, monkeypatch) 
     save_student(config)
     other = config.evaluate.model_copy(update={"student": str(tmp_path / "elsewhere")})
     elsewhere = config.model_copy(update={"evaluate": other})  # as on a node without the student
-    made = job.ReadingActor
-    monkeypatch.setattr(job, "ReadingActor", _At(made, elsewhere))
+    monkeypatch.setattr(job, "open_reader", _At(job.open_reader, elsewhere))
     with pytest.raises(UserError, match=r"no model at .*elsewhere.*evaluate\.student"):
         evaluate_student(config)
 
 
 class _At:
-    """Makes readings with other settings."""
+    """Opens a reader with other settings."""
 
-    def __init__(self, make: Callable[..., Any], config: Config) -> None:
-        self.make, self.config = make, config
+    def __init__(self, opened: Callable[..., Any], config: Config) -> None:
+        self.opened, self.config = opened, config
 
     def __call__(self, config: Config, *more: Any) -> Any:
-        return self.make(self.config, *more)
+        return self.opened(self.config, *more)
 
 
 @pytest.mark.prove

@@ -16,6 +16,7 @@ from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Denoiser, Inputs
+from pipeline.models.half import compute_in_half
 from pipeline.models.latent_transformer import LatentTransformer
 from pipeline.models.loading import load_teacher
 from pipeline.models.network import Network
@@ -90,6 +91,22 @@ class TrainingLaws:
         assert {name for name, _ in seen.found} <= {*teacher.tapped(stages[:1])}
         (first,) = seen.maps(inputs)
         close(first, maps[0], 1e-5)
+
+    def test_it_computes_in_bfloat16(self, stock, builder, teacher):
+        """Heads too, without autocast; x0 and logits are in float32, and all of it learns."""
+        critic = Critic(new_student(teacher, NETWORK, 0), [0])
+        labels, x_t = builder.labels_of(teacher), builder.noise()
+        condition = critic.denoiser.conditioner(labels, len(x_t))
+        inputs = Inputs(x_t, apart_times(critic.denoiser), condition)
+        exact = critic.denoise(inputs).detach()
+        compute_in_half(critic)
+        x0, logits = critic.denoise_and_logits(inputs)
+        assert x0.dtype == logits.dtype == torch.float32
+        assert 0 < (x0 - exact).norm() < 0.05 * exact.norm()
+        (x0.square().mean() + logits.mean()).backward()
+        gradients = [weight.grad for weight in critic.parameters() if weight.grad is not None]
+        assert len(gradients) > 0.7 * len(list(critic.parameters()))
+        assert all(each.isfinite().all() for each in gradients)
 
     @torch.no_grad()
     def test_features_are_at_their_places_in_the_image(self, stock, builder, config):

@@ -92,7 +92,7 @@ class HunyuanVideo15(VideoNetwork):
             output: Tensor = self.backbone(
                 hidden_states=torch.cat([x_t, torch.zeros_like(x_t), 0 * x_t[:, :1]], dim=1),
                 image_embeds=no_image,  # masked, so one token does for all of an image's
-                timestep=self.position(t),
+                timestep=self.position(t).to(x_t.dtype),
                 encoder_hidden_states=condition["tokens"].to(x_t.dtype),
                 encoder_attention_mask=condition["mask"],
                 encoder_hidden_states_2=condition["glyphs"].to(x_t.dtype),
