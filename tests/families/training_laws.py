@@ -1,5 +1,6 @@
 """A family can be learnt from: copies, critic, a run in the jobs, and what it takes."""
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -9,21 +10,29 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pipeline.config import Config
+from pipeline.config import Config, DistillConfig
 from pipeline.data.fetch import fetch_inputs
+from pipeline.diffusion.pairs import PairBatch
 from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Denoiser, Inputs
+from pipeline.models.experts import Experts
+from pipeline.models.families.gaussian import GaussianMixture
 from pipeline.models.half import compute_in_half
 from pipeline.models.latent_transformer import LatentTransformer
 from pipeline.models.loading import load_teacher
 from pipeline.models.network import Network
+from pipeline.models.sampling import guide
 from pipeline.models.students import load_student, new_student
 from pipeline.runs.run import Run
 from pipeline.training import loop
 from pipeline.training.memory import Footprint, footprint, saved_bytes
+from pipeline.training.method import build_method, new_networks
+from pipeline.training.step import TrainStep
+from pipeline.training.trained import Masters, Trained
 from tests.families.builder import backbones
 from tests.families.measures import (
     NETWORK,
@@ -202,6 +211,34 @@ class TrainingLaws:
             old, new = (dict(network.named_parameters()) for network in (teacher, student))
             assert changed(old, new) > 0.9, "all of it learns"
 
+    def test_nothing_in_a_step_waits_for_the_device(self, builder, config, teacher):
+        """On the meta device, whose tensors have no values that could be waited for."""
+        if isinstance(teacher, GaussianMixture):
+            pytest.skip("it is a formula, for tests")
+        if isinstance(teacher.backbone, Experts):
+            pytest.skip("which of two experts is called is read from the times")
+        distill = DistillConfig.model_validate(
+            {"draws": "shared", "gan": {"real": "pairs"}, "regression": {"distance": "l2"}}
+            | {"regression_steps": 0, "burn_in_steps": 0, "student": {"every": 1}}
+        )
+        at_meta = copy.deepcopy(teacher).to("meta")
+        method = build_method(distill, at_meta, torch.device("meta"))
+        networks = new_networks(distill, NETWORK, 0, at_meta)
+        labels, noise = builder.labels_of(teacher), builder.noise()
+        pairs = PairBatch(torch.arange(2), labels, noise, noise)
+        drawn = method.draw(4, torch.Generator(), pairs, (noise, labels), 0, "meta")
+        step = TrainStep(
+            method,
+            *(in_training(network.to("meta")) for network in networks),
+            guide(at_meta, 3.0 if guidable(teacher) else 1.0),
+            Accelerator(cpu=True),
+            microbatches=1,
+            clip=1.0,
+        )
+        figures = step(0, {0: drawn}).figures
+        assert {"regression", "matching_gradient", "gan_student", "critic"} <= figures.keys()
+        assert all(value.is_meta for value in figures.values())
+
     def test_the_forecast_counts_what_is_there(self, builder, config, teacher, figures):
         """Weights, encoders and VAE included, and what a pass keeps; real ones beside meta's."""
         whole = Config.model_validate(
@@ -231,6 +268,22 @@ class TrainingLaws:
         )
         for share, there in vars(found).items():
             figures("memory", off(getattr(counted, share), there))
+
+
+class OnDevice(torch.optim.SGD):
+    """Stands for a fused optimiser, which there is none of on the meta device."""
+
+    def step(self, closure: Any = None) -> None:
+        pass
+
+
+def in_training(network: nn.Module) -> Trained:
+    """With copies in bfloat16."""
+    optimizer = OnDevice(network.parameters(), lr=0.0)
+    optimizer.defaults["fused"] = True
+    computing = copy.deepcopy(network)
+    compute_in_half(computing)
+    return Trained(computing, optimizer, lambda step: 0.0, Masters(network, computing))
 
 
 def stored(run: Run, name: str) -> dict[str, Tensor]:
