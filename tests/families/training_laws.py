@@ -226,7 +226,7 @@ class TrainingLaws:
         networks = new_networks(distill, NETWORK, 0, at_meta)
         labels, noise = builder.labels_of(teacher), builder.noise()
         pairs = PairBatch(torch.arange(2), labels, noise, noise)
-        drawn = method.draw(4, torch.Generator(), pairs, (noise, labels), 0, "meta")
+        drawn = method.draw(len(noise), torch.Generator(), pairs, (noise, labels), 0, "meta")
         step = TrainStep(
             method,
             *(in_training(network.to("meta")) for network in networks),
