@@ -47,6 +47,7 @@ class Flux(LatentTransformer):
         "pooled_projection_dim": {"text_encoder.hidden_size": 1},
     }
     patch = 2
+    reads_padding = True  # its pipeline has no mask
 
     @classmethod
     def fingerprint_settings(cls, teacher: TeacherConfig, backbone: Mapping[str, Any]) -> str:

@@ -84,7 +84,7 @@ class HunyuanVideo15(VideoNetwork):
         )
         kept = mask[0] > 0  # of one prompt, so that no token is padding
         text = {"tokens": tokens[:, kept], "mask": mask[:, kept]}
-        return Condition({**text, "glyphs": glyphs, "glyph_mask": glyph_mask})
+        return Condition({**text, "tokens_glyphs": glyphs, "mask_glyphs": glyph_mask})
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         no_image = x_t.new_zeros(len(x_t), 1, self.backbone.config.image_embed_dim)
@@ -95,8 +95,8 @@ class HunyuanVideo15(VideoNetwork):
                 timestep=self.position(t),
                 encoder_hidden_states=condition["tokens"].to(x_t.dtype),
                 encoder_attention_mask=condition["mask"],
-                encoder_hidden_states_2=condition["glyphs"].to(x_t.dtype),
-                encoder_attention_mask_2=condition["glyph_mask"],
+                encoder_hidden_states_2=condition["tokens_glyphs"].to(x_t.dtype),
+                encoder_attention_mask_2=condition["mask_glyphs"],
             ).sample
         return output
 

@@ -36,6 +36,7 @@ class LatentUNet(LatentNetwork):
     """
 
     takes = {VP: PREDICTIONS, EDM: ("edm", "edm_v")}
+    reads_padding = True  # their pipelines have no mask
 
     @classmethod
     def fingerprint_settings(cls, teacher: TeacherConfig, backbone: Mapping[str, Any]) -> str:
