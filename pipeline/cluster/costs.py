@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.cluster.node import Speed
-from pipeline.config import Config
+from pipeline.config import DistillConfig, DoctorConfig, PairsConfig
 from pipeline.models.condition import Prompts
 from pipeline.models.denoiser import Denoiser
 from pipeline.runs.conditions import RunConditions
-from pipeline.stages.plan import set_bytes, teacher_calls, training_calls
-from pipeline.training.memory import footprint
+from pipeline.stages.plan import teacher_calls, training_calls
+from pipeline.training.memory import Footprint
 
 GIB = 2**30
 
@@ -31,14 +31,15 @@ class Output:
     most: bool = False
 
 
-def outputs(config: Config, teacher: Denoiser) -> dict[str, Output]:
-    """Pairs and checkpoints, by the URIs of their outputs; none is taken to be there."""
-    whole = footprint(config, teacher)
+def checkpoints(whole: Footprint, kept: int) -> Output:
+    """As many as a run keeps, and two.
+
+    Args:
+        whole: Of all networks of a run.
+        kept: As `distill.keep`.
+    """
     state = whole.moments + 3 * whole.gradients // 2  # gradients are of two networks of three
-    return {
-        config.pairs.output: Output(set_bytes(config.pairs.count, teacher.buckets)),
-        config.distill.output: Output((config.distill.keep + 2) * state),
-    }
+    return Output((kept + 2) * state)
 
 
 def stored_conditions(found: RunConditions, teacher: Denoiser, precision: str) -> Output:
@@ -67,30 +68,33 @@ def stored_conditions(found: RunConditions, teacher: Denoiser, precision: str) -
 
 
 def estimate(
-    config: Config, outputs: Mapping[str, Output], speeds: Mapping[str, Speed]
+    pairs: PairsConfig,
+    distill: DistillConfig,
+    prices: DoctorConfig,
+    stored: int,
+    speeds: Mapping[str, Speed],
 ) -> list[str]:
     """Hours and price of both jobs, and of what is stored, a line each.
 
     Args:
-        config: Of the run.
-        outputs: What it stores.
+        pairs, distill, prices: Settings of a run.
+        stored: Bytes of its outputs.
         speeds: Of "pairs.actors" and "distill.workers".
     """
-    prices, total, lines = config.doctor, 0.0, []
+    total, lines = 0.0, []
     work = {
-        "pairs.actors": (teacher_calls(config.pairs) * config.pairs.count, 0.0),
-        "distill.workers": training_calls(config.distill, config.pairs.guidance).evaluations(),
+        "pairs.actors": (teacher_calls(pairs) * pairs.count, 0.0),
+        "distill.workers": training_calls(distill, pairs.guidance).evaluations(),
     }
     for name, (by_teacher, by_student) in work.items():
         speed = speeds[name]
-        share = config.pairs.actors if name == "pairs.actors" else config.distill.workers
+        share = pairs.actors if name == "pairs.actors" else distill.workers
         hours = (by_teacher * speed.teacher + by_student * speed.student) / 3600
         price = hours * (share.gpus * prices.gpu_hour + share.cpus * prices.cpu_hour)
         total += price
         kind = "GPU" if share.gpus else "worker"
         lines.append(f"{name.split('.')[0]}: {hours:.3g} {kind}-hours, {price:.2f}")
-    stored = sum(each.bytes for each in outputs.values()) / GIB
-    month = stored * prices.gib_month
-    lines.append(f"storage: {stored:.3g} GiB, {month:.2f} a month")
+    month = stored / GIB * prices.gib_month
+    lines.append(f"storage: {stored / GIB:.3g} GiB, {month:.2f} a month")
     lines.append(f"in all: {total:.2f}, and {month:.2f} a month (prices: doctor.*)")
     return lines

@@ -1,7 +1,7 @@
 """The check before a run: what would stop it, and what it will cost, before money is spent."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import ray
@@ -22,7 +22,7 @@ from pipeline.models.loading import load_teacher, teacher_fingerprint
 from pipeline.models.solver_notes import solver_note
 from pipeline.runs.run import Run
 from pipeline.stages.pairs import pair_plan
-from pipeline.stages.plan import plan
+from pipeline.stages.plan import plan, set_bytes
 from pipeline.training.memory import footprint
 from pipeline.utils.errors import UserError, problem_line
 from pipeline.utils.uris import is_remote
@@ -118,9 +118,12 @@ class Examination:
     def outputs(self) -> dict[str, Output]:
         """What the run stores, and the conditions that it reads."""
         config, conditions = self.config, Run(self.local).conditions
-        found = costs.outputs(config, self.teacher)
-        if self._manifest:
-            found[config.pairs.output] = replace(found[config.pairs.output], made=True)
+        pairs = set_bytes(config.pairs.count, self.teacher.buckets)
+        whole = footprint(config, self.teacher)
+        found = {
+            config.pairs.output: Output(pairs, made=bool(self._manifest)),
+            config.distill.output: costs.checkpoints(whole, config.distill.keep),
+        }
         if conditions:
             precision = config.embed.precision
             stored = costs.stored_conditions(conditions, self.teacher, precision)
@@ -289,4 +292,5 @@ class Examination:
 
     def estimate(self) -> list[str]:
         """Hours and price of both jobs, from the measured speeds."""
-        return costs.estimate(self.config, self.outputs, self.speeds)
+        config, stored = self.config, sum(each.bytes for each in self.outputs.values())
+        return costs.estimate(config.pairs, config.distill, config.doctor, stored, self.speeds)
