@@ -92,13 +92,15 @@ class Flux(LatentTransformer):
 
     @property
     def comfyui(self) -> ComfyUI | None:
-        return ComfyUI(
+        known = ComfyUI(
             type="flux",
             encoders=("clip_l.safetensors", "t5xxl_fp16.safetensors"),
             source=("comfyanonymous/flux_text_encoders",),
             padding=(0, 512),
-            guidance=self.embedded_guidance if self.backbone.config.guidance_embeds else None,
         )
+        if not self.backbone.config.guidance_embeds:
+            return known
+        return known.telling("FluxGuidance", guidance=self.embedded_guidance)
 
     def usage(self) -> list[str]:
         embedded = self.backbone.config.get("guidance_embeds")

@@ -22,7 +22,7 @@ _DEPTHS: tuple[Depths, ...] = (
 )
 """Of the UNets in ComfyUI's list of diffusers' (`model_detection`)."""
 COMFYUI: dict[str, Any] = {
-    "latents": "EmptyLatentImage",
+    "latents": ("EmptyLatentImage", {}),
     "kohya": True,
     "dtype": torch.float16,
 }
