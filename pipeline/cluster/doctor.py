@@ -6,6 +6,8 @@ from functools import cached_property
 
 import ray
 
+from pipeline.cluster import costs
+from pipeline.cluster.costs import GIB, Output
 from pipeline.cluster.network import check_reach
 from pipeline.cluster.node import Node, Speed, look_at_nodes, measure_speed, versions
 from pipeline.cluster.session import connect
@@ -16,16 +18,15 @@ from pipeline.data.sources.source import Source
 from pipeline.data.storage import Storage, probe
 from pipeline.evaluation.reference import SETTING
 from pipeline.models.denoiser import Denoiser
-from pipeline.models.loading import teacher_fingerprint
+from pipeline.models.loading import load_teacher, teacher_fingerprint
 from pipeline.models.solver_notes import solver_note
 from pipeline.runs.run import Run
 from pipeline.stages.pairs import pair_plan
-from pipeline.stages.plan import plan, set_bytes, teacher_calls, training_calls
+from pipeline.stages.plan import plan, set_bytes
 from pipeline.training.memory import footprint
 from pipeline.utils.errors import UserError, problem_line
 from pipeline.utils.uris import is_remote
 
-GIB = 2**30
 CONTEXT = GIB
 """Bytes that CUDA and its libraries take beside a network."""
 
@@ -108,15 +109,34 @@ class Examination:
 
     @cached_property
     def teacher(self) -> Denoiser:
-        """As a worker has it."""
-        return Run(self.local).load_teacher()
+        """As a worker has it; with text encoders where stored conditions are still to be made."""
+        run = Run(self.local)
+        unmade = run.conditions and not run.conditions.made
+        return load_teacher(self.local.teacher) if unmade else run.load_teacher()
+
+    @cached_property
+    def outputs(self) -> dict[str, Output]:
+        """What the run stores, and the conditions that it reads."""
+        config, conditions = self.config, Run(self.local).conditions
+        pairs = set_bytes(config.pairs.count, self.teacher.buckets)
+        whole = footprint(config, self.teacher)
+        found = {
+            config.pairs.output: Output(pairs, made=bool(self._manifest)),
+            config.distill.output: costs.checkpoints(whole, config.distill.keep),
+        }
+        if conditions:
+            precision = config.embed.precision
+            stored = costs.stored_conditions(conditions, self.teacher, precision)
+            found[config.embed.output] = stored
+        return found
 
     @cached_property
     def nodes(self) -> list[Node]:
         """Every node that is there now, and what it sees of the local outputs."""
         self.check_cluster()
         outputs = {self.config.pairs.output: self._manifest, self.config.distill.output: None}
-        outputs |= {self.config.embed.output: shards.PLAN} if self._stored else {}
+        if conditions := Run(self.local).conditions:
+            outputs[self.config.embed.output] = shards.PLAN if conditions.made else None
         local = {folder: file for folder, file in outputs.items() if not is_remote(folder)}
         return look_at_nodes(local, self.config.doctor.patience)
 
@@ -237,8 +257,9 @@ class Examination:
         return f"{len(self.nodes)} nodes see all folders"
 
     def check_disk(self) -> str:
-        """Local folders have room for pairs, unless they are made, and checkpoints."""
-        needs = self._needs() | ({self.config.pairs.output: 0} if self._manifest else {})
+        """Local folders have room for what is not made yet."""
+        missing = {folder: each for folder, each in self.outputs.items() if not each.made}
+        needs = {folder: each.bytes for folder, each in missing.items()}
         for node in self.nodes:
             for folder, free in node.free.items():
                 if free < needs.get(folder, 0):
@@ -246,7 +267,8 @@ class Examination:
                         f"{folder} needs {needs[folder] / GIB:.2f} GiB and has {free / GIB:.2f} "
                         "free: free space, lower distill.keep or pairs.count, or use s3://"
                     )
-        return f"{sum(needs.values()) / GIB:.2f} GiB needed"
+        most = ", at most" if any(each.most for each in missing.values()) else ""
+        return f"{sum(needs.values()) / GIB:.2f} GiB needed{most}"
 
     def check_workers(self) -> str:
         """A node takes an actor's and a worker's task and can load the teacher."""
@@ -270,31 +292,5 @@ class Examination:
 
     def estimate(self) -> list[str]:
         """Hours and price of both jobs, from the measured speeds."""
-        config, prices, total, lines = self.config, self.config.doctor, 0.0, []
-        work = {
-            "pairs.actors": (teacher_calls(config.pairs) * config.pairs.count, 0.0),
-            "distill.workers": training_calls(config.distill, config.pairs.guidance).evaluations(),
-        }
-        for name, (by_teacher, by_student) in work.items():
-            speed = self.speeds[name]
-            share = config.pairs.actors if name == "pairs.actors" else config.distill.workers
-            hours = (by_teacher * speed.teacher + by_student * speed.student) / 3600
-            price = hours * (share.gpus * prices.gpu_hour + share.cpus * prices.cpu_hour)
-            total += price
-            kind = "GPU" if share.gpus else "worker"
-            lines.append(f"{name.split('.')[0]}: {hours:.3g} {kind}-hours, {price:.2f}")
-        stored = sum(self._needs().values()) / GIB
-        month = stored * prices.gib_month
-        lines.append(f"storage: {stored:.3g} GiB, {month:.2f} a month")
-        lines.append(f"in all: {total:.2f}, and {month:.2f} a month (prices: doctor.*)")
-        return lines
-
-    def _needs(self) -> dict[str, int]:
-        """Bytes that each output will take."""
-        config = self.config
-        whole = footprint(config, self.teacher)
-        state = whole.moments + 3 * whole.gradients // 2  # gradients are of two networks of three
-        return {
-            config.pairs.output: set_bytes(config.pairs.count, self.teacher.buckets),
-            config.distill.output: (config.distill.keep + 2) * state,
-        }
+        config, stored = self.config, sum(each.bytes for each in self.outputs.values())
+        return costs.estimate(config.pairs, config.distill, config.doctor, stored, self.speeds)

@@ -2,9 +2,10 @@
 
 It is stored as a set of pairs is (`shards`); a row's id is the number of its prompt. A shard has
 the columns `sample_id` (int64), `shapes` (JSON: name -> shape of the tensor), and for each tensor
-one of its bytes, little-endian. Of `tokens` those alone are stored that the `mask` counts, and of a
-mask its bits. The file's metadata says under `tensors` how each is stored, and which type it has in
-a condition. Row groups are small, for rows are read in any order; each has a checksum.
+one of its bytes, little-endian. Of `tokens` those alone are stored that the `mask` counts, without
+a mask those up to the last that is not zeros; and of a mask its bits. The file's metadata says
+under `tensors` how each is stored, and which type it has in a condition. Row groups are small, for
+rows are read in any order; each has a checksum.
 """
 
 import json
@@ -135,6 +136,8 @@ def _pack(id: int, row: Condition, formats: Mapping[str, _Format], whole: bool) 
         mask, values = row.get(_mask_of(name)), value[0]
         if mask is not None and not whole:
             values = values[mask[0].bool()]
+        elif mask is None and name.startswith("tokens"):
+            values = values[: _length(values)]
         try:
             packed[name] = formats[name].pack(values)
         except FloatingPointError as error:
@@ -147,6 +150,12 @@ def _pack(id: int, row: Condition, formats: Mapping[str, _Format], whole: bool) 
 def _mask_of(name: str) -> str:
     """The mask of tokens; of other tensors a name that none has."""
     return name.replace("tokens", "mask") if name.startswith("tokens") else ""
+
+
+def _length(tokens: Tensor) -> int:
+    """Of tokens (L, D), up to the last that is not zeros."""
+    told = tokens.any(-1).nonzero()
+    return int(told[-1]) + 1 if len(told) else 0
 
 
 def _groups(sizes: Sequence[int]) -> Iterator[int]:
@@ -176,15 +185,15 @@ def _formats(metadata: Mapping[str, str]) -> dict[str, _Format]:
 
 
 def _unpack(table: pa.Table, row: int, formats: Mapping[str, _Format]) -> Condition:
-    """The condition of a row, of one sample; zeros where the mask leaves a token out."""
+    """The condition of a row, of one sample; zeros where a token is not stored."""
     shapes, found = json.loads(table[_SHAPES][row].as_py()), dict[str, Tensor]()
     for name in sorted(formats):  # masks come before tokens
         shape, format = shapes[name], formats[name]
         values = format.unpack(table[name][row].as_buffer(), prod(shape))
         if len(values) != prod(shape):
-            mask = found[_mask_of(name)][0].bool()
-            trimmed, values = values, values.new_zeros(shape)
-            values[mask] = trimmed.reshape(-1, *shape[1:])
+            kept, mask = values.reshape(-1, *shape[1:]), found.get(_mask_of(name))
+            values = values.new_zeros(shape)
+            values[slice(len(kept)) if mask is None else mask[0].bool()] = kept
         found[name] = values.reshape(1, *shape)
     return Condition({name: found[name] for name in formats})
 

@@ -31,7 +31,7 @@ def load_prompts(teacher: TeacherConfig) -> Prompts:
 
 
 def reads_padding(teacher: TeacherConfig) -> bool:
-    """Whether the teacher sees tokens that the mask leaves out; raises as `load_prompts`."""
+    """Whether the teacher sees what encoders make of padding; raises as `load_prompts`."""
     return _prompted(teacher)[1].reads_padding
 
 

@@ -124,6 +124,11 @@ class TwoExperts(LatentTransformer):
     def networks(self) -> dict[str, nn.Module]:
         return {f"{self.part}.{name}": each for name, each in self.backbone.named_children()}
 
+    def asked(self, times: Sequence[float]) -> list[str]:
+        noisier, other = self.networks
+        told = self.position(torch.tensor(times, dtype=torch.float64))
+        return [noisier if each >= self.backbone.boundary else other for each in told]
+
     def of_stages(self, found: Sequence[Any], inputs: Inputs) -> list[Tensor]:
         """One expert gives all of its stages before the next."""
         rows = [own for _, own in self.backbone.shares(self.position(inputs.t))]

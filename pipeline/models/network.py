@@ -75,6 +75,10 @@ class Network(Denoiser, Family):
         """The backbone as a pipeline has it, by names here; their ends are the names there."""
         return {self.part: self.backbone}
 
+    def asked(self, times: Sequence[float]) -> list[str]:
+        """Which of its `networks` is asked at each of some times."""
+        return [next(iter(self.networks)) for _ in times]
+
     @property
     def title(self) -> str:
         """What people call the model."""

@@ -33,7 +33,7 @@ class PromptedNetwork(ImageSizes, Network):
         unused: Components of the pipeline that are left out.
         widths: Setting of the backbone -> settings of parts, with factors, whose sum it must be.
         shifts_latents: Whether the pipeline takes the VAE's `shift_factor`; others ignore it.
-        reads_padding: Whether the backbone sees tokens that the mask leaves out.
+        reads_padding: Whether the backbone sees what an encoder makes of padding: it is stored.
         images: Images beside a prompt that the pipeline takes at most; 0: none.
         sees_images: Whether its encoder of prompts sees the images beside them.
     """

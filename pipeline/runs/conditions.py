@@ -39,6 +39,11 @@ class RunConditions:
         self._teacher = teacher
         self._storage = Storage(output, credentials, "embed.output")
 
+    @property
+    def made(self) -> bool:
+        """Whether there is a closed set; raises UserError if the store refuses."""
+        return bool(self._storage.list("manifest-"))
+
     @cached_property
     def manifest(self) -> Manifest[ConditionPlan]:
         """Of the set there is; raises UserError if there is none."""

@@ -64,12 +64,17 @@ def text(length: int, counted: int, width: int = 3, seed: int = 0) -> Condition:
 
 _values = st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.int64, torch.bool])
 _shapes = st.lists(st.integers(0, 5), max_size=4)
+_tokens = st.tuples(st.integers(0, 5), st.integers(0, 5))
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     tensors=st.dictionaries(st.sampled_from(["labels", "pooled", "image", "tokens"]), _values),
-    shapes=st.lists(st.fixed_dictionaries(dict.fromkeys("lpit", _shapes)), min_size=2, max_size=9),
+    shapes=st.lists(
+        st.fixed_dictionaries({**dict.fromkeys("lpi", _shapes), "t": _tokens}),
+        min_size=2,
+        max_size=9,
+    ),
     precision=st.sampled_from(["fp16", "bf16", "fp32"]),
 )
 def test_any_named_tensors_come_back_rounded(tensors, shapes, precision):
@@ -108,6 +113,21 @@ def test_tokens_that_the_mask_leaves_out_are_not_stored(mask):
             dropped = row["tokens"] * (1 if whole else row["mask"][:, :, None])
             assert torch.equal(found["tokens"], dropped) and torch.equal(found["mask"], row["mask"])
             assert torch.equal(found["pooled"], row["pooled"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(told=st.lists(st.lists(st.booleans(), max_size=20), min_size=1, max_size=6))
+def test_without_a_mask_zeros_at_the_end_are_not_stored(told):
+    """Zeros before a token that is none are."""
+    rows = [
+        Condition({"tokens": torch.tensor(each)[None, :, None] * torch.ones(8)}) for each in told
+    ]
+    plan = planned(len(rows), "fp32")
+    table = pq.read_table(pa.BufferReader(conditions.encode(plan, range(len(rows)), rows, False)))
+    kept = [len("".join("01"[each] for each in row).rstrip("0")) for row in told]
+    assert [len(tokens) for tokens in table["tokens"].to_pylist()] == [4 * 8 * n for n in kept]
+    for row, found in zip(rows, decoded(rows, plan).values(), strict=True):
+        assert torch.equal(found["tokens"], row["tokens"])
 
 
 def test_a_file_has_one_percent_more_than_its_values_and_small_row_groups(tmp_path):

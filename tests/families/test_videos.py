@@ -82,7 +82,7 @@ def test_words_in_quotes_are_glyphs_as_the_pipeline_has_them(opened: Opened) -> 
     ours = denoise(teacher, start, torch.ones(1), label)
     close(ours, start - seen[0], 1e-5)
     condition = teacher.conditioner(label, 1).tensors
-    none = {"glyph_mask": torch.zeros_like(condition["glyph_mask"])}
+    none = {"mask_glyphs": torch.zeros_like(condition["mask_glyphs"])}
     assert not torch.allclose(teacher(start, torch.ones(1), Condition({**condition, **none})), ours)
 
 

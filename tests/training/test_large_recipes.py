@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from pipeline.cli import load
-from pipeline.cluster.doctor import CONTEXT, GIB
+from pipeline.cluster.costs import GIB
+from pipeline.cluster.doctor import CONTEXT
 from pipeline.training.memory import footprint
 from tests.fixtures.released import RELEASED
 

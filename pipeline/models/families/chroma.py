@@ -42,7 +42,7 @@ class Chroma(Flux):
     pipelines = ("ChromaPipeline",)
     widths: ClassVar = {"joint_attention_dim": {"text_encoder.hidden_size": 1}}
     time_embedding = "distilled_guidance_layer.in_proj"
-    reads_padding = True
+    reads_padding = True  # its mask is a number that attention adds
 
     @staticmethod
     def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:

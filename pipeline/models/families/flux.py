@@ -47,6 +47,7 @@ class Flux(LatentTransformer):
         "pooled_projection_dim": {"text_encoder.hidden_size": 1},
     }
     patch = 2
+    reads_padding = True  # its pipeline has no mask
 
     @classmethod
     def fingerprint_settings(cls, teacher: TeacherConfig, backbone: Mapping[str, Any]) -> str:
@@ -91,13 +92,15 @@ class Flux(LatentTransformer):
 
     @property
     def comfyui(self) -> ComfyUI | None:
-        return ComfyUI(
+        known = ComfyUI(
             type="flux",
             encoders=("clip_l.safetensors", "t5xxl_fp16.safetensors"),
             source=("comfyanonymous/flux_text_encoders",),
             padding=(0, 512),
-            guidance=self.embedded_guidance if self.backbone.config.guidance_embeds else None,
         )
+        if not self.backbone.config.guidance_embeds:
+            return known
+        return known.telling("FluxGuidance", guidance=self.embedded_guidance)
 
     def usage(self) -> list[str]:
         embedded = self.backbone.config.get("guidance_embeds")

@@ -36,10 +36,20 @@ _NAMES = {
     "single_stream_modulation.linear": "single_stream_modulation.lin",
     "time_guidance_embed.timestep_embedder.linear_1": "time_in.in_layer",
     "time_guidance_embed.timestep_embedder.linear_2": "time_in.out_layer",
+    "time_guidance_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
+    "time_guidance_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
     "norm_out.linear": "final_layer.adaLN_modulation.1",
     "proj_out": "final_layer.linear",
 }
 """ComfyUI's."""
+_COMFYUI: dict[str, Any] = {
+    "type": "flux2",
+    "vae": "flux2-vae.safetensors",
+    "latents": ("EmptyFlux2LatentImage", {}),
+    "names": _NAMES,
+    "swapped": ("norm_out.linear",),
+}
+"""Of all of FLUX.2."""
 _QWEN3_4B = 2560
 """Width of the smaller klein's text encoder."""
 
@@ -117,15 +127,8 @@ class Flux2(Flux):
     def comfyui(self) -> ComfyUI | None:
         size = "4b" if self.backbone.config.joint_attention_dim <= 3 * _QWEN3_4B else "8b"
         klein = "4b" if size == "4b" else "9b"
-        return ComfyUI(
-            type="flux2",
-            encoders=(f"qwen_3_{size}.safetensors",),
-            vae="flux2-vae.safetensors",
-            source=(f"Comfy-Org/vae-text-encorder-for-flux-klein-{klein}",),
-            latents="EmptyFlux2LatentImage",
-            names=_NAMES,
-            swapped=("norm_out.linear",),
-        )
+        source = f"Comfy-Org/vae-text-encorder-for-flux-klein-{klein}"
+        return ComfyUI(**_COMFYUI, encoders=(f"qwen_3_{size}.safetensors",), source=(source,))
 
     def usage(self) -> list[str]:
         return [self._usage('prompt="a photo of a cat"')]  # the pipeline's first one is an image
@@ -161,7 +164,9 @@ class Flux2Dev(Flux2):
 
     @property
     def comfyui(self) -> ComfyUI | None:
-        return None  # no published file of its text encoder is known here
+        encoders, source = ("mistral_3_small_flux2_bf16.safetensors",), ("Comfy-Org/flux2-dev",)
+        known = ComfyUI(**_COMFYUI, encoders=encoders, source=source)
+        return known.telling("FluxGuidance", guidance=self.embedded_guidance)
 
     def usage(self) -> list[str]:
         return [self._usage('prompt="a photo of a cat"', self.embedded_guidance)]

@@ -10,6 +10,8 @@ from torch.overrides import TorchFunctionMode
 
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow
+from pipeline.models.comfyui import ComfyUI
+from pipeline.models.families.flux import COMFYUI
 from pipeline.models.family import register_family
 from pipeline.models.folder import ModelFolder, read_json
 from pipeline.models.vae import VAE, ScaleShift, VideoVAE
@@ -17,6 +19,42 @@ from pipeline.models.video_network import VideoNetwork
 
 _PLAIN = {"guidance_rescale": 0.0, "use_original_formulation": False, "start": 0.0, "stop": 1.0}
 """Settings of a guider under which it is the guidance of `pairs.guidance`."""
+
+_TEXT, _REFINER = "context_embedder", "context_embedder.token_refiner.refiner_blocks.*"
+_OWN = "txt_in.individual_token_refiner.blocks.*"
+_NAMES = {
+    **{f"{_REFINER}.attn.to_{each}": f"{_OWN}.self_attn.qkv" for each in "qkv"},
+    f"{_REFINER}.attn.to_out.0": f"{_OWN}.self_attn.proj",
+    f"{_REFINER}.ff.net.0.proj": f"{_OWN}.mlp.0",
+    f"{_REFINER}.ff.net.2": f"{_OWN}.mlp.2",
+    f"{_REFINER}.norm_out.linear": f"{_OWN}.adaLN_modulation.1",
+    _REFINER: _OWN,
+    f"{_TEXT}.time_text_embed.timestep_embedder.linear_1": "txt_in.t_embedder.in_layer",
+    f"{_TEXT}.time_text_embed.timestep_embedder.linear_2": "txt_in.t_embedder.out_layer",
+    f"{_TEXT}.time_text_embed.text_embedder.linear_1": "txt_in.c_embedder.in_layer",
+    f"{_TEXT}.time_text_embed.text_embedder.linear_2": "txt_in.c_embedder.out_layer",
+    f"{_TEXT}.proj_in": "txt_in.input_embedder",
+    f"{_TEXT}_2.norm": "byt5_in.layernorm",
+    **{f"{_TEXT}_2.linear_{each}": f"byt5_in.fc{each}" for each in "123"},
+    "image_embedder.norm_in": "vision_in.proj.0",
+    "image_embedder.linear_1": "vision_in.proj.1",
+    "image_embedder.linear_2": "vision_in.proj.3",
+    "image_embedder.norm_out": "vision_in.proj.4",
+    "time_embed.timestep_embedder.linear_1": "time_in.in_layer",
+    "time_embed.timestep_embedder.linear_2": "time_in.out_layer",
+    "cond_type_embed": "cond_type_embedding",
+    "x_embedder": "img_in",
+    **{name: own for name, own in COMFYUI.items() if name.startswith("transformer_blocks")},
+    "transformer_blocks.*.norm1.linear": "double_blocks.*.img_mod.lin",
+    "transformer_blocks.*.norm1_context.linear": "double_blocks.*.txt_mod.lin",
+    "transformer_blocks.*.ff.net.0.proj": "double_blocks.*.img_mlp.0",
+    "transformer_blocks.*.ff.net.2": "double_blocks.*.img_mlp.2",
+    "transformer_blocks.*.ff_context.net.0.proj": "double_blocks.*.txt_mlp.0",
+    "transformer_blocks.*.ff_context.net.2": "double_blocks.*.txt_mlp.2",
+    "norm_out.linear": "final_layer.adaLN_modulation.1",
+    "proj_out": "final_layer.linear",
+}
+"""ComfyUI's."""
 
 
 @register_family
@@ -84,7 +122,7 @@ class HunyuanVideo15(VideoNetwork):
         )
         kept = mask[0] > 0  # of one prompt, so that no token is padding
         text = {"tokens": tokens[:, kept], "mask": mask[:, kept]}
-        return Condition({**text, "glyphs": glyphs, "glyph_mask": glyph_mask})
+        return Condition({**text, "tokens_glyphs": glyphs, "mask_glyphs": glyph_mask})
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         no_image = x_t.new_zeros(len(x_t), 1, self.backbone.config.image_embed_dim)
@@ -95,8 +133,8 @@ class HunyuanVideo15(VideoNetwork):
                 timestep=self.position(t).to(x_t.dtype),
                 encoder_hidden_states=condition["tokens"].to(x_t.dtype),
                 encoder_attention_mask=condition["mask"],
-                encoder_hidden_states_2=condition["glyphs"].to(x_t.dtype),
-                encoder_attention_mask_2=condition["glyph_mask"],
+                encoder_hidden_states_2=condition["tokens_glyphs"].to(x_t.dtype),
+                encoder_attention_mask_2=condition["mask_glyphs"],
             ).sample
         return output
 
@@ -108,6 +146,19 @@ class HunyuanVideo15(VideoNetwork):
         made = super().pipeline()
         made.register_modules(guider=made.guider.new(guidance_scale=1.0))
         return made
+
+    @property
+    def comfyui(self) -> ComfyUI | None:
+        return ComfyUI(
+            type="hunyuan_video_15",
+            encoders=("qwen_2.5_vl_7b.safetensors", "byt5_small_glyphxl_fp16.safetensors"),
+            vae="hunyuanvideo15_vae_fp16.safetensors",
+            source=("Comfy-Org/HunyuanVideo_1.5_repackaged",),
+            latents=("EmptyHunyuanVideo15Latent", {}),
+            fps=24,
+            names=_NAMES,
+            swapped=("norm_out.linear",),
+        )
 
     def usage(self) -> list[str]:
         return [f'videos = student("a photo of a cat", {self._arguments()}).frames']

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow
+from pipeline.models.comfyui import ComfyUI
 from pipeline.models.family import register_family
 from pipeline.models.folder import ModelFolder
 from pipeline.models.vae import VAE, ScaleShift, VideoVAE
@@ -14,6 +15,13 @@ from pipeline.models.video_network import VideoNetwork
 
 FRAME_RATE = 25
 """Frames a second, of which the pipeline tells the network where no other number is given."""
+_NAMES = {
+    "norm_q": "q_norm",
+    "norm_k": "k_norm",
+    "proj_in": "patchify_proj",
+    "time_embed": "adaln_single",
+}
+"""ComfyUI's."""
 
 
 class LTXVAE(VideoVAE):
@@ -84,3 +92,20 @@ class LTX(VideoNetwork):
             rope_interpolation_scale=(self.latents.frames / FRAME_RATE, factor, factor),
         ).sample
         return output.mT.unflatten(2, (frames, height, width))
+
+    @property
+    def comfyui(self) -> ComfyUI | None:
+        """The VAE of its versions is published in their checkpoints alone."""
+        prompt = ("prompt", 0)
+        told = {"positive": prompt, "negative": prompt, "frame_rate": float(FRAME_RATE)}
+        return ComfyUI(
+            type="ltxv",
+            encoders=("t5xxl_fp16.safetensors",),
+            checkpoint=True,
+            source=("comfyanonymous/flux_text_encoders",),
+            latents=("EmptyLTXVLatentVideo", {}),
+            more={"told": ("LTXVConditioning", told)},
+            told=("told", 0),
+            fps=FRAME_RATE,
+            names=_NAMES,
+        )

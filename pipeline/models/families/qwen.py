@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from pipeline.diffusion import guidance
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import expand
-from pipeline.models.comfyui import ComfyUI
+from pipeline.models.comfyui import PHOTO, PROMPT, ComfyUI
 from pipeline.models.families.flux import Flux
 from pipeline.models.family import register_family
 from pipeline.models.folder import ModelFolder
@@ -93,7 +94,7 @@ class QwenImage(Flux):
         return x_t - time * pixel_shuffle(pushed * kept, self.patch)
 
     @property
-    def comfyui(self) -> ComfyUI | None:
+    def comfyui(self) -> ComfyUI:
         return ComfyUI(
             type="qwen_image",
             encoders=("qwen_2.5_vl_7b.safetensors",),
@@ -113,6 +114,7 @@ class QwenImageEdit(QwenImage):
 
     Attributes:
         seen_area: Pixels of an image, about, as the encoder of prompts sees it.
+        encodes: ComfyUI's node of a prompt beside an image, and its input of the image.
     """
 
     family = "qwen-edit"
@@ -122,6 +124,7 @@ class QwenImageEdit(QwenImage):
     sees_images = True
     task = "image-to-image"
     seen_area: ClassVar[int] = _AREA
+    encodes: ClassVar = ("TextEncodeQwenImageEdit", "image")
 
     @classmethod
     def own_size(cls, backbone: Any, vae: VAE) -> tuple[int, ...]:
@@ -164,8 +167,19 @@ class QwenImageEdit(QwenImage):
         return settings and settings | dict(zip(self.axes, self.size, strict=True))
 
     @property
-    def comfyui(self) -> ComfyUI | None:
-        return None  # its node that encodes a prompt beside an image is in no workflow of ours
+    def comfyui(self) -> ComfyUI:
+        """The image as it is brought to the VAE, from where its node brings it to the encoder."""
+        high, wide = _near(self.frozen.pipe, _AREA, self.size)
+        scaled = {"image": ("photo", 0), "width": wide, "height": high}
+        scaled |= {"upscale_method": "lanczos", "crop": "center"}
+        kind, image = self.encodes
+        told = {"prompt": PROMPT, "vae": ("vae", 0), image: ("scaled", 0)}
+        more = {**PHOTO, "scaled": ("ImageScale", scaled)}
+        known = replace(super().comfyui, prompt=(kind, told), more=more)
+        if not self.backbone.config.zero_cond_t:
+            return known
+        method = {"reference_latents_method": "index_timestep_zero"}
+        return known.telling("FluxKontextMultiReferenceLatentMethod", **method)
 
     def usage(self) -> list[str]:
         return [
@@ -183,6 +197,7 @@ class QwenImageEditPlus(QwenImageEdit):
     pipelines = ("QwenImageEditPlusPipeline",)
     images = 3
     seen_area = 384 * 384
+    encodes = ("TextEncodeQwenImageEditPlus", "image1")
 
 
 def _near(pipe: Any, area: int, size: tuple[int, ...]) -> tuple[int, int]:

@@ -22,7 +22,7 @@ _DEPTHS: tuple[Depths, ...] = (
 )
 """Of the UNets in ComfyUI's list of diffusers' (`model_detection`)."""
 COMFYUI: dict[str, Any] = {
-    "latents": "EmptyLatentImage",
+    "latents": ("EmptyLatentImage", {}),
     "kohya": True,
     "dtype": torch.float16,
 }
@@ -36,6 +36,7 @@ class LatentUNet(LatentNetwork):
     """
 
     takes = {VP: PREDICTIONS, EDM: ("edm", "edm_v")}
+    reads_padding = True  # their pipelines have no mask
 
     @classmethod
     def fingerprint_settings(cls, teacher: TeacherConfig, backbone: Mapping[str, Any]) -> str:

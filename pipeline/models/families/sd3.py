@@ -24,6 +24,7 @@ class SD3(LatentTransformer):
     takes = {Flow: ("flow_prediction",)}
     shifts_by_size = True
     shifts_latents = True
+    reads_padding = True  # its pipeline has no mask
     optional = frozenset({"text_encoder_3", "tokenizer_3"})
     widths: ClassVar = {
         "joint_attention_dim": {"text_encoder_3.hidden_size": 1},

@@ -1,6 +1,7 @@
 """Wan: a transformer on patches of the frames of a video."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -44,7 +45,8 @@ _NAMES = {
 }
 """ComfyUI's; its LoRA loader knows no other."""
 _FPS = 16
-"""Of the videos that it was trained on."""
+"""Of the videos that it was trained on; of Wan 2.2 TI2V 5B, 24."""
+_SOURCE = "Comfy-Org/Wan_2.1_ComfyUI_repackaged"
 
 
 @register_family
@@ -102,15 +104,24 @@ class Wan(VideoNetwork):
         return output
 
     @property
-    def comfyui(self) -> ComfyUI | None:
-        return ComfyUI(
+    def comfyui(self) -> ComfyUI:
+        known = ComfyUI(
             type="wan",
             encoders=("umt5_xxl_fp16.safetensors",),
             vae="wan_2.1_vae.safetensors",
-            source=("Comfy-Org/Wan_2.1_ComfyUI_repackaged",),
-            latents="EmptyHunyuanLatentVideo",
+            source=(_SOURCE,),
+            latents=("EmptyHunyuanLatentVideo", {}),
             fps=_FPS,
             names=_NAMES,
+        )
+        if not self.frozen.flags.get("expand_timesteps"):
+            return known
+        return replace(
+            known,
+            vae="wan2.2_vae.safetensors",
+            source=(_SOURCE, "Comfy-Org/Wan_2.2_ComfyUI_Repackaged"),
+            latents=("Wan22ImageToVideoLatent", {"vae": ("vae", 0)}),
+            fps=24,
         )
 
 
@@ -119,7 +130,3 @@ class WanExperts(TwoExperts, Wan):
     """Two `WanTransformer3DModel`, of more and of less noise, as in Wan 2.2 A14B."""
 
     family = "wan-experts"
-
-    @property
-    def comfyui(self) -> ComfyUI | None:
-        return None  # its workflow has a sampler for each of the two

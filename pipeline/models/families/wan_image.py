@@ -1,5 +1,6 @@
 """Wan's image-to-video: the first frame of a video is an image beside its prompt."""
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import diffusers
@@ -9,11 +10,15 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pipeline.diffusion.condition import Condition
+from pipeline.models.comfyui import PHOTO, ComfyUI
 from pipeline.models.experts import TwoExperts
 from pipeline.models.families.wan import Wan
 from pipeline.models.family import register_family
 from pipeline.models.folder import ModelFolder
 from pipeline.models.frozen_pipeline import FrozenPipeline
+
+_VISION = "clip_vision_h.safetensors"
+"""Published beside the VAE."""
 
 
 @register_family
@@ -103,6 +108,32 @@ class WanImage(Wan):
         tokens = self.tokens(self.backbone, x_t.shape[1:])
         of_image = torch.arange(tokens, device=x_t.device) < tokens // x_t.shape[2]
         return self.called(_begun(x_t, condition), time[:, None] * ~of_image, condition, **more)
+
+    @property
+    def comfyui(self) -> ComfyUI:
+        """Its nodes take the middle of an image, in the proportion of what they make."""
+        known, photo = super().comfyui, ("photo", 0)
+        if self._replaces:
+            kind, inputs = known.latents
+            return replace(known, more=PHOTO, latents=(kind, {**inputs, "start_image": photo}))
+        prompt = {"positive": known.told, "negative": known.told}
+        inputs = {**prompt, "vae": ("vae", 0), "start_image": photo}
+        more, vision = dict(PHOTO), None
+        if self.backbone.config.image_dim is not None:
+            reader = self.frozen.pipe.image_processor
+            vision, crop = _VISION, "center" if reader.do_center_crop else "none"
+            more["vision"] = ("CLIPVisionLoader", {"clip_name": vision})
+            seen = {"clip_vision": ("vision", 0), "image": photo, "crop": crop}
+            more["seen"] = ("CLIPVisionEncode", seen)
+            inputs["clip_vision_output"] = ("seen", 0)
+        return replace(
+            known,
+            vision=vision,
+            latents=("WanImageToVideo", inputs),
+            more=more,
+            start=("latents", 2),
+            told=("latents", 0),
+        )
 
     def usage(self) -> list[str]:
         return [

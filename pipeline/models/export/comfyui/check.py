@@ -39,7 +39,8 @@ def _problem(network: Any, comfyui: ComfyUI | None) -> str | None:
         return f"the student starts at {times[0]:g}, not at {schedule.start:g}"
     if isinstance(schedule, Flow) and schedule.whole and not _whole(times, schedule.steps_table):
         return "the student is told times rounded to training steps"
-    return _vae_problem(network, comfyui) if comfyui.vae is None else None
+    own = comfyui.vae is None and not comfyui.checkpoint
+    return _vae_problem(network, comfyui) if own else None
 
 
 def _vae_problem(network: Any, comfyui: ComfyUI) -> str | None:

@@ -14,10 +14,16 @@ from pipeline.models.network import Network
 Weights = Mapping[str, Tensor]
 
 
-def backbone_weights(network: Network, comfyui: ComfyUI) -> dict[str, Tensor]:
-    """Those of the backbone, under the names that `UNETLoader` takes."""
+def backbone_weights(network: Network, comfyui: ComfyUI, begin: str = "") -> dict[str, Tensor]:
+    """Those of the backbone, or of a part of it, under the names that `UNETLoader` takes.
+
+    Args:
+        network: The student.
+        comfyui: Of its family.
+        begin: How the part's names begin.
+    """
     parts: dict[str, dict[int, Tensor]] = {}
-    for name, value in network.backbone.state_dict().items():
+    for name, value in _of_part(network.backbone.state_dict(), begin).items():
         own, place = comfyui.own(name)
         parts.setdefault(own, {})[place] = _turned(value) if comfyui.swaps(name) else value
     return {own: _stacked([each[place] for place in sorted(each)]) for own, each in parts.items()}
@@ -31,22 +37,27 @@ def encoder_weights(encoder: Any) -> dict[str, Tensor]:
     }
 
 
-def adapters(network: Network, comfyui: ComfyUI) -> dict[str, Tensor] | None:
-    """Its adapters under the names of ComfyUI's LoRA loaders.
+def adapters(network: Network, comfyui: ComfyUI, begin: str = "") -> dict[str, Tensor] | None:
+    """Adapters of the backbone, or of a part of it, under the names of ComfyUI's LoRA loaders.
 
-    None where these take the names of the diffusers file as they are.
+    None where these take the names of the diffusers file as they are. Arguments as above.
     """
     assert network.lora is not None
     if comfyui.kohya:
         return _of_kohya(network.lora)
     if not comfyui.names:
         return None
-    return _own(network.lora, network.backbone.state_dict(), comfyui)
+    weights = _of_part(network.backbone.state_dict(), begin)
+    return _own(_of_part(network.lora, begin), weights, comfyui)
 
 
 def save(weights: Weights, file: Path, dtype: torch.dtype) -> None:
     """Write weights, all of one type."""
     save_file({k: v.to(dtype).contiguous() for k, v in weights.items()}, file, {"format": "pt"})
+
+
+def _of_part(weights: Weights, begin: str) -> Weights:
+    return {k.removeprefix(begin): v for k, v in weights.items() if k.startswith(begin)}
 
 
 def _of_kohya(lora: Weights) -> dict[str, Tensor]:

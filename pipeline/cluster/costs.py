@@ -1,0 +1,100 @@
+"""What a run costs: bytes of its outputs, and hours and price of its jobs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.cluster.node import Speed
+from pipeline.config import DistillConfig, DoctorConfig, PairsConfig
+from pipeline.models.condition import Prompts
+from pipeline.models.denoiser import Denoiser
+from pipeline.runs.conditions import RunConditions
+from pipeline.stages.plan import teacher_calls, training_calls
+from pipeline.training.memory import Footprint
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Output:
+    """What an output of a run takes.
+
+    Attributes:
+        bytes: Of all of it.
+        made: Whether it is there already.
+        most: Whether it may be less.
+    """
+
+    bytes: int
+    made: bool = False
+    most: bool = False
+
+
+def checkpoints(whole: Footprint, kept: int) -> Output:
+    """As many as a run keeps, and two.
+
+    Args:
+        whole: Of all networks of a run.
+        kept: As `distill.keep`.
+    """
+    state = whole.moments + 3 * whole.gradients // 2  # gradients are of two networks of three
+    return Output((kept + 2) * state)
+
+
+def stored_conditions(found: RunConditions, teacher: Denoiser, precision: str) -> Output:
+    """The set of conditions that a run reads.
+
+    Before it is made, as if all were as long as that of the longest prompt, in bytes of its text.
+
+    Args:
+        found: Of the run.
+        teacher: Of a set to be made with its text encoders.
+        precision: As `embed.precision`.
+
+    Raises:
+        UserError: If the set's manifest is damaged.
+    """
+    if found.made:
+        return Output(sum(shard.bytes for shard in found.manifest.shards), made=True)
+    prompts = teacher.conditioner
+    assert isinstance(prompts, Prompts), "conditions are stored of prompts"
+    texts = prompts.prompts
+    longest = max(range(len(texts)), key=lambda number: len(texts[number].encode()))
+    row = prompts.row(longest, torch.device("cpu")).tensors.values()
+    stored = 4 if precision == "fp32" else 2
+    size = sum(v.numel() * (stored if v.is_floating_point() else v.itemsize) for v in row)
+    return Output((len(texts) + prompts.guidable) * size, most=True)
+
+
+def estimate(
+    pairs: PairsConfig,
+    distill: DistillConfig,
+    prices: DoctorConfig,
+    stored: int,
+    speeds: Mapping[str, Speed],
+) -> list[str]:
+    """Hours and price of both jobs, and of what is stored, a line each.
+
+    Args:
+        pairs, distill, prices: Settings of a run.
+        stored: Bytes of its outputs.
+        speeds: Of "pairs.actors" and "distill.workers".
+    """
+    total, lines = 0.0, []
+    work = {
+        "pairs.actors": (teacher_calls(pairs) * pairs.count, 0.0),
+        "distill.workers": training_calls(distill, pairs.guidance).evaluations(),
+    }
+    for name, (by_teacher, by_student) in work.items():
+        speed = speeds[name]
+        share = pairs.actors if name == "pairs.actors" else distill.workers
+        hours = (by_teacher * speed.teacher + by_student * speed.student) / 3600
+        price = hours * (share.gpus * prices.gpu_hour + share.cpus * prices.cpu_hour)
+        total += price
+        kind = "GPU" if share.gpus else "worker"
+        lines.append(f"{name.split('.')[0]}: {hours:.3g} {kind}-hours, {price:.2f}")
+    month = stored / GIB * prices.gib_month
+    lines.append(f"storage: {stored / GIB:.3g} GiB, {month:.2f} a month")
+    lines.append(f"in all: {total:.2f}, and {month:.2f} a month (prices: doctor.*)")
+    return lines
