@@ -175,10 +175,10 @@ def gan_problems(distill: DistillConfig, data: DataConfig, teacher: TeacherConfi
             "distill.gan.real: data needs data.name, and a teacher that learnt from it; use "
             "encoded (jobs/encode.py) or pairs"
         )
-    if distill.gan.real in ("data", "encoded") and len(teacher.buckets) > 1:
+    if distill.gan.real == "data" and len(teacher.buckets) > 1:
         yield (
-            f"distill.gan.real: {distill.gan.real} are images of one size, and teacher.buckets has "
-            f"{len(teacher.buckets)}; use pairs"
+            "distill.gan.real: data are images of one size, and teacher.buckets has "
+            f"{len(teacher.buckets)}; use encoded (jobs/encode.py) or pairs"
         )
 
 

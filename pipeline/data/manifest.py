@@ -4,11 +4,12 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from pipeline.data import schema
-from pipeline.data.plans import PairPlan, Plan
+from pipeline.data.plans import BucketPlan, PairPlan, Plan
 from pipeline.diffusion.buckets import Buckets, Shape
 from pipeline.utils.errors import UserError
 
 _Plan = TypeVar("_Plan", bound=Plan)
+_BucketPlan = TypeVar("_BucketPlan", bound=BucketPlan)
 
 
 @dataclass(frozen=True)
@@ -29,19 +30,21 @@ class Manifest(Generic[_Plan]):
     count: int
     shards: tuple[Shard, ...]
 
-    def of(self: "Manifest[PairPlan]", shape: Shape) -> "Manifest[PairPlan]":
+    def of(self: "Manifest[_BucketPlan]", shape: Shape) -> "Manifest[_BucketPlan]":
         """The rows of one shape, all in their own shards.
 
         Raises:
             UserError: If there are none.
         """
-        shards = tuple(each for each in self.shards if self.plan.shape_of(each.first) == shape)
-        if not shards:
+        plan, kind = self.plan, self.plan.kind
+        shards = tuple(each for each in self.shards if plan.shape_of(each.first) == shape)
+        if not (count := sum(each.rows for each in shards)):
             raise UserError(
-                f"teacher.buckets: the pairs are of {self.plan.buckets}, and none of "
-                f"{Buckets.one(shape)}; set pairs.output to a new folder and run jobs/pairs.py"
+                f"{kind.setting}: the set's shards are of {plan.buckets}, and no row is of "
+                f"{Buckets.one(shape)}, which the teacher makes; set it to a new folder and run "
+                f"{kind.job}"
             )
-        return replace(self, count=sum(each.rows for each in shards), shards=shards)
+        return replace(self, count=count, shards=shards)
 
     def check_teacher(self: "Manifest[PairPlan]", fingerprint: str) -> None:
         """Make sure that the pairs come from this teacher.

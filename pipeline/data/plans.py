@@ -24,12 +24,6 @@ class Plan:
     later: ClassVar[tuple[str, ...]] = ()
     """Fields that older sets have not: at their default, files and hashes do not have them."""
 
-    shape: Shape
-
-    def shape_of(self, first: int) -> Shape:
-        """Of the rows of the shard that begins with this id."""
-        return self.shape
-
     def values(self) -> dict[str, Any]:
         """The fields by name, as files and hashes have them."""
         values = asdict(self)  # type: ignore[call-overload]
@@ -62,8 +56,55 @@ class Plan:
         return {**text, **more, "plan": self.fingerprint()}
 
 
+class BucketPlan(Plan):
+    """Of a set of images whose shards are of one shape each, dealt in the shares of its buckets.
+
+    Attributes:
+        shape: One row, (C, *space); of several shapes the first.
+        shard_size: Rows in a shard.
+        shapes, shares: Of its buckets, where there are several; else None.
+    """
+
+    shape: Shape
+    shard_size: int
+    shapes: tuple[Shape, ...] | None
+    shares: tuple[int, ...] | None
+
+    @property
+    def deck(self) -> tuple[int | str, ...]:
+        """What its shards are dealt by, as the key of `Buckets.place`."""
+        raise NotImplementedError
+
+    @property
+    def buckets(self) -> Buckets:
+        """Its shapes, and the share of each."""
+        if self.shapes is None or self.shares is None:
+            return Buckets.one(self.shape)
+        return Buckets(self.shapes, self.shares)
+
+    def shape_of(self, first: int) -> Shape:
+        """Of the rows of the shard that begins with this id."""
+        buckets = self.buckets
+        return buckets.shapes[buckets.place(first // self.shard_size, *self.deck).bucket]
+
+    def lacking(self, spans: Sequence[range]) -> Shape | None:
+        """The first of several shapes that none of a set's shards is of."""
+        if self.shapes is None:
+            return None
+        found = {self.shape_of(span.start) for span in spans[: self.buckets.round]}
+        return next((shape for shape in self.buckets.shapes if shape not in found), None)
+
+
+def bucket_fields(
+    buckets: Buckets,
+) -> tuple[tuple[Shape, ...] | None, tuple[int, ...] | None]:
+    """`shapes` and `shares` of a `BucketPlan`."""
+    several = len(buckets.shapes) > 1
+    return (buckets.shapes, buckets.weights) if several else (None, None)
+
+
 @dataclass(frozen=True)
-class PairPlan(Plan):
+class PairPlan(BucketPlan):
     """All that defines the content of a pair set (not its count, batch size or machines).
 
     Attributes:
@@ -112,17 +153,8 @@ class PairPlan(Plan):
         return Guidance(self.guidance, self.guidance_until, self.guidance_norm, self.guidance_2)
 
     @property
-    def buckets(self) -> Buckets:
-        """Its shapes, and the share of each."""
-        if self.shapes is None or self.shares is None:
-            return Buckets.one(self.shape)
-        return Buckets(self.shapes, self.shares)
-
-    def shape_of(self, first: int) -> Shape:
-        if self.shapes is None:
-            return self.shape
-        place = self.buckets.place(first // self.shard_size, "shards", self.seed)
-        return self.buckets.shapes[place.bucket]
+    def deck(self) -> tuple[int | str, ...]:
+        return "shards", self.seed
 
     def spans(self, count: int) -> list[range]:
         """Whole shards, one of each shape at least; see `Plan.spans`."""
@@ -137,33 +169,31 @@ class PairPlan(Plan):
         spans = [
             range(first, first + self.shard_size) for first in range(0, count, self.shard_size)
         ]
-        self._need_all_shapes(spans)
-        return spans
-
-    def _need_all_shapes(self, spans: Sequence[range]) -> None:
-        deck = self.buckets.round
-        found = {self.shape_of(span.start) for span in spans[:deck]}
-        if lacking := [shape for shape in self.buckets.shapes if shape not in found]:
+        if (lacking := self.lacking(spans)) is not None:
+            deck = self.buckets.round
             raise UserError(
-                f"pairs.count: {len(spans)} shards hold none of {Buckets.one(lacking[0])}; "
+                f"pairs.count: {len(spans)} shards hold none of {Buckets.one(lacking)}; "
                 f"{deck * self.shard_size} ({deck} shards of pairs.shard_size) have all in their "
                 "shares"
             )
+        return spans
 
 
 @dataclass(frozen=True)
-class RealPlan(Plan):
+class RealPlan(BucketPlan):
     """All that defines the content of a set of real images.
 
     Attributes:
         codec: Fingerprint of the VAE that made latents of them, or "pixels".
         source: Fingerprint of the source's listing.
         count: Images in the source, sample ids 0 to count - 1.
-        size: Height and width that they are cropped and resized to, in pixels.
+        size: Height and width that they are cropped and resized to, in pixels; of several shapes
+            the first's.
         shard_size: Images in a shard; the last may have fewer.
-        shape: One row, (C, H, W).
+        shape: One row, (C, H, W); of several shapes the first.
         classes: Number of class labels, or None.
         captions: Whether each has a caption.
+        shapes, shares: Of its buckets, where there are several; else None. A shard is of one.
         version: Version of the layout.
     """
 
@@ -175,12 +205,32 @@ class RealPlan(Plan):
     shape: tuple[int, ...]
     classes: int | None
     captions: bool
+    shapes: tuple[Shape, ...] | None = None
+    shares: tuple[int, ...] | None = None
     version: int = 1
     kind: ClassVar[Kind] = schema.REAL
+    later: ClassVar[tuple[str, ...]] = ("shapes", "shares")
+
+    @property
+    def deck(self) -> tuple[int | str, ...]:
+        return ("real shards",)
+
+    def pixels(self, shape: Shape) -> tuple[int, int]:
+        """Height and width of the images that rows of this shape are made of."""
+        factor, (height, width) = self.size[0] // self.shape[1], shape[1:]
+        return height * factor, width * factor
 
     def spans(self, count: int) -> list[range]:
-        """The last one as short as it comes; see `Plan.spans`."""
-        return _spans(count, self.shard_size)
+        """The last one as short as it comes, one of each shape at least; see `Plan.spans`."""
+        spans = _spans(count, self.shard_size)
+        if (lacking := self.lacking(spans)) is not None:
+            deck = self.buckets.round
+            way_out = f"use {count // deck} or less" if count >= deck else f"give {deck} images"
+            raise UserError(
+                f"encode.shard_size: {len(spans)} shards of {count} images hold none of "
+                f"{Buckets.one(lacking)}; {way_out}"
+            )
+        return spans
 
 
 @dataclass(frozen=True)

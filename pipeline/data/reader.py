@@ -161,8 +161,15 @@ class PairReader(_Reader[PairBatch]):
 class RealReader(_Reader[RealBatch]):
     """Batches of real images; as `PairReader`."""
 
-    def __init__(self, store: Store, seed: int, batch_size: int, window: int = 8) -> None:
-        self.manifest = read_manifest(store, RealPlan)
+    def __init__(
+        self,
+        store: Store,
+        seed: int,
+        batch_size: int,
+        window: int = 8,
+        manifest: Manifest[RealPlan] | None = None,
+    ) -> None:
+        self.manifest = manifest or read_manifest(store, RealPlan)
         super().__init__(store, self.manifest, seed, batch_size, window, real.decode)
 
     def _load_window(self, epoch: int, number: int) -> tuple[RealBatch, Tensor]:

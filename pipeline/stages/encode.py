@@ -11,12 +11,13 @@ from torch import Tensor
 from pipeline.config import Config, S3Config, TeacherConfig
 from pipeline.data import real, shards
 from pipeline.data.crop import CHANNELS, UnreadableError
-from pipeline.data.plans import RealPlan
+from pipeline.data.plans import RealPlan, bucket_fields
 from pipeline.data.real import Damaged, RealBatch
 from pipeline.data.sources.listing import Listing, open_listing
 from pipeline.data.sources.sample import Sample, Wanted
 from pipeline.data.sources.source import Reader, scaled
 from pipeline.data.storage import Store
+from pipeline.diffusion.buckets import Shape
 from pipeline.models.loading import load_teacher, load_vae, vae_fingerprint
 from pipeline.models.vae import VAE
 from pipeline.utils.errors import UserError
@@ -30,18 +31,14 @@ def real_plan(config: Config, store: Store) -> RealPlan:
 
     Raises:
         UserError: If the teacher cannot be loaded, the size does not suit it, or the source is
-            missing, unreadable, without what the teacher needs, or not the one listed before.
+            missing, unreadable, without what the teacher needs, not the one listed before, or has
+            too few images for shards of all buckets.
     """
     encode = config.encode
     if encode.source is None:
         raise UserError(
             "encode.source: missing; give a folder of images, of Parquet files or of WebDataset's "
             ".tar files"
-        )
-    if len(config.teacher.buckets) > 1:
-        raise UserError(
-            "teacher.buckets: encoded real images have one size; its GAN judges pairs "
-            "(distill.gan.real: pairs)"
         )
     teacher, latents = load_teacher(config.teacher), load_vae(config.teacher)
     factor = 1 if latents is None else latents.factor
@@ -50,12 +47,18 @@ def real_plan(config: Config, store: Store) -> RealPlan:
             "encode.source: the teacher makes videos, and these are images; its GAN judges pairs "
             "(distill.gan.real: pairs)"
         )
-    channels, height, width = teacher.shape
+    buckets = teacher.buckets
+    channels, height, width = buckets.shapes[0]
     if latents is None and channels not in CHANNELS:
         raise UserError(
             f"teacher.output: images of {channels} channels, and no VAE; real images have 1 or 3"
         )
     if encode.size is not None:
+        if len(buckets.shapes) > 1:
+            raise UserError(
+                f"encode.size: {encode.size}, but teacher.buckets has {len(buckets.shapes)} sizes; "
+                "give null, and the images have these"
+            )
         if encode.size % factor:
             raise UserError(
                 f"encode.size: {encode.size} is not a multiple of {factor}, as the VAE needs; or "
@@ -67,7 +70,8 @@ def real_plan(config: Config, store: Store) -> RealPlan:
     wanted: Wanted = "captions" if captions else "nothing" if classes is None else "labels"
     skip = encode.unannotated == "skip"
     listing = open_listing(store, encode.source, config.s3, wanted, classes, skip)
-    return RealPlan(
+    shapes, shares = bucket_fields(buckets)
+    plan = RealPlan(
         codec=vae_fingerprint(config.teacher),
         source=listing.source,
         count=listing.count,
@@ -76,7 +80,11 @@ def real_plan(config: Config, store: Store) -> RealPlan:
         shape=(channels, height, width),
         classes=classes,
         captions=captions,
+        shapes=shapes,
+        shares=shares,
     )
+    plan.spans(plan.count)  # it holds all buckets
+    return plan
 
 
 class RealMaker:
@@ -101,7 +109,7 @@ class RealMaker:
     @property
     def too_large(self) -> str:
         """What the user can do where memory does not hold the work."""
-        height, width = self.plan.size
+        height, width = self.plan.pixels(self.plan.buckets.largest)
         return (
             f"encode.size: memory does not hold the VAE and an image of {height}x{width}; share a "
             "GPU among fewer encode.actors, or use a larger one"
@@ -146,7 +154,8 @@ class RealMaker:
         rows: dict[int, Tensor] = {}
         damaged: list[Damaged] = []
         channels = self.plan.shape[0] if self.plan.codec == "pixels" else 3
-        found = reader.pixels(samples.values(), channels, *self.plan.size)
+        shape = self.plan.shape_of(ids.start)
+        found = reader.pixels(samples.values(), channels, *self.plan.pixels(shape))
         for (id, sample), pixels in zip(samples.items(), found, strict=True):
             if isinstance(pixels, UnreadableError):
                 damaged.append(Damaged(id, sample.name, str(pixels)))
@@ -155,7 +164,8 @@ class RealMaker:
             rows[id] = image if vae is None else vae.encode(image)
             if not rows[id].half().isfinite().all():
                 raise FloatingPointError(f"the VAE fails at image {id}, {sample.name}: not finite")
-        name = real.write(self._store, self.plan, ids, self._batch(samples, rows), damaged)
+        batch = self._batch(samples, rows, shape)
+        name = real.write(self._store, self.plan, ids, batch, damaged)
         self._count(len(rows), damaged)
         return name
 
@@ -172,12 +182,14 @@ class RealMaker:
             "others are sound: it goes on with the next ones"
         )
 
-    def _batch(self, samples: Mapping[int, Sample], rows: Mapping[int, Tensor]) -> RealBatch:
+    def _batch(
+        self, samples: Mapping[int, Sample], rows: Mapping[int, Tensor], shape: Shape
+    ) -> RealBatch:
         annotations: list[Any] = [samples[id].annotation for id in rows]
         plan = self.plan
         return RealBatch(
             torch.tensor(list(rows), dtype=torch.int64),
             None if plan.classes is None else torch.tensor(annotations, dtype=torch.int64),
             tuple(annotations) if plan.captions else None,
-            torch.cat([torch.zeros(0, *plan.shape), *(row.cpu() for row in rows.values())]),
+            torch.cat([torch.zeros(0, *shape), *(row.cpu() for row in rows.values())]),
         )

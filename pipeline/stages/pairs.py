@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.config import PairsConfig, TeacherConfig
 from pipeline.data import schema, shards
-from pipeline.data.plans import PairPlan
+from pipeline.data.plans import PairPlan, bucket_fields
 from pipeline.data.storage import Store
 from pipeline.diffusion import seeds
 from pipeline.diffusion.pairs import PairBatch
@@ -43,8 +43,7 @@ def pair_plan(settings: TeacherConfig, pairs: PairsConfig, seed: int) -> PairPla
     if teacher.prompts is not None:
         prompts = _digest(teacher.prompts)
         negative = settings.negative_prompt
-    buckets = teacher.buckets
-    several = len(buckets.shapes) > 1
+    shapes, shares = bucket_fields(teacher.buckets)
     plan = PairPlan(
         teacher=teacher_fingerprint(settings),
         seed=seed,
@@ -55,13 +54,13 @@ def pair_plan(settings: TeacherConfig, pairs: PairsConfig, seed: int) -> PairPla
         guidance_norm=pairs.guidance_norm,
         guidance_2=pairs.guidance_2,
         shard_size=pairs.shard_size,
-        shape=buckets.shapes[0],
+        shape=teacher.buckets.shapes[0],
         classes=teacher.classes,
         weights=pairs.weights,
         prompts=prompts,
         negative_prompt=negative,
-        shapes=buckets.shapes if several else None,
-        shares=buckets.weights if several else None,
+        shapes=shapes,
+        shares=shares,
     )
     plan.spans(pairs.count)  # it holds all buckets
     return plan

@@ -65,14 +65,16 @@ def inspect_real(config: Config) -> None:
     plan, size = manifest.plan, sum(shard.bytes for shard in manifest.shards)
     print(f"set      {store.uri('')}")
     print(f"images   {manifest.count} in {len(manifest.shards)} shards, {size:,} bytes")
-    print(f"rows     {'x'.join(map(str, plan.shape))}, classes {plan.classes}, float16")
-    print(f"from     {'x'.join(map(str, plan.size))} pixels\ncodec    {plan.codec}")
+    print(f"rows     {plan.buckets}, classes {plan.classes}, float16")
+    sizes = ("x".join(map(str, plan.pixels(shape))) for shape in plan.buckets.shapes)
+    print(f"from     {' or '.join(sizes)} pixels\ncodec    {plan.codec}")
     for each in islice(real.damaged(store), _COLUMNS):
         print(f"left out {each.id} {each.image}: {each.reason}")
     first = next(shard for shard in manifest.shards if shard.rows)
     with store.open(first.name) as file:
         where = store.uri(first.name)
-        batch = real.decode(file, 0, plan.shape, plan.fingerprint(), where).float()
+        shape = plan.shape_of(first.first)
+        batch = real.decode(file, 0, shape, plan.fingerprint(), where).float()
     for number, caption in zip(batch.ids.tolist(), (batch.captions or ())[:_COLUMNS], strict=False):
         print(f"{number:8} {caption}")
     _print_shards(manifest)
@@ -167,8 +169,9 @@ def _sound_real(
     store: Store, plan: RealPlan, shard: Shard, size: int | None, expected: dict[int, Annotation]
 ) -> Tensor:
     """As `_sound_images`; expected are the ids, and the label or caption of each."""
+    shape = plan.shape_of(shard.first)
     content = read_shard(
-        store, plan, shard, size, lambda file, name: real.decode_all(file, plan.shape, name)
+        store, plan, shard, size, lambda file, name: real.decode_all(file, shape, name)
     )
     batch = content.batch
     if batch.ids.tolist() != list(expected):

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from pipeline.config import Config, DataConfig
 from pipeline.data.images import load_images
-from pipeline.data.reader import RealReader
+from pipeline.data.plans import RealPlan
+from pipeline.data.reader import PairReader, RealReader
+from pipeline.data.shards import read_manifest
 from pipeline.data.storage import Storage
 from pipeline.diffusion import seeds
 from pipeline.methods.microbatch import RealImages
@@ -29,30 +31,23 @@ def new_source(config: Config, teacher: Denoiser) -> Callable[[int], RealImages]
         case None:
             return None
         case "data":
-            source, shape = _data(config.data, teacher, size, config.seed)
+            return _data(config.data, teacher, size, config.seed)
         case "encoded":
             encoded = Storage(config.encode.output, config.s3, "encode.output")
-            source, shape = _encoded(RealReader(encoded, seed, size), teacher)
+            images = read_manifest(encoded, RealPlan).of(teacher.shape)
+            return _encoded(RealReader(encoded, seed, size, manifest=images), teacher)
         case "pairs":
             pairs = RunPairs(config.pairs.output, config.distill.output, config.s3)
-            reader, shape = pairs.reader(seed, size, teacher.shape), teacher.shape
-
-            def source(index: int) -> RealImages:
-                batch = reader.batch(index)
-                return batch.images, batch.labels
-
-    if tuple(shape) != tuple(teacher.shape):
-        raise UserError(
-            f"distill.gan.real: {config.distill.gan.real} are images of {tuple(shape)}, and the "
-            f"teacher makes {tuple(teacher.shape)}: use those it learnt from"
-        )
-    return source
+            return _pairs(pairs.reader(seed, size, teacher.shape))
 
 
-def _data(
-    data: DataConfig, teacher: Denoiser, size: int, seed: int
-) -> tuple[Callable[[int], RealImages], tuple[int, ...]]:
+def _data(data: DataConfig, teacher: Denoiser, size: int, seed: int) -> Callable[[int], RealImages]:
     real = load_images(data.name, data.size, data.folder)
+    if (shape := tuple(real.images.shape[1:])) != teacher.shape:
+        raise UserError(
+            f"distill.gan.real: data are images of {shape}, and the teacher makes "
+            f"{teacher.shape}: use those it learnt from"
+        )
     if teacher.classes not in (None, real.classes):
         raise UserError(
             f"distill.gan.real: data {data.name} has {real.classes} classes, and the "
@@ -69,12 +64,18 @@ def _data(
         rows = torch.stack([order(epoch)[place] for epoch, place in places])
         return real.images[rows], None if teacher.classes is None else real.labels[rows]
 
-    return source, tuple(real.images.shape[1:])
+    return source
 
 
-def _encoded(
-    reader: RealReader, teacher: Denoiser
-) -> tuple[Callable[[int], RealImages], tuple[int, ...]]:
+def _pairs(reader: PairReader) -> Callable[[int], RealImages]:
+    def source(index: int) -> RealImages:
+        batch = reader.batch(index)
+        return batch.images, batch.labels
+
+    return source
+
+
+def _encoded(reader: RealReader, teacher: Denoiser) -> Callable[[int], RealImages]:
     numbers = {prompt: number for number, prompt in enumerate(teacher.prompts or ())}
 
     def source(index: int) -> RealImages:
@@ -96,4 +97,4 @@ def _encoded(
             )
         return batch.images, torch.tensor([numbers[str(each)] for each in batch.captions])
 
-    return source, tuple(reader.manifest.plan.shape)
+    return source

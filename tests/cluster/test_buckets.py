@@ -8,7 +8,8 @@ import pytest
 
 from pipeline.runs.run import Run
 from tests.cluster.test_training import Distillation
-from tests.fixtures.in_process import make_pairs
+from tests.fixtures.image_sets import items, save_files
+from tests.fixtures.in_process import encode_images, make_pairs
 from tests.fixtures.tiny_models import save_tiny
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
@@ -18,7 +19,7 @@ BUCKETS = "[{size: [16, 16], weight: 2}, {size: [24, 16]}, {size: [16, 32]}]"
 
 
 def settings(folder: Path, run: str) -> list[str]:
-    """Three sizes, two workers, a regression and a GAN on the pairs."""
+    """Three sizes, two workers, a regression on pairs and a GAN on encoded images."""
     values = {
         "run": folder / run,
         "data.name": "null",
@@ -37,7 +38,10 @@ def settings(folder: Path, run: str) -> list[str]:
         "distill.lanes": 4,
         "distill.batch_size": 8,
         "distill.regression.batch_size": 8,
-        "distill.gan.real": "pairs",
+        "encode.source": folder / "images",
+        "encode.output": folder / "real",
+        "encode.shard_size": 3,
+        "distill.gan.real": "encoded",
         "distill.checkpoint_every": 2,
         "distill.log_every": 2,
         "distill.sample_every": STEPS,
@@ -65,7 +69,10 @@ def test_five_kills_change_no_bit_of_a_run_at_three_sizes(ray_cluster, start, tm
     save_tiny(tmp_path / "teacher", "flux-dev")
     (tmp_path / "all.prompts").write_text('"a cat"\n"a dog"\n')
     whole, broken = (Distillation(start, settings(tmp_path, name)) for name in ("whole", "broken"))
+    words = ("a cat", "a dog")
+    save_files(tmp_path / "images", [(*each[:2], words[n % 2]) for n, each in enumerate(items(14))])
     make_pairs(whole.config)
+    encode_images(whole.config)
     whole.job().finish(seconds=900)
     job, rng = broken.job(), random.Random(5)
     for step, driver in ((2, False), (6, False), (10, True), (14, False), (18, True)):

@@ -13,8 +13,10 @@ from pipeline.config import Config
 from pipeline.data.local import LocalStore
 from pipeline.data.reader import RealReader
 from pipeline.stages.encode import RealMaker
+from pipeline.stages.verify import verify_real
 from pipeline.utils.errors import UserError
 from tests.fixtures.image_sets import items, save_files, save_parquet, save_tars
+from tests.fixtures.in_process import encode_images as in_one_process
 from tests.fixtures.tiny_models import save_tiny
 
 
@@ -92,6 +94,40 @@ def test_latents_are_made_by_actors_and_a_second_run_does_nothing(
     capfd.readouterr()
     encode_images(config)
     assert "encode  10 images in 3 shards" in capfd.readouterr().out
+
+
+@pytest.mark.cluster
+def test_images_of_several_sizes_are_made_by_actors_to_the_bytes_of_one_process(
+    ray_cluster, tmp_path, monkeypatch, capfd
+):
+    """By two actors, after a job that failed half-way."""
+    source = save_parquet(tmp_path / "source", items(14))
+    tree = configure(tmp_path / "run", source, save_tiny(tmp_path / "teacher"), 2).model_dump(
+        mode="json"
+    )
+    sizes = [{"size": [16, 16], "weight": 2}, {"size": [24, 16]}, {"size": [16, 32]}]
+    tree["teacher"] |= {"buckets": sizes}
+    tree["encode"] |= {"shard_size": 2}
+    config = Config.model_validate(tree)
+    alone = Config.model_validate(tree | {"encode": tree["encode"] | {"output": f"{tmp_path}/one"}})
+
+    class Broken(RealMaker):
+        def make(self, index):
+            if index % 2:
+                raise RuntimeError("a wall")
+            return super().make(index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encode, "RealMaker", Broken)
+        with pytest.raises(UserError, match="3 of 7 shards failed"):
+            encode_images(config)
+    encode_images(config)
+    in_one_process(alone)
+    ours, theirs = (LocalStore(Path(each.encode.output)) for each in (config, alone))
+    assert ours.list() == theirs.list() and len(ours.list("real-")) == 7
+    assert all(ours.get(name) == theirs.get(name) for name in ours.list())
+    verify_real(config)
+    assert "14 images are sound" in capfd.readouterr().out
 
 
 @pytest.mark.cluster

@@ -66,7 +66,7 @@ def test_the_listings_captions_are_prompts_for_the_discriminator(tmp_path: Path)
     ]
     file = write(tmp_path / "all.prompts", "".join(f"{json.dumps(each)}\n" for each in prompts))
     teacher = load_teacher(config.teacher.model_copy(update={"prompts": str(file)}))
-    images, _ = _encoded(RealReader(store_of(config), 0, 8), teacher)
+    images = _encoded(RealReader(store_of(config), 0, 8), teacher)
     labels = {int(each) for index in range(40) for each in images(index)[1]}
     assert labels == set(range(len(prompts)))
 

@@ -8,6 +8,10 @@ import pytest
 import torch
 
 from pipeline.config import Config
+from pipeline.data import shards
+from pipeline.data.local import LocalStore
+from pipeline.data.plans import RealPlan
+from pipeline.data.reader import RealReader
 from pipeline.diffusion.buckets import Buckets
 from pipeline.models.loading import load_teacher
 from pipeline.runs.checkpoint import read_part
@@ -16,11 +20,13 @@ from pipeline.runs.run import Run
 from pipeline.stages.encode import real_plan
 from pipeline.stages.plan import plan
 from pipeline.stages.score import score
-from pipeline.stages.verify import inspect, verify
+from pipeline.stages.verify import inspect, inspect_real, verify, verify_real
 from pipeline.training import build, loop
+from pipeline.training.gan_images import new_source
 from pipeline.training.memory import footprint
 from pipeline.utils.errors import UserError
-from tests.fixtures.in_process import make_pairs
+from tests.fixtures.image_sets import content, picture, save_files
+from tests.fixtures.in_process import encode_images, make_pairs
 from tests.fixtures.tiny_models import save_tiny
 from tests.fixtures.workers import train
 
@@ -30,6 +36,7 @@ BUCKETS = [
     {"size": [16, 32], "weight": 1},
 ]
 SHAPES = ((4, 8, 8), (4, 12, 8), (4, 8, 16))
+ENCODED = {"real": "encoded", "student_weight": 0.5, "critic_weight": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +48,11 @@ def made(tmp_path_factory) -> Path:
     ends = {"base_image_seq_len": 16, "max_image_seq_len": 32, "base_shift": 0.5, "max_shift": 2.0}
     scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | ends))
     (folder / "all.prompts").write_text('"a cat"\n"a dog"\n')
+    words = ("a cat", "a dog")
+    photos = [(f"{n:02}.png", content(picture(n, (30, 26))), words[n % 2]) for n in range(14)]
+    save_files(folder / "images", photos)
     make_pairs(configured(folder, "none"))
+    encode_images(configured(folder, "none"))
     return folder
 
 
@@ -63,6 +74,11 @@ def configured(folder: Path, run: str, **more: object) -> Config:
                 "solver": "euler",
                 "steps": 2,
                 "resolve": 6,
+            },
+            "encode": {
+                "source": str(folder / "images"),
+                "output": str(folder / "real"),
+                "shard_size": 3,
             },
             "distill": {
                 "steps": 6,
@@ -131,10 +147,23 @@ def whole(made) -> Config:
     return config
 
 
-def test_killed_five_times_it_ends_with_the_same_bits(made, whole, monkeypatch):
-    broken = configured(made, "broken")
+@pytest.fixture(scope="module")
+def on_encoded(made) -> Config:
+    """The same, whose GAN judges encoded images."""
+    config = configured(made, "encoded", gan=ENCODED)
+    Run(config).claim()
+    assert loop.train(config) == 6
+    return config
+
+
+@pytest.mark.parametrize(("judged", "kills"), [("whole", (1, 2, 3, 4, 5)), ("on_encoded", (3, 5))])
+def test_killed_again_and_again_it_ends_with_the_same_bits(
+    made, judged, kills, request, monkeypatch
+):
+    whole = request.getfixturevalue(judged)
+    broken = changed(whole, "distill", output=str(made / f"broken-{judged}"))
     Run(broken).claim()
-    for step in (1, 2, 3, 4, 5):
+    for step in kills:
         with monkeypatch.context() as patch, pytest.raises(Killed):
             die_after(patch, step)
             loop.train(broken)
@@ -144,7 +173,8 @@ def test_killed_five_times_it_ends_with_the_same_bits(made, whole, monkeypatch):
 
 @pytest.mark.cluster
 def test_in_float64_two_workers_take_the_steps_of_one(made):
-    alone, two = (configured(made, name, checkpoint_every=6) for name in ("alone", "two"))
+    more = {"checkpoint_every": 6, "gan": ENCODED}
+    alone, two = (configured(made, name, **more) for name in ("alone", "two"))
     train(alone, 1, double=True)
     train(two, 2, double=True)
     expected, found = weights(alone), weights(two)
@@ -153,8 +183,9 @@ def test_in_float64_two_workers_take_the_steps_of_one(made):
         assert error < 1e-9, (name, float(error))
 
 
-def test_microbatches_come_in_their_shares_and_all_of_one_is_of_one_shape(made):
-    config = configured(made, "drawn")
+@pytest.mark.parametrize("real", ["pairs", "encoded"])
+def test_microbatches_come_in_their_shares_and_all_of_one_is_of_one_shape(made, real):
+    config = configured(made, f"drawn-{real}", gan={**ENCODED, "real": real})
     training = build.prepare(config)
     teacher = load_teacher(config.teacher)
     shifts = {shape: teacher.at(shape).schedule.shift for shape in SHAPES}
@@ -166,6 +197,7 @@ def test_microbatches_come_in_their_shares_and_all_of_one_is_of_one_shape(made):
         for each in drawn:
             of_pairs = [each.pairs.images, each.pairs.noise] if each.pairs else []
             real = [each.real.images, each.real.shift] if each.real else []
+            assert bool(real) == (step > 1), "as soon as the critic learns"
             others = [each.matching.eps, each.critic.eps, *of_pairs, *real]
             assert {value.shape[1:] for value in others} == {each.noise.shape[1:]}
     seen = [training.microbatches(step) for step in range(3, 40)]
@@ -212,6 +244,32 @@ def test_a_run_of_one_size_reads_its_bucket_and_one_of_several_begins_with_it(ma
     assert loop.train(begun) == 3
 
 
+def test_a_bucket_has_the_images_that_a_set_of_its_size_alone_has(made):
+    """Cut and encoded alike, and each in one bucket; the discriminator sees no others there."""
+    config, seen = configured(made, "several", gan=ENCODED), []
+    store = LocalStore(made / "real")
+    teacher = load_teacher(config.teacher)
+    manifest = shards.read_manifest(store, RealPlan)
+    assert manifest.plan.buckets == teacher.buckets and len(manifest.shards) == 5
+    for shape, bucket in zip(SHAPES, BUCKETS, strict=True):
+        one = changed(config, "teacher", buckets=[], image_size=bucket["size"])
+        one = changed(one, "encode", output=str(made / f"real-{shape}"))
+        encode_images(one)
+        whole = RealReader(LocalStore(made / f"real-{shape}"), 0, 14).batch(0)
+        columns = whole.captions, whole.images
+        alike = dict(zip(whole.ids.tolist(), zip(*columns, strict=True), strict=True))
+        part = manifest.of(shape)
+        mine = RealReader(store, 0, part.count, manifest=part).batch(0)
+        for id, caption, image in zip(mine.ids.tolist(), mine.captions, mine.images, strict=True):
+            assert caption == alike[id][0] and torch.equal(image, alike[id][1])
+        seen += mine.ids.tolist()
+        drawn, label = new_source(config, teacher.at(shape))(0)
+        for image, prompt in zip(drawn, label.tolist(), strict=True):
+            (id,) = (n for n, each in enumerate(mine.images) if torch.equal(each, image))
+            assert mine.captions[id] == teacher.prompts[prompt]
+    assert sorted(seen) == list(range(14))
+
+
 def test_videos_of_several_lengths_are_made_and_verified(made, capsys):
     save_tiny(made / "wan", "wan")
     buckets = [{"size": [5, 16, 16]}, {"size": [3, 32, 16]}]
@@ -225,6 +283,8 @@ def test_videos_of_several_lengths_are_made_and_verified(made, capsys):
     assert "4 pairs are sound" in shown and "4 pairs solved again" in shown
     drawn = build.prepare(videos).microbatches(0).values()
     assert {each.pairs.images.shape[1:] for each in drawn} == {(4, 3, 8, 8), (4, 2, 16, 8)}
+    with pytest.raises(UserError, match=r"encode\.source: the teacher makes videos"):
+        real_plan(videos, None)
     odd = changed(videos, "teacher", buckets=[*buckets, {"size": [4, 16, 16]}])
     with pytest.raises(UserError, match=r"teacher\.buckets: 4 frames are not 2 k \+ 1, .* 3 or 5"):
         make_pairs(odd)
@@ -237,6 +297,11 @@ def test_a_set_of_several_sizes_is_verified_and_shown(made, capsys):
     inspect(config)
     assert "4x8x8 or 4x12x8 or 4x8x16" in capsys.readouterr().out
     assert "buckets: of 4 microbatches 16x16 (2), 24x16 (1), 16x32 (1)" in plan(config)
+    verify_real(config)
+    inspect_real(config)
+    shown = capsys.readouterr().out
+    assert "14 images are sound" in shown and "4x8x8 or 4x12x8 or 4x8x16" in shown
+    assert "from     16x16 or 24x16 or 16x32 pixels" in shown
 
 
 def test_pictures_and_scores_may_be_of_any_bucket(made, whole):
@@ -265,10 +330,18 @@ def test_what_does_not_fit_is_one_line(made):
     with pytest.raises(UserError, match=r"pairs\.count: 1 shards hold none of"):
         make_pairs(few)
     assert not (made / "few").exists()
-    other = changed(config, "teacher", buckets=[*BUCKETS, {"size": [32, 32]}])
-    with pytest.raises(UserError, match=r"teacher\.buckets: .*, and none of 4x16x16; set pairs"):
+    other, wide = changed(config, "teacher", buckets=[*BUCKETS, {"size": [32, 32]}]), (4, 16, 16)
+    with pytest.raises(UserError, match=r"pairs\.output: .*, and no row is of 4x16x16, .* jobs/p"):
         build.prepare(other)
     with pytest.raises(UserError, match=r"pairs\.output: .* is of another one: it has shapes"):
         make_pairs(other)
-    with pytest.raises(UserError, match=r"teacher\.buckets: encoded real images have one size"):
-        real_plan(changed(config, "encode", source=str(made / "images")), None)
+    with pytest.raises(UserError, match=r"encode\.output: .*, and no row is of 4x16x16, .* jobs/e"):
+        new_source(changed(other, "distill", gan=ENCODED), load_teacher(other.teacher).at(wide))
+    with pytest.raises(UserError, match=r"encode\.output: .* is of another one: it has shapes"):
+        encode_images(other)
+    with pytest.raises(UserError, match=r"encode\.size: 16, but teacher\.buckets has 3 sizes"):
+        real_plan(changed(config, "encode", size=16), None)
+    large = changed(config, "encode", shard_size=14, output=str(made / "large"))
+    with pytest.raises(UserError, match=r"encode\.shard_size: 1 shards of 14 .*; use 3 or less"):
+        encode_images(large)
+    assert not list((made / "large").glob("plan.json"))
