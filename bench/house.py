@@ -21,8 +21,14 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTED = {"_asdict", "_fields", "_make", "_replace", "_exit"}
 """Public names that begin with an underscore: of named tuples and of `os`."""
 ALLOWED = {
+    "_foreach_copy_": (
+        "pipeline/training/trained.py",
+        "one kernel for all weights; no public name",
+    ),
     "_foreach_lerp_": ("pipeline/models/ema.py", "one kernel for all weights; no public name"),
+    "_keep_in_fp32_modules": ("pipeline/models/half.py", "diffusers' own list; no public name"),
     "_modules": ("pipeline/models/views.py", "PyTorch has no public way to replace a copy's parts"),
+    "_version": ("pipeline/training/trained.py", "PyTorch's count of changes; no public name"),
 }
 """Private name of another library -> the one file that may use it, and the reason."""
 

@@ -180,7 +180,8 @@ class DistillConfig(Branch):
     )
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32",
-        description="bf16: autocast, with the teacher in bf16; weights and losses stay in fp32.",
+        description="bf16: networks compute with copies of their weights in bf16; the weights that "
+        "learn, averages and losses stay in fp32.",
     )
     recompute: bool = Field(
         default=False, description="Gradient checkpointing: less memory, a third more time."

@@ -27,7 +27,8 @@ class Footprint:
     """Bytes that one worker holds at its fullest.
 
     Attributes:
-        weights: Of student, critic, average and teacher; with adapters, what is shared once.
+        weights: Of student, critic, average and teacher, and of the copies that compute in bf16;
+            with adapters, what is shared once.
         gradients: Of student and critic.
         moments: Of their optimisers.
         activations: That the backward pass of one microbatch needs, the student's or the critic's.
@@ -72,10 +73,12 @@ def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
     pairs = distill.regression.batch_size // distill.lanes if method.recipe.needs.pairs else 0
     trained, shared = _own(student) + _own(critic), 0
     learning = _learning(student) + _learning(critic)
+    copies = learning // 2 if half == 2 and not distill.sharded else 0
     if distill.sharded:  # each has a part of its own of what is shared otherwise
         shared = sum(_bytes(each) - _own(each) for each in (student, student, critic)) // half
     return Footprint(
         weights=(trained + _own(student) + shared) // parts
+        + copies
         + taught // (parts if distill.shard_teacher else 1),
         gradients=learning // parts,
         moments=learning // 4 * _MOMENTS[distill.optimizer] // parts,

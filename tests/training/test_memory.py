@@ -14,12 +14,19 @@ def size(tensors) -> int:
     return sum(value.numel() * value.element_size() for value in tensors)
 
 
-@pytest.mark.parametrize("settings", [{}, GAN], ids=["alone", "gan"])
+HALF = {"precision": "bf16"}
+
+
+@pytest.mark.parametrize("settings", [{}, GAN, HALF], ids=["alone", "gan", "bf16"])
 def test_weights_and_moments_are_those_of_a_prepared_run(tiny_run, settings):
     config = tiny_run(**settings)
     counted = footprint(config, load_teacher(config.teacher))
-    found = build.prepare(config).state.tensors()
+    made = build.prepare(config)
+    found = made.state.tensors()
     networks = {k: v for k, v in found.items() if "_optimizer." not in k}
+    for each in (made.step.student, made.step.critic):
+        if each.masters is not None:
+            networks |= {f"copy {id(v)}": v for v in each.masters.copies}
     moments = {k: v for k, v in found.items() if "_optimizer." in k}
     teacher = load_teacher(config.teacher)
     own = size(teacher.parameters()) + size(teacher.buffers())
