@@ -125,14 +125,12 @@ class TrainStep:
         plan = self.method.plan(step)
         self.student.renew()
         self.critic.renew()
-        bare_student = self.accelerator.unwrap_model(self.student.network)
-        bare_critic = self.accelerator.unwrap_model(self.critic.network)
         samples: dict[int, Tensor] = {}
         done = StepResult({}, {})
         if plan.critic and not plan.on_samples:
             with self.clock("student"):
                 samples = {
-                    n: self.method.samples(bare_student, microbatch)
+                    n: self.method.samples(self.student.bare, microbatch)
                     for n, microbatch in mine.items()
                 }
         if plan.student:
@@ -140,7 +138,7 @@ class TrainStep:
             def student_loss(number: int) -> Loss:
                 network, microbatch = self.student.network, mine[number]
                 return self.method.student_loss(
-                    plan, network, self.teacher, bare_critic, microbatch
+                    plan, network, self.teacher, self.critic.bare, microbatch
                 )
 
             with self.clock("student"):

@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.models.frozen import learnt
 
@@ -70,6 +71,12 @@ class Trained:
     optimizer: torch.optim.Optimizer
     rate: Callable[[int], float]
     masters: Masters | None = None
+
+    @property
+    def bare(self) -> nn.Module:
+        """What computes, without the wrapper."""
+        bare: nn.Module = self.network
+        return bare.module if isinstance(bare, DistributedDataParallel) else bare
 
     def update(self, step: int, clip: float, accelerator: Accelerator) -> Tensor:
         """Take an optimiser step by the gradients at hand, and let go of these.

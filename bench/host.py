@@ -1,0 +1,260 @@
+#!/usr/bin/env python3
+"""The host's work for a step in bfloat16: copies that are cast once an update, against autocast.
+
+python bench/host.py [--pairs 7] [--only MODEL] [--json FILE]
+
+On one CPU core, with networks of the real depth and tiny widths, so that nearly all of the time is
+what PyTorch needs to get a kernel going. A cycle of configs/sd15-dmd2.yaml, one step of the student
+and ten of the critic, of two images; its draws are made before. Beside it the same cycle as it was
+done before: weights in float32, autocast around every loss, a look at each gradient's norm.
+
+                                                                                             bar
+host_ratio_same_recompute  CPU seconds, ours / autocast's; blocks recomputed in both        0.65
+host_ratio_best            the same, ours without recomputing                               0.50
+aten_ratio                 operators called, ours / autocast's; blocks recomputed in both   0.60
+casts_per_weight           of our weights to bfloat16, for each weight and update              1
+
+Ratios are medians of interleaved pairs.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from pipeline.cli import load  # noqa: E402
+from pipeline.methods.dmd import DMD  # noqa: E402
+from pipeline.training import build  # noqa: E402
+from pipeline.training.hooks import EMA  # noqa: E402
+from pipeline.training.trained import Trained  # noqa: E402
+from tests.fixtures.tiny_models import save_tiny  # noqa: E402
+
+CYCLE, IMAGES = 10, 2
+BARS = {
+    "host_ratio_same_recompute": 0.65,
+    "host_ratio_best": 0.5,
+    "aten_ratio": 0.6,
+    "casts_per_weight": 1.0,
+}
+UNET = {
+    "block_out_channels": [8, 16, 16, 16],
+    "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
+    "layers_per_block": 2,
+}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sd1": ("unet", UNET),
+    "qwen": ("transformer", {"num_layers": 12}),
+    "wan": ("transformer", {"num_layers": 12}),
+}
+"""Tiny model of the tests -> its backbone, and what makes it as deep as a real one, or nearly."""
+Figures = dict[str, float]
+
+
+class Autocast(DMD):
+    """The method with every loss under autocast."""
+
+    def student_loss(self, *given: Any) -> Any:
+        """See `DMD`."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().student_loss(*given)
+
+    def critic_loss(self, *given: Any) -> Any:
+        """See `DMD`."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().critic_loss(*given)
+
+    def samples(self, *given: Any) -> Tensor:
+        """See `DMD`."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().samples(*given)
+
+
+class Looking(Trained):
+    """Waits for each gradient's norm before the optimiser steps."""
+
+    def update(self, *given: Any) -> Tensor:
+        """See `Trained`."""
+        norm = super().update(*given)
+        assert norm.isfinite()
+        return norm
+
+
+@dataclass
+class Run:
+    """A run that is timed.
+
+    Args:
+        training: As a worker has it.
+    """
+
+    training: build.TrainingRun
+
+    def __post_init__(self) -> None:
+        self.ema = EMA(self.training)
+        self.draws = [self.training.microbatches(step) for step in range(CYCLE)]
+        self.cycle()
+
+    def cycle(self) -> None:
+        """One step of the student among those of the critic."""
+        for number, draws in enumerate(self.draws):
+            self.training.step(number, draws, self.ema.after_student_update)
+
+    def seconds(self) -> float:
+        """CPU time of a step."""
+        start = time.process_time()
+        self.cycle()
+        return (time.process_time() - start) / CYCLE
+
+    def counted(self) -> "Count":
+        """What a cycle calls."""
+        step = self.training.step
+        weights = [w for each in (step.student, step.critic) for w in each.network.parameters()]
+        masters = [each.masters for each in (step.student, step.critic) if each.masters]
+        with Count([*weights, *(w for each in masters for w in each.weights)]) as count:
+            self.cycle()
+        return count
+
+
+class Count(TorchDispatchMode):
+    """Counts operators, and casts of weights.
+
+    Args:
+        weights: That learn, and their copies.
+    """
+
+    def __init__(self, weights: list[Tensor]) -> None:
+        super().__init__()
+        self.places = {each.data_ptr() for each in weights}
+        self.operators = self.casts = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Count one, and call it."""
+        self.operators += 1
+        if func is torch.ops.aten._to_copy.default and (kwargs or {}).get("dtype"):
+            self.casts += args[0].data_ptr() in self.places
+        if func is torch.ops.aten._foreach_copy_.default:
+            self.casts += sum(each.data_ptr() in self.places for each in args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def save_deep(folder: Path, model: str) -> Path:
+    """A tiny model of the tests with a deep backbone of random weights."""
+    pipe = DiffusionPipeline.from_pretrained(save_tiny(folder / "tiny", model))
+    part, settings = MODELS[model]
+    old = getattr(pipe, part)
+    torch.manual_seed(0)
+    setattr(pipe, part, type(old).from_config({**old.config, **settings}))
+    pipe.save_pretrained(folder / "deep")
+    return folder / "deep"
+
+
+@contextmanager
+def prepared(model: str) -> Iterator[tuple[Run, Run, Run]]:
+    """Ours and autocast's, with blocks recomputed, and ours without."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        teacher = save_deep(folder, model)
+        (folder / "some.prompts").write_text('"a cat"\n"a dog"\n')
+
+        def made(precision: str, recompute: bool) -> build.TrainingRun:
+            flags = {
+                "run": folder / "run",
+                "teacher.output": teacher,
+                "teacher.prompts": folder / "some.prompts",
+                "distill.batch_size": IMAGES,
+                "distill.lanes": 1,
+                "distill.workers.max": 1,
+                "distill.precision": precision,
+                "distill.recompute": str(recompute).lower(),
+            }
+            given = [f"--{key}={value}" for key, value in flags.items()]
+            return build.prepare(
+                load("host", [f"--config={ROOT / 'configs/sd15-dmd2.yaml'}", *given])[0]
+            )
+
+        yield (
+            Run(made("bf16", True)),
+            Run(under_autocast(made("fp32", True))),
+            Run(made("bf16", False)),
+        )
+
+
+def under_autocast(training: build.TrainingRun) -> build.TrainingRun:
+    """A run in float32 as one in bfloat16 was before, its teacher's weights in bfloat16."""
+    step = training.step
+    for weight in training.grid.teacher.parameters():
+        weight.data = weight.data.bfloat16()
+    method = Autocast(**vars(step.method))
+    student, critic = (Looking(**vars(each)) for each in (step.student, step.critic))
+    step = replace(step, method=method, student=student, critic=critic)
+    return replace(training, step=step)
+
+
+def measure(model: str, pairs: int) -> Figures:
+    """The figures of a model."""
+    with prepared(model) as (ours, before, best):
+        calls, old = ours.counted(), before.counted()
+        weights = [len(each.masters.weights) for each in trained(ours) if each.masters]
+        student, critic = weights
+        updates = student + CYCLE * critic
+        times = [(ours.seconds(), before.seconds(), best.seconds()) for _ in range(pairs)]
+    return {
+        "host_ratio_same_recompute": statistics.median(a / b for a, b, _ in times),
+        "host_ratio_best": statistics.median(c / b for _, b, c in times),
+        "aten_ratio": calls.operators / old.operators,
+        "casts_per_weight": calls.casts / updates,
+        "milliseconds": 1e3 * statistics.median(a for a, _, _ in times),
+        "milliseconds_before": 1e3 * statistics.median(b for _, b, _ in times),
+        "milliseconds_best": 1e3 * statistics.median(c for _, _, c in times),
+        "operators": calls.operators / CYCLE,
+        "operators_before": old.operators / CYCLE,
+        "casts_before": old.casts / CYCLE,
+    }
+
+
+def trained(run: Run) -> list[Trained]:
+    """Student and critic."""
+    return [run.training.step.student, run.training.step.critic]
+
+
+def main() -> int:
+    """Measure, print, write; 0 if the bars hold for all models."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=7, help="interleaved timings of each")
+    parser.add_argument("--only", choices=MODELS, help="one model")
+    parser.add_argument("--json", type=Path, help="where the figures go too")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    found = {}
+    for model in [arguments.only] if arguments.only else MODELS:
+        found[model] = measure(model, arguments.pairs)
+        print(model)
+        for name, value in found[model].items():
+            print(f"  {name:26} {value:9.3g}" + (f"  bar {BARS[name]}" if name in BARS else ""))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+    return (
+        0 if all(each[name] <= bar for each in found.values() for name, bar in BARS.items()) else 1
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
