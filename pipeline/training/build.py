@@ -23,6 +23,7 @@ from pipeline.methods.microbatch import Microbatch, RealImages
 from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.ema import Average, ema_of
+from pipeline.models.quantized import quantized
 from pipeline.models.sampling import guide
 from pipeline.runs.checkpoint import State
 from pipeline.runs.init_from import InitFrom
@@ -66,7 +67,7 @@ def prepare(config: Config) -> TrainingRun:
     distill, accelerator = config.distill, _accelerator(config.distill.precision)
     device = accelerator.device
     run = Run(config)
-    teacher = run.load_teacher().to(device)
+    teacher = quantized(run.load_teacher(), distill.quantize, device).to(device)
     method = build_method(distill, teacher, device)
     student, critic = new_networks(distill, config.network, config.seed, teacher)
     if distill.start_from:
@@ -120,8 +121,9 @@ def prepare(config: Config) -> TrainingRun:
 
 def _accelerator(precision: str) -> Accelerator:
     # PyTorch's DDP rebuilds its buckets after the first step of a process, and three and more
-    # workers then sum in another order after a restart: with this it does not.
-    wrapper = DistributedDataParallelKwargs(find_unused_parameters=True)
+    # workers then sum in another order after a restart: with this it does not. Buffers never
+    # change, and a quantised base is made of them: none are sent at every call.
+    wrapper = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     return Accelerator(
         cpu=not torch.cuda.is_available() or os.environ.get("ACCELERATE_TORCH_DEVICE") == "cpu",
         mixed_precision="bf16" if precision == "bf16" else "no",

@@ -26,6 +26,7 @@ from pipeline.training.memory import Footprint, footprint, saved_bytes
 from tests.families.builder import backbones
 from tests.families.measures import (
     NETWORK,
+    apart_times,
     changed,
     close,
     guidable,
@@ -232,11 +233,6 @@ def name_of(moment: str, network: str) -> str:
     """The weight that a moment of an optimiser is of."""
     own = moment.removeprefix(f"{network}_optimizer.state.").removesuffix(".exp_avg")
     return f"{network}.{own}"
-
-
-def apart_times(network: Denoiser) -> Tensor:
-    """Of two rows: one of less, one of more noise."""
-    return network.schedule.start * torch.tensor([0.4, 0.9])
 
 
 class Seen:
