@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.models.critic import Critic
-from pipeline.models.denoiser import Denoiser, Inputs
+from pipeline.models.denoiser import Inputs
 from pipeline.models.latent_transformer import LatentTransformer
 from pipeline.models.loading import load_teacher
 from pipeline.models.network import Network
