@@ -135,6 +135,11 @@ class DistillConfig(Branch):
         default="adamw",
         description="AdamW, or AdamW with 8-bit moments (a quarter of the memory; extra `8bit`).",
     )
+    quantize: Literal["int8", "nf4"] | None = Field(
+        default=None,
+        description="The frozen weights beneath adapters in 8 bits, or in 4 (nf4, extra `8bit`); "
+        "null: as they are.",
+    )
     student: StudentConfig = Field(default_factory=StudentConfig)
     regression: RegressionConfig = Field(default_factory=RegressionConfig)
     matching: MatchingConfig = Field(default_factory=MatchingConfig)

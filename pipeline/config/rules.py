@@ -160,6 +160,23 @@ def distill_problems(distill: DistillConfig) -> Problems:
             "distill.optimizer: adamw8bit cannot be split over workers; use adamw with "
             "distill.sharded"
         )
+    if distill.quantize is not None:
+        yield from _quantize_problems(distill)
+
+
+def _quantize_problems(distill: DistillConfig) -> Problems:
+    """Weights in fewer bits are frozen, whole, and those of all networks."""
+    for name, network in (("student", distill.student), ("critic", distill.critic)):
+        if network.lora.rank is None:
+            yield (
+                f"distill.quantize: {distill.quantize} is of frozen weights, and the {name} trains "
+                f"all of its own; set distill.{name}.lora.rank"
+            )
+    if distill.sharded:
+        yield (
+            f"distill.quantize: {distill.quantize} cannot be split over workers; set "
+            "distill.sharded to false"
+        )
 
 
 def conditions_problems(distill: DistillConfig, teacher: TeacherConfig) -> Problems:

@@ -40,7 +40,8 @@ def definition(config: Config) -> dict[str, Any]:
     distill, credentials = config.distill, config.s3
     teacher = teacher_fingerprint(config.teacher)
     pairs, distance = None, {}
-    free = _FREE if distill.terms else {*_FREE, "terms"}  # runs from before there were any go on
+    unset = {name for name in ("terms", "quantize") if not getattr(distill, name)}
+    free = _FREE | unset  # runs from before there were any go on
     if Recipe.of(config.distill).needs.pairs:
         manifest = RunPairs(config.pairs.output, distill.output, credentials).manifest
         manifest.check_teacher(teacher)

@@ -29,6 +29,7 @@ from pipeline.models.denoiser import Denoiser
 from pipeline.models.ema import Average, ema_of
 from pipeline.models.frozen import sharing_copy
 from pipeline.models.half import HALF, compute_in_half, tell_half
+from pipeline.models.quantized import quantized
 from pipeline.models.sampling import guide
 from pipeline.runs.checkpoint import State
 from pipeline.runs.init_from import InitFrom
@@ -73,7 +74,7 @@ def prepare(config: Config) -> TrainingRun:
     distill, accelerator = config.distill, _accelerator()
     device = accelerator.device
     run = Run(config)
-    teacher = run.load_teacher().to(device)
+    teacher = quantized(run.load_teacher(), distill.quantize, device).to(device)
     method = build_method(distill, teacher, device)
     student, critic = new_networks(distill, config.network, config.seed, teacher)
     if distill.start_from:
@@ -128,8 +129,9 @@ def prepare(config: Config) -> TrainingRun:
 
 def _accelerator() -> Accelerator:
     # PyTorch's DDP rebuilds its buckets after the first step of a process, and three and more
-    # workers then sum in another order after a restart: with this it does not.
-    wrapper = DistributedDataParallelKwargs(find_unused_parameters=True)
+    # workers then sum in another order after a restart: with this it does not. Buffers never
+    # change, and a quantised base is made of them: none are sent at every call.
+    wrapper = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     return Accelerator(
         cpu=not torch.cuda.is_available() or os.environ.get("ACCELERATE_TORCH_DEVICE") == "cpu",
         kwargs_handlers=[wrapper],

@@ -1,7 +1,7 @@
 """What training will hold in a worker's memory, counted before any of it is there."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Denoiser, blank
 from pipeline.models.frozen import frozen
 from pipeline.models.network import Network
+from pipeline.models.quantized import quantized
 from pipeline.training.method import build_method, new_networks
 
 _MOMENTS = {"adamw": 8, "adamw8bit": 2}
@@ -63,13 +64,14 @@ def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
     """
     distill = config.distill
     teacher = teacher.at(teacher.buckets.largest)
-    at_meta = copy.deepcopy(teacher).to("meta")
+    meta = torch.device("meta")
+    at_meta = quantized(copy.deepcopy(teacher).to(meta), distill.quantize, meta)
     student, critic = new_networks(distill, config.network, config.seed, at_meta)
-    student, critic = student.to("meta"), critic.to("meta")
+    student, critic = student.to(meta), critic.to(meta)
     half = 2 if distill.precision == "bf16" else 1
-    taught = _bytes(teacher) // half
+    taught = _bytes(at_meta, half)
     parts = workers if distill.sharded else 1
-    method = build_method(distill, teacher, torch.device("meta"))
+    method = build_method(distill, teacher, meta)
     pairs = distill.regression.batch_size // distill.lanes if method.recipe.needs.pairs else 0
     trained, shared = _own(student) + _own(critic), 0
     learning = _learning(student) + _learning(critic)
@@ -173,9 +175,13 @@ def _attention_inputs(
     return [query, key, value, *mask]
 
 
-def _bytes(network: nn.Module) -> int:
-    values: Sequence[Tensor] = [*network.parameters(), *network.buffers()]
-    return sum(value.numel() * value.element_size() for value in values)
+def _bytes(network: nn.Module, part: int = 1) -> int:
+    """Bytes of a network, its weights but not its buffers in so much shorter numbers."""
+    weights, buffers = (
+        sum(value.numel() * value.element_size() for value in values)
+        for values in (network.parameters(), network.buffers())
+    )
+    return weights // part + buffers
 
 
 def _learning(network: nn.Module) -> int:

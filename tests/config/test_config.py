@@ -155,6 +155,20 @@ def test_example_is_valid(path: Path) -> None:
             "use adamw with distill.sharded",
         ),
         (
+            {"distill": {"quantize": "int8", "student": {"lora": {"rank": 4}}}},
+            "distill.quantize: int8 is of frozen weights, and the critic trains all of its own; "
+            "set distill.critic.lora.rank",
+        ),
+        (
+            {
+                "distill": {
+                    **{name: {"lora": {"rank": 4}} for name in ("student", "critic")},
+                    **{"quantize": "nf4", "sharded": True},
+                }
+            },
+            "distill.quantize: nf4 cannot be split over workers; set distill.sharded to false",
+        ),
+        (
             {"network": {"attention": [True]}},
             "network.attention: 1 values for the 2 levels of network.channels; give one per level",
         ),

@@ -70,6 +70,11 @@ def off(counted: float, found: float) -> float:
     return abs(counted - found) / found if found else float(counted != 0)
 
 
+def apart_times(network: Denoiser) -> Tensor:
+    """Of two rows: one of less, one of more noise."""
+    return network.schedule.start * torch.tensor([0.4, 0.9])
+
+
 def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
     """The share of tensors that are not what they were; 0 if one is not finite."""
     assert before.keys() == after.keys()

@@ -18,7 +18,7 @@ from pipeline.config import Config, DistillConfig
 from pipeline.data.fetch import fetch_inputs
 from pipeline.diffusion.pairs import PairBatch
 from pipeline.models.critic import Critic
-from pipeline.models.denoiser import Denoiser, Inputs
+from pipeline.models.denoiser import Inputs
 from pipeline.models.experts import Experts
 from pipeline.models.families.gaussian import GaussianMixture
 from pipeline.models.half import compute_in_half
@@ -36,6 +36,7 @@ from pipeline.training.trained import Masters, Trained
 from tests.families.builder import backbones
 from tests.families.measures import (
     NETWORK,
+    apart_times,
     changed,
     close,
     guidable,
@@ -302,11 +303,6 @@ def name_of(moment: str, network: str) -> str:
     """The weight that a moment of an optimiser is of."""
     own = moment.removeprefix(f"{network}_optimizer.state.").removesuffix(".exp_avg")
     return f"{network}.{own}"
-
-
-def apart_times(network: Denoiser) -> Tensor:
-    """Of two rows: one of less, one of more noise."""
-    return network.schedule.start * torch.tensor([0.4, 0.9])
 
 
 class Seen:

@@ -9,6 +9,7 @@ import torch
 from pipeline.cli import load
 from pipeline.cluster.costs import GIB
 from pipeline.cluster.doctor import CONTEXT
+from pipeline.models.quantized import FORMATS
 from pipeline.training.memory import footprint
 from tests.fixtures.released import RELEASED
 
@@ -37,3 +38,15 @@ def test_memory_is_what_is_foreseen(name, tmp_path):
     with torch.device("meta"):
         counted = [footprint(each, teacher, each.distill.workers.min) for each in (adapted, full)]
     assert told == pytest.approx([(each.total + CONTEXT) / GIB for each in counted], rel=0.05)
+
+
+@pytest.mark.parametrize("how", FORMATS)
+def test_memory_over_a_base_in_fewer_bits_is_what_is_foreseen(how, tmp_path):
+    name = "qwen-image-4-step"
+    (told,) = re.findall(rf"{how} ([\d.]+) GiB", comment_of(name))
+    plain = ["--config", f"configs/{name}.yaml", "--run", str(tmp_path)]
+    config = load("", [*plain, "--distill.quantize", how])[0]
+    teacher = RELEASED[name].teacher(config.teacher)
+    with torch.device("meta"):
+        counted = footprint(config, teacher)
+    assert float(told) == pytest.approx((counted.total + CONTEXT) / GIB, rel=0.05)

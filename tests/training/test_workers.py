@@ -140,6 +140,22 @@ def test_sharded_adapters_take_the_steps_of_copied_ones_and_go_on_alone(unet_tau
     train(unet_taught("sharded", adapters, **settings | {"steps": 8}, sharded=True), 1)
 
 
+@pytest.mark.cluster
+def test_over_a_base_in_fewer_bits_two_workers_take_the_steps_of_one(unet_taught):
+    adapters = {"lr": 0.01, "lora": {"rank": 2}}
+    settings = {"log_every": 1, "lanes": 2, "burn_in_steps": 0, "steps": 4}
+    trees = [unet_taught(name, adapters, **settings).model_dump(mode="json") for name in "ab"]
+    one, two = (
+        Config.model_validate(each | {"distill": each["distill"] | {"quantize": "int8"}})
+        for each in trees
+    )
+    train(one, 1)
+    train(two, 2)
+    for ours, theirs in zip(lines(two), lines(one), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+    assert all("lora_" in name for name in weights(two).keys() - {"ema.n_averaged"})
+
+
 def test_bf16_stays_near_fp32_and_keeps_its_weights_in_fp32(unet_taught):
     exact, half = unet_taught("exact", precision="fp32"), unet_taught("half", precision="bf16")
     for config in (exact, half):
