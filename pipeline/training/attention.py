@@ -1,30 +1,42 @@
 """Attention on the meta device as a GPU takes it: one kernel."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
-from torch.overrides import TorchFunctionMode
+from torch.nn import functional
+
+_PLAIN = functional.scaled_dot_product_attention
 
 
-class OneKernel(TorchFunctionMode):
-    """While it is entered, attention on the meta device is one kernel with a backward of one.
+@contextmanager
+def one_kernel() -> Iterator[None]:
+    """While the block runs, attention on the meta device is one kernel, and its backward another.
 
     PyTorch takes it step by step there, and would keep all scores for the backward pass; a GPU's
     kernels keep inputs, output and a number for each token and head, and compute the scores again.
+
+    It stands in for PyTorch's function, since a `TorchFunctionMode` is suspended in the backward
+    pass, where `distill.recompute` calls the function again.
     """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        named = kwargs or {}
-        if func is scaled_dot_product_attention:
-            query: Tensor = args[0] if args else named["query"]
-            if query.is_meta and query.ndim == 4:
-                return _attention(*args, **named)
-        return func(*args, **named)
+    before = functional.scaled_dot_product_attention
+    functional.scaled_dot_product_attention = _attention
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = before
 
 
-def _attention(
+def _attention(query: Tensor, *args: Any, **named: Any) -> Tensor:
+    """As PyTorch's; of (B, heads, tokens, D) on the meta device in one kernel."""
+    if query.is_meta and query.ndim == 4:
+        return _kernel(query, *args, **named)
+    return _PLAIN(query, *args, **named)
+
+
+def _kernel(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -34,7 +46,6 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """As PyTorch's function of this name, whose arguments these are: (B, heads, tokens, D)."""
     if enable_gqa:
         shared = query.shape[1] // key.shape[1]
         key, value = (each.repeat_interleave(shared, dim=1) for each in (key, value))

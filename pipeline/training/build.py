@@ -263,6 +263,6 @@ class _Microbatches:
             seeds.generator("distill", self.seed, step, number),
             pairs,
             real,
-            method.step_index(seeds.generator("exit", self.seed, step)),
+            method.step_index_at(self.seed, step),
             self.accelerator.device,
         )

@@ -13,7 +13,7 @@ from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Denoiser, blank
 from pipeline.models.frozen import frozen, meta_copy
 from pipeline.models.network import Network
-from pipeline.training.attention import OneKernel
+from pipeline.training.attention import one_kernel
 from pipeline.training.method import build_method, new_networks
 
 _MOMENTS = {"adamw": 8, "adamw8bit": 2}
@@ -131,7 +131,7 @@ def kept_bytes(call: Callable[[], object], *networks: nn.Module) -> int:
         saved.add(value.untyped_storage())  # one object for all tensors that share it
         return value
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value), OneKernel():
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value), one_kernel():
         call()
     return sum(storage.nbytes() for storage in saved - own)
 
