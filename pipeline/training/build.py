@@ -27,6 +27,8 @@ from pipeline.models.sampling import guide
 from pipeline.runs.checkpoint import State
 from pipeline.runs.init_from import InitFrom
 from pipeline.runs.run import Run
+from pipeline.training.clock import Clock
+from pipeline.training.flops import StepFlops, step_flops
 from pipeline.training.gan_images import new_source
 from pipeline.training.method import build_method, new_networks
 from pipeline.training.sample_grid import SampleGrid
@@ -46,6 +48,7 @@ class TrainingRun:
         ema: Moving average of the student, which the hook `EMA` updates.
         state: What a checkpoint holds.
         fingerprint: SHA-256 of all that defines the optimisation.
+        flops: Of a step; None on other workers than the first, and where they cannot be counted.
     """
 
     step: TrainStep
@@ -54,6 +57,7 @@ class TrainingRun:
     ema: Average
     state: State
     fingerprint: str
+    flops: StepFlops | None
 
 
 def prepare(config: Config) -> TrainingRun:
@@ -72,6 +76,9 @@ def prepare(config: Config) -> TrainingRun:
     if distill.start_from:
         InitFrom(distill, config.teacher, config.s3).load(student, critic)
     student, critic = student.to(device), critic.to(device)
+    flops = None
+    if accelerator.is_main_process:
+        flops = step_flops(config, method, teacher, student, critic)
     if distill.precision == "bf16":
         for weight in teacher.parameters():
             weight.data = weight.data.bfloat16()
@@ -103,6 +110,7 @@ def prepare(config: Config) -> TrainingRun:
             accelerator=accelerator,
             microbatches=distill.lanes,
             clip=distill.clip,
+            clock=Clock(device),
         ),
         microbatches=_Microbatches(
             [source(teacher.at(shape)) for shape in teacher.buckets.shapes],
@@ -115,6 +123,7 @@ def prepare(config: Config) -> TrainingRun:
         ema=ema,
         state=State(networks, {name: each.optimizer for name, each in trained.items()}),
         fingerprint=run.fingerprint,
+        flops=flops,
     )
 
 

@@ -195,21 +195,23 @@ def step_flops(
 
 def _of_image(method: DMD, given: Inputs, teacher: Any, student: Any, critic: Any) -> ImageFlops:
     """Of the shape of what is given, on the meta device."""
-    image, *rest = given
+    image, t, condition = given
     taught = method.recipe.step_calls(replace(method.recipe.both, critic=False), 0)
 
     def judge(x_t: Tensor) -> Tensor:
-        x0, logits = critic.denoise_and_logits(Inputs(x_t, *rest))
+        x0, logits = critic.denoise_and_logits(Inputs(x_t, t, condition))
         return x0.sum() + logits.sum()
 
-    alone = passes(lambda x_t: critic(x_t, *rest), image, taught.critic_backward)
+    alone = passes(lambda x_t: critic(x_t, t, condition), image, taught.critic_backward)
     features, judging = Passes(), alone
     if isinstance(critic, Critic) and critic.heads:
-        features = passes(lambda x_t: critic.logits(Inputs(x_t, *rest)), image)
+        features = passes(lambda x_t: critic.logits(Inputs(x_t, t, condition)), image)
         judging = passes(judge, image, to_image=False)
     return ImageFlops(
-        teacher=passes(lambda x_t: teacher(x_t, *rest), image, taught.teacher_backward, False),
-        student=passes(lambda x_t: student(x_t, *rest), image, False),
+        teacher=passes(
+            lambda x_t: teacher(x_t, t, condition), image, taught.teacher_backward, False
+        ),
+        student=passes(lambda x_t: student(x_t, t, condition), image, False),
         critic=alone,
         judging=judging,
         features=features,
