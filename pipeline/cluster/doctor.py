@@ -6,6 +6,7 @@ from functools import cached_property
 
 import ray
 
+from pipeline.cluster.estimate import price, work
 from pipeline.cluster.network import check_reach
 from pipeline.cluster.node import Node, Speed, look_at_nodes, measure_speed, versions
 from pipeline.cluster.session import connect
@@ -20,7 +21,7 @@ from pipeline.models.loading import teacher_fingerprint
 from pipeline.models.solver_notes import solver_note
 from pipeline.runs.run import Run
 from pipeline.stages.pairs import pair_plan
-from pipeline.stages.plan import plan, set_bytes, teacher_calls, training_calls
+from pipeline.stages.plan import plan, set_bytes
 from pipeline.training.memory import footprint
 from pipeline.utils.errors import UserError, problem_line
 from pipeline.utils.uris import is_remote
@@ -269,25 +270,10 @@ class Examination:
         return f"{need / GIB:.2f} of {found / GIB:.1f} GiB for a worker of distill"
 
     def estimate(self) -> list[str]:
-        """Hours and price of both jobs, from the measured speeds."""
-        config, prices, total, lines = self.config, self.config.doctor, 0.0, []
-        work = {
-            "pairs.actors": (teacher_calls(config.pairs) * config.pairs.count, 0.0),
-            "distill.workers": training_calls(config.distill, config.pairs.guidance).evaluations(),
-        }
-        for name, (by_teacher, by_student) in work.items():
-            speed = self.speeds[name]
-            share = config.pairs.actors if name == "pairs.actors" else config.distill.workers
-            hours = (by_teacher * speed.teacher + by_student * speed.student) / 3600
-            price = hours * (share.gpus * prices.gpu_hour + share.cpus * prices.cpu_hour)
-            total += price
-            kind = "GPU" if share.gpus else "worker"
-            lines.append(f"{name.split('.')[0]}: {hours:.3g} {kind}-hours, {price:.2f}")
-        stored = sum(self._needs().values()) / GIB
-        month = stored * prices.gib_month
-        lines.append(f"storage: {stored:.3g} GiB, {month:.2f} a month")
-        lines.append(f"in all: {total:.2f}, and {month:.2f} a month (prices: doctor.*)")
-        return lines
+        """Work of a step, hours and price of both jobs, from the measured speeds."""
+        speeds, stored = self.speeds, sum(self._needs().values()) / GIB
+        device = speeds["distill.workers"].device
+        return [*work(self.config, self.teacher, device), *price(self.config, speeds, stored)]
 
     def _needs(self) -> dict[str, int]:
         """Bytes that each output will take."""
