@@ -28,6 +28,11 @@ ALLOWED = {
     "_foreach_lerp_": ("pipeline/models/ema.py", "one kernel for all weights; no public name"),
     "_keep_in_fp32_modules": ("pipeline/models/half.py", "diffusers' own list; no public name"),
     "_modules": ("pipeline/models/views.py", "PyTorch has no public way to replace a copy's parts"),
+    "_python_dispatch": ("pipeline/training/flops.py", "as PyTorch documents `TorchDispatchMode`"),
+    "_scaled_dot_product_efficient_attention": (
+        "pipeline/training/attention.py",
+        "the kernel as an operator; no public name",
+    ),
     "_version": ("pipeline/training/trained.py", "PyTorch's count of changes; no public name"),
 }
 """Private name of another library -> the one file that may use it, and the reason."""

@@ -1,4 +1,4 @@
-"""What a run costs: bytes of its outputs, and hours and price of its jobs."""
+"""What a run costs: bytes of its outputs, work of a step, hours and price of its jobs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +11,13 @@ from pipeline.models.condition import Prompts
 from pipeline.models.denoiser import Denoiser
 from pipeline.runs.conditions import RunConditions
 from pipeline.stages.plan import teacher_calls, training_calls
+from pipeline.training.flops import StepFlops
 from pipeline.training.memory import Footprint
+from pipeline.training.peaks import peak
 
 GIB = 2**30
+USUAL = 0.4
+"""Share of its peak that a GPU reaches in training that is going well."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,22 @@ def stored_conditions(found: RunConditions, teacher: Denoiser, precision: str) -
     stored = 4 if precision == "fp32" else 2
     size = sum(v.numel() * (stored if v.is_floating_point() else v.itemsize) for v in row)
     return Output((len(texts) + prompts.guidable) * size, most=True)
+
+
+def work(flops: StepFlops, distill: DistillConfig, device: str) -> str:
+    """TFLOP of a step in the last phase, and its seconds on GPUs whose peak is known.
+
+    Args:
+        flops: Of a run's step.
+        distill: Its settings.
+        device: Name of a worker's GPU.
+    """
+    step, workers = flops.cycle / 1e12, distill.workers.max
+    text = f"distill: {step / distill.batch_size:.3g} TFLOP an image, {step:.3g} a step"
+    if most := peak(device, distill.precision):
+        seconds = step / workers / (USUAL * most)
+        text += f"; {seconds:.2g} s a step on {workers} {device} at {USUAL:.0%} of {most:g} TFLOP/s"
+    return text
 
 
 def estimate(

@@ -23,6 +23,7 @@ from pipeline.models.solver_notes import solver_note
 from pipeline.runs.run import Run
 from pipeline.stages.pairs import pair_plan
 from pipeline.stages.plan import plan, set_bytes
+from pipeline.training.flops import planned_flops
 from pipeline.training.memory import footprint
 from pipeline.utils.errors import UserError, problem_line
 from pipeline.utils.uris import is_remote
@@ -291,6 +292,12 @@ class Examination:
         return f"{need / GIB:.2f} of {found / GIB:.1f} GiB for a worker of distill"
 
     def estimate(self) -> list[str]:
-        """Hours and price of both jobs, from the measured speeds."""
+        """Work of a step, hours and price of both jobs, from the measured speeds."""
         config, stored = self.config, sum(each.bytes for each in self.outputs.values())
-        return costs.estimate(config.pairs, config.distill, config.doctor, stored, self.speeds)
+        distill, speeds = config.distill, self.speeds
+        whole = planned_flops(
+            distill, config.network, config.seed, config.pairs.guidance, self.teacher
+        )
+        device = speeds["distill.workers"].device
+        lines = [costs.work(whole, distill, device)] if whole else []
+        return [*lines, *costs.estimate(config.pairs, distill, config.doctor, stored, speeds)]

@@ -74,6 +74,10 @@ class DMD:
         """Which of its times the student learns at in one step, the same for all microbatches."""
         return int(torch.randint(len(self.sampler.timesteps), (), generator=rng))
 
+    def step_index_at(self, seed: int, step: int) -> int:
+        """That of a step of a run, counted from 0."""
+        return self.step_index(seeds.generator("exit", seed, step))
+
     def draw(
         self,
         count: int,

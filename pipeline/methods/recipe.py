@@ -41,7 +41,7 @@ class Recipe:
         in_third = step - self.distill.regression_steps - self.distill.burn_in_steps
         if in_third < 0 or (in_third + 1) % self.distill.student.every:
             return StepPlan(critic=True)
-        return self._both
+        return self.both
 
     @property
     def needs(self) -> Needs:
@@ -63,7 +63,7 @@ class Recipe:
         """
         rows, pairs = self.distill.batch_size, 0
         if plan.on_pairs and not (self.shared and plan.on_samples):
-            pairs = self._pair_rows
+            pairs = self.pair_rows
         fresh = (step_index + 1) * rows if plan.on_samples or plan.critic else 0
         own = NetworkCalls(
             student=fresh + pairs, student_backward=(rows if plan.on_samples else 0) + pairs
@@ -80,7 +80,7 @@ class Recipe:
         for plan, steps in (
             (self._student_alone, distill.regression_steps),
             (StepPlan(critic=True), distill.burn_in_steps + third - both),
-            (self._both, both),
+            (self.both, both),
         ):
             found += self.step_calls(plan, mean, guided) * steps
         return found
@@ -91,7 +91,8 @@ class Recipe:
         return StepPlan(on_pairs={name: weight for name, weight in weights.items() if weight})
 
     @property
-    def _both(self) -> StepPlan:
+    def both(self) -> StepPlan:
+        """Of a step in which student and critic learn."""
         weighted = [term for term in self.terms if term.weight]
         return StepPlan(
             on_pairs={term.name: term.weight for term in weighted if term.on_pairs},
@@ -100,7 +101,8 @@ class Recipe:
         )
 
     @property
-    def _pair_rows(self) -> int:
+    def pair_rows(self) -> int:
+        """Pairs of a step that learns from some, all its microbatches together."""
         return next(t.settings.batch_size for t in self.terms if t.name == "regression")
 
 

@@ -15,6 +15,8 @@ LABELS = {
     "sample_std": ("standard deviation", "student"),
     "sample_mean": ("mean", "data"),
     "samples_per_second": ("samples per second", "student"),
+    "tflops": ("TFLOP/s", "student"),
+    "mfu": ("share", "student"),
 }
 """Name in metrics.jsonl -> label, and colour where one run is shown."""
 
@@ -33,6 +35,8 @@ _FIGURES = (
         "A standard deviation that falls to half of its first value is a student that collapses.",
     ),
     ("Speed", ("samples_per_second",), "zero", "Student samples a second, over all workers."),
+    ("Work", ("tflops",), "zero", "The networks' own, in each worker's TFLOP/s."),
+    ("Share of the peak", ("mfu",), "zero", "That work / the most that the GPU can do."),
 )
 _MOST = 100
 """Figures of other methods that are drawn at most."""
@@ -182,11 +186,14 @@ class Split:
         phase: Its name.
         seconds: Of a step.
         parts: (name, colour, part of the time in percent, milliseconds).
+        host: Percent of the GPU's time in which the host was still giving it work; None if it is
+            not known.
     """
 
     phase: str
     seconds: float
     parts: list[tuple[str, str, float, float]]
+    host: float | None
 
 
 def time_split(run: FoundRun) -> list[Split]:
@@ -204,7 +211,8 @@ def time_split(run: FoundRun) -> list[Split]:
             for name, value in means.items()
             if value > 0.001 * total
         ]
-        found.append(Split(phase, total, parts))
+        host, device = (_mean(lines, f"seconds_{name}") for name in ("host", "device"))
+        found.append(Split(phase, total, parts, 100 * host / device if device > 0 else None))
     return found
 
 

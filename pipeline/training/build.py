@@ -34,6 +34,8 @@ from pipeline.models.sampling import guide
 from pipeline.runs.checkpoint import State
 from pipeline.runs.init_from import InitFrom
 from pipeline.runs.run import Run
+from pipeline.training.clock import Clock
+from pipeline.training.flops import StepFlops, step_flops
 from pipeline.training.gan_images import new_source
 from pipeline.training.method import build_method, new_networks
 from pipeline.training.sample_grid import SampleGrid
@@ -54,6 +56,7 @@ class TrainingRun:
         ema: Moving average of the student, which the hook `EMA` updates.
         state: What a checkpoint holds.
         fingerprint: SHA-256 of all that defines the optimisation.
+        flops: Of a step; None on other workers than the first, and where they cannot be counted.
     """
 
     step: TrainStep
@@ -62,6 +65,7 @@ class TrainingRun:
     ema: Average
     state: State
     fingerprint: str
+    flops: StepFlops | None
 
 
 def prepare(config: Config) -> TrainingRun:
@@ -80,6 +84,10 @@ def prepare(config: Config) -> TrainingRun:
     if distill.start_from:
         InitFrom(distill, config.teacher, config.s3).load(student, critic)
     student, critic = student.to(device), critic.to(device)
+    flops = None
+    if accelerator.is_main_process:
+        guidance = config.pairs.guidance
+        flops = step_flops(method, (teacher, student, critic), guidance, config.seed)
     half = distill.precision == "bf16"
     if half:
         compute_in_half(teacher)
@@ -112,6 +120,7 @@ def prepare(config: Config) -> TrainingRun:
             accelerator=accelerator,
             microbatches=distill.lanes,
             clip=distill.clip,
+            clock=Clock(device),
         ),
         microbatches=_Microbatches(
             [source(teacher.at(shape)) for shape in teacher.buckets.shapes],
@@ -124,6 +133,7 @@ def prepare(config: Config) -> TrainingRun:
         ema=ema,
         state=State(networks, {name: each.optimizer for name, each in trained.items()}),
         fingerprint=run.fingerprint,
+        flops=flops,
     )
 
 
@@ -285,6 +295,6 @@ class _Microbatches:
             seeds.generator("distill", self.seed, step, number),
             pairs,
             real,
-            method.step_index(seeds.generator("exit", self.seed, step)),
+            method.step_index_at(self.seed, step),
             self.accelerator.device,
         )

@@ -1,5 +1,6 @@
 """The hook that logs metrics: losses, gradient norms, speed, memory."""
 
+import logging
 import math
 import resource
 from collections.abc import Callable, Iterator
@@ -14,15 +15,21 @@ from pipeline.runs.metrics_log import MetricsLog
 from pipeline.training.build import TrainingRun
 from pipeline.training.clock import Clock
 from pipeline.training.hooks import Hook, due
+from pipeline.training.peaks import peak
 from pipeline.training.step import StepResult
 from pipeline.training.watchdog import DriftWarnings
+
+HOST_LIMITS = 0.97
+"""Share of the GPU's seconds, with the host still at work, from which on it waits for the host."""
+
+log = logging.getLogger(__name__)
 
 
 class LogMetrics(Hook):
     """Logs the means over the steps since the last line; all workers take part, the first writes.
 
     Args:
-        distill: `log_every`, `steps` and `batch_size` of it.
+        distill: `log_every`, `steps`, `batch_size` and `precision` of it.
         training: Of this worker.
         log: The first worker's; None on others.
         show: Gets the first worker's figures too.
@@ -40,6 +47,8 @@ class LogMetrics(Hook):
         self._since: list[dict[str, Tensor]] = []
         self._skipped = 0
         self._drift = DriftWarnings()
+        self._flops_of, self._flops, self._warm = training.flops, 0.0, False
+        self._hinted = False
 
     def __enter__(self) -> Self:
         """Count the time from here on."""
@@ -48,6 +57,7 @@ class LogMetrics(Hook):
 
     def after_step(self, step: int, result: StepResult) -> None:
         self._since.append(result.figures)
+        self._flops += self._flops_of(step - 1) if self._flops_of else 0.0
         if not due(step, self._distill.log_every, self._distill.steps):
             return
         self._skipped += sum(not all(map(torch.isfinite, norms)) for norms in self._norms())
@@ -56,9 +66,35 @@ class LogMetrics(Hook):
             self._drift.look(step, figures)
             figures |= _costs(self._clock, len(self._since), self._accelerator.device)
             figures["samples_per_second"] = self._distill.batch_size / figures["seconds_step"]
+            figures |= self._efficiency(figures["seconds_step"])
+            self._hint(figures)
             self._log.scalars(step, figures)
             self._show(figures)
         self._since.clear()
+        self._flops = 0.0
+
+    def _efficiency(self, seconds: float) -> dict[str, float]:
+        """TFLOP/s of each worker, and their share of what its GPU can do at most."""
+        if not self._flops_of:
+            return {}
+        each = self._flops / len(self._since) / self._accelerator.num_processes
+        found, device = {"tflops": each / seconds / 1e12}, self._accelerator.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+        if most := peak(name, self._distill.precision):
+            found["mfu"] = found["tflops"] / most
+        return found
+
+    def _hint(self, figures: dict[str, float]) -> None:
+        """Say once that the GPU waits for the host; the first line's steps are not as the rest."""
+        device, host = (figures.get(f"seconds_{name}", 0.0) for name in ("device", "host"))
+        warm, self._warm = self._warm, True
+        if warm and not self._hinted and device and host >= HOST_LIMITS * device:
+            self._hinted = True
+            log.warning(
+                "the GPU waits for the host in %.0f%% of its time: raise distill.batch_size, or "
+                "lower distill.lanes, so that a microbatch has more images",
+                100 * host / device,
+            )
 
     def _norms(self) -> Iterator[list[Tensor]]:
         """Of each step's gradients; that of a network that skipped it is not finite."""

@@ -1,22 +1,20 @@
 """What training will hold in a worker's memory, counted before any of it is there."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
-from torch.overrides import TorchFunctionMode
 
 from pipeline.config import Config
 from pipeline.methods.terms.term import Term
 from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Denoiser, blank
-from pipeline.models.frozen import frozen
+from pipeline.models.frozen import frozen, meta_copy
 from pipeline.models.network import Network
 from pipeline.models.quantized import quantized
+from pipeline.training.attention import one_kernel
 from pipeline.training.method import build_method, new_networks
 
 _MOMENTS = {"adamw": 8, "adamw8bit": 2}
@@ -65,7 +63,7 @@ def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
     distill = config.distill
     teacher = teacher.at(teacher.buckets.largest)
     meta = torch.device("meta")
-    at_meta = quantized(copy.deepcopy(teacher).to(meta), distill.quantize, meta)
+    at_meta = quantized(meta_copy(teacher), distill.quantize, meta)
     student, critic = new_networks(distill, config.network, config.seed, at_meta)
     student, critic = student.to(meta), critic.to(meta)
     half = 2 if distill.precision == "bf16" else 1
@@ -139,40 +137,9 @@ def kept_bytes(call: Callable[[], object], *networks: nn.Module) -> int:
         saved.add(value.untyped_storage())  # one object for all tensors that share it
         return value
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value), _OneKernel():
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value), one_kernel():
         call()
     return sum(storage.nbytes() for storage in saved - own)
-
-
-class _OneKernel(TorchFunctionMode):
-    """Attention on the meta device as one kernel; PyTorch takes it step by step there."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        named = kwargs or {}
-        if func is scaled_dot_product_attention:
-            inputs = _attention_inputs(*args, **named)
-            if inputs[0].is_meta:
-                return _Attention.apply(*inputs)
-        return func(*args, **named)
-
-
-class _Attention(torch.autograd.Function):
-    """What one kernel keeps: inputs, output, and a number for each token and head."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
-        query, value = inputs[0], inputs[2]
-        heads_last = query.transpose(-3, -2).shape[:-1]  # as kernels lay their output out
-        output = query.new_empty(*heads_last, value.shape[-1]).transpose(-3, -2)
-        ctx.save_for_backward(*inputs, output, query.new_empty(query.shape[:-1]))
-        return output
-
-
-def _attention_inputs(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **rest: Any
-) -> list[Tensor]:
-    mask = [] if attn_mask is None else [attn_mask.to(query.dtype)]  # kernels add it, as numbers
-    return [query, key, value, *mask]
 
 
 def _bytes(network: nn.Module, part: int = 1) -> int:

@@ -1,6 +1,7 @@
 """The doctor finds what would stop a run, and says the way out."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -13,12 +14,14 @@ import ray
 from moto import mock_aws
 from moto.core import set_initial_no_auth_action_count
 
+from pipeline.cluster import costs
 from pipeline.cluster import doctor as room
 from pipeline.cluster.doctor import Examination, doctor
 from pipeline.cluster.node import Node, Speed
 from pipeline.config import Config
 from pipeline.data import s3
 from pipeline.data.local import LocalStore
+from pipeline.models.loading import load_teacher
 from pipeline.utils.errors import UserError
 from tests.fixtures.in_process import make_pairs
 from tests.fixtures.tiny_models import save_tiny
@@ -81,6 +84,7 @@ def test_a_run_that_can_go_gets_a_plan_and_a_price(ray_cluster, healthy, capsys,
         assert f"ok    {title} " in printed
     assert "pairs: 96 pairs in 6 shards" in printed
     assert "cost  in all: " in printed
+    assert re.search(r"cost  distill: .* TFLOP an image", printed)
     left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
     assert left == [], "it leaves nothing behind"
 
@@ -238,6 +242,16 @@ def test_too_little_gpu_memory(ray_cluster, healthy):
     found = {each.title: each.text for each in examination.findings() if each.mark == "FAIL"}
     assert list(found) == ["memory"]
     assert "distill.recompute" in found["memory"] and "term networks" in found["memory"]
+
+
+def test_a_step_takes_what_its_work_takes_at_two_fifths_of_the_peak(healthy):
+    config = healthy(distill={"steps": 8, "precision": "bf16", "workers": {"max": 2}})
+    teacher, distill = load_teacher(config.teacher), config.distill
+    found = planned_flops(distill, config.network, config.seed, config.pairs.guidance, teacher)
+    unknown, known = (costs.work(found, distill, name) for name in ("CPU", "NVIDIA H100 80GB HBM3"))
+    step = float(re.search(r"([\d.e-]+) a step$", unknown)[1])
+    seconds = float(re.search(r"([\d.e-]+) s a step on 2 NVIDIA H100", known)[1])
+    assert seconds == pytest.approx(step / 2 / (0.4 * 989), rel=0.05)
 
 
 def test_a_missing_teacher(ray_cluster, healthy, tmp_path):

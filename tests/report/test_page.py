@@ -91,6 +91,16 @@ def test_every_chart_and_control_has_words_for_those_who_do_not_see_it(made: Pat
     assert found.all("html")[0]["lang"] == "en" and found.all("h1")
 
 
+def test_work_and_who_waits_for_whom_are_shown(folder: Path) -> None:
+    gpu = {"tflops": 300.0, "mfu": 0.303, "seconds_host": 0.15, "seconds_device": 0.3}
+    lines = [json.dumps(line(step, **gpu)) for step in range(1, 11)]
+    write(folder / "distill" / "metrics.jsonl", "\n".join(lines) + "\n")
+    found = shown(folder)
+    labels = " ".join(each["aria-label"] for each in found.all("svg"))
+    assert "Work: TFLOP/s goes from 300" in labels and "Share of the peak: share goes" in labels
+    assert "The host was still at work in 50% of the GPU's time." in found.text
+
+
 def test_the_timeline_tells_of_loss_and_return(made: Path) -> None:
     said = [(entry.mood, entry.text) for entry in words.timeline(read(made))]
     assert said == [

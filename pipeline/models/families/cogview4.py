@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import diffusers
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn import functional
+from torch.nn.functional import pad
 
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import Flow, Schedule
@@ -148,6 +149,6 @@ class _Attention:
         mask = None
         if attention_mask is not None:
             mask = pad(attention_mask, (0, hidden_states.shape[1]), value=1).bool()[:, None, None]
-        mixed = scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         made = attn.to_out[0](mixed.transpose(1, 2).flatten(2, 3))
         return made[:, text:], made[:, :text]

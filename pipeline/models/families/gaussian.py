@@ -81,7 +81,7 @@ class GaussianMixture(Denoiser, Family):
         if labels is None:
             labels = torch.full((len(flat),), -1, device=x_t.device)
         known = self._component(flat, alpha, sigma, labels.clamp(min=0))[0].view_as(x_t)
-        if (labels >= 0).all():
+        if labels.is_meta or (labels >= 0).all():  # there without data
             return known
         every = torch.arange(len(self.means), device=x_t.device)
         parts = [self._component(flat, alpha, sigma, k.expand(len(flat))) for k in every]

@@ -1,0 +1,249 @@
+"""Floating-point operations (FLOPs) of a training step, from the networks' own counts."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from pipeline.config import DistillConfig, NetworkConfig
+from pipeline.diffusion.condition import Inputs
+from pipeline.methods.dmd import DMD
+from pipeline.methods.microbatch import StepPlan
+from pipeline.methods.terms.term import Term
+from pipeline.models.critic import Critic
+from pipeline.models.denoiser import Denoiser, blank
+from pipeline.models.frozen import meta_copy
+from pipeline.models.network import Network
+from pipeline.training.attention import one_kernel
+from pipeline.training.method import build_method, new_networks
+from pipeline.utils.errors import first_line
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """FLOPs of one image through a network, or through a part of it.
+
+    Attributes:
+        forward: There.
+        to_image: Back to the image alone, as through a network whose weights do not learn.
+        to_weights: Back to the weights that learn: with adapters few, and the way there is long.
+
+    With `distill.recompute` both ways back have what they compute again.
+    """
+
+    forward: int = 0
+    to_image: int = 0
+    to_weights: int = 0
+
+
+def passes(
+    call: Callable[[Tensor], Tensor],
+    image: Tensor,
+    to_image: float = True,
+    to_weights: float = True,
+) -> Passes:
+    """Count what a call does with an image on the meta device, where nothing is computed.
+
+    Args:
+        call: Of an image, (1, C, H, W).
+        image: Without gradient.
+        to_image, to_weights: Whether that way back is counted; else it is 0.
+    """
+    image_back = weights_back = 0
+    with torch.set_grad_enabled(bool(to_weights)):
+        forward, output = counted(lambda: call(image))
+        if to_weights:
+            weights_back, _ = counted(output.sum().backward)
+    if to_image:
+        given = image.clone().requires_grad_()
+        _, output = counted(lambda: call(given))
+        image_back, _ = counted(lambda: torch.autograd.grad(output.sum(), given))
+    return Passes(forward, image_back, weights_back)
+
+
+def counted(call: Callable[[], Any]) -> tuple[int, Any]:
+    """FLOPs of a call, and what it gives: products of matrices, convolutions, attention."""
+    with _Counter() as counter, one_kernel():
+        given = call()
+    return counter.total, given
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up what PyTorch's own formulas give of each operator, as its `FlopCounterMode` does.
+
+    That also keeps account of modules, which takes several times as long as all else here.
+    """
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        given = func(*args, **named)
+        if count := flop_registry.get(func.overloadpacket):
+            self.total += count(*args, **named, out_val=given)
+        return given
+
+
+@dataclass(frozen=True)
+class ImageFlops:
+    """FLOPs of one image through all that a step has.
+
+    Attributes:
+        teacher, student, critic: Through each network.
+        judging: Through the critic as it learns: where there is a GAN, its heads judge in the same
+            pass.
+        features: Through the critic up to the features that its heads judge, and through these.
+        terms: By their names, through a loss's own networks there and back.
+    """
+
+    teacher: Passes
+    student: Passes
+    critic: Passes
+    judging: Passes
+    features: Passes
+    terms: dict[str, int]
+
+
+@dataclass(frozen=True)
+class StepFlops:
+    """FLOPs of a run's steps, all workers together.
+
+    Args:
+        method: Whose recipe says how many images go where.
+        guided: Images through the teacher for one prediction: 2 under guidance, else 1.
+        seed: Of the run.
+        shares: Of each shape of its images, with what one of it takes; their sum is 1.
+    """
+
+    method: DMD
+    guided: int
+    seed: int
+    shares: Sequence[tuple[float, ImageFlops]]
+
+    def __call__(self, step: int) -> float:
+        """Of a step, counted from 0."""
+        return self._of(self.method.plan(step), self.method.step_index_at(self.seed, step))
+
+    @property
+    def cycle(self) -> float:
+        """The mean of the last phase, in which the student learns in every n-th step."""
+        distill, mean = self.method.recipe.distill, (len(self.method.sampler.timesteps) - 1) / 2
+        last = range(max(0, distill.steps - distill.student.every), distill.steps)
+        return sum(self._of(self.method.plan(step), mean) for step in last) / len(last)
+
+    def _of(self, plan: StepPlan, index: float) -> float:
+        return sum(share * self._images(plan, index, each) for share, each in self.shares)
+
+    def _images(self, plan: StepPlan, index: float, each: ImageFlops) -> float:
+        """Of a step, if all its images were of one shape.
+
+        In the student's turn no other network's weights learn, and in the critic's all of it does.
+        """
+        recipe = self.method.recipe
+        first = recipe.step_calls(replace(plan, critic=False), index, self.guided)
+        both = recipe.step_calls(plan, index, self.guided)
+        learning = both + first * -1
+        return (
+            both.teacher * each.teacher.forward
+            + both.teacher_backward * each.teacher.to_image
+            + both.student * each.student.forward
+            + both.student_backward * each.student.to_weights
+            + first.critic * each.critic.forward
+            + first.critic_backward * each.critic.to_image
+            + learning.critic * each.judging.forward
+            + learning.critic_backward * each.judging.to_weights
+            + both.features * each.features.forward
+            + first.features_backward * each.features.to_image
+            + learning.features_backward * each.features.to_weights
+            + recipe.distill.batch_size * sum(each.terms[name] for name in plan.on_samples)
+            + sum(recipe.pair_rows * each.terms[name] for name in plan.on_pairs)
+        )
+
+
+def planned_flops(
+    distill: DistillConfig, network: NetworkConfig, seed: int, guidance: float, teacher: Denoiser
+) -> "StepFlops | None":
+    """As `step_flops`, of networks that are yet to be made.
+
+    Args:
+        distill, network, seed: Settings of a run.
+        guidance: As `pairs.guidance`.
+        teacher: Loaded.
+    """
+    student, critic = new_networks(distill, network, seed, meta_copy(teacher))
+    method = build_method(distill, teacher, torch.device("meta"))
+    return step_flops(method, (teacher, student.to("meta"), critic.to("meta")), guidance, seed)
+
+
+def step_flops(
+    method: DMD,
+    networks: tuple[Denoiser, Network, Network | Critic],
+    guidance: float,
+    seed: int,
+) -> "StepFlops | None":
+    """Count the networks of a run; None where that cannot be, and a warning says why.
+
+    Conditions are as long as that of the first label.
+
+    Args:
+        method: Its losses.
+        networks: Teacher, student and critic as training begins, whole; they stay as they are.
+        guidance: As `pairs.guidance`.
+        seed: Of the run.
+    """
+    teacher, student, _ = networks
+    guided = 1 if guidance == 1 else 2
+    buckets, every = teacher.buckets, sum(teacher.buckets.weights)
+    try:
+        at_meta = [meta_copy(each) for each in networks]
+        shares = []
+        for shape, weight in zip(buckets.shapes, buckets.weights, strict=True):
+            x_t, t, condition = blank(student.at(shape), 1)
+            given = Inputs(x_t.to("meta"), t.to("meta"), condition.to("meta"))
+            shares.append((weight / every, _of_image(method, given, *at_meta)))
+    except Exception as error:  # a figure in the log is not worth a run
+        log.warning("no tflops: the networks cannot be counted (%s)", first_line(error))
+        return None
+    return StepFlops(method, guided, seed, shares)
+
+
+def _of_image(method: DMD, given: Inputs, teacher: Any, student: Any, critic: Any) -> ImageFlops:
+    """Of the shape of what is given, on the meta device."""
+    image, t, condition = given
+    taught = method.recipe.step_calls(replace(method.recipe.both, critic=False), 0)
+
+    def judge(x_t: Tensor) -> Tensor:
+        x0, logits = critic.denoise_and_logits(Inputs(x_t, t, condition))
+        return x0.sum() + logits.sum()
+
+    alone = passes(lambda x_t: critic(x_t, t, condition), image, taught.critic_backward)
+    features, judging = Passes(), alone
+    if isinstance(critic, Critic) and critic.heads:
+        features = passes(lambda x_t: critic.logits(Inputs(x_t, t, condition)), image)
+        judging = passes(judge, image, to_image=False)
+    return ImageFlops(
+        teacher=passes(
+            lambda x_t: teacher(x_t, t, condition), image, taught.teacher_backward, False
+        ),
+        student=passes(lambda x_t: student(x_t, t, condition), image, False),
+        critic=alone,
+        judging=judging,
+        features=features,
+        terms={term.name: _of_term(term, tuple(image.shape[1:])) for term in method.terms},
+    )
+
+
+def _of_term(term: Term[Any], shape: tuple[int, ...]) -> int:
+    """Of a loss's own networks, where it has some."""
+    held = term.held(shape, 1)
+    if held is None:
+        return 0
+    forward, loss = counted(held.call)
+    return forward + counted(loss.sum().backward)[0]
