@@ -21,7 +21,7 @@ from pipeline.models.solver_notes import solver_note
 from pipeline.runs.run import Run
 from pipeline.stages.pairs import pair_plan
 from pipeline.stages.plan import plan, set_bytes, teacher_calls, training_calls
-from pipeline.training.memory import footprint
+from pipeline.training.memory import footprint, memory_verdict
 from pipeline.utils.errors import UserError, problem_line
 from pipeline.utils.uris import is_remote
 
@@ -254,19 +254,9 @@ class Examination:
 
     def check_memory(self) -> str:
         """The networks of training fit a worker."""
-        workers = self.config.distill.workers
-        parts = footprint(self.config, self.teacher, workers.min)
-        need = parts.total + (CONTEXT if workers.gpus else 0)
-        found = self.speeds["distill.workers"].memory
-        if need > found:
-            sizes = (f"{k.replace('_', ' ')} {v / GIB:.1f}" for k, v in vars(parts).items())
-            shares = ", ".join(sizes)
-            raise UserError(
-                f"a worker needs {need / GIB:.1f} GiB ({shares}) and has {found / GIB:.1f}: set "
-                "distill.precision bf16, distill.recompute, more distill.lanes, distill.sharded, "
-                "or use a larger GPU"
-            )
-        return f"{need / GIB:.2f} of {found / GIB:.1f} GiB for a worker of distill"
+        memory = self.speeds["distill.workers"].memory
+        gpu = self.config.distill.workers.gpus > 0
+        return memory_verdict(self.config, self.teacher, memory, CONTEXT if gpu else 0)
 
     def estimate(self) -> list[str]:
         """Hours and price of both jobs, from the measured speeds."""

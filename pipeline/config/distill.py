@@ -12,6 +12,7 @@ from pipeline.methods.terms.regression import RegressionConfig
 from pipeline.utils.fields import (
     Branch,
     Decay,
+    Every,
     Folder,
     Guidance,
     Positive,
@@ -182,8 +183,10 @@ class DistillConfig(Branch):
         default="fp32",
         description="bf16: autocast, with the teacher in bf16; weights and losses stay in fp32.",
     )
-    recompute: bool = Field(
-        default=False, description="Gradient checkpointing: less memory, a third more time."
+    recompute: Every = Field(
+        default=False,
+        description="Gradient checkpointing: less memory, a third more time; a number n: of every "
+        "n-th block alone, for an n-th of that time.",
     )
     sharded: bool = Field(
         default=False, description="Split networks and optimisers over the workers (FSDP2)."
