@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import ray
 
@@ -24,7 +24,7 @@ from pipeline.runs.run import Run
 from pipeline.stages.pairs import pair_plan
 from pipeline.stages.plan import plan, set_bytes
 from pipeline.training.flops import planned_flops
-from pipeline.training.memory import footprint
+from pipeline.training.memory import footprint, memory_verdict
 from pipeline.utils.errors import UserError, problem_line
 from pipeline.utils.uris import is_remote
 
@@ -277,19 +277,10 @@ class Examination:
 
     def check_memory(self) -> str:
         """The networks of training fit a worker."""
-        workers = self.config.distill.workers
-        parts = footprint(self.config, self.teacher, workers.min)
-        need = parts.total + (CONTEXT if workers.gpus else 0)
-        found = self.speeds["distill.workers"].memory
-        if need > found:
-            sizes = (f"{k.replace('_', ' ')} {v / GIB:.1f}" for k, v in vars(parts).items())
-            shares = ", ".join(sizes)
-            raise UserError(
-                f"a worker needs {need / GIB:.1f} GiB ({shares}) and has {found / GIB:.1f}: set "
-                "distill.precision bf16, distill.recompute, more distill.lanes, distill.sharded, "
-                "or use a larger GPU"
-            )
-        return f"{need / GIB:.2f} of {found / GIB:.1f} GiB for a worker of distill"
+        distill, memory = self.config.distill, self.speeds["distill.workers"].memory
+        found = partial(footprint, self.config, self.teacher, distill.workers.min)
+        context = CONTEXT if distill.workers.gpus else 0
+        return memory_verdict(found, distill.recompute, memory, context)
 
     def estimate(self) -> list[str]:
         """Work of a step, hours and price of both jobs, from the measured speeds."""

@@ -12,6 +12,7 @@ from pipeline.methods.terms.regression import RegressionConfig
 from pipeline.utils.fields import (
     Branch,
     Decay,
+    Every,
     Folder,
     Guidance,
     Positive,
@@ -188,8 +189,10 @@ class DistillConfig(Branch):
         description="bf16: networks compute with copies of their weights in bf16; the weights that "
         "learn, averages and losses stay in fp32.",
     )
-    recompute: bool = Field(
-        default=False, description="Gradient checkpointing: less memory, a third more time."
+    recompute: Every = Field(
+        default=False,
+        description="Gradient checkpointing: less memory, a third more time; a number n: of every "
+        "n-th block alone, for an n-th of that time.",
     )
     sharded: bool = Field(
         default=False, description="Split networks and optimisers over the workers (FSDP2)."

@@ -38,11 +38,6 @@ class Experts(nn.Module):
         """Of either."""
         return self.transformer.config
 
-    def enable_gradient_checkpointing(self) -> None:
-        """See diffusers' method of this name."""
-        for expert in (self.transformer, self.transformer_2):
-            expert.enable_gradient_checkpointing()  # type: ignore[operator]
-
     def forward(
         self, *, timestep: Tensor, return_dict: bool = False, **given: Tensor
     ) -> tuple[Tensor]:

@@ -11,7 +11,6 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 _EPS = 1e-6
 
@@ -109,7 +108,7 @@ class SongUNet(ModelMixin, ConfigMixin):
 
     def _run(self, block: nn.Module, x: Tensor, emb: Tensor) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            recomputed: Tensor = checkpoint(block, x, emb, use_reentrant=False)
+            recomputed: Tensor = self._gradient_checkpointing_func(block, x, emb)
             return recomputed
         result: Tensor = block(x, emb)
         return result

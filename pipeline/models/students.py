@@ -25,6 +25,7 @@ from pipeline.models.families.edm import new_unet
 from pipeline.models.loading import load_denoiser
 from pipeline.models.lora import adapted
 from pipeline.models.network import Network
+from pipeline.models.recompute import recompute_blocks
 from pipeline.utils.errors import UserError
 
 
@@ -65,14 +66,15 @@ def new_student(
     network: NetworkConfig,
     seed: int,
     settings: StudentConfig | CriticConfig | None = None,
-    recompute: bool = False,
+    recompute: bool | int = False,
 ) -> Network:
     """A trainable copy of the teacher; for an analytic teacher, a small network from scratch.
 
     The critic starts as a student too: all three networks have one architecture. With
-    `recompute` the backward pass makes the activations again instead of keeping them;
-    `settings` may give a student times of its own, both another guidance where that is an input,
-    and adapters: only these are then trainable, and all else is shared with the teacher.
+    `recompute` the backward pass makes the activations of all blocks, or of every n-th one, again
+    instead of keeping them; `settings` may give a student times of its own, both another guidance
+    where that is an input, and adapters: only these are then trainable, and all else is shared with
+    the teacher.
 
     Raises:
         UserError: If the schedule has no such times; as `adapted`.
@@ -89,8 +91,8 @@ def new_student(
         student = new_unet(network, teacher.shape, teacher.classes, seed)
     if isinstance(settings, StudentConfig):
         student = student.with_sampler(few_step_sampler(student.schedule, settings))
-    if recompute:
-        student.backbone.enable_gradient_checkpointing()
+    for backbone in student.networks.values() if recompute else ():
+        recompute_blocks(backbone, int(recompute))
     return student
 
 

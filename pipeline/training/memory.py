@@ -16,9 +16,14 @@ from pipeline.models.network import Network
 from pipeline.models.quantized import quantized
 from pipeline.training.attention import one_kernel
 from pipeline.training.method import build_method, new_networks
+from pipeline.utils.errors import UserError
 
 _MOMENTS = {"adamw": 8, "adamw8bit": 2}
 """Bytes of both moments, for each weight."""
+
+_RECOMPUTE: tuple[bool | int, ...] = (False, 4, 3, 2, True)
+"""Values of `distill.recompute` that are tried, from the fastest to that of least memory."""
+_GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -49,18 +54,23 @@ class Footprint:
         return sum(vars(self).values())
 
 
-def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
+def footprint(
+    config: Config, teacher: Denoiser, workers: int = 1, recompute: bool | int | None = None
+) -> Footprint:
     """Count what a worker of a group will hold.
 
     Args:
         config: Of the run.
         teacher: Loaded.
         workers: In the group: with `distill.sharded` they share weights, gradients and moments.
+        recompute: Instead of `distill.recompute`.
 
     Raises:
         UserError: If the weights of a perceptual distance cannot be read.
     """
     distill = config.distill
+    if recompute is not None:
+        distill = distill.model_copy(update={"recompute": recompute})
     teacher = teacher.at(teacher.buckets.largest)
     meta = torch.device("meta")
     at_meta = quantized(meta_copy(teacher), distill.quantize, meta)
@@ -89,6 +99,43 @@ def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
         term_networks=sum(_held_bytes(term, teacher.shape, pairs) for term in method.terms),
         encoders=sum(_bytes(part) for part in teacher.frozen_parts),
     )
+
+
+def memory_verdict(
+    found: Callable[..., Footprint], recompute: bool | int, memory: int, context: int
+) -> str:
+    """What a worker needs, and the least `distill.recompute` that fits if it is less than its own.
+
+    Args:
+        found: What it takes with another `recompute`, given by this name.
+        recompute: As `distill.recompute`.
+        memory: Bytes that a worker has.
+        context: Bytes of them that are no tensors.
+
+    Raises:
+        UserError: If it has too little.
+    """
+    own, room = found(recompute=recompute), memory - context
+    mine, fits = _part(recompute), own.total <= room
+    others = (n for n in _RECOMPUTE if (_part(n) < mine if fits else _part(n) > mine))
+    least = next((n for n in others if found(recompute=n).total <= room), None)
+    told = "" if least is None else f"distill.recompute {str(least).lower()}"
+    need, has = f"{(own.total + context) / _GIB:.2f}", f"{memory / _GIB:.1f}"
+    if fits:
+        text = f"{need} of {has} GiB for a worker of distill"
+        return f"{text}; {told} fits too" if told else text
+    sizes = (f"{key.replace('_', ' ')} {size / _GIB:.1f}" for key, size in vars(own).items())
+    ways = [f"{told} (which is enough)"] if told else ["distill.recompute true"] * (mine < 1)
+    ways += ["distill.precision bf16", "more distill.lanes", "distill.sharded"]
+    raise UserError(
+        f"a worker needs {need} GiB ({', '.join(sizes)}) and has {has}: set {', '.join(ways)}, or "
+        "use a larger GPU"
+    )
+
+
+def _part(recompute: bool | int) -> float:
+    """Of the blocks, that which is recomputed."""
+    return 1 / recompute if recompute else 0.0
 
 
 def _activations(

@@ -29,7 +29,7 @@ def build_method(distill: DistillConfig, teacher: Denoiser, device: torch.device
     """
     recipe = Recipe.of(distill)
     if recipe.needs.pairs:
-        distance = new_distance(distill.regression, teacher, device, distill.recompute)
+        distance = new_distance(distill.regression, teacher, device, bool(distill.recompute))
         terms = (
             replace(term, distance=distance) if isinstance(term, Regression) else term
             for term in recipe.terms

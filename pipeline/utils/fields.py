@@ -21,6 +21,12 @@ def _falling(times: tuple[float, ...]) -> tuple[float, ...]:
     return times
 
 
+def _every(value: object) -> object:
+    if not isinstance(value, bool) and (not isinstance(value, int) or value < 2):
+        raise ValueError("must be true, false, or a number n, 2 or more, for every n-th")
+    return value
+
+
 def one_of(choices: Mapping[str, object]) -> AfterValidator:
     """Accepts the names in a table, those that a plugin adds included."""
 
@@ -45,6 +51,8 @@ Part = Annotated[float, Field(ge=0, le=1)]
 Guidance = Annotated[float | None, Field(ge=0)]
 Span = Annotated[tuple[Part, Part], Field(strict=False), AfterValidator(_rising)]
 Times = Annotated[tuple[float, ...], AfterValidator(_falling)]
+Every = Annotated[bool | int, BeforeValidator(_every)]
+"""Of many: none (false), all (true), or every n-th (2 or more)."""
 Input = Annotated[str, Field(min_length=1), AfterValidator(absolute)]
 Model = Annotated[str, Field(min_length=1), AfterValidator(_found)]
 Folder = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]

@@ -22,6 +22,7 @@ from pipeline.config import Config
 from pipeline.data import s3
 from pipeline.data.local import LocalStore
 from pipeline.models.loading import load_teacher
+from pipeline.training.flops import planned_flops
 from pipeline.utils.errors import UserError
 from tests.fixtures.in_process import make_pairs
 from tests.fixtures.tiny_models import save_tiny

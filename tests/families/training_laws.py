@@ -118,6 +118,22 @@ class TrainingLaws:
         assert len(gradients) > 0.7 * len(list(critic.parameters()))
         assert all(each.isfinite().all() for each in gradients)
 
+    def test_what_is_recomputed_changes_no_bit(self, stock, builder, teacher):
+        """Of critics with heads, told the step; the more of it, the fewer bytes are kept."""
+        labels, x_t = builder.labels_of(teacher), builder.noise()
+        inputs = Inputs(x_t, apart_times(teacher), teacher.conditioner(labels, len(x_t)))
+        kept, first = [], None
+        for recompute in (False, 3, 2, True):
+            torch.manual_seed(0)
+            critic = Critic(new_student(teacher, NETWORK, 0, recompute=recompute), exits=2)
+            kept.append(saved_bytes(copy.deepcopy(critic.denoiser).to("meta"), 2))
+            x0, logits = critic.denoise_and_logits(inputs, 0)
+            (x0.square().mean() + logits.mean()).backward()
+            found = {k: v.grad for k, v in critic.named_parameters() if v.grad is not None}
+            first = first or found
+            assert all(torch.equal(found[name], value) for name, value in first.items())
+        assert kept == sorted(kept, reverse=True) and kept[0] > kept[-1]
+
     @torch.no_grad()
     def test_features_are_at_their_places_in_the_image(self, stock, builder, config):
         """A patch of x_t that changes much changes most what every stage says of that place."""

@@ -1,11 +1,14 @@
 """What training will hold is what it holds."""
 
+from functools import partial
+
 import pytest
 
 from pipeline.models.loading import load_teacher
 from pipeline.models.students import new_student
 from pipeline.training import build
-from pipeline.training.memory import footprint, kept_bytes, saved_bytes
+from pipeline.training.memory import footprint, kept_bytes, memory_verdict, saved_bytes
+from pipeline.utils.errors import UserError
 
 GAN = {"gan": {"real": "pairs", "student_weight": 0.1}}
 
@@ -43,12 +46,42 @@ def test_activations_on_meta_are_those_of_a_real_pass_and_recompute_keeps_fewer(
     real = saved_bytes(student, 16)
     assert saved_bytes(student.to("meta"), 16) == pytest.approx(real, rel=0.05)
     assert saved_bytes(student, 32) == pytest.approx(2 * real, rel=0.05)
-    again = new_student(teacher, config.network, 0, recompute=True).to("meta")
-    assert saved_bytes(again, 16) < 0.7 * real
+    every, second = (
+        saved_bytes(new_student(teacher, config.network, 0, recompute=n).to("meta"), 16)
+        for n in (True, 2)
+    )
+    assert every < 0.7 * real and 1.1 * every < second < 0.9 * real
+
+
+def test_the_least_recompute_that_fits_is_told(tiny_run):
+    teacher = load_teacher(tiny_run().teacher)
+
+    def deep(recompute):
+        config = tiny_run(recompute=recompute)
+        network = config.network.model_copy(update={"layers": 4})
+        return config.model_copy(update={"network": network})
+
+    def told(room, recompute):
+        found = partial(footprint, deep(False), teacher, 1)
+        return memory_verdict(found, recompute, room + 99, context=99)
+
+    need = {n: footprint(deep(n), teacher).total for n in (False, 4, 3, 2, True)}
+    assert list(need.values()) == sorted(need.values(), reverse=True)
+    assert told(need[False], False).endswith("for a worker of distill")
+    assert told(need[False], True).endswith("; distill.recompute false fits too")
+    assert told(need[2], True).endswith("; distill.recompute 2 fits too")
+    assert told(need[True], True).endswith("for a worker of distill")
+    assert told(need[2], 2).endswith("for a worker of distill")
+    with pytest.raises(UserError, match=r"set distill\.recompute 2 \(which is enough\), "):
+        told(need[2], False)
+    with pytest.raises(UserError, match=r"set distill\.recompute true \(which is enough\), "):
+        told(need[2] - 1, 2)
+    with pytest.raises(UserError, match=r"set distill\.precision bf16, "):
+        told(need[True] - 1, True)
 
 
 @pytest.mark.parametrize("draws", ["separate", "shared"])
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("recompute", [False, 2, True])
 def test_what_a_gan_keeps_is_counted(tiny_run, recompute, draws):
     config = tiny_run(**GAN, recompute=recompute, draws=draws)
     counted = footprint(config, load_teacher(config.teacher)).activations
