@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""What a step of the large recipes takes on one GPU: time, memory, and memory as foreseen.
+"""What a step of the large recipes, and making their pairs, takes on one GPU: time and memory.
 
 Networks have the shapes of Stable Diffusion 1.5 and XL, random weights, and noise for real latents,
 which change neither time nor memory. Every case is a recipe of `configs/` as one worker runs a lane
 of it, or so many images: a turn of the student and its critic's steps, after one step to warm up.
+Or it makes a shard of so many pairs, after one to warm up, in `STEPS` steps of the recipe's solver
+and in a batch that memory holds; at the end stands how many times as fast they are in bf16.
 
     python bench/gpu.py [--only sdxl] [--json FILE]
 
@@ -13,6 +15,7 @@ GiB         the most that PyTorch held
 foreseen    what `jobs/doctor.py` counts; PyTorch's workspace and kernels come on top
 copy        seconds that training stands still for the first checkpoint: the state's way to the host
 again       the same for later ones, into the memory of the first
+batch       pairs that were solved at once
 """
 
 import argparse
@@ -49,9 +52,12 @@ from transformers import (
 
 from pipeline.cli import load
 from pipeline.config import Config
+from pipeline.data import shards
+from pipeline.data.local import LocalStore
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.loading import load_teacher
 from pipeline.runs.run import Run
+from pipeline.stages import pairs
 from pipeline.training import build
 from pipeline.training.hooks import EMA
 from pipeline.training.memory import footprint
@@ -66,16 +72,20 @@ class Case:
     Attributes:
         model: Whose shapes: "sd15" or "sdxl".
         recipe: File in `configs/`.
-        images: Of a step.
+        images: Of a step, or of a shard.
         settings: Other changes in `distill`.
+        pairs: The precision of pairs, if these are made; else it trains.
     """
 
     model: str
     recipe: str
     images: int
     settings: tuple[str, ...] = ()
+    pairs: str | None = None
 
 
+STEPS, FASTER = 10, 6
+"""Of the solver; and how many times as fast pairs in bf16 are made, at least."""
 SECOND = ("gan.real=encoded", "gan.student_weight=1e-3", "gan.critic_weight=1e-2")
 CASES = {
     "sd15-dmd2, a lane": Case("sd15", "sd15-dmd2", 32),
@@ -84,6 +94,10 @@ CASES = {
     "sd15-dmd2, 8 images, no recompute": Case("sd15", "sd15-dmd2", 8, ("recompute=false",)),
     "sdxl-lora, a lane": Case("sdxl", "sdxl-lora", 2),
     "sdxl-lora, 8 images": Case("sdxl", "sdxl-lora", 8),
+    "sd15, pairs in fp32": Case("sd15", "sd15", 64, pairs="fp32"),
+    "sd15, pairs in bf16": Case("sd15", "sd15", 64, pairs="bf16"),
+    "sdxl, pairs in fp32": Case("sdxl", "sdxl", 16, pairs="fp32"),
+    "sdxl, pairs in bf16": Case("sdxl", "sdxl", 16, pairs="bf16"),
 }
 
 
@@ -188,6 +202,9 @@ def configured(folder: Path, case: Case) -> Config:
         "distill.workers.max": "1",
         **{f"distill.{key}": value for key, value in (s.split("=") for s in case.settings)},
     }
+    if case.pairs:
+        settings |= {"pairs.count": str(2 * case.images), "pairs.shard_size": str(case.images)}
+        settings |= {"pairs.steps": str(STEPS), "pairs.precision": case.pairs}
     flags = [f"--{key}={value}" for key, value in settings.items()]
     return load("gpu", [f"--config={ROOT / f'configs/{case.recipe}.yaml'}", *flags])[0]
 
@@ -232,6 +249,26 @@ def measure(config: Config, teacher: Denoiser) -> Figures:
     }
 
 
+def measure_pairs(config: Config, teacher: Denoiser) -> Figures:
+    """Make two shards with a teacher in memory, and time the second."""
+    torch.cuda.reset_peak_memory_stats()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(pairs, "load_teacher", lambda _: copy.deepcopy(teacher)),
+        mock.patch.object(pairs, "teacher_fingerprint", lambda _: "bench"),
+    ):
+        plan = pairs.pair_plan(config.teacher, config.pairs, config.seed)
+        shards.open_plan(store := LocalStore(Path(folder)), plan)
+        maker = pairs.PairMaker(config.teacher, plan, store, config.pairs.batch_size)
+        maker.make(0)
+        spent = seconds(partial(maker.make, 1))
+    return {
+        "images/s": plan.shard_size / spent,
+        "GiB": torch.cuda.max_memory_allocated() / 2**30,
+        "batch": maker.batch_size,
+    }
+
+
 def run(model: str, cases: dict[str, Case]) -> Iterator[tuple[str, Figures]]:
     """The figures of all cases of a model."""
     if not cases:
@@ -241,7 +278,7 @@ def run(model: str, cases: dict[str, Case]) -> Iterator[tuple[str, Figures]]:
         configs = {title: configured(Path(name), case) for title, case in cases.items()}
         teacher = load_teacher(next(iter(configs.values())).teacher)
         for title, config in configs.items():
-            yield title, measure(config, teacher)
+            yield title, (measure_pairs if cases[title].pairs else measure)(config, teacher)
             gc.collect()
             torch.cuda.empty_cache()
 
@@ -259,6 +296,11 @@ def main() -> int:
         for title, figures in run(model, cases):
             print(title, {key: float(f"{value:.3g}") for key, value in figures.items()}, flush=True)
             found[title] = figures
+    for model in MODELS:
+        fp32, bf16 = (found.get(f"{model}, pairs in {each}") for each in ("fp32", "bf16"))
+        if fp32 and bf16:
+            times = bf16["images/s"] / fp32["images/s"]
+            print(f"{model}: pairs in bf16 {times:.3g} times as fast as in fp32, bar {FASTER}")
     if arguments.json:
         content = {"card": card, "torch": torch.__version__, "cases": found}
         arguments.json.write_text(json.dumps(content, indent=1) + "\n")

@@ -18,6 +18,7 @@ from pipeline.cluster.session import user_errors
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.data.local import LocalStore
+from pipeline.models.half import compute_in_half
 from pipeline.models.students import new_student
 from pipeline.runs.run import Run
 from pipeline.utils import scratch
@@ -115,14 +116,14 @@ def measure_speed(
 
     Args:
         settings: Of the run, as a plain dict.
-        name: The setting that asks for the resources, for the message.
+        name: The setting that asks for the resources, in the branch that has the precision.
         cpus, gpus: What the task holds.
         patience: Seconds until it must be done.
 
     Raises:
         UserError: If no node takes the task, or the networks cannot be loaded there.
     """
-    result = _measure.options(num_cpus=cpus, num_gpus=gpus).remote(settings)
+    result = _measure.options(num_cpus=cpus, num_gpus=gpus).remote(settings, name)
     done, _ = ray.wait([result], timeout=patience)
     if not done:
         ray.cancel(result)
@@ -136,16 +137,20 @@ def measure_speed(
 
 
 @ray.remote
-def _measure(settings: dict[str, Any]) -> Speed:
+def _measure(settings: dict[str, Any], name: str) -> Speed:
     """Load the networks as a worker does, and time them."""
-    return _measured(settings)  # by its name: Ray cannot pickle what names `torch` and `classes`
+    # by its name: Ray cannot pickle what names `torch` and `classes`
+    return _measured(settings, name.partition(".")[0])
 
 
-def _measured(settings: dict[str, Any]) -> Speed:
+def _measured(settings: dict[str, Any], branch: str) -> Speed:
     config = fetch_inputs(Config.model_validate(settings), "teacher")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = Run(config).load_teacher().to(device)
     student = new_student(teacher, config.network, config.seed).to(device)
+    if getattr(config, branch).precision == "bf16":
+        compute_in_half(teacher)
+        compute_in_half(student)
     rows = min(config.distill.batch_size // config.distill.lanes, 64)
     noise = torch.randn(rows, *teacher.shape, device=device)
     labels = None if teacher.classes is None else torch.zeros(rows, dtype=torch.int64)

@@ -198,7 +198,7 @@ class Config(Branch):
         yield from rules.network_problems(self.network, teacher, self.shape)
         yield from rules.gaussian_problems(teacher, distill)
         yield from rules.size_problems(teacher)
-        yield from rules.pairs_problems(self.pairs)
+        yield from rules.pairs_problems(self.pairs, self.teacher)
         actors = {name: getattr(self, name).actors for name in ("pairs", "encode", "embed")}
         yield from rules.range_problems(actors, distill, evaluate)
         yield from rules.distill_problems(distill)

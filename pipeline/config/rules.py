@@ -107,8 +107,8 @@ def _listed(size: int | tuple[int, ...] | None) -> str:
     return str([size, size] if isinstance(size, int) else [*(size or ())])
 
 
-def pairs_problems(pairs: PairsConfig) -> Problems:
-    """The set of pairs: whole shards, guidance, and a class to make."""
+def pairs_problems(pairs: PairsConfig, teacher: TeacherConfig) -> Problems:
+    """The set of pairs: whole shards, guidance, a class to make, and what computes in bf16."""
     if pairs.count % pairs.shard_size:
         below = pairs.count // pairs.shard_size * pairs.shard_size
         nearest = f"{below} or {below + pairs.shard_size}" if below else f"{pairs.shard_size}"
@@ -121,6 +121,8 @@ def pairs_problems(pairs: PairsConfig) -> Problems:
             yield f"pairs.{name}: {value} needs guidance; set pairs.guidance, or take it out"
     if pairs.weights is not None and not any(pairs.weights):
         yield "pairs.weights: at least one class must have a weight above 0"
+    if pairs.precision == "bf16" and teacher.kind == "gaussian":
+        yield "pairs.precision: bf16 needs a network, and teacher.kind gaussian is none; use fp32"
 
 
 def range_problems(

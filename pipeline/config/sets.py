@@ -77,6 +77,10 @@ class PairsConfig(Branch):
         default=250,
         description="Pairs that an actor solves at once; null: as many as its memory holds.",
     )
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32",
+        description="Of the teacher's network; solver, VAE and text encoders are in fp32.",
+    )
     resolve: int = Field(
         default=0,
         ge=0,

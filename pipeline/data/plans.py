@@ -40,6 +40,10 @@ class Plan:
         """
         raise NotImplementedError
 
+    def way_out(self, differing: Sequence[str]) -> str:
+        """Of fields that a stored plan has otherwise, how the user goes on with it; "" for none."""
+        return ""
+
     def name(self, ids: range) -> str:
         """Of the shard of these sample ids."""
         return f"{self.kind.prefix}-{ids.start:012d}-{ids.stop:012d}.parquet"
@@ -121,6 +125,7 @@ class PairPlan(BucketPlan):
         negative_prompt: What guidance leads away from, or None.
         guidance_until, guidance_norm, guidance_2: As in `pipeline.diffusion.guidance.Guidance`.
         shapes, shares: Of its buckets, where there are several; else None. A shard is of one.
+        precision: What the teacher's network computed in: "fp32" or "bf16".
         version: Version of the layout.
     """
 
@@ -140,11 +145,12 @@ class PairPlan(BucketPlan):
     guidance_2: float | None = None
     shapes: tuple[Shape, ...] | None = None
     shares: tuple[int, ...] | None = None
+    precision: str = "fp32"
     version: int = schema.VERSION
     kind: ClassVar[Kind] = schema.PAIRS
     later: ClassVar[tuple[str, ...]] = (
         *("guidance_until", "guidance_norm", "guidance_2"),
-        *("shapes", "shares"),
+        *("shapes", "shares", "precision"),
     )
 
     @property
@@ -155,6 +161,10 @@ class PairPlan(BucketPlan):
     @property
     def deck(self) -> tuple[int | str, ...]:
         return "shards", self.seed
+
+    def way_out(self, differing: Sequence[str]) -> str:
+        other = "fp32" if self.precision == "bf16" else "bf16"
+        return f", or set pairs.precision {other}" if [*differing] == ["precision"] else ""
 
     def spans(self, count: int) -> list[range]:
         """Whole shards, one of each shape at least; see `Plan.spans`."""

@@ -44,7 +44,7 @@ def open_plan(store: Store, plan: Plan) -> None:
     Raises:
         UserError: If the store holds a set of another plan; names every difference.
     """
-    ensure_json(store, PLAN, json.loads(_dump(plan)), plan.kind.setting)
+    ensure_json(store, PLAN, json.loads(_dump(plan)), plan.kind.setting, plan.way_out)
 
 
 def check_shared(store: Store, plan: Plan) -> None:

@@ -39,13 +39,16 @@ def definition(config: Config) -> dict[str, Any]:
     """
     distill, credentials = config.distill, config.s3
     teacher = teacher_fingerprint(config.teacher)
-    pairs, distance = None, {}
+    pairs: dict[str, Any] | None = None
+    distance = {}
     unset = {name for name in ("terms", "quantize") if not getattr(distill, name)}
     free = _FREE | unset  # runs from before there were any go on
     if Recipe.of(config.distill).needs.pairs:
         manifest = RunPairs(config.pairs.output, distill.output, credentials).manifest
         manifest.check_teacher(teacher)
         pairs = {"plan": manifest.plan.fingerprint(), "count": manifest.count}
+        if manifest.plan.precision != "fp32":
+            pairs["precision"] = manifest.plan.precision
         distance = distance_fingerprint(distill.regression)
     start, real, buckets = None, {}, {}
     if len(config.teacher.buckets) > 1:

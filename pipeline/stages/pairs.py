@@ -16,6 +16,7 @@ from pipeline.diffusion import seeds
 from pipeline.diffusion.pairs import PairBatch
 from pipeline.models.condition import PromptFile
 from pipeline.models.denoiser import Denoiser
+from pipeline.models.half import compute_in_half
 from pipeline.models.loading import load_teacher, teacher_fingerprint
 from pipeline.models.sampling import sample_teacher
 from pipeline.utils.errors import UserError
@@ -61,6 +62,7 @@ def pair_plan(settings: TeacherConfig, pairs: PairsConfig, seed: int) -> PairPla
         negative_prompt=negative,
         shapes=shapes,
         shares=shares,
+        precision=pairs.precision,
     )
     plan.spans(pairs.count)  # it holds all buckets
     return plan
@@ -74,6 +76,18 @@ def _digest(prompts: Sequence[str]) -> str:
         for image in prompts.images(number) if isinstance(prompts, PromptFile) else ():
             digest.update(b"\0\0" + image.name.encode())
     return digest.hexdigest()
+
+
+def pair_teacher(settings: TeacherConfig, precision: str, device: torch.device) -> Denoiser:
+    """The frozen teacher as it makes pairs of a precision, on a device.
+
+    Raises:
+        UserError: If it cannot be loaded.
+    """
+    teacher = load_teacher(settings)
+    if precision == "bf16":
+        compute_in_half(teacher)
+    return teacher.to(device)
 
 
 class PairMaker:
@@ -106,7 +120,7 @@ class PairMaker:
 
     @cached_property
     def teacher(self) -> Denoiser:
-        """The frozen teacher, on the GPU where there is one.
+        """As `pair_teacher`.
 
         Raises:
             UserError: If this machine does not see the set, or has no or another teacher.
@@ -121,7 +135,7 @@ class PairMaker:
                 f"teacher.output: node {socket.gethostname()} {problem} "
                 f"({self._config.output}); every node needs the same files there, or give s3://"
             )
-        return load_teacher(self._config).to(self._device)
+        return pair_teacher(self._config, self.plan.precision, self._device)
 
     def make(self, index: int) -> str:
         """Make one shard and store it, unless it is stored already; returns its name.

@@ -80,8 +80,8 @@ def plan(config: Config) -> list[str]:
         f"teacher: {teacher}",
         *([f"buckets: of {every} microbatches {', '.join(shares)}"] if every else []),
         f"pairs: {pairs.count} pairs in {pairs.count // pairs.shard_size} shards{size}",
-        f"pairs: {most}{calls} teacher evaluations per pair ({pairs.solver}, {pairs.steps} steps), "
-        f"{calls * pairs.count} in all",
+        f"pairs: {most}{calls} teacher evaluations per pair ({pairs.solver}, {pairs.steps} steps, "
+        f"{pairs.precision}), {calls * pairs.count} in all",
         *([f"encode: images of {config.encode.source}"] if config.encode.source else []),
         *(_conditions(config.embed) if distill.conditions == "stored" else []),
         f"distill: {distill.steps} steps: {first} regression, {burn_in} critic burn-in, "

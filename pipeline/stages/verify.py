@@ -19,14 +19,18 @@ from pipeline.data.sources.listing import Listing
 from pipeline.data.sources.sample import Annotation
 from pipeline.data.storage import Storage, Store
 from pipeline.diffusion import seeds
-from pipeline.models.loading import load_teacher, teacher_fingerprint
+from pipeline.models.loading import teacher_fingerprint
 from pipeline.models.sampling import sample_teacher
 from pipeline.stages.check_shards import check_shards, read_shard
+from pipeline.stages.pairs import pair_teacher
 from pipeline.utils.errors import DamagedError, UserError
 from pipeline.utils.image_grid import save_grid
 
 TOLERANCE = 0.02
 """Largest difference of a pixel solved again, in [-1, 1]: other hardware rounds otherwise."""
+TOLERANCE_BF16 = 0.2
+"""RMS of the differences, to that of the images, of pairs in bf16: a batch of another size rounds
+otherwise too, and single pixels may be far apart. Pairs of another teacher are 1 apart and more."""
 _LINES, _COLUMNS = 20, 10
 
 
@@ -42,7 +46,7 @@ def inspect(config: Config) -> None:
     print(f"set      {store.uri('')}")
     print(f"pairs    {manifest.count} in {len(manifest.shards)} shards, {size:,} bytes")
     print(f"images   {plan.buckets}, classes {plan.classes}, float16")
-    print(f"solver   {plan.solver}, {plan.steps} steps, {plan.guided}")
+    print(f"solver   {plan.solver}, {plan.steps} steps, {plan.guided}, {plan.precision}")
     print(f"seed     {plan.seed}\nteacher  {plan.teacher}")
     if plan.prompts is not None:
         print(f"prompts  {plan.classes}, away from {plan.negative_prompt!r}")
@@ -90,8 +94,9 @@ def verify(config: Config) -> None:
 
     Checked are each shard's size, plan, checksum, ids and labels, and that its values are finite.
     Printed besides are mean and standard deviation of each channel, and how many images are
-    there more than once. As many as `pairs.resolve` random pairs are solved again: their noise
-    must be the same bit for bit, their images within `TOLERANCE`.
+    there more than once. As many as `pairs.resolve` random pairs are solved again, in the set's
+    precision: their noise must be the same bit for bit, their images within `TOLERANCE`, or of
+    pairs in bf16 `TOLERANCE_BF16`.
 
     Raises:
         UserError: If there is no complete set, or anything is wrong with it; names the shards.
@@ -224,9 +229,10 @@ def _resolve(
     """Compare random pairs, chosen by a seed, with what their own and the teacher give now."""
     plan, rows = manifest.plan, settings.batch_size or manifest.plan.shard_size
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = load_teacher(teacher).to(device)
+    network = pair_teacher(teacher, plan.precision, device)
     solver = plan.solver, plan.steps, plan.guided
-    solved, difference, shapes = 0, 0.0, plan.buckets.shapes
+    solved, largest, shapes = 0, 0.0, plan.buckets.shapes
+    squares = torch.zeros(2, dtype=torch.float64)
     for shape in shapes:
         part, solve = manifest.of(shape), network.at(shape)
         count = min(-(-settings.resolve // len(shapes)), part.count)
@@ -237,14 +243,23 @@ def _resolve(
         for first in range(0, count, rows):
             few = pairs.rows(slice(first, first + rows)).to(device)
             again = sample_teacher(solve, few.noise, few.labels, *solver)
-            apart = (again - few.images).abs().max().nan_to_num(torch.inf)
-            difference = max(difference, float(apart))
+            apart = again - few.images
+            largest = max(largest, float(apart.abs().max().nan_to_num(torch.inf)))
+            both = torch.stack([apart, few.images]).double()
+            squares += both.square().flatten(1).sum(1).cpu()
         solved += count
-    print(f"verify   {solved} pairs solved again: largest difference {difference:.2g}")
-    if difference > TOLERANCE:
+    rms = float((squares[0] / squares[1]).sqrt())
+    print(
+        f"verify   {solved} pairs solved again: largest difference {largest:.2g}, RMS {rms:.2g} of "
+        f"the images', in {plan.precision}"
+    )
+    if plan.precision == "bf16":
+        sound, told = rms <= TOLERANCE_BF16, f"{rms:.2g} of their RMS, more than {TOLERANCE_BF16}"
+    else:
+        sound, told = largest <= TOLERANCE, f"up to {largest:.2g} of 2, more than {TOLERANCE}"
+    if not sound:
         raise UserError(
-            f"pairs solved again differ by up to {difference:.2g} of 2, more than {TOLERANCE}: "
-            "make them again in a new pairs.output"
+            f"pairs solved again differ by {told}: make them again in a new pairs.output"
         )
 
 

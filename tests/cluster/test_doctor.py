@@ -11,10 +11,13 @@ from pathlib import Path
 import boto3
 import pytest
 import ray
+import torch
 from moto import mock_aws
 from moto.core import set_initial_no_auth_action_count
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
-from pipeline.cluster import costs
+from pipeline.cluster import costs, node
 from pipeline.cluster import doctor as room
 from pipeline.cluster.doctor import Examination, doctor
 from pipeline.cluster.node import Node, Speed
@@ -24,6 +27,7 @@ from pipeline.data.local import LocalStore
 from pipeline.models.loading import load_teacher
 from pipeline.training.flops import planned_flops
 from pipeline.utils.errors import UserError
+from tests.families.builders import BUILDERS
 from tests.fixtures.in_process import make_pairs
 from tests.fixtures.tiny_models import save_tiny
 
@@ -288,3 +292,22 @@ def test_no_node_for_a_worker(ray_cluster, healthy):
     assert "no node took a task of 1000 CPU and 0 GPU in 3 seconds" in found["workers"]
     with pytest.raises(UserError, match="1 of .* checks failed: workers"):
         doctor(healthy(pairs=own, doctor={"patience": 3}))
+
+
+def test_each_works_networks_are_timed_in_its_precision(healthy, tmp_path):
+    folder = BUILDERS["ddim"].save(tmp_path / "teacher")
+    teacher = {"kind": "diffusers", "output": str(folder)}
+    settings = healthy(
+        teacher=teacher, pairs={"precision": "bf16"}, distill={"precision": "fp32"}
+    ).model_dump(mode="json")
+    for branch, expected in (("pairs", torch.bfloat16), ("distill", torch.float32)):
+        found: set[torch.dtype] = set()
+
+        def note(module: nn.Module, given: tuple, output: object, found=found) -> None:
+            if isinstance(module, nn.Conv2d):
+                found.add(output.dtype)
+
+        hook = register_module_forward_hook(note)
+        node._measured(settings, branch)
+        hook.remove()
+        assert found == {expected}

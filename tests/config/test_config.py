@@ -78,6 +78,11 @@ def test_example_is_valid(path: Path) -> None:
             "pairs.guidance_until: 0.5 needs guidance; set pairs.guidance, or take it out",
         ),
         (
+            {"data": {"name": None}, "teacher": {"kind": "gaussian"}}
+            | {"pairs": {"precision": "bf16"}},
+            "pairs.precision: bf16 needs a network, and teacher.kind gaussian is none; use fp32",
+        ),
+        (
             {"pairs": {"actors": {"min": 3}}},
             "pairs.actors.min: 3 is more than pairs.actors.max (2)",
         ),

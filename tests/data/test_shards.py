@@ -89,7 +89,12 @@ def test_settings_that_came_later_are_stored_where_they_are_set(tiny, tmp_path):
     plan = tiny.plan()
     assert plan.fingerprint() == "a8bb5922aab9e020"
     for number, change in enumerate(
-        [{"guidance_until": 0.5}, {"guidance_norm": False}, {"guidance_2": 3.0}]
+        [
+            {"guidance_until": 0.5},
+            {"guidance_norm": False},
+            {"guidance_2": 3.0},
+            {"precision": "bf16"},
+        ]
     ):
         (name,) = change
         other = tiny.plan(**change)
@@ -99,6 +104,16 @@ def test_settings_that_came_later_are_stored_where_they_are_set(tiny, tmp_path):
         assert shards.read_manifest(store).plan == other
         with pytest.raises(UserError, match=name):
             shards.open_plan(store, plan)
+
+
+def test_a_set_of_the_other_precision_is_refused_with_the_way_to_go_on(tiny, tmp_path):
+    fp32, bf16 = tiny.plan(), tiny.plan(precision="bf16")
+    for number, (there, wanted) in enumerate([(fp32, bf16), (bf16, fp32)]):
+        store = tiny.fill(tmp_path / str(number), there, 600)
+        with pytest.raises(UserError, match=f"or set pairs.precision {there.precision}$"):
+            shards.open_plan(store, wanted)
+        with pytest.raises(UserError, match="precision .*; seed ((?!pairs.precision).)*$"):
+            shards.open_plan(store, replace(wanted, seed=9))
 
 
 def test_missing_is_planned_minus_stored_and_a_set_grows(pairs, tiny):

@@ -1,5 +1,6 @@
 """Looking at a pair set, and finding whatever is wrong with it."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from pipeline.diffusion.pairs import PairBatch
 from pipeline.stages.pairs import PairMaker, pair_plan
 from pipeline.stages.verify import inspect, verify
 from pipeline.utils.errors import UserError
+from tests.families.builders import BUILDERS
+from tests.fixtures.in_process import make_pairs
 
 
 def configure(folder: Path, **pairs: object) -> Config:
@@ -129,4 +132,30 @@ def test_pairs_solved_again_must_agree(config):
         verify(again)
     rewrite(config, lambda pairs: replace(pairs, noise=pairs.noise.flip(0)))
     with pytest.raises(UserError, match="other noise than its seed 0"):
+        verify(again)
+
+
+def test_pairs_in_bf16_are_solved_again_in_it(tiny_model, prompts, tmp_path, capsys):
+    """Whatever is configured, and in batches that round otherwise; other pairs are found."""
+    builder = BUILDERS["song"]
+    teacher = builder.teacher(tiny_model(builder), prompts).model_dump(mode="json")
+    settings = {"count": 8, "shard_size": 4, "steps": 6, "precision": "bf16"}
+    tree = {"run": str(tmp_path), "data": {"name": None}, "teacher": teacher, "pairs": settings}
+    config = Config.model_validate(tree)
+    make_pairs(config)
+    inspect(config)
+    assert "heun, 6 steps, guidance 1, bf16" in capsys.readouterr().out
+    more = {"resolve": 8, "precision": "fp32"}
+    for size, bar in ((4, 1e-3), (1, 0.2)):
+        again = Config.model_validate(tree | {"pairs": settings | more | {"batch_size": size}})
+        verify(again)
+        found = re.search(r"RMS (\S+) of the images', in bf16", capsys.readouterr().out)
+        assert found and float(found[1]) < bar
+    path = next(Path(config.pairs.output).glob("pairs-*.parquet"))
+    with LocalStore(path.parent).open(path.name) as file:
+        content = schema.decode_all(file, builder.noise().shape[1:], "it")
+    kept = {k: v for k, v in content.metadata.items() if k not in ("shape", "dtype", "sha256")}
+    others = replace(content.batch, images=content.batch.images.flip(0))
+    path.write_bytes(schema.encode(others, kept))
+    with pytest.raises(UserError, match="differ by .* of their RMS, more than 0.2"):
         verify(again)

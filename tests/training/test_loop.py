@@ -23,6 +23,7 @@ from pipeline.runs.run import Run
 from pipeline.training import build, loop
 from pipeline.training.watchdog import DriftWarnings
 from pipeline.utils.errors import UserError
+from tests.fixtures.in_process import make_pairs
 from tests.fixtures.runs import runs_in
 
 
@@ -434,6 +435,20 @@ def test_a_line_of_metrics_says_where_the_time_goes(tiny_run):
     assert 0.5 * line["seconds_step"] < sum(split.values()) <= line["seconds_step"]
     assert line["samples_per_second"] == pytest.approx(8 / line["seconds_step"])
     assert 0.05 < line["memory_gib"] < 24
+
+
+def test_a_run_reads_pairs_of_either_precision_and_says_it_of_bf16(tiny_run, tmp_path):
+    """Whatever `pairs.precision` is by then, as it is with the solver."""
+    plain, output = tiny_run(), str(tmp_path / "half")
+    half, read = (
+        plain.model_copy(update={"pairs": plain.pairs.model_copy(update=more)})
+        for more in ({"output": output, "precision": "bf16"}, {"output": output})
+    )
+    make_pairs(half)
+    fp32, bf16 = (identity.definition(each)["pairs"] for each in (plain, read))
+    assert fp32.keys() == {"plan", "count"} and fp32["plan"] != bf16["plan"]
+    assert bf16 == {"plan": bf16["plan"], "count": 32, "precision": "bf16"}
+    assert identity.definition(half) == identity.definition(read)
 
 
 def test_a_run_and_its_pictures_are_guided_as_its_pairs(tiny_run):

@@ -91,7 +91,7 @@ def sdxl(name: str, tmp_path: Path) -> list[str]:
 def test_sdxl_starts_at_399_and_opens_so(tmp_path, capsys):
     flags = sdxl("sdxl", tmp_path)
     shown = plan_of(flags, capsys)
-    assert "100 teacher evaluations per pair (euler, 50 steps)" in shown
+    assert "100 teacher evaluations per pair (euler, 50 steps, bf16)" in shown
     assert "student_weight: 0.005" in shown
     short = [*SHORT, "--distill.regression_steps", "1"]
     config = small([*flags, *short])
@@ -226,7 +226,7 @@ def test_stable_diffusion(name, count, tmp_path, capsys):
     shown = plan_of(flags, capsys)
     size = count * (2 * 2 * 4 * 8 * 8 + 16)
     assert f"{count} pairs in {count // 500} shards, {size} bytes" in shown
-    assert "102 teacher evaluations per pair (plms, 50 steps)" in shown
+    assert "102 teacher evaluations per pair (plms, 50 steps, bf16)" in shown
     run_it(small(flags), "regression")
 
 
@@ -234,7 +234,7 @@ def test_imagenet_from_nvidias_file(tmp_path, capsys):
     flags = imagenet("imagenet64", tmp_path)
     flags += ["--distill.regression.lpips", str(save_narrow(tmp_path / "lpips.safetensors"))]
     shown = plan_of(flags, capsys)
-    assert "511 teacher evaluations per pair (heun, 256 steps)" in shown
+    assert "511 teacher evaluations per pair (heun, 256 steps, fp32)" in shown
     run_it(small(flags), "regression")
 
 
