@@ -13,20 +13,21 @@ images/s    through the whole turn
 s/step      of the critic's steps, the student's among them
 GiB         the most that PyTorch held
 foreseen    what `jobs/doctor.py` counts; PyTorch's workspace and kernels come on top
-copy        seconds that training stands still for the first checkpoint: the state's way to the host
-again       the same for later ones, into the memory of the first
+reserve     seconds at the start, once, for the memory that checkpoints are copied to
+copy        seconds that a turn takes longer beside the first checkpoint's copy
+again       the same for a later one
 batch       pairs that were solved at once
 """
 
 import argparse
-import copy
 import gc
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -41,7 +42,6 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from prove import ROOT
-from torch import Tensor
 from train import seconds
 from transformers import (
     CLIPTextConfig,
@@ -56,6 +56,7 @@ from pipeline.data import shards
 from pipeline.data.local import LocalStore
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.loading import load_teacher
+from pipeline.runs.host_copy import HostCopy
 from pipeline.runs.run import Run
 from pipeline.stages import pairs
 from pipeline.training import build
@@ -215,7 +216,7 @@ def prepare(config: Config, teacher: Denoiser) -> build.TrainingRun:
     real = torch.randn(size, *teacher.shape), torch.zeros(size, dtype=torch.int64)
     source = None if config.distill.gan.real is None else lambda index: real
     with (
-        mock.patch.object(Run, "load_teacher", lambda _: copy.deepcopy(teacher)),
+        mock.patch.object(Run, "load_teacher", lambda _: deepcopy(teacher)),
         mock.patch.object(Run, "fingerprint", "bench"),
         mock.patch.object(build, "new_source", lambda *_: source),
     ):
@@ -230,20 +231,28 @@ def measure(config: Config, teacher: Denoiser) -> Figures:
     training.step(0, training.microbatches(0), ema.after_student_update)
     torch.cuda.synchronize()
 
-    def one_cycle() -> None:
+    def one_cycle(before: Callable[[int], None] = lambda _: None) -> None:
         for number in range(cycle, 2 * cycle):
-            training.step(number, training.microbatches(number), ema.after_student_update)
+            training.step(number, training.microbatches(number), ema.after_student_update, before)
         torch.cuda.synchronize()
 
-    spent = seconds(one_cycle) / cycle
+    whole = seconds(one_cycle)
     held = torch.cuda.max_memory_allocated()
-    copies: dict[str, Tensor] = {}
-    first, again = (seconds(partial(training.state.copy, copies)) for _ in range(2))
+    begin = time.perf_counter()
+    copy = HostCopy(training.state)
+    reserve = time.perf_counter() - begin
+
+    def beside_a_copy() -> None:
+        copy.begin()
+        one_cycle(lambda _: copy.before_change())
+
+    first, again = (seconds(beside_a_copy) - whole for _ in range(2))
     return {
-        "images/s": config.distill.batch_size / spent,
-        "s/step": spent,
+        "images/s": config.distill.batch_size * cycle / whole,
+        "s/step": whole / cycle,
         "GiB": held / 2**30,
         "foreseen": footprint(config, teacher).total / 2**30,
+        "reserve": reserve,
         "copy": first,
         "again": again,
     }

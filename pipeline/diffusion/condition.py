@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from pipeline.diffusion.devices import moved
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -39,7 +41,7 @@ class Condition:
 
     def to(self, device: torch.device | str) -> "Condition":
         """The same on a device."""
-        return self._map(lambda value: value.to(device))
+        return self._map(lambda value: moved(value, device))
 
     def _map(self, action: Callable[[Tensor], Tensor]) -> "Condition":
         return Condition({name: action(value) for name, value in self.tensors.items()})

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.diffusion.devices import moved
+
 
 @dataclass(frozen=True)
 class PairBatch:
@@ -29,8 +31,9 @@ class PairBatch:
 
     def to(self, device: torch.device) -> "PairBatch":
         """The same pairs on a device."""
-        labels = None if self.labels is None else self.labels.to(device)
-        return PairBatch(self.ids.to(device), labels, self.noise.to(device), self.images.to(device))
+        labels = None if self.labels is None else moved(self.labels, device)
+        ids, noise, images = (moved(each, device) for each in (self.ids, self.noise, self.images))
+        return PairBatch(ids, labels, noise, images)
 
     def float(self) -> "PairBatch":
         """The same pairs with noise and images in float32."""

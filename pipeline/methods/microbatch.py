@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.condition import Condition
+from pipeline.diffusion.devices import moved
 from pipeline.diffusion.noise import Schedule, diffuse
 from pipeline.diffusion.pairs import PairBatch
 
@@ -44,7 +45,7 @@ class NoiseSample:
 
     def to(self, device: torch.device) -> "NoiseSample":
         """The same on a device."""
-        return NoiseSample(self.t.to(device), self.eps.to(device))
+        return NoiseSample(moved(self.t, device), moved(self.eps, device))
 
     def add_noise(self, images: Tensor, schedule: Schedule) -> Tensor:
         """The images diffused, (B, C, H, W)."""
@@ -67,10 +68,10 @@ class Real:
     def to(self, device: torch.device) -> "Real":
         """The same on a device."""
         return Real(
-            self.images.to(device),
+            moved(self.images, device),
             self.condition.to(device),
             self.noise_sample.to(device),
-            self.shift.to(device),
+            moved(self.shift, device),
         )
 
 
@@ -109,12 +110,15 @@ class Microbatch:
     def to(self, device: torch.device) -> "Microbatch":
         """The same on a device."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
-        draws = {name: value.to(device) for name, value in self.draws.items()}
         return replace(
             self,
-            draws=draws,
-            **{name: v.to(device) for name, v in values.items() if hasattr(v, "to")},
+            draws={name: _moved(value, device) for name, value in self.draws.items()},
+            **{name: _moved(v, device) for name, v in values.items() if hasattr(v, "to")},
         )
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    return moved(value, device) if isinstance(value, Tensor) else value.to(device)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import overload
+from threading import Lock
+from typing import ClassVar, overload
 
 import numpy as np
 import torch
@@ -19,8 +20,6 @@ from pipeline.data.prompt_images import image_file
 from pipeline.diffusion.condition import Condition, Conditioner
 from pipeline.utils.errors import UserError
 
-_KEPT = 1024
-"""Prompts whose embeddings stay in memory."""
 _LINE_FEED = 10
 _BLOCK = 2**24
 """Bytes of a file of prompts that are looked through at once."""
@@ -69,15 +68,19 @@ class Prompts(Conditioner):
     """Embeddings of prompts, encoded where they are used and kept for the next time.
 
     Each prompt is encoded by itself, to a row of its own length: others beside it would change its
-    last bits, and differ after a restart and in a stored set.
+    last bits, and differ after a restart and in a stored set. Threads encode one prompt at a time.
 
     Args:
         prompts: A label is a position in this list.
         negative: Stands for no condition: "" for no text at all.
         encode: The model's own way from prompts to embeddings.
         guidable: Whether the network knows no condition; else it is told guidance, or made with it.
+
+    Attributes:
+        kept: Prompts whose embeddings stay in memory.
     """
 
+    kept: ClassVar[int] = 1024
     prompts: Sequence[str]
 
     def __init__(
@@ -91,6 +94,7 @@ class Prompts(Conditioner):
         self.classes, self.guidable = len(prompts) or None, guidable
         self._more: list[str] = []
         self._known: OrderedDict[int, Condition] = OrderedDict()
+        self._lock = Lock()
 
     def label(self, prompt: str) -> int:
         """A number for any prompt, beside those of the list."""
@@ -116,15 +120,18 @@ class Prompts(Conditioner):
     def _embed(self, numbers: list[int], device: torch.device) -> Condition:
         if device.type == "meta":
             return self._embed(numbers, torch.device("cpu")).to(device)
-        rows = []
-        for number in numbers:
+        rows = [self._row_kept(number, device) for number in numbers]
+        with self._lock:
+            while len(self._known) > self.kept:
+                self._known.popitem(last=False)
+        return Condition.cat(rows)
+
+    def _row_kept(self, number: int, device: torch.device) -> Condition:
+        with self._lock:
             if number not in self._known:
                 self._known[number] = self.row(number, device)
             self._known.move_to_end(number)
-            rows.append(self._known[number].to(device))
-        while len(self._known) > _KEPT:
-            self._known.popitem(last=False)
-        return Condition.cat(rows)
+            return self._known[number].to(device)
 
     @torch.no_grad()
     def row(self, number: int, device: torch.device) -> Condition:

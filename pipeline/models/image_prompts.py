@@ -12,8 +12,6 @@ from pipeline.utils.errors import UserError
 
 EncodeBeside = Callable[[str, list[Image.Image], torch.device], Condition]
 """(prompt, images beside it, device) -> their condition on that device, one row."""
-_KEPT = 64
-"""Prompts whose conditions stay in memory: with images they are large."""
 
 
 class ImagePrompts(Prompts):
@@ -34,6 +32,8 @@ class ImagePrompts(Prompts):
             beside those of each row, to `tokens_null` and the like.
     """
 
+    kept = 64  # with images they are large
+
     def __init__(
         self,
         prompts: Sequence[str],
@@ -53,12 +53,6 @@ class ImagePrompts(Prompts):
     def label(self, prompt: str) -> int:
         """A number for any prompt: its own if it is in the list, with its own images."""
         return self.prompts.index(prompt) if prompt in self.prompts else super().label(prompt)
-
-    def _embed(self, numbers: list[int], device: torch.device) -> Condition:
-        found = super()._embed(numbers, device)
-        while len(self._known) > _KEPT:
-            self._known.popitem(last=False)
-        return found
 
     def _encoded(self, text: str, number: int, device: torch.device) -> Condition:
         images = self._images(number)

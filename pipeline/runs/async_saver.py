@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
+from pipeline.diffusion import devices
 from pipeline.runs import checkpoint
 from pipeline.runs.checkpoint import State
 from pipeline.runs.checkpoint_store import CheckpointStore, Commit
+from pipeline.runs.host_copy import HostCopy
 from pipeline.utils import scratch
 from pipeline.utils.errors import UserError
 
@@ -21,8 +22,6 @@ log = logging.getLogger(__name__)
 class AsyncSaver:
     """Copies the state and stores the copy on a thread of its own; one checkpoint at a time.
 
-    The copy's memory is kept for the next one.
-
     Every worker has one and calls it at the same steps. At the end of a `with` block, also by an
     error, what was begun is stored.
 
@@ -31,30 +30,41 @@ class AsyncSaver:
         attempt: Name of this attempt, the same on every worker.
         fingerprint: Of all that defines the optimisation.
         device: The worker's.
+        state: What is stored.
     """
 
     def __init__(
-        self, checkpoints: CheckpointStore, attempt: str, fingerprint: str, device: torch.device
+        self,
+        checkpoints: CheckpointStore,
+        attempt: str,
+        fingerprint: str,
+        device: torch.device,
+        state: State,
     ):
         self.checkpoints, self.attempt, self.fingerprint = checkpoints, attempt, fingerprint
         many = dist.is_initialized() and dist.get_world_size() > 1
         self._group = dist.new_group(backend="gloo") if many else None
         self._rank = dist.get_rank() if many else 0
-        self._device = device
-        self._thread = ThreadPoolExecutor(1, "checkpoint", self._choose_device)
+        self._thread = ThreadPoolExecutor(1, "checkpoint", devices.choose, (device,))
         self._pending: Future[None] | None = None
-        self._copy: dict[str, Tensor] = {}
+        self._copy = HostCopy(state)
 
-    def save(self, step: int, state: State) -> None:
+    def save(self, step: int) -> None:
         """Begin to store the state after `step` steps, once the one before is stored.
+
+        Call `before_change` before the state changes.
 
         Raises:
             UserError: If the one before could not be stored.
             RuntimeError: If another worker is gone.
         """
         self.wait()
-        state.copy(self._copy)
-        self._pending = self._thread.submit(self._store, step, self._copy)
+        self._copy.begin()
+        self._pending = self._thread.submit(self._store, step)
+
+    def before_change(self) -> None:
+        """Let the device change the state only once it is copied; returns at once."""
+        self._copy.before_change()
 
     def wait(self) -> None:
         """Wait until what was begun is stored; raises as `save`."""
@@ -77,12 +87,9 @@ class AsyncSaver:
         finally:
             self._thread.shutdown(wait=False)
 
-    def _choose_device(self) -> None:
-        if self._device.type == "cuda" and self._device.index is not None:  # a thread's own setting
-            torch.cuda.set_device(self._device)
-
-    def _store(self, step: int, tensors: dict[str, Tensor]) -> None:
+    def _store(self, step: int) -> None:
         commit = Commit(step, self.attempt, self.fingerprint, {})
+        tensors = self._copy.wait()
         with scratch.temporary_folder() as folder:
             checkpoint.write(folder, tensors, self._group)
             try:

@@ -23,7 +23,6 @@ from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
 )
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from pipeline.models.ema import Average
@@ -71,23 +70,6 @@ class State:
             for name, value in values.items()
             if isinstance(value, Tensor)
         }
-
-    def copy(self, into: dict[str, Tensor]) -> None:
-        """Copy the tensors to the CPU, where training leaves them alone.
-
-        Args:
-            into: The copies, by name: empty, or an earlier copy, whose memory is used again; to
-                get new memory takes longer than to copy.
-        """
-        for name, value in self.tensors().items():
-            if name in into:
-                _local(into[name]).copy_(_local(value))
-            else:
-                into[name] = value.to("cpu", copy=True)
-
-
-def _local(value: Tensor) -> Tensor:
-    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def _kept(network: nn.Module) -> dict[str, Any]:

@@ -61,12 +61,20 @@ class SaveCheckpoints(Hook):
         self._training, self._output = training, output
         attempt = [secrets.token_hex(4)]
         broadcast_object_list(attempt)  # the first worker's, for all
-        device = training.step.accelerator.device
-        self._saver = AsyncSaver(run.checkpoints, attempt[0], training.fingerprint, device)
+        self._saver = AsyncSaver(
+            run.checkpoints,
+            attempt[0],
+            training.fingerprint,
+            training.step.accelerator.device,
+            training.state,
+        )
+
+    def before_update(self, step: int) -> None:
+        self._saver.before_change()
 
     def at_checkpoint(self, step: int) -> None:
         with self._training.step.clock("checkpoint"):
-            self._saver.save(step, self._training.state)
+            self._saver.save(step)
             if self._training.step.accelerator.is_main_process:
                 self._output.try_upload()
 

@@ -26,6 +26,9 @@ class Hook:
     `step` is always the number of steps done, counting this one.
     """
 
+    def before_update(self, step: int) -> None:
+        """The student, or the critic, is about to get new weights."""
+
     def after_student_update(self, step: int) -> None:
         """The student has new weights; the critic does not learn before this returns.
 
@@ -52,6 +55,10 @@ class Hooks(Hook):
 
     def __init__(self, hooks: Iterable[Hook]) -> None:
         self._hooks = tuple(hooks)
+
+    def before_update(self, step: int) -> None:
+        for hook in self._hooks:
+            hook.before_update(step)
 
     def after_student_update(self, step: int) -> None:
         for hook in self._hooks:

@@ -1,21 +1,25 @@
 """The training loop of one worker: microbatches -> steps, with hooks beside them."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 
 from accelerate import Accelerator
 
 from pipeline.config import Config
+from pipeline.diffusion import devices
+from pipeline.methods.microbatch import Microbatch
 from pipeline.runs import events
 from pipeline.runs.metrics_log import MetricsLog
 from pipeline.runs.run import Run
 from pipeline.runs.run_folder import RunFolder
-from pipeline.training.build import prepare
+from pipeline.training.build import TrainingRun, prepare
 from pipeline.training.checkpoints import SaveCheckpoints, resume
 from pipeline.training.draw_samples import DrawSamples
 from pipeline.training.hooks import EMA, Hook, Hooks, due, registered_hooks
 from pipeline.training.log_metrics import LogMetrics
 from pipeline.training.watchdog import Watchdog
+from pipeline.utils.threads import ahead
 
 
 def train(
@@ -52,10 +56,13 @@ def train(
             SaveCheckpoints(run, training, output),
         ]
         hooks = Hooks(stack.enter_context(hook) for hook in own)
+        drawn = stack.enter_context(closing(draw_ahead(training, range(start, distill.steps))))
         for done in range(start + 1, distill.steps + 1):
             with training.step.clock("data"):
-                microbatches = training.microbatches(done - 1)
-            result = training.step(done - 1, microbatches, hooks.after_student_update)
+                microbatches = next(drawn)
+            result = training.step(
+                done - 1, microbatches, hooks.after_student_update, hooks.before_update
+            )
             hooks.after_step(done, result)
             leave = done < distill.steps and done % distill.log_every == 0 and leaving()
             if leave or due(done, distill.checkpoint_every, distill.steps):
@@ -63,6 +70,12 @@ def train(
             if leave:
                 break
     return done
+
+
+def draw_ahead(training: TrainingRun, steps: range) -> Generator[dict[int, Microbatch]]:
+    """This worker's microbatches at every step, drawn on a thread while the step before runs."""
+    begin = partial(devices.choose, training.step.accelerator.device)
+    return ahead(training.microbatches, steps, 1, begin)
 
 
 @contextmanager

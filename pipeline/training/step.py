@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 from accelerate import Accelerator
 from torch import Tensor
@@ -109,6 +110,7 @@ class TrainStep:
         step: int,
         mine: dict[int, Microbatch],
         after_student_update: Callable[[int], None] = lambda steps_done: None,
+        before_update: Callable[[int], None] = lambda steps_done: None,
     ) -> StepResult:
         """Run one step.
 
@@ -121,12 +123,15 @@ class TrainStep:
             mine: This worker's microbatches, by their numbers in the global batch.
             after_student_update: Called with the number of steps done, this one included,
                 between the student's update and the critic's; not if the student had no turn.
+            before_update: Called with the same number before each network's update.
         """
         plan = self.method.plan(step)
         self.student.renew()
         self.critic.renew()
         samples: dict[int, Tensor] = {}
         done = StepResult({}, {})
+        before = partial(before_update, step + 1)
+        update = partial(self._update, step=step, mine=mine, done=done, before=before)
         if plan.critic and not plan.on_samples:
             with self.clock("student"):
                 samples = {
@@ -142,7 +147,7 @@ class TrainStep:
                 )
 
             with self.clock("student"):
-                losses = self._update("student", self.student, step, mine, student_loss, done)
+                losses = update("student", self.student, student_loss)
                 after_student_update(step + 1)
             samples |= {n: x.samples for n, x in losses.items() if x.samples is not None}
         if plan.critic:
@@ -151,17 +156,18 @@ class TrainStep:
                 return self.method.critic_loss(self.critic.network, samples[number], mine[number])
 
             with self.clock("critic"):
-                self._update("critic", self.critic, step, mine, critic_loss, done)
+                update("critic", self.critic, critic_loss)
         return done
 
     def _update(
         self,
         name: str,
         trained: Trained,
+        loss_of: Callable[[int], Loss],
         step: int,
         mine: dict[int, Microbatch],
-        loss_of: Callable[[int], Loss],
         done: StepResult,
+        before: Callable[[], None],
     ) -> dict[int, Loss]:
         """Backward through this worker's microbatches, one synchronisation, one optimiser step.
 
@@ -174,6 +180,7 @@ class TrainStep:
             with nullcontext() if number == last else self.accelerator.no_sync(trained.network):
                 losses[number] = loss_of(number)
                 self.accelerator.backward(losses[number].total * (share * mine[number].weight))
+        before()
         norm = trained.update(step, self.clip, self.accelerator)
         parts = {number: loss.parts for number, loss in losses.items()}
         pairs = {number: microbatch.pairs for number, microbatch in mine.items()}

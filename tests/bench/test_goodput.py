@@ -22,6 +22,7 @@ from pipeline.diffusion.pairs import PairBatch
 from pipeline.models.ema import ema_of
 from pipeline.runs import checkpoint
 from pipeline.runs.checkpoint import State
+from pipeline.runs.host_copy import HostCopy
 
 PAGE = Path(__file__).parents[2] / "docs" / "scale.md"
 
@@ -157,8 +158,7 @@ def test_a_checkpoint_takes_its_bytes(tmp_path):
             "critic": torch.optim.AdamW(critic.parameters()),
         },
     )
-    tensors: dict = {}
-    state.copy(tensors)
+    tensors = HostCopy(state).wait()
     size = scale.checkpoint_bytes(sum(each.numel() for each in student.parameters()), tensors=4)
     assert sum(each.nbytes for each in tensors.values()) == size
     checkpoint.write(tmp_path, tensors, None)

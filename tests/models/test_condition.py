@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -32,7 +34,7 @@ def test_prompts_are_read_where_they_stand(tmp_path):
 def test_prompts_are_encoded_once_and_the_oldest_leave(tmp_path, monkeypatch):
     file = tmp_path / "all.prompts"
     file.write_text("".join(f"{json.dumps(prompt)}\n" for prompt in PROMPTS))
-    monkeypatch.setattr(condition, "_KEPT", 2)
+    monkeypatch.setattr(condition.Prompts, "kept", 2)
     settings = TeacherConfig(output=str(save_tiny(tmp_path / "model")), prompts=str(file))
     side, encoded = load_teacher(settings).conditioner, []
     real = side.encode
@@ -75,3 +77,22 @@ def test_rows_of_other_lengths_are_padded_where_a_mask_says_so():
     assert both["mask"].sum(1).tolist() == [4, 4, 7]
     assert torch.equal(both["tokens"].sum((1, 2)), torch.tensor([12.0, 12.0, 21.0]))
     assert torch.equal(Condition.cat([long, long])["mask"], torch.ones(2, 7, dtype=torch.bool))
+
+
+def test_threads_encode_one_prompt_at_a_time_and_lose_none(monkeypatch):
+    """Training asks for the negative prompt while the next step's prompts are encoded."""
+    inside, most = [], []
+
+    def encode(texts, negative, device):
+        inside.append(texts)
+        most.append(len(inside))
+        time.sleep(1e-4)
+        inside.pop()
+        return Condition({"tokens": torch.full((1, 1, 1), float(len(texts[0])))})
+
+    monkeypatch.setattr(condition.Prompts, "kept", 1)
+    side = condition.Prompts(["a", "ab", "abc"], "", encode)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda n: side(torch.tensor([n % 3]), 1)["tokens"], range(300)))
+    assert [int(each) for each in found] == [n % 3 + 1 for n in range(300)]
+    assert max(most) == 1

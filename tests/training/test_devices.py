@@ -105,6 +105,6 @@ def test_checkpoints_of_a_process_that_names_no_gpu(tmp_path):
     network = torch.nn.Linear(2, 2)
     state = State({"student": network}, {"student": torch.optim.AdamW(network.parameters())})
     checkpoints = CheckpointStore(Storage(str(tmp_path), S3Config(), "distill.output"), keep=1)
-    with AsyncSaver(checkpoints, "1f2e3d4c", "fingerprint", torch.device("cuda")) as saver:
-        saver.save(5, state)
+    with AsyncSaver(checkpoints, "1f2e3d4c", "print", torch.device("cuda"), state) as saver:
+        saver.save(5)
     assert checkpoints.step() == 5

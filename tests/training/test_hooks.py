@@ -117,6 +117,31 @@ def test_the_average_is_updated_before_other_hooks_and_before_the_critic(tiny_ru
     assert loop.train(tiny_run()) == 10
 
 
+def test_no_network_changes_but_after_hooks_are_told(tiny_run):
+    """So a copy of the old weights can be made until then."""
+    seen = {}
+
+    @register_hook("weights")
+    class Weights(Hook):
+        def __init__(self, distill, training):
+            self.state = training.state
+
+        def before_update(self, step):
+            now = {name: value.clone() for name, value in self.state.tensors().items()}
+            seen.setdefault(step, []).append(now)
+
+        def after_step(self, step, result):
+            self.before_update(step)
+
+    assert loop.train(tiny_run()) == 10
+    assert [len(told) - 1 for told in seen.values()] == [1] * 6 + [2] * 4
+    for step in range(2, 11):
+        before, now = seen[step - 1][-1], seen[step][0]
+        assert all(torch.equal(value, now[name]) for name, value in before.items())
+    changed = {name for name, value in now.items() if not torch.equal(value, seen[10][1][name])}
+    assert changed and not any(name.startswith("critic") for name in changed)
+
+
 def test_a_student_that_skips_a_step_is_averaged_as_it_was(tiny_run, monkeypatch):
     diaries, loss = registered_diary(), DMD.student_loss
 
@@ -153,7 +178,9 @@ def test_what_a_hook_changes_is_in_the_checkpoint_of_that_step(tiny_run, call):
         assert all((value == 10).all() for value in read_part(found[1], "critic").values())
 
 
-@pytest.mark.parametrize("call", ["after_student_update", "after_step", "at_checkpoint"])
+@pytest.mark.parametrize(
+    "call", ["before_update", "after_student_update", "after_step", "at_checkpoint"]
+)
 def test_an_error_of_a_hook_ends_the_run_which_can_go_on(tiny_run, call):
     class Harmed(Diary):
         def __init__(self, distill, training):

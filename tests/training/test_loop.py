@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ from pipeline.methods.dmd import DMD
 from pipeline.models.sampling import sample_teacher
 from pipeline.models.students import load_student
 from pipeline.runs import identity
-from pipeline.runs.checkpoint import read_part
+from pipeline.runs.checkpoint import digest, read_part
 from pipeline.runs.checkpoint_store import CheckpointStore
+from pipeline.runs.host_copy import HostCopy
 from pipeline.runs.run import Run
 from pipeline.training import build, loop
 from pipeline.training.watchdog import DriftWarnings
@@ -57,6 +59,15 @@ def lines(config) -> list[dict]:
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     costs = ("time", "seconds", "samples_per", "memory", "tflops")
     return [{k: v for k, v in row.items() if not k.startswith(costs)} for row in rows]
+
+
+def states(config) -> dict[int, list[str]]:
+    """Step -> digests of what is kept of it."""
+    found, parts = {}, ("student", "critic", "ema", "student_optimizer", "critic_optimizer")
+    for commit in Run(config).checkpoints.commits():
+        with Run(config).checkpoints.newest(commit.name) as (_, folder):
+            found[commit.step] = [digest(read_part(folder, part)) for part in parts]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -153,19 +164,28 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before(finished, copied, c
     assert digests(config) == digests(finished)
 
 
-def test_a_later_copy_is_the_new_state_in_the_memory_of_the_first(tiny_run):
-    state, copies = build.prepare(tiny_run()).state, {}
-    state.copy(copies)
-    places = {name: value.data_ptr() for name, value in copies.items()}
-    with torch.no_grad():
-        for value in state.tensors().values():
-            value.add_(1)
-    state.copy(copies)
-    now = state.tensors()
-    assert copies.keys() == now.keys()
-    for name, value in copies.items():
-        assert torch.equal(value, now[name])
-        assert value.data_ptr() == places[name] != now[name].data_ptr()
+def test_a_copy_as_late_as_the_device_may_make_it_is_of_its_step(finished, tiny_run, monkeypatch):
+    """Whatever changes the state waits for it; what stores the copy waits too."""
+    begin, wait, copying = HostCopy.begin, HostCopy.wait, Lock()
+    due = []
+
+    def copy(self):
+        with copying:
+            if due:
+                due.clear()
+                begin(self)
+
+    def late(self):
+        time.sleep(0.1)  # training goes on
+        copy(self)
+        return wait(self)
+
+    monkeypatch.setattr(HostCopy, "begin", lambda self: due.append(self))
+    monkeypatch.setattr(HostCopy, "before_change", copy)
+    monkeypatch.setattr(HostCopy, "wait", late)
+    config = tiny_run("late", keep=3)
+    loop.train(config)
+    assert states(config) == states(finished)
 
 
 def test_when_no_checkpoint_is_whole_nothing_is_trained_over_it(copied):

@@ -1,6 +1,7 @@
 """Laws of work done ahead."""
 
 import time
+from threading import Event, get_ident
 
 import pytest
 
@@ -34,3 +35,30 @@ def test_an_error_comes_in_its_turn_and_ends_the_work():
         for result in ahead(work, range(1000), 2):
             results.append(result)
     assert len(results) == 5 and len(begun) < 12
+
+
+def test_every_thread_begins_once_before_its_work():
+    begun, made = [], []
+
+    def work(item):
+        assert get_ident() in begun
+        made.append(get_ident())
+
+    list(ahead(work, range(20), 3, lambda: begun.append(get_ident())))
+    assert set(made) <= set(begun) and len(begun) == len(set(begun)) <= 3
+
+
+def test_closed_it_waits_for_what_has_begun():
+    done, begun = [], Event()
+
+    def slow(item):
+        if item:
+            begun.set()
+            time.sleep(0.05)
+        done.append(item)
+
+    results = ahead(slow, range(100), 1)
+    next(results)
+    begun.wait(10)
+    results.close()
+    assert done == [0, 1]
