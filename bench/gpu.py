@@ -20,6 +20,7 @@ batch       pairs that were solved at once
 """
 
 import argparse
+import copy
 import gc
 import json
 import sys
@@ -28,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock

@@ -26,6 +26,10 @@ ALLOWED = {
         "one kernel for all weights; no public name",
     ),
     "_foreach_lerp_": ("pipeline/models/ema.py", "one kernel for all weights; no public name"),
+    "_gradient_checkpointing_func": (
+        "pipeline/models/song_unet.py",
+        "what `enable_gradient_checkpointing` of diffusers sets; models call it",
+    ),
     "_keep_in_fp32_modules": ("pipeline/models/half.py", "diffusers' own list; no public name"),
     "_modules": ("pipeline/models/views.py", "PyTorch has no public way to replace a copy's parts"),
     "_python_dispatch": ("pipeline/training/flops.py", "as PyTorch documents `TorchDispatchMode`"),

@@ -23,6 +23,9 @@ def recompute_blocks(backbone: Any, every: int) -> None:
 class _Blocks:
     """Calls the blocks of a model for it; copies of the model get copies of this.
 
+    Networks that learn here are in eval mode, without dropout, so that no state of a generator is
+    kept, which on a GPU takes the host long.
+
     Args:
         every: As `recompute_blocks`.
     """
@@ -39,4 +42,4 @@ class _Blocks:
         number, self._called = self._called, self._called + 1
         if number % self._every:
             return block(*given)
-        return checkpoint(block, *given, use_reentrant=False)
+        return checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False)
