@@ -32,6 +32,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -121,37 +122,40 @@ class Run:
         self.cycle()
         return (time.process_time() - start) / CYCLE
 
-    def counted(self) -> "Count":
-        """What a cycle calls."""
-        step = self.training.step
-        weights = [w for each in (step.student, step.critic) for w in each.network.parameters()]
-        masters = [each.masters for each in (step.student, step.critic) if each.masters]
-        with Count([*weights, *(w for each in masters for w in each.weights)]) as count:
+    def operators(self) -> int:
+        """Calls of PyTorch's operators in a cycle, by its profiler; in compiled blocks few are."""
+        with profile(activities=[ProfilerActivity.CPU]) as found:
             self.cycle()
-        return count
+        return sum(each.count for each in found.key_averages() if each.key.startswith("aten::"))
+
+    def casts(self) -> int:
+        """Copies of weights to another type in a cycle."""
+        each = (self.training.step.student, self.training.step.critic)
+        weights = [weight for one in each for weight in one.network.parameters()]
+        with Casts({weight.data_ptr() for weight in weights}) as casts:
+            self.cycle()
+        return casts.found
 
 
-class Count(TorchDispatchMode):
-    """Counts operators, and casts of weights.
+class Casts(TorchDispatchMode):
+    """Counts casts of weights, and into copies of them.
 
     Args:
-        weights: That learn, and their copies.
+        weights: Where the weights that networks compute with are.
     """
 
-    def __init__(self, weights: list[Tensor]) -> None:
+    def __init__(self, weights: set[int]) -> None:
         super().__init__()
-        self.places = {each.data_ptr() for each in weights}
-        self.operators = self.casts = 0
+        self.weights, self.found = weights, 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Count one, and call it."""
-        self.operators += 1
+        """Look at an operator, and call it."""
         if func is torch.ops.aten._to_copy.default and (kwargs or {}).get("dtype"):
-            self.casts += args[0].data_ptr() in self.places
+            self.found += args[0].data_ptr() in self.weights
         if func is torch.ops.aten._foreach_copy_.default:
-            self.casts += sum(each.data_ptr() in self.places for each in args[0])
+            self.found += sum(each.data_ptr() in self.weights for each in args[0])
         return func(*args, **(kwargs or {}))
 
 
