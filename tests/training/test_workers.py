@@ -164,3 +164,17 @@ def test_bf16_stays_near_fp32_and_keeps_its_weights_in_fp32(unet_taught):
         assert ours["critic"] == pytest.approx(theirs["critic"], rel=0.05)
         assert ours["critic"] != theirs["critic"]
     assert all(value.dtype in (torch.float32, torch.int64) for value in weights(half).values())
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("settings", [{}, {"sharded": True}], ids=["copied", "sharded"])
+def test_bf16_of_two_workers_stays_near_that_of_one(unet_taught, settings):
+    one, two = (
+        unet_taught(name, precision="bf16", log_every=1, lanes=4, **more)
+        for name, more in (("one", {}), ("two", settings))
+    )
+    train(one, 1)
+    train(two, 2)
+    for ours, theirs in zip(lines(two), lines(one), strict=True):
+        assert ours["critic"] == pytest.approx(theirs["critic"], rel=0.05)
+    assert all(value.dtype in (torch.float32, torch.int64) for value in weights(two).values())
