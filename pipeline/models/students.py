@@ -72,8 +72,9 @@ def new_student(
 
     The critic starts as a student too: all three networks have one architecture. With
     `recompute` the backward pass makes the activations of all blocks, or of every n-th one, again
-    instead of keeping them; `settings` may give a student times of its own, both another guidance where that is an input,
-    and adapters: only these are then trainable, and all else is shared with the teacher.
+    instead of keeping them; `settings` may give a student times of its own, both another guidance
+    where that is an input, and adapters: only these are then trainable, and all else is shared with
+    the teacher.
 
     Raises:
         UserError: If the schedule has no such times; as `adapted`.
