@@ -21,7 +21,7 @@ from pipeline.models.solver_notes import solver_note
 from pipeline.runs.run import Run
 from pipeline.stages.pairs import pair_plan
 from pipeline.stages.plan import plan, set_bytes, teacher_calls, training_calls
-from pipeline.training.memory import footprint, memory_verdict
+from pipeline.training.memory import Footprint, footprint, memory_verdict
 from pipeline.utils.errors import UserError, problem_line
 from pipeline.utils.uris import is_remote
 
@@ -254,9 +254,15 @@ class Examination:
 
     def check_memory(self) -> str:
         """The networks of training fit a worker."""
-        memory = self.speeds["distill.workers"].memory
-        gpu = self.config.distill.workers.gpus > 0
-        return memory_verdict(self.config, self.teacher, memory, CONTEXT if gpu else 0)
+        distill, memory = self.config.distill, self.speeds["distill.workers"].memory
+
+        def footprint_of(recompute: bool | int) -> Footprint:
+            told = distill.model_copy(update={"recompute": recompute})
+            config = self.config.model_copy(update={"distill": told})
+            return footprint(config, self.teacher, distill.workers.min)
+
+        context = CONTEXT if distill.workers.gpus else 0
+        return memory_verdict(footprint_of, distill.recompute, memory, context)
 
     def estimate(self) -> list[str]:
         """Hours and price of both jobs, from the measured speeds."""

@@ -45,6 +45,11 @@ def compile_module(module: nn.Module) -> None:
     module.compile(backend=BACKEND, dynamic=False)
 
 
+def compiled_graphs() -> int:
+    """Number of graphs that this process has compiled."""
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
 def blocks_of(network: nn.Module) -> list[nn.Module]:
     """Of what has models of diffusers, the blocks that repeat.
 

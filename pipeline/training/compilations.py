@@ -2,8 +2,7 @@
 
 import logging
 
-from torch._dynamo.utils import counters
-
+from pipeline.models.compilation import compiled_graphs
 from pipeline.training.hooks import Hook
 from pipeline.training.step import StepResult
 
@@ -21,11 +20,11 @@ class Compilations(Hook):
     """
 
     def __init__(self, sizes: int) -> None:
-        self._limit, self._steps, self._graphs = _EXPECTED * sizes, 0, _graphs()
+        self._limit, self._steps, self._graphs = _EXPECTED * sizes, 0, compiled_graphs()
 
     def after_step(self, step: int, result: StepResult) -> None:
         """See whether this step compiled anything."""
-        before, self._graphs = self._graphs, _graphs()
+        before, self._graphs = self._graphs, compiled_graphs()
         if self._graphs == before:
             return
         self._steps += 1
@@ -37,8 +36,3 @@ class Compilations(Hook):
                 self._steps,
                 self._graphs,
             )
-
-
-def _graphs() -> int:
-    """That this process has compiled."""
-    return int(counters["stats"]["unique_graphs"])

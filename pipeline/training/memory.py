@@ -93,27 +93,27 @@ def footprint(config: Config, teacher: Denoiser, workers: int = 1) -> Footprint:
     )
 
 
-def memory_verdict(config: Config, teacher: Denoiser, memory: int, context: int) -> str:
+def memory_verdict(
+    footprint_of: Callable[[bool | int], Footprint],
+    recompute: bool | int,
+    memory: int,
+    context: int,
+) -> str:
     """What a worker needs, and the least `distill.recompute` that fits if it is less than its own.
 
     Args:
-        config, teacher: As `footprint`.
+        footprint_of: Of a worker under a value of `distill.recompute`.
+        recompute: Its own.
         memory: Bytes that a worker has.
         context: Bytes of them that are no tensors.
 
     Raises:
         UserError: If it has too little; as `footprint`.
     """
-    distill, workers = config.distill, config.distill.workers.min
-
-    def found(recompute: bool | int) -> Footprint:
-        told = distill.model_copy(update={"recompute": recompute})
-        return footprint(config.model_copy(update={"distill": told}), teacher, workers)
-
-    own, room = found(distill.recompute), memory - context
-    mine, fits = _part(distill.recompute), own.total <= room
+    own, mine, room = footprint_of(recompute), _part(recompute), memory - context
+    fits = own.total <= room
     others = (n for n in _RECOMPUTE if (_part(n) < mine if fits else _part(n) > mine))
-    least = next((n for n in others if found(n).total <= room), None)
+    least = next((n for n in others if footprint_of(n).total <= room), None)
     told = "" if least is None else f"distill.recompute {str(least).lower()}"
     need, has = f"{(own.total + context) / _GIB:.2f}", f"{memory / _GIB:.1f}"
     if fits:

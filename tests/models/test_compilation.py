@@ -103,6 +103,7 @@ def test_a_whole_network_is_one_graph_under_the_same(backend, teacher):
 
 
 @pytest.mark.prove  # a C++ compiler takes minutes
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("teacher", ["song", "flux-dev"], indirect=True)
 def test_compiled_code_computes_the_same(backend, teacher):
     builder, teacher = teacher

@@ -47,6 +47,12 @@ def test_a_compiled_run_is_the_run(tiny_run, monkeypatch, caplog, how):
     torch._dynamo.reset()
 
 
+def test_a_run_goes_on_compiled_and_recomputing(tiny_run):
+    Run(tiny_run(compile="none")).claim()
+    Run(tiny_run(compile="blocks", recompute=2)).claim()
+
+
+@pytest.mark.cluster
 def test_several_workers_share_the_gradients_of_compiled_networks(tiny_run):
     plain, compiled = (tiny_run(how, **DMD2, compile=how) for how in ("none", "blocks"))
     train(plain, 2)
