@@ -21,6 +21,11 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTED = {"_asdict", "_fields", "_make", "_replace", "_exit"}
 """Public names that begin with an underscore: of named tuples and of `os`."""
 ALLOWED = {
+    "_compiled_call_impl": ("pipeline/models/views.py", "whether a module is compiled"),
+    "_dynamo": (
+        "pipeline/models/compilation.py",
+        "PyTorch documents its limits and counters there",
+    ),
     "_foreach_copy_": (
         "pipeline/training/trained.py",
         "one kernel for all weights; no public name",

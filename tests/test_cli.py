@@ -104,6 +104,11 @@ def test_text_settings_take_any_text() -> None:
         ("--pairs.count abc", 'pairs.count: "abc" is not accepted: must be a valid integer'),
         ("--pairs.count 1.5", "pairs.count: 1.5 is not accepted: must be a valid integer"),
         ("--seed true", "seed: true is not accepted: must be a valid integer"),
+        (
+            "--distill.recompute 1",
+            "distill.recompute: 1 is not accepted: must be true, false, or a number n, 2 or more, "
+            "for every n-th",
+        ),
         ("--distill.clip .inf", "distill.clip: Infinity is not accepted: must be a finite number"),
         (
             "--pairs.solver hein",

@@ -194,6 +194,11 @@ class DistillConfig(Branch):
         description="Gradient checkpointing: less memory, a third more time; a number n: of every "
         "n-th block alone, for an n-th of that time.",
     )
+    compile: Literal["auto", "none", "blocks", "whole"] = Field(
+        default="auto",
+        description="Compile the networks, once for each shape: every block that repeats, or each "
+        "network at once; auto: blocks on a GPU, unless sharded, else none.",
+    )
     sharded: bool = Field(
         default=False, description="Split networks and optimisers over the workers (FSDP2)."
     )

@@ -157,6 +157,8 @@ def distill_problems(distill: DistillConfig) -> Problems:
         yield "distill.pick: best needs scores; set distill.scoring.count to 2000, say"
     if distill.shard_teacher and not distill.sharded:
         yield "distill.shard_teacher: true needs distill.sharded true"
+    if distill.compile not in ("auto", "none") and distill.sharded:
+        yield f"distill.compile: {distill.compile} does not go with distill.sharded; use none"
     if distill.optimizer == "adamw8bit" and distill.sharded:
         yield (
             "distill.optimizer: adamw8bit cannot be split over workers; use adamw with "

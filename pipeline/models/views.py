@@ -5,6 +5,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from pipeline.models.compilation import compile_module
+
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -12,7 +14,8 @@ def view(network: Module, parts: Mapping[str, nn.Module]) -> Module:
     """A shallow copy of a network in which some modules are others.
 
     All else, weights and wrappers' hooks included, is shared with the network, which stays as it
-    is. To make one costs microseconds, so it is made where it is called.
+    is. To make one costs microseconds, so it is made where it is called. Of a compiled module it
+    is compiled too.
 
     Args:
         network: Any module.
@@ -32,6 +35,8 @@ def view(network: Module, parts: Mapping[str, nn.Module]) -> Module:
     # to give a module other children without changing the module itself.
     made = object.__new__(type(network))
     made.__dict__.update({**vars(network), "_modules": children})
+    if network._compiled_call_impl is not None:  # which calls the network's own parts
+        compile_module(made)
     return made
 
 

@@ -24,6 +24,7 @@ from pipeline.diffusion import seeds
 from pipeline.diffusion.buckets import Buckets
 from pipeline.methods.dmd import DMD
 from pipeline.methods.microbatch import Microbatch, RealImages
+from pipeline.models.compilation import compile_network
 from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.ema import Average, ema_of
@@ -91,6 +92,8 @@ def prepare(config: Config) -> TrainingRun:
     half = distill.precision == "bf16"
     if half:
         compute_in_half(teacher)
+    if not distill.sharded:
+        compile_network(teacher, distill.compile)
     ema = ema_of(student, distill.ema)
     networks = {"student": student, "critic": critic, "ema": ema}
     if distill.sharded and dist.is_initialized():
@@ -234,6 +237,7 @@ def _trained(
         master, network = network, sharing_copy(network)
         compute_in_half(network)
         masters = Masters(master, network)
+    compile_network(network, distill.compile)
     if accelerator.num_processes > 1:
         network = accelerator.prepare(network)
     return Trained(network, optimizer, rate, masters)

@@ -15,6 +15,7 @@ from pipeline.runs.run import Run
 from pipeline.runs.run_folder import RunFolder
 from pipeline.training.build import TrainingRun, prepare
 from pipeline.training.checkpoints import SaveCheckpoints, resume
+from pipeline.training.compilations import Compilations
 from pipeline.training.draw_samples import DrawSamples
 from pipeline.training.hooks import EMA, Hook, Hooks, due, registered_hooks
 from pipeline.training.log_metrics import LogMetrics
@@ -51,6 +52,7 @@ def train(
             EMA(training),
             Watchdog(distill.bad_steps, output.folder, accelerator),
             *registered_hooks(distill, training),
+            Compilations(len(config.teacher.sizes) or 1),
             LogMetrics(distill, training, log, show),
             DrawSamples(distill, training, log),
             SaveCheckpoints(run, training, output),

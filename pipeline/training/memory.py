@@ -102,23 +102,26 @@ def footprint(
 
 
 def memory_verdict(
-    found: Callable[..., Footprint], recompute: bool | int, memory: int, context: int
+    footprint_of: Callable[[bool | int], Footprint],
+    recompute: bool | int,
+    memory: int,
+    context: int,
 ) -> str:
     """What a worker needs, and the least `distill.recompute` that fits if it is less than its own.
 
     Args:
-        found: What it takes with another `recompute`, given by this name.
-        recompute: As `distill.recompute`.
+        footprint_of: Of a worker under a value of `distill.recompute`.
+        recompute: Its own.
         memory: Bytes that a worker has.
         context: Bytes of them that are no tensors.
 
     Raises:
         UserError: If it has too little.
     """
-    own, room = found(recompute=recompute), memory - context
-    mine, fits = _part(recompute), own.total <= room
+    own, mine, room = footprint_of(recompute), _part(recompute), memory - context
+    fits = own.total <= room
     others = (n for n in _RECOMPUTE if (_part(n) < mine if fits else _part(n) > mine))
-    least = next((n for n in others if found(recompute=n).total <= room), None)
+    least = next((n for n in others if footprint_of(n).total <= room), None)
     told = "" if least is None else f"distill.recompute {str(least).lower()}"
     need, has = f"{(own.total + context) / _GIB:.2f}", f"{memory / _GIB:.1f}"
     if fits:

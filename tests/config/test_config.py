@@ -120,6 +120,10 @@ def test_example_is_valid(path: Path) -> None:
             "distill.shard_teacher: true needs distill.sharded true",
         ),
         (
+            {"distill": {"compile": "blocks", "sharded": True}},
+            "distill.compile: blocks does not go with distill.sharded; use none",
+        ),
+        (
             {"data": {"name": None}, "distill": {"gan": {"real": "data"}}},
             "distill.gan.real: data needs data.name, and a teacher that learnt from it; use "
             "encoded (jobs/encode.py) or pairs",

@@ -119,7 +119,7 @@ class TrainingLaws:
         assert all(each.isfinite().all() for each in gradients)
 
     def test_what_is_recomputed_changes_no_bit(self, stock, builder, teacher):
-        """Of critics with heads, told the step; the more of it, the fewer bytes are kept."""
+        """Of a critic with a head, whole and to its early end; the more, the less is kept."""
         labels, x_t = builder.labels_of(teacher), builder.noise()
         inputs = Inputs(x_t, apart_times(teacher), teacher.conditioner(labels, len(x_t)))
         kept, first = [], None
@@ -128,7 +128,7 @@ class TrainingLaws:
             critic = Critic(new_student(teacher, NETWORK, 0, recompute=recompute), exits=2)
             kept.append(saved_bytes(copy.deepcopy(critic.denoiser).to("meta"), 2))
             x0, logits = critic.denoise_and_logits(inputs, 0)
-            (x0.square().mean() + logits.mean()).backward()
+            (x0.square().mean() + logits.mean() + critic.logits(inputs, 1).mean()).backward()
             found = {k: v.grad for k, v in critic.named_parameters() if v.grad is not None}
             first = first or found
             assert all(torch.equal(found[name], value) for name, value in first.items())

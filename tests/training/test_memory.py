@@ -1,6 +1,5 @@
 """What training will hold is what it holds."""
 
-from functools import partial
 
 import pytest
 
@@ -54,18 +53,16 @@ def test_activations_on_meta_are_those_of_a_real_pass_and_recompute_keeps_fewer(
 
 
 def test_the_least_recompute_that_fits_is_told(tiny_run):
-    teacher = load_teacher(tiny_run().teacher)
-
-    def deep(recompute):
+    teacher, found = load_teacher(tiny_run().teacher), {}
+    for recompute in (False, 4, 3, 2, True):
         config = tiny_run(recompute=recompute)
         network = config.network.model_copy(update={"layers": 4})
-        return config.model_copy(update={"network": network})
+        found[recompute] = footprint(config.model_copy(update={"network": network}), teacher)
+    need = {recompute: each.total for recompute, each in found.items()}
 
     def told(room, recompute):
-        found = partial(footprint, deep(False), teacher, 1)
-        return memory_verdict(found, recompute, room + 99, context=99)
+        return memory_verdict(found.__getitem__, recompute, room + 99, context=99)
 
-    need = {n: footprint(deep(n), teacher).total for n in (False, 4, 3, 2, True)}
     assert list(need.values()) == sorted(need.values(), reverse=True)
     assert told(need[False], False).endswith("for a worker of distill")
     assert told(need[False], True).endswith("; distill.recompute false fits too")

@@ -87,19 +87,26 @@ class Chroma(Flux):
         parts: dict[str, Any] = super().up_to(stage)
         for name, kept in parts.items():
             blocks: Any = self.get_submodule(name)
-            kept.extend(_Nothing() for _ in blocks[len(kept) :])
+            streams = 1 if name.endswith("single_transformer_blocks") else 2
+            kept.extend(_Nothing(streams) for _ in blocks[len(kept) :])
         return parts
 
 
 class _Nothing(nn.Module):
-    """A block that gives what it is given."""
+    """A block that gives what it is given.
 
-    def forward(
-        self, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **rest: Any
-    ) -> Any:
-        if encoder_hidden_states is None:
+    Args:
+        streams: 2, where it is given the text's tokens too, second; or 1.
+    """
+
+    def __init__(self, streams: int) -> None:
+        super().__init__()
+        self.streams = streams
+
+    def forward(self, hidden_states: Tensor, *others: Any, **named: Any) -> Any:
+        if self.streams == 1:
             return hidden_states
-        return encoder_hidden_states, hidden_states
+        return others[0] if others else named["encoder_hidden_states"], hidden_states
 
 
 class _Masked(Wrapper):

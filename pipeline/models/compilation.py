@@ -1,0 +1,84 @@
+"""Networks compiled in place: their names, states and copies stay as they are.
+
+`torch.compile` around a module would put `_orig_mod` into the names of its weights, and share it
+with copies; `Module.compile` does neither. A copy is not compiled.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import diffusers
+import torch
+from torch import nn
+
+Compile = Literal["auto", "none", "blocks", "whole"]
+"""What is compiled: each block that repeats, or the network at once; auto: blocks on a GPU."""
+
+BACKEND = "inductor"
+"""Of `torch.compile`."""
+_GRAPHS = 1024
+"""That a kind of block may have: one for each width, shape, and way to be called."""
+
+
+def compile_network(network: nn.Module, how: Compile) -> None:
+    """Compile networks of diffusers when they are first called, in place, once for each shape.
+
+    Source: https://docs.pytorch.org/tutorials/recipes/regional_compilation.html
+
+    Args:
+        network: One, or what has some, on its device; what else is in it stays as it is.
+        how: What of it.
+    """
+    if how == "auto":
+        on_gpu = any(each.is_cuda for each in network.parameters())
+        how = "blocks" if on_gpu else "none"
+    if how == "none":
+        return
+    torch._dynamo.config.recompile_limit = _GRAPHS
+    torch._dynamo.config.accumulated_recompile_limit = 4 * _GRAPHS
+    for module in _models(network) if how == "whole" else blocks_of(network):
+        compile_module(module)
+
+
+def compile_module(module: nn.Module) -> None:
+    """Compile a module when it is first called, in place, once for each shape."""
+    module.compile(backend=BACKEND, dynamic=False)
+
+
+def compiled_graphs() -> int:
+    """Number of graphs that this process has compiled."""
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+def blocks_of(network: nn.Module) -> list[nn.Module]:
+    """Of what has models of diffusers, the blocks that repeat.
+
+    They are the members of the lists in what knows gradient checkpointing: the blocks of a
+    transformer; of a UNet, whose own blocks hold such lists, the members of those.
+    """
+    return list(_blocks(network))
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        if not (_recomputes(module) and isinstance(child, nn.ModuleList)):
+            yield from _blocks(child)
+            continue
+        for block in child.children():
+            if any(map(_recomputes, block.modules())):
+                yield from _blocks(block)
+            else:
+                yield block
+
+
+def _models(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost models of diffusers."""
+    for child in module.children():
+        if isinstance(child, diffusers.ModelMixin):
+            yield child
+        else:
+            yield from _models(child)
+
+
+def _recomputes(module: nn.Module) -> bool:
+    return hasattr(module, "gradient_checkpointing")
