@@ -196,24 +196,22 @@ def checkpoints(config: Config, repeats: int) -> dict[str, list[float]]:
 
 def waiting(config: Config, repeats: int) -> list[float]:
     """Seconds that training waits for microbatches drawn ahead, over those for the others."""
-    training, count = build.prepare(config), 12
-    ema, ratios = EMA(training), []
+    training, count, ratios = build.prepare(config), 6, []
+    ema = EMA(training)
 
-    def waited(drawn: Iterator[dict[int, Microbatch]], first: int) -> float:
-        total = 0.0
-        for number in range(first, first + count):
+    def waited(drawn: Iterator[dict[int, Microbatch]], steps: range) -> float:
+        spent = []
+        for step in steps:
             begin = time.perf_counter()
             microbatches = next(drawn)
-            total += time.perf_counter() - begin if number > first else 0.0
-            training.step(number, microbatches, ema.after_student_update)
-        return total
+            spent.append(time.perf_counter() - begin)
+            training.step(step, microbatches, ema.after_student_update)
+        return sum(spent[1:])  # before the first there is nothing to be drawn beside
 
-    for number in range(repeats):
-        steps = [
-            range(first, first + count) for first in (count * 2 * number, count * (2 * number + 1))
-        ]
-        drawn_ahead = waited(loop.draw_ahead(training, steps[0]), steps[0].start)
-        ratios.append(drawn_ahead / waited(map(training.microbatches, steps[1]), steps[1].start))
+    for first in range(0, 2 * count * repeats, 2 * count):
+        one, other = range(first, first + count), range(first + count, first + 2 * count)
+        beside = waited(loop.draw_ahead(training, one), one)
+        ratios.append(beside / waited(map(training.microbatches, other), other))
     return ratios
 
 
