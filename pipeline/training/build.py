@@ -1,6 +1,5 @@
 """From the config to a run ready to step: networks, optimisers, data."""
 
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,6 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
-from torch.optim import AdamW, Optimizer
 
 from pipeline.config import Config, DistillConfig
 from pipeline.data.reader import PairReader
@@ -28,7 +26,6 @@ from pipeline.models.compilation import compile_network
 from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.ema import Average, ema_of
-from pipeline.models.frozen import sharing_copy
 from pipeline.models.half import HALF, compute_in_half, tell_half
 from pipeline.models.quantized import quantized
 from pipeline.models.sampling import guide
@@ -41,8 +38,7 @@ from pipeline.training.gan_images import new_source
 from pipeline.training.method import build_method, new_networks
 from pipeline.training.sample_grid import SampleGrid
 from pipeline.training.step import TrainStep
-from pipeline.training.trained import Masters, Trained
-from pipeline.utils.errors import UserError
+from pipeline.training.trained import critic_rate, in_training, student_rate
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,7 @@ def prepare(config: Config) -> TrainingRun:
             _shard(network, device, half)
         _shard(ema, device, half=False)
     trained = {
-        name: _trained(networks[name], rate, accelerator, distill)
+        name: in_training(networks[name], rate, accelerator, distill)
         for name, rate in (("student", student_rate(distill)), ("critic", critic_rate(distill)))
     }
 
@@ -151,36 +147,6 @@ def _accelerator() -> Accelerator:
     )
 
 
-def student_rate(distill: DistillConfig) -> Callable[[int], float]:
-    """The student's learning rate at a step, counted from 0.
-
-    Half a cosine to zero over the regression phase, then constant; a linear warm-up at the
-    start of both.
-    """
-    end, dmd = distill.regression_steps, distill.regression_steps + distill.burn_in_steps
-
-    def rate(step: int) -> float:
-        if step < end:
-            decay = 0.5 * (1 + math.cos(math.pi * step / end))
-            return distill.regression.lr * decay * _warmup(step, distill.warmup)
-        return distill.student.lr * _warmup(step - dmd, distill.warmup)
-
-    return rate
-
-
-def critic_rate(distill: DistillConfig) -> Callable[[int], float]:
-    """The critic's learning rate: a linear warm-up from its first step, then constant."""
-
-    def rate(step: int) -> float:
-        return distill.critic.lr * _warmup(step - distill.regression_steps, distill.warmup)
-
-    return rate
-
-
-def _warmup(step: int, steps: int) -> float:
-    return min(1.0, (step + 1) / (steps + 1))
-
-
 def _shard(network: nn.Module, device: torch.device, half: bool) -> None:
     """Split the weights over all workers with FSDP2, block by block.
 
@@ -205,42 +171,6 @@ def _blocks(network: nn.Module) -> Iterator[nn.Module]:
     """The members of the outermost lists of modules."""
     for child in network.children():
         yield from child if isinstance(child, nn.ModuleList) else _blocks(child)
-
-
-def _optimizer(network: nn.Module, name: str) -> Optimizer:
-    """AdamW with the betas and weight decay of DMD (arXiv 2311.18828, Section 5.1)."""
-    weights = [weight for weight in network.parameters() if weight.requires_grad]
-    betas, decay = (0.9, 0.999), 0.01
-    if name == "adamw":
-        return AdamW(weights, betas=betas, weight_decay=decay, fused=True)
-    try:
-        from bitsandbytes.optim import AdamW8bit
-    except ImportError as error:
-        raise UserError(
-            "distill.optimizer: adamw8bit needs the package bitsandbytes on every node: "
-            "pip install bitsandbytes, or use adamw"
-        ) from error
-    optimizer: Optimizer = AdamW8bit(weights, betas=betas, weight_decay=decay)
-    return optimizer
-
-
-def _trained(
-    network: nn.Module,
-    rate: Callable[[int], float],
-    accelerator: Accelerator,
-    distill: DistillConfig,
-) -> Trained:
-    optimizer, masters = _optimizer(network, distill.optimizer), None
-    if distill.sharded and dist.is_initialized():  # FSDP2 has the weights in float32 itself
-        return Trained(network, optimizer, rate)
-    if distill.precision == "bf16":
-        master, network = network, sharing_copy(network)
-        compute_in_half(network)
-        masters = Masters(master, network)
-    compile_network(network, distill.compile)
-    if accelerator.num_processes > 1:
-        network = accelerator.prepare(network)
-    return Trained(network, optimizer, rate, masters)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,22 @@
 """A network in training: what computes, the weights that learn, their optimiser."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import AdamW, Optimizer
 
-from pipeline.models.frozen import learnt
+from pipeline.config import DistillConfig
+from pipeline.models.compilation import compile_network
+from pipeline.models.frozen import learnt, sharing_copy
+from pipeline.models.half import compute_in_half
+from pipeline.utils.errors import UserError
 
 
 class Masters:
@@ -68,7 +75,7 @@ class Trained:
     """
 
     network: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     rate: Callable[[int], float]
     masters: Masters | None = None
 
@@ -112,3 +119,80 @@ class Trained:
         """Compute with the weights as they are now, whoever changed them."""
         if self.masters is not None:
             self.masters.renew()
+
+
+def in_training(
+    network: nn.Module,
+    rate: Callable[[int], float],
+    accelerator: Accelerator,
+    distill: DistillConfig,
+) -> Trained:
+    """Make a network ready to learn, on this worker's device, sharded already or not.
+
+    Args:
+        network: Its weights that learn are in float32.
+        rate: Learning rate at a step, counted from 0.
+        accelerator: Of the workers.
+        distill: The settings.
+
+    Raises:
+        UserError: If the optimiser's package is missing.
+    """
+    optimizer, masters = _optimizer(network, distill.optimizer), None
+    if distill.sharded and dist.is_initialized():  # FSDP2 has the weights in float32 itself
+        return Trained(network, optimizer, rate)
+    if distill.precision == "bf16":
+        master, network = network, sharing_copy(network)
+        compute_in_half(network)
+        masters = Masters(master, network)
+    compile_network(network, distill.compile)
+    if accelerator.num_processes > 1:
+        network = accelerator.prepare(network)
+    return Trained(network, optimizer, rate, masters)
+
+
+def student_rate(distill: DistillConfig) -> Callable[[int], float]:
+    """The student's learning rate at a step, counted from 0.
+
+    Half a cosine to zero over the regression phase, then constant; a linear warm-up at the
+    start of both.
+    """
+    end, dmd = distill.regression_steps, distill.regression_steps + distill.burn_in_steps
+
+    def rate(step: int) -> float:
+        if step < end:
+            decay = 0.5 * (1 + math.cos(math.pi * step / end))
+            return distill.regression.lr * decay * _warmup(step, distill.warmup)
+        return distill.student.lr * _warmup(step - dmd, distill.warmup)
+
+    return rate
+
+
+def critic_rate(distill: DistillConfig) -> Callable[[int], float]:
+    """The critic's learning rate: a linear warm-up from its first step, then constant."""
+
+    def rate(step: int) -> float:
+        return distill.critic.lr * _warmup(step - distill.regression_steps, distill.warmup)
+
+    return rate
+
+
+def _warmup(step: int, steps: int) -> float:
+    return min(1.0, (step + 1) / (steps + 1))
+
+
+def _optimizer(network: nn.Module, name: str) -> Optimizer:
+    """AdamW with the betas and weight decay of DMD (arXiv 2311.18828, Section 5.1)."""
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    betas, decay = (0.9, 0.999), 0.01
+    if name == "adamw":
+        return AdamW(weights, betas=betas, weight_decay=decay, fused=True)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise UserError(
+            "distill.optimizer: adamw8bit needs the package bitsandbytes on every node: "
+            "pip install bitsandbytes, or use adamw"
+        ) from error
+    optimizer: Optimizer = AdamW8bit(weights, betas=betas, weight_decay=decay)
+    return optimizer

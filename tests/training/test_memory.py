@@ -1,6 +1,5 @@
 """What training will hold is what it holds."""
 
-
 import pytest
 
 from pipeline.models.loading import load_teacher
