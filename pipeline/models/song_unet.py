@@ -51,6 +51,7 @@ class SongUNet(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         self.gradient_checkpointing = False
+        self._gradient_checkpointing_func: Any = None  # diffusers sets both
         self.time_proj = Timesteps(stem_channels, flip_sin_to_cos=False, downscale_freq_shift=1)
         self.class_embedding = (
             None if num_class_embeds is None else nn.Embedding(num_class_embeds, stem_channels)
