@@ -10,12 +10,14 @@ done before: weights in float32, autocast around every loss, a look at each grad
 
                                                                                              bar
 host_ratio_same_recompute  CPU seconds, ours / autocast's; blocks recomputed in both        0.65
-host_ratio_best            the same, ours without recomputing                               0.50
+host_ratio_all_kept        the same, blocks recomputed in neither                             no
+host_ratio_best            ours without recomputing / autocast's with                       0.50
 aten_ratio                 operators called, ours / autocast's; blocks recomputed in both   0.60
+aten_ratio_all_kept        the same, in neither                                               no
 casts_per_weight           of our weights to bfloat16, for each weight and update              1
 
-Ours has its blocks compiled, as is the default on a GPU; the same ratios without that are shown
-too. Ratios are medians of interleaved timings.
+With --compiled ours has its blocks compiled, as by default on a GPU, which here takes a C++
+compiler half an hour; casts are not counted then. Ratios are medians of interleaved timings.
 """
 
 import argparse
@@ -113,9 +115,13 @@ class Run:
         self.cycle()
 
     def cycle(self) -> None:
-        """One step of the student among those of the critic."""
-        for number, draws in enumerate(self.draws):
-            self.training.step(number, draws, self.ema.after_student_update)
+        """Steps of the critic, in the last of which the student learns too."""
+        for number in range(CYCLE):
+            self.step(number)
+
+    def step(self, number: int) -> None:
+        """One of them."""
+        self.training.step(number, self.draws[number], self.ema.after_student_update)
 
     def seconds(self) -> float:
         """CPU time of a step."""
@@ -125,9 +131,14 @@ class Run:
 
     def operators(self) -> int:
         """Calls of PyTorch's operators in a cycle, by its profiler; in compiled blocks few are."""
-        with profile(activities=[ProfilerActivity.CPU]) as found:
-            self.cycle()
-        return sum(each.count for each in found.key_averages() if each.key.startswith("aten::"))
+        found = []
+        for number in (0, CYCLE - 1):
+            with profile(activities=[ProfilerActivity.CPU]) as seen:
+                self.step(number)
+            calls = (each for each in seen.key_averages() if each.key.startswith("aten::"))
+            found.append(sum(each.count for each in calls))
+        critic, both = found
+        return (CYCLE - 1) * critic + both
 
     def casts(self) -> int:
         """Copies of weights to another type in a cycle."""
@@ -173,15 +184,20 @@ def save_deep(folder: Path, model: str) -> Path:
 
 WAYS = {
     "before": {"precision": "fp32", "recompute": "true"},
-    "plain": {"precision": "bf16", "recompute": "true"},
+    "before, all kept": {"precision": "fp32", "recompute": "false"},
+    "ours": {"precision": "bf16", "recompute": "true"},
+    "best": {"precision": "bf16", "recompute": "false"},
+}
+COMPILED = {
     "ours": {"precision": "bf16", "recompute": "true", "compile": "blocks"},
     "best": {"precision": "bf16", "recompute": "false", "compile": "blocks"},
 }
+"""With compiled blocks, as by default on a GPU."""
 
 
 @contextmanager
-def prepared(model: str) -> Iterator[dict[str, Run]]:
-    """Runs of a model, each of `WAYS`."""
+def prepared(model: str, ways: Mapping[str, Mapping[str, str]]) -> Iterator[dict[str, Run]]:
+    """Runs of a model, one of each way."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         teacher = save_deep(folder, model)
@@ -202,9 +218,11 @@ def prepared(model: str) -> Iterator[dict[str, Run]]:
                 load("host", [f"--config={ROOT / 'configs/sd15-dmd2.yaml'}", *given])[0]
             )
 
-        runs = {name: made(how) for name, how in WAYS.items()}
-        runs["before"] = under_autocast(runs["before"])
-        yield {name: Run(training) for name, training in runs.items()}
+        runs = {name: made(how) for name, how in ways.items()}
+        yield {
+            name: Run(under_autocast(training) if "before" in name else training)
+            for name, training in runs.items()
+        }
 
 
 def under_autocast(training: build.TrainingRun) -> build.TrainingRun:
@@ -218,26 +236,28 @@ def under_autocast(training: build.TrainingRun) -> build.TrainingRun:
     return replace(training, step=step)
 
 
-def measure(model: str, pairs: int) -> Figures:
+def measure(model: str, pairs: int, compiled: bool) -> Figures:
     """The figures of a model."""
-    with prepared(model) as runs:
+    ways = WAYS | (COMPILED if compiled else {})
+    with prepared(model, ways) as runs:
         operators = {name: run.operators() / CYCLE for name, run in runs.items()}
         times = [{name: 1e3 * run.seconds() for name, run in runs.items()} for _ in range(pairs)]
-        step, casts = runs["plain"].training.step, runs["plain"].casts()
+        step, casts = runs["ours"].training.step, runs["ours"].casts() if not compiled else 0
         weights = [
             len(each.masters.weights) for each in (step.student, step.critic) if each.masters
         ]
-    ratios = {
-        name: statistics.median(each[name] / each["before"] for each in times) for name in WAYS
-    }
+
+    def ratio(ours: str, theirs: str) -> float:
+        return statistics.median(each[ours] / each[theirs] for each in times)
+
     return {
-        "host_ratio_same_recompute": ratios["ours"],
-        "host_ratio_best": ratios["best"],
+        "host_ratio_same_recompute": ratio("ours", "before"),
+        "host_ratio_all_kept": ratio("best", "before, all kept"),
+        "host_ratio_best": ratio("best", "before"),
         "aten_ratio": operators["ours"] / operators["before"],
+        "aten_ratio_all_kept": operators["best"] / operators["before, all kept"],
         "casts_per_weight": casts / (weights[0] + CYCLE * weights[1]),
-        "host_ratio_not_compiled": ratios["plain"],
-        "aten_ratio_not_compiled": operators["plain"] / operators["before"],
-        **{f"ms {name}": statistics.median(each[name] for each in times) for name in WAYS},
+        **{f"ms {name}": statistics.median(each[name] for each in times) for name in ways},
         **{f"operators {name}": value for name, value in operators.items()},
     }
 
@@ -247,12 +267,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=7, help="interleaved timings of each")
     parser.add_argument("--only", choices=MODELS, help="one model")
+    parser.add_argument("--compiled", action="store_true", help="with compiled blocks")
     parser.add_argument("--json", type=Path, help="where the figures go too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     found = {}
     for model in [arguments.only] if arguments.only else MODELS:
-        found[model] = measure(model, arguments.pairs)
+        found[model] = measure(model, arguments.pairs, arguments.compiled)
         print(model)
         for name, value in found[model].items():
             print(f"  {name:26} {value:9.3g}" + (f"  bar {BARS[name]}" if name in BARS else ""))
