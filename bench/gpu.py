@@ -182,6 +182,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="where the figures go too")
     parser.add_argument("--tiny", action="store_true", help="tiny networks, and no bars")
     arguments = parser.parse_args()
+    if arguments.tiny:
+        torch.set_num_threads(1)
     chosen = [title for title in CASES if arguments.only in title]
     guess = sum(CASES[title].seconds for title in chosen) / 60
     end, found = time.perf_counter() + 60 * arguments.minutes, dict[str, Outcome]()

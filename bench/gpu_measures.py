@@ -208,9 +208,9 @@ DIGITS = (
 )
 """What is shown of an evaluation."""
 JOBS = ("teacher", "pairs", "distill", "export", "evaluate")
-ON_GPU = (
-    *("pairs.actors.max=1", "pairs.actors.gpus=1"),
-    *("distill.workers.max=1", "distill.workers.gpus=1"),
+ALONE = (
+    *("pairs.actors.max=1", f"pairs.actors.gpus={int(GPU)}"),
+    *("distill.workers.max=1", f"distill.workers.gpus={int(GPU)}"),
 )
 FEW = (
     *("teacher.training.steps=20", "pairs.count=200", "pairs.shard_size=100", "pairs.steps=2"),
@@ -223,7 +223,7 @@ FEW = (
 def run_jobs(case: Case, tiny: bool, folder: Path) -> Figures:
     """All jobs, each in a process of its own; what is evaluated is the exported student."""
     settings = (f"run={folder}", f"evaluate.student={folder / 'export'}")
-    flags = [f"--{each}" for each in (*settings, *(ON_GPU if GPU else ()), *(FEW if tiny else ()))]
+    flags = [f"--{each}" for each in (*settings, *ALONE, *(FEW if tiny else ()))]
     spent = {}
     for job in JOBS:
         command = [sys.executable, f"jobs/{job}.py", f"--config=configs/{case.recipe}.yaml", *flags]
