@@ -1,321 +1,205 @@
 #!/usr/bin/env python3
-"""What a step of the large recipes, and making their pairs, takes on one GPU: time and memory.
+"""What a session with one GPU measures of us, in at most 12 minutes, against its bars.
 
-Networks have the shapes of Stable Diffusion 1.5 and XL, random weights, and noise for real latents,
-which change neither time nor memory. Every case is a recipe of `configs/` as one worker runs a lane
-of it, or so many images: a turn of the student and its critic's steps, after one step to warm up.
-Or it makes a shard of so many pairs, after one to warm up, in `STEPS` steps of the recipe's solver
-and in a batch that memory holds; at the end stands how many times as fast they are in bf16.
+    python bench/gpu.py [--only TEXT] [--minutes 12] [--json FILE] [--tiny]
 
-    python bench/gpu.py [--only sdxl] [--json FILE]
+Networks have the shapes of released models (`gpu_models.py`), random weights, and noise for stored
+conditions and real latents, which change neither time nor memory. A case is a recipe of `configs/`
+as one worker runs a lane of it, or so many images: after one step to warm up a turn of the student
+and its critic's steps. Or it makes a shard of so many pairs, after one to warm up, in `STEPS` steps
+of the recipe's solver and in a batch that memory holds. Or all jobs run on the digits.
 
-images/s    through the whole turn
+Cases run in the order of their weight. One that fails is a row with its reason; one for which no
+time is left does not run, and its row says so. The exit code is 0 if all bars hold, and no case
+failed. `--tiny` runs every case on tiny networks of the same classes and holds no bars, to see on a
+CPU that the script runs.
+
+images/s    through the whole turn, or of pairs
 s/step      of the critic's steps, the student's among them
-GiB         the most that PyTorch held
+mfu         share of what the GPU can do at most, as the log has it
+GiB         the most that PyTorch held in a turn, the first one too
 foreseen    what `jobs/doctor.py` counts; PyTorch's workspace and kernels come on top
+start       GiB at most before the first step; not of a rounded base, whose start is on the host
+times       as many images/s as the case it is held against
 reserve     seconds at the start, once, for the memory that checkpoints are copied to
 copy        seconds that a turn takes longer beside the first checkpoint's copy
-again       the same for a later one
+again       the same for a later one; stall: in steps
 batch       pairs that were solved at once
+took        seconds of the case, all in all
+missed      bars of `prove.py` that the digits miss
 """
 
 import argparse
-import copy
 import gc
 import json
+import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from copy import deepcopy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    EulerDiscreteScheduler,
-    PNDMScheduler,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
-from prove import ROOT
-from train import seconds
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
+from gpu_measures import (
+    CARD,
+    GPU,
+    HOLDS,
+    NOT_MEASURED,
+    Bar,
+    Case,
+    Figures,
+    make_pairs,
+    run_jobs,
+    train,
 )
 
-from pipeline.cli import load
-from pipeline.config import Config
-from pipeline.data import shards
-from pipeline.data.local import LocalStore
-from pipeline.models.denoiser import Denoiser
-from pipeline.models.loading import load_teacher
-from pipeline.runs.host_copy import HostCopy
-from pipeline.runs.run import Run
-from pipeline.stages import pairs
-from pipeline.training import build
-from pipeline.training.hooks import EMA
-from pipeline.training.memory import footprint
+from pipeline.utils.errors import problem_line
 
-Figures = dict[str, float]
+COLUMNS = ("images/s", "s/step", "mfu", "GiB", "foreseen", "start", "times", "stall", "took")
+WIDTH = 38
+EVERY_STEP = ("distill.student.every=1",)
+SECOND = (
+    *("distill.gan.real=encoded", "distill.gan.student_weight=1e-3"),
+    "distill.gan.critic_weight=1e-2",
+)
+LANE = "sd15-dmd2, a lane"
+MFU, FASTER = Bar("mfu", 0.35), (Bar("times", 6),)
+FIT = (Bar("GiB", 76, most=True), Bar("start", 76, most=True))
+
+
+def lane(seconds: int, *settings: str, images: int = 32, **more: Any) -> Case:
+    """Of Stable Diffusion 1.5."""
+    return Case(train, seconds, "sd15-dmd2", "sd15", images, settings, **more)
+
+
+def one_step(model: str, seconds: int, recipe: str, *settings: str, **more: Any) -> Case:
+    """An image or video, of which student and critic both learn."""
+    return Case(train, seconds, recipe, model, 1, (*EVERY_STEP, *settings), **more)
+
+
+def pairs_in(precision: str, model: str, images: int, seconds: int, **more: Any) -> Case:
+    """As many pairs of a model."""
+    settings = (f"pairs.precision={precision}",)
+    return Case(make_pairs, seconds, model, model, images, settings, **more)
+
+
+CASES = {
+    LANE: Case(
+        partial(train, checkpoints=True),
+        60,
+        "sd15-dmd2",
+        "sd15",
+        32,
+        bars=(Bar("images/s", 2.2 * 42.4), MFU, Bar("stall", 1, most=True)),
+    ),
+    "sd15-dmd2, second stage (GAN), a lane": lane(30, *SECOND, bars=(MFU,)),
+    "sd15-dmd2, 8 images": lane(20, images=8, against=LANE, bars=(Bar("times", 0.8),)),
+    "DiT-XL/2, 128 images": Case(train, 40, "sd15-dmd2", "dit", 128, bars=(Bar("mfu", 0.40),)),
+    "qwen-image-4-step, 1024x1024": one_step("qwen-image", 60, "qwen-image-4-step", bars=FIT),
+    "sd15, pairs in fp32": pairs_in("fp32", "sd15", 32, 60),
+    "sd15, pairs in bf16": pairs_in(
+        "bf16", "sd15", 32, 15, against="sd15, pairs in fp32", bars=FASTER
+    ),
+    "digits, all jobs": Case(run_jobs, 180, "digits", bars=(Bar("missed", 0, most=True),)),
+    "sdxl-lora, a lane": Case(train, 40, "sdxl-lora", "sdxl", 2),
+    "flux2-klein-4-step, 1024x1024": one_step("flux2-klein", 30, "flux2-klein-4-step"),
+    "Wan 2.1 1.3B, 81 frames of 480x832": one_step("wan-1.3b", 60, "wan21-4-step"),
+    "qwen-image-4-step, int8": one_step(
+        "qwen-image", 60, "qwen-image-4-step", "distill.quantize=int8"
+    ),
+    "qwen-image-4-step, nf4": one_step(
+        "qwen-image", 60, "qwen-image-4-step", "distill.quantize=nf4"
+    ),
+    "sd15-dmd2, 8 images, no recompute": lane(20, "distill.recompute=false", images=8),
+    "sdxl-lora, 8 images": Case(train, 60, "sdxl-lora", "sdxl", 8),
+    "sdxl, pairs in fp32": pairs_in("fp32", "sdxl", 8, 90),
+    "sdxl, pairs in bf16": pairs_in(
+        "bf16", "sdxl", 8, 20, against="sdxl, pairs in fp32", bars=FASTER
+    ),
+}
+"""The most important first."""
 
 
 @dataclass(frozen=True)
-class Case:
-    """A recipe as one worker runs it.
+class Outcome:
+    """What came of a case.
 
     Attributes:
-        model: Whose shapes: "sd15" or "sdxl".
-        recipe: File in `configs/`.
-        images: Of a step, or of a shard.
-        settings: Other changes in `distill`.
-        pairs: The precision of pairs, if these are made; else it trains.
+        figures: By their names.
+        bars: What is said of each.
+        reason: Why it has no figures, if so.
     """
 
-    model: str
-    recipe: str
-    images: int
-    settings: tuple[str, ...] = ()
-    pairs: str | None = None
+    figures: Figures
+    bars: dict[str, str]
+    reason: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether it has not failed, and holds its bars."""
+        return not self.reason.startswith("failed") and set(self.bars.values()) <= {HOLDS}
 
 
-STEPS, FASTER = 10, 6
-"""Of the solver; and how many times as fast pairs in bf16 are made, at least."""
-SECOND = ("gan.real=encoded", "gan.student_weight=1e-3", "gan.critic_weight=1e-2")
-CASES = {
-    "sd15-dmd2, a lane": Case("sd15", "sd15-dmd2", 32),
-    "sd15-dmd2, second stage (GAN), a lane": Case("sd15", "sd15-dmd2", 32, SECOND),
-    "sd15-dmd2, 8 images": Case("sd15", "sd15-dmd2", 8),
-    "sd15-dmd2, 8 images, no recompute": Case("sd15", "sd15-dmd2", 8, ("recompute=false",)),
-    "sdxl-lora, a lane": Case("sdxl", "sdxl-lora", 2),
-    "sdxl-lora, 8 images": Case("sdxl", "sdxl-lora", 8),
-    "sd15, pairs in fp32": Case("sd15", "sd15", 64, pairs="fp32"),
-    "sd15, pairs in bf16": Case("sd15", "sd15", 64, pairs="bf16"),
-    "sdxl, pairs in fp32": Case("sdxl", "sdxl", 16, pairs="fp32"),
-    "sdxl, pairs in bf16": Case("sdxl", "sdxl", 16, pairs="bf16"),
-}
+def outcome(title: str, tiny: bool, left: float, known: dict[str, Figures]) -> Outcome:
+    """Of a case, with so many seconds left and the figures of the cases before it."""
+    case, figures, begin = CASES[title], Figures(), time.perf_counter()
+    if left < (0 if tiny else case.seconds):
+        reason = f"not run: out of time ({left:.0f} s left, it takes about {case.seconds})"
+        return Outcome(figures, {str(bar): NOT_MEASURED for bar in case.bars}, reason)
+    reason = ""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            figures = case.measure(case, tiny, Path(folder))
+    except Exception as error:  # the others go on
+        reason = f"failed: {problem_line(error)}"
+    gc.collect()
+    if GPU:
+        torch.cuda.empty_cache()
+    if figures and case.against in known:
+        figures["times"] = figures["images/s"] / known[case.against]["images/s"]
+    figures = {name: value for name, value in figures.items() if math.isfinite(value)}
+    figures["took"] = time.perf_counter() - begin
+    bars = {} if tiny else {str(bar): bar.verdict(figures) for bar in case.bars}
+    return Outcome(figures, bars, reason)
 
 
-def tokenizer() -> CLIPTokenizer:
-    """Knows letters."""
-    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    words = [*letters, *(f"{each}</w>" for each in letters), "<|startoftext|>", "<|endoftext|>"]
-    vocab = {word: number for number, word in enumerate(words)}
-    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77)
-
-
-def text(width: int, layers: int, heads: int, **more: Any) -> CLIPTextConfig:
-    """A text encoder of CLIP."""
-    return CLIPTextConfig(
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        bos_token_id=52,
-        eos_token_id=53,
-        pad_token_id=53,
-        **more,
-    )
-
-
-def vae(scaling: float) -> AutoencoderKL:
-    """Of both models."""
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(128, 256, 512, 512),
-        layers_per_block=2,
-        scaling_factor=scaling,
-    )
-
-
-BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-
-
-def sd15() -> StableDiffusionPipeline:
-    """Stable Diffusion 1.5."""
-    return StableDiffusionPipeline(
-        vae=vae(0.18215),
-        unet=UNet2DConditionModel(sample_size=64, cross_attention_dim=768),
-        tokenizer=tokenizer(),
-        text_encoder=CLIPTextModel(text(768, 12, 12)),
-        scheduler=PNDMScheduler(**BETAS, skip_prk_steps=True, steps_offset=1),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-
-
-def sdxl() -> StableDiffusionXLPipeline:
-    """Stable Diffusion XL."""
-    unet = UNet2DConditionModel(
-        sample_size=128,
-        block_out_channels=(320, 640, 1280),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 2, 10),
-        attention_head_dim=(5, 10, 20),
-        cross_attention_dim=2048,
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=256,
-        projection_class_embeddings_input_dim=1280 + 6 * 256,
-    )
-    return StableDiffusionXLPipeline(
-        vae=vae(0.13025),
-        unet=unet,
-        tokenizer=tokenizer(),
-        text_encoder=CLIPTextModel(text(768, 12, 12)),
-        tokenizer_2=tokenizer(),
-        text_encoder_2=CLIPTextModelWithProjection(text(1280, 32, 20, projection_dim=1280)),
-        scheduler=EulerDiscreteScheduler(**BETAS, timestep_spacing="leading", steps_offset=1),
-        add_watermarker=False,
-    )
-
-
-MODELS: dict[str, Callable[[], Any]] = {"sd15": sd15, "sdxl": sdxl}
-
-
-def save_model(folder: Path, model: str) -> None:
-    """Save a model of random weights, and prompts."""
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        pipe = MODELS[model]()
-    pipe.save_pretrained(folder / model)
-    lines = [json.dumps(f"prompt {letter}") for letter in "abcdefgh"]
-    (folder / "prompts").write_text("\n".join(lines))
-
-
-def configured(folder: Path, case: Case) -> Config:
-    """The case's settings."""
-    settings = {
-        "run": str(folder / "run"),
-        "teacher.output": str(folder / case.model),
-        "teacher.prompts": str(folder / "prompts"),
-        "distill.batch_size": str(case.images),
-        "distill.regression.batch_size": str(case.images),
-        "distill.lanes": "1",
-        "distill.workers.max": "1",
-        **{f"distill.{key}": value for key, value in (s.split("=") for s in case.settings)},
-    }
-    if case.pairs:
-        settings |= {"pairs.count": str(2 * case.images), "pairs.shard_size": str(case.images)}
-        settings |= {"pairs.steps": str(STEPS), "pairs.precision": case.pairs}
-    flags = [f"--{key}={value}" for key, value in settings.items()]
-    return load("gpu", [f"--config={ROOT / f'configs/{case.recipe}.yaml'}", *flags])[0]
-
-
-def prepare(config: Config, teacher: Denoiser) -> build.TrainingRun:
-    """As a worker does, but with a teacher in memory and noise for real latents."""
-    size = config.distill.batch_size
-    real = torch.randn(size, *teacher.shape), torch.zeros(size, dtype=torch.int64)
-    source = None if config.distill.gan.real is None else lambda index: real
-    with (
-        mock.patch.object(Run, "load_teacher", lambda _: deepcopy(teacher)),
-        mock.patch.object(Run, "fingerprint", "bench"),
-        mock.patch.object(build, "new_source", lambda *_: source),
-    ):
-        return build.prepare(config)
-
-
-def measure(config: Config, teacher: Denoiser) -> Figures:
-    """Run a case."""
-    torch.cuda.reset_peak_memory_stats()
-    training, cycle = prepare(config, teacher), config.distill.student.every
-    ema = EMA(training)
-    training.step(0, training.microbatches(0), ema.after_student_update)
-    torch.cuda.synchronize()
-
-    def one_cycle(before: Callable[[int], None] = lambda _: None) -> None:
-        for number in range(cycle, 2 * cycle):
-            training.step(number, training.microbatches(number), ema.after_student_update, before)
-        torch.cuda.synchronize()
-
-    whole = seconds(one_cycle)
-    held = torch.cuda.max_memory_allocated()
-    begin = time.perf_counter()
-    copy = HostCopy(training.state)
-    reserve = time.perf_counter() - begin
-
-    def beside_a_copy() -> None:
-        copy.begin()
-        one_cycle(lambda _: copy.before_change())
-
-    first, again = (seconds(beside_a_copy) - whole for _ in range(2))
-    return {
-        "images/s": config.distill.batch_size * cycle / whole,
-        "s/step": whole / cycle,
-        "GiB": held / 2**30,
-        "foreseen": footprint(config, teacher).total / 2**30,
-        "reserve": reserve,
-        "copy": first,
-        "again": again,
-    }
-
-
-def measure_pairs(config: Config, teacher: Denoiser) -> Figures:
-    """Make two shards with a teacher in memory, and time the second."""
-    torch.cuda.reset_peak_memory_stats()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(pairs, "load_teacher", lambda _: copy.deepcopy(teacher)),
-        mock.patch.object(pairs, "teacher_fingerprint", lambda _: "bench"),
-    ):
-        plan = pairs.pair_plan(config.teacher, config.pairs, config.seed)
-        shards.open_plan(store := LocalStore(Path(folder)), plan)
-        maker = pairs.PairMaker(config.teacher, plan, store, config.pairs.batch_size)
-        maker.make(0)
-        spent = seconds(partial(maker.make, 1))
-    return {
-        "images/s": plan.shard_size / spent,
-        "GiB": torch.cuda.max_memory_allocated() / 2**30,
-        "batch": maker.batch_size,
-    }
-
-
-def run(model: str, cases: dict[str, Case]) -> Iterator[tuple[str, Figures]]:
-    """The figures of all cases of a model."""
-    if not cases:
-        return
-    with tempfile.TemporaryDirectory() as name:
-        save_model(Path(name), model)
-        configs = {title: configured(Path(name), case) for title, case in cases.items()}
-        teacher = load_teacher(next(iter(configs.values())).teacher)
-        for title, config in configs.items():
-            yield title, (measure_pairs if cases[title].pairs else measure)(config, teacher)
-            gc.collect()
-            torch.cuda.empty_cache()
+def row(title: str, figures: Figures, remarks: Iterable[str]) -> str:
+    """A line of the table: its columns, then remarks and the other figures."""
+    cells = (f"{figures[name]:.3g}" if name in figures else "" for name in COLUMNS)
+    more = (f"{name} {value:.3g}" for name, value in figures.items() if name not in COLUMNS)
+    line = "".join(f"{cell:>9}" for cell in cells)
+    return f"{title:{WIDTH}}{line}  {'; '.join((*remarks, *more))}".rstrip()
 
 
 def main() -> int:
-    """Measure, print, write."""
+    """Measure, print, write; 0 if every bar holds and no case failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="the cases whose name holds this")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--minutes", type=float, default=12, help="all that it may take")
+    parser.add_argument("--json", type=Path, help="where the figures go too")
+    parser.add_argument("--tiny", action="store_true", help="tiny networks, and no bars")
     arguments = parser.parse_args()
-    card, found = torch.cuda.get_device_name(), {}
-    print(card, "torch", torch.__version__, flush=True)
-    for model in MODELS:
-        cases = {t: c for t, c in CASES.items() if c.model == model and arguments.only in t}
-        for title, figures in run(model, cases):
-            print(title, {key: float(f"{value:.3g}") for key, value in figures.items()}, flush=True)
-            found[title] = figures
-    for model in MODELS:
-        fp32, bf16 = (found.get(f"{model}, pairs in {each}") for each in ("fp32", "bf16"))
-        if fp32 and bf16:
-            times = bf16["images/s"] / fp32["images/s"]
-            print(f"{model}: pairs in bf16 {times:.3g} times as fast as in fp32, bar {FASTER}")
-    if arguments.json:
-        content = {"card": card, "torch": torch.__version__, "cases": found}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
-    return 0
+    if arguments.tiny:
+        torch.set_num_threads(1)
+    chosen = [title for title in CASES if arguments.only in title]
+    guess = sum(CASES[title].seconds for title in chosen) / 60
+    end, found = time.perf_counter() + 60 * arguments.minutes, dict[str, Outcome]()
+    print(f"{CARD}, torch {torch.__version__}: {len(chosen)} cases, about {guess:.0f} minutes")
+    print(f"{'':{WIDTH}}" + "".join(f"{name:>9}" for name in COLUMNS), flush=True)
+    for title in chosen:
+        known = {name: each.figures for name, each in found.items() if not each.reason}
+        left = end - time.perf_counter()
+        found[title] = each = outcome(title, arguments.tiny, left, known)
+        held = (f"{bar}: {verdict}" for bar, verdict in each.bars.items())
+        print(row(title, each.figures, filter(None, (each.reason, *held))), flush=True)
+        if arguments.json:
+            cases = {name: vars(each) for name, each in found.items()}
+            told = {"card": CARD, "torch": torch.__version__, "cases": cases}
+            arguments.json.write_text(json.dumps(told, indent=1) + "\n")
+    return 0 if all(each.good for each in found.values()) else 1
 
 
 if __name__ == "__main__":

@@ -209,3 +209,8 @@ class DistillConfig(Branch):
         default=5, description="Steps in a row without a finite gradient that end the run."
     )
     workers: WorkersConfig = Field(default_factory=WorkersConfig)
+
+    @property
+    def shares_base(self) -> bool:
+        """Whether student and critic learn as adapters over the teacher's own weights."""
+        return None not in (self.student.lora.rank, self.critic.lora.rank)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.diffusion.condition import Condition, Inputs
 from pipeline.models.denoiser import blank
+from pipeline.models.frozen import meta_copy
 from pipeline.models.network import Network
 from pipeline.models.views import Shifted, Tap, view
 from pipeline.utils.errors import UserError
@@ -180,7 +181,8 @@ class Critic(nn.Module):
     def _feature_shapes(self) -> list[torch.Size]:
         if not self.stages:
             return []
-        return [each.shape for each in self._features(blank(self.denoiser, 1))]
+        at_meta = meta_copy(self)
+        return [each.shape for each in at_meta._features(blank(at_meta.denoiser, 1))]
 
 
 def _map(features: Tensor, x_t: Tensor) -> Tensor:

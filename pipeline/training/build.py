@@ -75,12 +75,14 @@ def prepare(config: Config) -> TrainingRun:
     distill, accelerator = config.distill, _accelerator()
     device = accelerator.device
     run = Run(config)
-    teacher = quantized(run.load_teacher(), distill.quantize, device).to(device)
+    teacher = quantized(run.load_teacher(), distill.quantize, device)
+    # A base that all share stays on the host until it has the type that it is held in.
+    if distill.quantize or not distill.shares_base:
+        teacher = teacher.to(device)
     method = build_method(distill, teacher, device)
     student, critic = new_networks(distill, config.network, config.seed, teacher)
     if distill.start_from:
         InitFrom(distill, config.teacher, config.s3).load(student, critic)
-    student, critic = student.to(device), critic.to(device)
     flops = None
     if accelerator.is_main_process:
         guidance = config.pairs.guidance
@@ -88,6 +90,7 @@ def prepare(config: Config) -> TrainingRun:
     half = distill.precision == "bf16"
     if half:
         compute_in_half(teacher)
+    teacher, student, critic = teacher.to(device), student.to(device), critic.to(device)
     if not distill.sharded:
         compile_network(teacher, distill.compile)
     ema = ema_of(student, distill.ema)

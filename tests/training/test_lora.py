@@ -15,6 +15,7 @@ from pipeline.data.fetch import fetch_inputs
 from pipeline.models.export.card import TEACHER
 from pipeline.models.loading import load_teacher
 from pipeline.models.lora import FILE
+from pipeline.models.network import Network
 from pipeline.models.sampling import sample_student
 from pipeline.models.students import load_student
 from pipeline.runs.checkpoint import read_part
@@ -112,6 +113,19 @@ def test_a_step_teaches_adapters_alone_over_one_base(make, recompute):
         sum(v for k, v in stored.items() if k.endswith((".exp_avg", ".exp_avg_sq"))), abs=8
     )
     assert sum(stored.values()) < 0.6 * own
+
+
+def test_a_base_goes_to_the_device_in_the_type_that_it_is_held_in(make, monkeypatch):
+    config, moved, to = make("moved", precision="bf16"), list[set[torch.dtype]](), Network.to
+
+    def spy(self, *device):
+        weights = {value.dtype for k, value in self.named_parameters() if not ADAPTER.search(k)}
+        moved.append(weights)
+        return to(self, *device)
+
+    monkeypatch.setattr(Network, "to", spy)
+    build.prepare(config)
+    assert moved and all(weights == {torch.bfloat16} for weights in moved)
 
 
 def test_a_broken_run_ends_like_an_unbroken_one_bit_for_bit(make, finished):
