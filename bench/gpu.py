@@ -19,7 +19,7 @@ s/step      of the critic's steps, the student's among them
 mfu         share of what the GPU can do at most, as the log has it
 GiB         the most that PyTorch held in a turn, the first one too
 foreseen    what `jobs/doctor.py` counts; PyTorch's workspace and kernels come on top
-start       GiB at most before the first step; not of a rounded base, whose start is on the host
+start       GiB at most before the first step
 times       as many images/s as the case it is held against
 reserve     seconds at the start, once, for the memory that checkpoints are copied to
 copy        seconds that a turn takes longer beside the first checkpoint's copy

@@ -112,8 +112,9 @@ class Case:
         return load("gpu", [f"--config={ROOT / f'configs/{self.recipe}.yaml'}", *flags])[0]
 
     def teacher(self, config: Config, tiny: bool) -> Denoiser:
-        """On the GPU in float32, as a worker brings it there."""
-        return MODELS[self.model].teacher(config.teacher, tiny, DEVICE)
+        """In float32: on the host, where adapters share it; else on the GPU, which is faster made."""
+        home = torch.device("cpu") if config.distill.shares_base else DEVICE
+        return MODELS[self.model].teacher(config.teacher, tiny, home)
 
 
 def held() -> float:
@@ -167,7 +168,7 @@ def train(case: Case, tiny: bool, folder: Path, checkpoints: bool = False) -> Fi
         "s/step": whole / cycle,
         "GiB": held(),
         "foreseen": foreseen,
-        "start": math.nan if distill.quantize else start,
+        "start": start,
     }
     if training.flops and (most := peak(CARD, distill.precision)):
         found["mfu"] = sum(map(training.flops, turn)) / whole / 1e12 / most
