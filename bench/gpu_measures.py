@@ -112,7 +112,7 @@ class Case:
         return load("gpu", [f"--config={ROOT / f'configs/{self.recipe}.yaml'}", *flags])[0]
 
     def teacher(self, config: Config, tiny: bool) -> Denoiser:
-        """In float32: on the host where adapters share it, else on the GPU, where it is made fast."""
+        """In float32: on the host where adapters share it, else on the GPU, made there."""
         home = torch.device("cpu") if config.distill.shares_base else DEVICE
         return MODELS[self.model].teacher(config.teacher, tiny, home)
 
