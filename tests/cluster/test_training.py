@@ -185,7 +185,7 @@ def test_a_failure_at_the_same_step_ends_the_job_after_its_bound(ray_cluster, st
 def lines(config) -> list[dict]:
     file = Path(config.distill.output) / "metrics.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    costs = ("time", "seconds", "samples_per", "memory")
+    costs = ("time", "seconds", "samples_per", "memory", "tflops")
     return [{k: v for k, v in row.items() if not k.startswith(costs)} for row in rows]
 
 

@@ -134,7 +134,7 @@ def weights(config: Config) -> dict[str, torch.Tensor]:
 def lines(config: Config) -> list[dict]:
     file = Path(config.distill.output) / "metrics.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    costs = ("time", "seconds", "samples_per", "memory")
+    costs = ("time", "seconds", "samples_per", "memory", "tflops")
     return [{k: v for k, v in row.items() if not k.startswith(costs)} for row in rows]
 
 

@@ -102,7 +102,9 @@ def test_a_step_teaches_adapters_alone_and_memory_is_what_is_foreseen(
     made = build.prepare(asked)
     teacher, networks = made.grid.teacher, dict(made.state.networks)
     assert any(isinstance(each, QuantizedLinear) for each in teacher.modules())
-    assert counted.weights == pytest.approx(size(teacher, *networks.values()), rel=0.01)
+    computing = [each.network for each in (made.step.student, made.step.critic)]
+    there = size(teacher, *networks.values(), *computing)
+    assert counted.weights == pytest.approx(there, rel=0.01)
     base = {name: value.clone() for name, value in teacher.state_dict().items()}
     before = adapters_of(networks)
     for step in range(2):

@@ -130,8 +130,8 @@ def test_teacher_never_and_critic_in_the_students_turn_never_hold_a_gradient(mon
     step = new_step(1, burn_in_steps=0)
     update = TrainStep._update
 
-    def spy(self, name, trained, *rest):
-        result = update(self, name, trained, *rest)
+    def spy(self, name, trained, *rest, **named):
+        result = update(self, name, trained, *rest, **named)
         assert all(p.grad is None for p in self.teacher.parameters())
         if trained is self.student:
             assert all(p.grad is None for p in self.critic.network.parameters())

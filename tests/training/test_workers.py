@@ -35,7 +35,7 @@ def digests(config) -> dict:
 def lines(config) -> list[dict]:
     file = Path(config.distill.output) / "metrics.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    costs = ("time", "seconds", "samples_per", "memory")
+    costs = ("time", "seconds", "samples_per", "memory", "tflops")
     return [{k: v for k, v in row.items() if not k.startswith(costs)} for row in rows]
 
 
