@@ -16,10 +16,8 @@ from train import ROOT  # noqa: F401 (it makes the packages below known)
 from pipeline.config import TeacherConfig
 from pipeline.diffusion.condition import Condition, Conditioner
 from pipeline.models.condition import ClassLabels
-from pipeline.models.families import FAMILIES
-from pipeline.models.frozen_pipeline import FrozenPipeline
 from pipeline.models.latent_network import LatentNetwork
-from tests.fixtures.released import flux2_klein, qwen_image, wan
+from tests.fixtures.released import flux2_klein, network, qwen_image, wan
 
 PROMPTS = [f"prompt {letter}" for letter in "abcdefgh"]
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -119,27 +117,18 @@ class Model:
 
     def teacher(self, settings: TeacherConfig, tiny: bool, device: torch.device) -> LatentNetwork:
         """As `load_teacher` would give it, but on a device."""
-        family: Any = FAMILIES[self.family]
         with torch.device("cpu" if tiny else "meta"):
             pipe = builder(self.tiny).make() if tiny else self.make()
-        parts = {
-            name: on_device(part, device) if name in ("unet", "transformer", "vae") else part
+        parts: dict[str, Any] = {
+            name: on_device(part, device) if name in ("unet", "transformer", "vae") else None
             for name, part in pipe.components.items()
+            if name in ("unet", "transformer", "vae") or name.startswith("text_encoder")
         }
-        encoders = dict.fromkeys(name for name in parts if name.startswith("text_encoder"))
-        latents = family.vae(parts["vae"])
-        backbone = family.take_backbone(None, parts, self.flags)
-        taken = dict.fromkeys(pipe.components.keys() - parts.keys())
-        pipe.register_modules(**taken, **encoders, vae=parts["vae"])
-        frozen = FrozenPipeline(pipe, latents, self.flags, set())
-        size = family.size_for(backbone, latents, settings.image_size)
-        tokens = family.tokens(backbone, family.shape_for(backbone, latents, size))
-        schedule, prediction = family.read_schedule(frozen.scheduler, tokens)
-        unread = settings.model_copy(update={"prompts": None})
-        made = family(backbone, schedule, prediction, frozen, size, unread)
+        pipe.register_modules(**parts)
+        made = network(self.family, pipe, self.flags, settings)
         if not isinstance(made.conditioner, ClassLabels):
-            made.conditioner = Noise(backbone.config, self.tokens)
-        return made.eval().requires_grad_(False)
+            made.conditioner = Noise(made.backbone.config, self.tokens)
+        return made
 
 
 class Noise(Conditioner):
@@ -173,10 +162,10 @@ class Noise(Conditioner):
         return self(None, count, device)
 
 
-def on_device(network: Any, device: torch.device) -> nn.Module:
+def on_device(part: Any, device: torch.device) -> nn.Module:
     """A network of the same settings, its weights on a device."""
     with device:
-        made: nn.Module = type(network).from_config(network.config)
+        made: nn.Module = type(part).from_config(part.config)
     return made.to(device)  # some make tables of NumPy's
 
 

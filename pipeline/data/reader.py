@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import pyarrow as pa
 import torch
@@ -45,29 +45,38 @@ class _Reader(Generic[_Batch]):
 
     Args:
         store: A closed set.
-        manifest: Its manifest.
         seed: Seed of the order.
         batch_size: Rows in a batch.
         window: Row groups shuffled together.
+        manifest: Of the set that is read, or of its rows of one shape; None: of the largest set.
+
+    Attributes:
+        plan_type: Of its plan.
         decode: Reads a row group, as `schema.decode`.
+        manifest: The set that is read.
+
+    Raises:
+        UserError: If the store holds no complete set.
     """
+
+    plan_type: ClassVar[type[PairPlan] | type[RealPlan]]
+    decode: Callable[[pa.NativeFile, int, tuple[int, ...], str, str], _Batch]
 
     def __init__(
         self,
         store: Store,
-        manifest: Manifest[Any],
         seed: int,
         batch_size: int,
-        window: int,
-        decode: Callable[[pa.NativeFile, int, tuple[int, ...], str, str], _Batch],
+        window: int = 8,
+        manifest: Manifest[Any] | None = None,
     ) -> None:
-        self._plan, self._store, self._seed = manifest.plan, store, seed
-        self._fingerprint = manifest.plan.fingerprint()
-        self._decode = decode
+        self.manifest = manifest or read_manifest(store, self.plan_type)
+        self._plan, self._store, self._seed = self.manifest.plan, store, seed
+        self._fingerprint = self._plan.fingerprint()
         self._batch_size, self._window_size = batch_size, window
         self._groups = [
             (shard, group, min(schema.GROUP, shard.rows - group * schema.GROUP))
-            for shard in manifest.shards
+            for shard in self.manifest.shards
             for group in range(-(-shard.rows // schema.GROUP))
         ]
         self._count = sum(rows for *_, rows in self._groups)
@@ -119,7 +128,7 @@ class _Reader(Generic[_Batch]):
         with self._store.open(shard.name) as file:
             schema.check_size(file.size(), shard.bytes, where, plan.kind)
             shape = plan.shape_of(shard.first)
-            batch = self._decode(file, group, shape, self._fingerprint, where)
+            batch = self.decode(file, group, shape, self._fingerprint, where)
         again = f"delete it and run {plan.kind.job} again"
         if len(batch.ids) != rows or (batch.labels is None) != (plan.classes is None):
             raise UserError(f"{where} is not the shard its manifest lists; {again}")
@@ -134,43 +143,17 @@ class _Reader(Generic[_Batch]):
 
 
 class PairReader(_Reader[PairBatch]):
-    """Batches of pairs; arguments, order and errors as `_Reader`.
+    """Batches of pairs; arguments, order and errors as `_Reader`."""
 
-    Args:
-        manifest: Of the set that is read, or of its rows of one shape; None: of the largest.
-
-    Attributes:
-        manifest: The set that is read.
-
-    Raises:
-        UserError: If the store holds no complete set.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        seed: int,
-        batch_size: int,
-        window: int = 8,
-        manifest: Manifest[PairPlan] | None = None,
-    ) -> None:
-        self.manifest = manifest or read_manifest(store)
-        super().__init__(store, self.manifest, seed, batch_size, window, schema.decode)
+    plan_type = PairPlan
+    decode = staticmethod(schema.decode)
 
 
 class RealReader(_Reader[RealBatch]):
     """Batches of real images; as `PairReader`."""
 
-    def __init__(
-        self,
-        store: Store,
-        seed: int,
-        batch_size: int,
-        window: int = 8,
-        manifest: Manifest[RealPlan] | None = None,
-    ) -> None:
-        self.manifest = manifest or read_manifest(store, RealPlan)
-        super().__init__(store, self.manifest, seed, batch_size, window, real.decode)
+    plan_type = RealPlan
+    decode = staticmethod(real.decode)
 
     def _load_window(self, epoch: int, number: int) -> tuple[RealBatch, Tensor]:
         """As stored, but for one of the captions of each image, drawn anew in every epoch."""
