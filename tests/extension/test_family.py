@@ -31,7 +31,7 @@ def auraflow() -> AuraFlowPipeline:
     )
     with torch.no_grad():  # so that its attention tells
         for weight in transformer.parameters():
-            weight.mul_(3)
+            weight.mul_(2)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=1.73)
     return AuraFlowPipeline(
         transformer=transformer, vae=vae(4, 0.13025), scheduler=scheduler, **t5(12)
