@@ -197,7 +197,7 @@ def make_pairs(case: Case, tiny: bool, folder: Path) -> Figures:
     ):
         plan = pairs.pair_plan(config.teacher, config.pairs, config.seed)
         shards.open_plan(store := LocalStore(folder), plan)
-        maker = pairs.PairMaker(config.teacher, plan, store, config.pairs.batch_size)
+        maker = pairs.PairMaker(config.teacher, plan, store, config.pairs)
         maker.make(0)
         spent = seconds(partial(maker.make, 1))
     return {"images/s": plan.shard_size / spent, "GiB": held(), "batch": maker.batch_size}

@@ -21,6 +21,10 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTED = {"_asdict", "_fields", "_make", "_replace", "_exit"}
 """Public names that begin with an underscore: of named tuples and of `os`."""
 ALLOWED = {
+    "_attention_backend": (
+        "pipeline/models/attention_backend.py",
+        "what `set_attention_backend` of diffusers sets, where there is a choice",
+    ),
     "_compiled_call_impl": ("pipeline/models/views.py", "whether a module is compiled"),
     "_dynamo": (
         "pipeline/models/compilation.py",

@@ -68,7 +68,7 @@ def new_maker(folder: Path, delay: float, rows: int) -> PairMaker:
     config = configure(delay, rows)
     plan, store = pair_plan(config.teacher, config.pairs, config.seed), LocalStore(folder)
     shards.open_plan(store, plan)
-    maker = PairMaker(config.teacher, plan, store, rows)
+    maker = PairMaker(config.teacher, plan, store, config.pairs)
     maker.make(0)
     return maker
 

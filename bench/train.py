@@ -266,7 +266,7 @@ def make_pairs(config: Config) -> None:
         Storage(config.pairs.output, config.s3, "pairs.output"),
     )
     shards.open_plan(store, plan)
-    maker = PairMaker(config.teacher, plan, store, config.pairs.batch_size)
+    maker = PairMaker(config.teacher, plan, store, config.pairs)
     for index in shards.missing(store, plan, config.pairs.count):
         maker.make(index)
     shards.close(store, plan, config.pairs.count)

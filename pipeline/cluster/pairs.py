@@ -29,7 +29,7 @@ def make_pairs(config: Config) -> None:
 
     def new_maker() -> PairMaker:  # on the actor's node, with a teacher of its own
         teacher = fetch_inputs(config, "teacher").teacher
-        return PairMaker(teacher, plan, open_output(), pairs.batch_size)
+        return PairMaker(teacher, plan, open_output(), pairs)
 
     work = Work("pairs", "pairs", pairs, new_maker)
     if manifest is None:

@@ -199,6 +199,11 @@ class DistillConfig(Branch):
         description="Compile the networks, once for each shape: every block that repeats, or each "
         "network at once; auto: blocks on a GPU, unless sharded, else none.",
     )
+    attention: Literal["native", "_native_flash", "_native_cudnn", "flash", "_flash_3"] = Field(
+        default="native",
+        description="Attention by one of diffusers' backends, with precision bf16; _flash_3 is the "
+        "teacher's alone, since diffusers has it without a backward pass.",
+    )
     sharded: bool = Field(
         default=False, description="Split networks and optimisers over the workers (FSDP2)."
     )

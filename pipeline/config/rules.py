@@ -123,6 +123,8 @@ def pairs_problems(pairs: PairsConfig, teacher: TeacherConfig) -> Problems:
         yield "pairs.weights: at least one class must have a weight above 0"
     if pairs.precision == "bf16" and teacher.kind == "gaussian":
         yield "pairs.precision: bf16 needs a network, and teacher.kind gaussian is none; use fp32"
+    if pairs.attention != "native" and pairs.precision != "bf16":
+        yield f"pairs.attention: {pairs.attention} needs pairs.precision bf16; or use native"
 
 
 def range_problems(
@@ -159,6 +161,8 @@ def distill_problems(distill: DistillConfig) -> Problems:
         yield "distill.shard_teacher: true needs distill.sharded true"
     if distill.compile not in ("auto", "none") and distill.sharded:
         yield f"distill.compile: {distill.compile} does not go with distill.sharded; use none"
+    if distill.attention != "native" and distill.precision != "bf16":
+        yield f"distill.attention: {distill.attention} needs distill.precision bf16; or use native"
     if distill.optimizer == "adamw8bit" and distill.sharded:
         yield (
             "distill.optimizer: adamw8bit cannot be split over workers; use adamw with "

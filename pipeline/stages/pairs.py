@@ -14,6 +14,8 @@ from pipeline.data.plans import PairPlan, bucket_fields
 from pipeline.data.storage import Store
 from pipeline.diffusion import seeds
 from pipeline.diffusion.pairs import PairBatch
+from pipeline.models.attention_backend import refusals_named, use_attention
+from pipeline.models.compilation import compile_network
 from pipeline.models.condition import PromptFile
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.half import compute_in_half
@@ -97,15 +99,15 @@ class PairMaker:
         teacher: Where the teacher is; it is loaded once, at the first shard.
         plan: What defines the pairs.
         store: Where the set is.
-        batch_size: Pairs solved at once; None begins with a whole shard and halves that
-            whenever the GPU's memory does not hold it.
+        pairs: How they are computed: `attention`, `compile`, and `batch_size` at once; None begins
+            with a whole shard and halves that whenever the GPU's memory does not hold it.
     """
 
     def __init__(
-        self, teacher: TeacherConfig, plan: PairPlan, store: Store, batch_size: int | None
+        self, teacher: TeacherConfig, plan: PairPlan, store: Store, pairs: PairsConfig
     ) -> None:
-        self.plan, self.batch_size = plan, batch_size or plan.shard_size
-        self._fixed = batch_size is not None
+        self.plan, self.batch_size = plan, pairs.batch_size or plan.shard_size
+        self._pairs = pairs
         self._config, self._store = teacher, store
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -120,10 +122,11 @@ class PairMaker:
 
     @cached_property
     def teacher(self) -> Denoiser:
-        """As `pair_teacher`.
+        """As `pair_teacher`, in the kernels that the settings name.
 
         Raises:
-            UserError: If this machine does not see the set, or has no or another teacher.
+            UserError: If this machine does not see the set, or has no or another teacher, or
+                not those kernels.
         """
         shards.check_shared(self._store, self.plan)
         try:
@@ -135,7 +138,10 @@ class PairMaker:
                 f"teacher.output: node {socket.gethostname()} {problem} "
                 f"({self._config.output}); every node needs the same files there, or give s3://"
             )
-        return pair_teacher(self._config, self.plan.precision, self._device)
+        teacher = pair_teacher(self._config, self.plan.precision, self._device)
+        use_attention(teacher, self._pairs.attention, "pairs.attention")
+        compile_network(teacher, self._pairs.compile)
+        return teacher
 
     def make(self, index: int) -> str:
         """Make one shard and store it, unless it is stored already; returns its name.
@@ -166,7 +172,7 @@ class PairMaker:
             try:
                 return self._solve(noise, labels)
             except torch.OutOfMemoryError:
-                if self._fixed or self.batch_size == 1:
+                if self._pairs.batch_size or self.batch_size == 1:
                     raise
             torch.cuda.empty_cache()
             self.batch_size //= 2
@@ -177,13 +183,14 @@ class PairMaker:
         for first in range(0, len(noise), self.batch_size):
             rows = slice(first, first + self.batch_size)
             condition = None if labels is None else labels[rows].to(self._device)
-            part = sample_teacher(
-                teacher,
-                noise[rows].to(self._device),
-                condition,
-                plan.solver,
-                plan.steps,
-                plan.guided,
-            )
+            with refusals_named(self._pairs.attention, "pairs.attention"):
+                part = sample_teacher(
+                    teacher,
+                    noise[rows].to(self._device),
+                    condition,
+                    plan.solver,
+                    plan.steps,
+                    plan.guided,
+                )
             images.append(part.cpu())
         return torch.cat(images)

@@ -22,6 +22,7 @@ from pipeline.diffusion import seeds
 from pipeline.diffusion.buckets import Buckets
 from pipeline.methods.dmd import DMD
 from pipeline.methods.microbatch import Microbatch, RealImages
+from pipeline.models.attention_backend import for_training, use_attention
 from pipeline.models.compilation import compile_network
 from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Denoiser
@@ -95,6 +96,9 @@ def prepare(config: Config) -> TrainingRun:
         compile_network(teacher, distill.compile)
     ema = ema_of(student, distill.ema)
     networks = {"student": student, "critic": critic, "ema": ema}
+    use_attention(teacher, distill.attention, "distill.attention")
+    for learner in (student, critic):
+        use_attention(learner, for_training(distill.attention), "distill.attention")
     if distill.sharded and dist.is_initialized():
         for network in (student, critic, *([teacher] if distill.shard_teacher else [])):
             _shard(network, device, half)

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from pipeline.config import Config
 from pipeline.diffusion import devices
 from pipeline.methods.microbatch import Microbatch
+from pipeline.models.attention_backend import refusals_named
 from pipeline.runs import events
 from pipeline.runs.metrics_log import MetricsLog
 from pipeline.runs.run import Run
@@ -47,6 +48,7 @@ def train(
     accelerator, output = training.step.accelerator, RunFolder(run.storage)
     done = start = resume(run, training)
     with ExitStack() as stack:
+        stack.enter_context(refusals_named(distill.attention, "distill.attention"))
         log = stack.enter_context(_metrics_log(run, output, start, accelerator))
         own: list[Hook] = [
             EMA(training),

@@ -124,6 +124,14 @@ def test_example_is_valid(path: Path) -> None:
             "distill.compile: blocks does not go with distill.sharded; use none",
         ),
         (
+            {"distill": {"attention": "flash"}},
+            "distill.attention: flash needs distill.precision bf16; or use native",
+        ),
+        (
+            {"pairs": {"attention": "_flash_3"}},
+            "pairs.attention: _flash_3 needs pairs.precision bf16; or use native",
+        ),
+        (
             {"data": {"name": None}, "distill": {"gan": {"real": "data"}}},
             "distill.gan.real: data needs data.name, and a teacher that learnt from it; use "
             "encoded (jobs/encode.py) or pairs",

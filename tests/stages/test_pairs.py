@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.nn.modules.module import register_module_forward_hook
 
 from pipeline.config import Config, PairsConfig, TeacherConfig
@@ -16,6 +17,7 @@ from pipeline.data.reader import PairReader
 from pipeline.diffusion import seeds
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import EDM, expand
+from pipeline.models import compilation
 from pipeline.models.condition import ClassLabels
 from pipeline.models.denoiser import Denoiser
 from pipeline.stages import pairs
@@ -77,11 +79,11 @@ def teachers(monkeypatch: pytest.MonkeyPatch) -> list[Shrink]:
 def _maker(folder: Path, batch_size: int | None = 20, plan: PairPlan = PLAN) -> PairMaker:
     store = LocalStore(folder)
     shards.open_plan(store, plan)
-    return PairMaker(TeacherConfig(), plan, store, batch_size)
+    return PairMaker(TeacherConfig(), plan, store, PairsConfig(batch_size=batch_size))
 
 
 def test_a_node_without_the_set_or_with_another_teacher_does_not_begin(teachers, tmp_path):
-    lonely = PairMaker(TeacherConfig(), PLAN, LocalStore(tmp_path / "lonely"), 20)
+    lonely = PairMaker(TeacherConfig(), PLAN, LocalStore(tmp_path / "lonely"), PairsConfig())
     with pytest.raises(UserError, match="pairs.output: node .* does not see .*plan.json"):
         lonely.make(0)
     assert not (tmp_path / "lonely").exists()
@@ -215,10 +217,11 @@ def test_pairs_in_bf16_are_near_those_in_fp32(tiny_model, prompts, tmp_path, nam
 
     def made(folder: str, precision: str) -> tuple[bytes, Tensor, PairMaker]:
         how = {"shard_size": 4, "steps": 8, "guidance": guidance, "precision": precision}
-        plan = pair_plan(settings, PairsConfig(count=4, **how), 0)
+        how = PairsConfig(count=4, batch_size=2, **how)
+        plan = pair_plan(settings, how, 0)
         store = LocalStore(tmp_path / folder)
         shards.open_plan(store, plan)
-        maker = PairMaker(settings, plan, store, 2)
+        maker = PairMaker(settings, plan, store, how)
         data = store.get(shard := maker.make(0))
         batch = schema.decode(store.open(shard), 0, plan.shape, plan.fingerprint(), "it").float()
         return data, batch.images, maker
@@ -234,3 +237,27 @@ def test_pairs_in_bf16_are_near_those_in_fp32(tiny_model, prompts, tmp_path, nam
     print(f"{name}: pairs in bf16 differ from those in fp32 by {rms:.2g} of their RMS")
     assert 0 < rms < 0.03
     assert made("again", "bf16")[0] == data, "a shard made again has the same bytes"
+
+
+def test_compiled_pairs_are_the_pairs(tiny_model, prompts, tmp_path, monkeypatch):
+    """A graph for each number of images at once: here 3 and the remaining 1."""
+    monkeypatch.setattr(compilation, "BACKEND", "eager")
+    builder = BUILDERS["flux-dev"]
+    settings = builder.teacher(tiny_model(builder), prompts)
+
+    def made(folder: str, how: str) -> Tensor:
+        options = {"count": 4, "shard_size": 4, "steps": 4, "batch_size": 3, "compile": how}
+        chosen = PairsConfig(**options)
+        plan, store = pair_plan(settings, chosen, 0), LocalStore(tmp_path / folder)
+        shards.open_plan(store, plan)
+        shard = PairMaker(settings, plan, store, chosen).make(0)
+        return schema.decode(store.open(shard), 0, plan.shape, plan.fingerprint(), "it").images
+
+    torch._dynamo.reset()
+    counters.clear()
+    plain = made("plain", "auto")
+    assert not counters["stats"], "on a CPU"
+    compiled = made("compiled", "blocks")
+    assert counters["stats"]["unique_graphs"] and not counters["graph_break"]
+    torch.testing.assert_close(compiled, plain, rtol=1e-3, atol=1e-3)
+    torch._dynamo.reset()

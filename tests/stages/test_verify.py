@@ -41,7 +41,7 @@ def config(tmp_path: Path) -> Config:
         LocalStore(tmp_path / "pairs"),
     )
     shards.open_plan(store, plan)
-    maker = PairMaker(config.teacher, plan, store, 20)
+    maker = PairMaker(config.teacher, plan, store, config.pairs)
     for index in (0, 1):
         maker.make(index)
     shards.close(store, plan, 40)
