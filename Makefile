@@ -41,12 +41,12 @@ demo: $(READY) ## teacher, pairs, student, evaluation, report (SEED=0 CONFIG=dig
 	@echo "report:  runs/$(CONFIG)/report.html"
 
 test: $(READY) ## the fast tests, one short case of everything (about 15 minutes on 2 cores)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not cluster and not prove"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not cluster and not prove"
 
 test-cluster: $(READY) ## tests with kills, servers and several Ray nodes (about 25 minutes)
 	@command -v radosgw >/dev/null || { $(call install,$(S3_SERVER)); }
 	@{ command -v $(BROWSER) || command -v chromium; } >/dev/null || { $(call install,$(BROWSER)); }
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "cluster and not prove"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "cluster and not prove"
 
 prove: $(READY) ## the long proofs (chaos, 3 seeds, ablations, methods): dated results, stamped with the commit
 	@command -v radosgw >/dev/null || { $(call install,$(S3_SERVER)); }

@@ -24,8 +24,12 @@ import pytest
 pytest_plugins = ["tests.fixtures.runs", "tests.fixtures.families"]
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those on Ray first, then those that train: the longest files do not begin last."""
+    """Those on Ray first, then those that train: the longest files do not begin last.
+
+    What one process runs is a file, or of the laws of all families a tiny model, which they share.
+    """
 
     def rank(item: pytest.Item) -> int:
         if "ray_cluster" in getattr(item, "fixturenames", ()):
@@ -33,6 +37,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 1 if item.path.parent.name in ("families", "training") else 2
 
     items.sort(key=rank)
+    for item in items:
+        group = str(item.path)
+        if hasattr(item.cls, "builders"):
+            group += f" {item.callspec.params['name']}"
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_collection_finish() -> None:
