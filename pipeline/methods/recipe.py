@@ -115,6 +115,13 @@ def problems(distill: MethodSettings) -> Iterator[str]:
     for term in terms:
         if term.active and term.needs().real and not has_real:
             yield f"distill.terms: {term.name} needs real images; set distill.gan.real"
+    first, both = distill.regression_steps + distill.burn_in_steps, Recipe.of(distill).both
+    if first < distill.steps and not (both.on_pairs or both.on_samples):
+        yield (
+            f"distill.steps: {distill.steps}, but after step {first} no loss teaches the student; "
+            "give distill.matching.weight, distill.regression.weight or distill.gan a weight "
+            "above 0"
+        )
 
 
 def _all_terms(distill: MethodSettings) -> Iterator[Term[Any]]:

@@ -124,6 +124,11 @@ def test_example_is_valid(path: Path) -> None:
             "distill.compile: blocks does not go with distill.sharded; use none",
         ),
         (
+            {"distill": {"matching": {"weight": 0}, "regression": {"weight": 0}}},
+            "distill.steps: 3000, but after step 1200 no loss teaches the student; give "
+            "distill.matching.weight, distill.regression.weight or distill.gan a weight above 0",
+        ),
+        (
             {"distill": {"attention": "flash"}},
             "distill.attention: flash needs distill.precision bf16; or use native",
         ),

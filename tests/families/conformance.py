@@ -58,12 +58,17 @@ class Conformance(AdapterLaws, ComfyUILaws, ConditionLaws, FolderLaws, TrainingL
         names = [
             n for n, b in self.builders.items() if b.make or "stock" not in metafunc.fixturenames
         ]
+        first = {b.family: n for n, b in reversed(self.builders.items())}
+        long = metafunc.definition.get_closest_marker("long") is not None
         if "few" in metafunc.fixturenames:
             cases = [(n, f) for n in names for f in (None, *self.builders[n].few)]
             ids = [f"{name}-{few}" if few else name for name, few in cases]
             metafunc.parametrize(("name", "few"), cases, ids=ids, scope="class")
         elif "name" in metafunc.fixturenames:
-            metafunc.parametrize("name", names, scope="class")
+            others = {n for n in names if long and first[self.builders[n].family] != n}
+            marks = ([pytest.mark.prove] if n in others else [] for n in names)
+            each = [pytest.param(n, marks=m) for n, m in zip(names, marks, strict=True)]
+            metafunc.parametrize("name", each, scope="class")
 
     @pytest.fixture(scope="class")
     @classmethod

@@ -118,6 +118,7 @@ class TrainingLaws:
         assert len(gradients) > 0.7 * len(list(critic.parameters()))
         assert all(each.isfinite().all() for each in gradients)
 
+    @pytest.mark.long
     def test_what_is_recomputed_changes_no_bit(self, stock, builder, teacher):
         """Of a critic with a head, whole and to its early end; the more, the less is kept."""
         labels, x_t = builder.labels_of(teacher), builder.noise()
@@ -172,6 +173,7 @@ class TrainingLaws:
                 alone = teacher(x_t[one], t[one], teacher.conditioner(labels[one], 1))
             close(together[one].detach(), alone, 1e-5)
 
+    @pytest.mark.long
     def test_a_student_learns_in_the_jobs(
         self, builder, config, teacher, tmp_path, monkeypatch, figures
     ):
@@ -228,6 +230,7 @@ class TrainingLaws:
             old, new = (dict(network.named_parameters()) for network in (teacher, student))
             assert changed(old, new) > 0.9, "all of it learns"
 
+    @pytest.mark.long
     def test_nothing_in_a_step_waits_for_the_device(self, builder, config, teacher):
         """On the meta device, whose tensors have no values that could be waited for."""
         if isinstance(teacher, GaussianMixture):
