@@ -46,6 +46,7 @@ from pipeline.methods.dmd import DMD  # noqa: E402
 from pipeline.training import build  # noqa: E402
 from pipeline.training.hooks import EMA  # noqa: E402
 from pipeline.training.trained import Trained  # noqa: E402
+from tests.families.builders import BUILDERS  # noqa: E402
 from tests.fixtures.tiny_models import save_tiny  # noqa: E402
 
 CYCLE, IMAGES = 10, 2
@@ -206,6 +207,7 @@ def prepared(model: str, ways: Mapping[str, Mapping[str, str]]) -> Iterator[dict
             "run": folder / "run",
             "teacher.output": teacher,
             "teacher.prompts": folder / "some.prompts",
+            **{f"teacher.{name}": value for name, value in BUILDERS[model].settings.items()},
             "distill.batch_size": IMAGES,
             "distill.lanes": 1,
             "distill.workers.max": 1,

@@ -1,6 +1,7 @@
 """From the config to a run ready to step: networks, optimisers, data."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -147,6 +148,8 @@ def _accelerator() -> Accelerator:
     # PyTorch's DDP rebuilds its buckets after the first step of a process, and three and more
     # workers then sum in another order after a restart: with this it does not. Buffers never
     # change, and a quantised base is made of them: none are sent at every call.
+    # Its new name would have buffers sent at the start, and those of all workers are equal.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     wrapper = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     return Accelerator(
         cpu=not torch.cuda.is_available() or os.environ.get("ACCELERATE_TORCH_DEVICE") == "cpu",

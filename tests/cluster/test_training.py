@@ -166,8 +166,8 @@ def test_a_stopped_job_saves_and_says_where_it_stands(ray_cluster, start, tmp_pa
     job.wait_for(lambda: one.step() >= 10)
     os.kill(job.process.pid, signal.SIGTERM)
     lines = job.finish(130)
-    # Ray's own cleaner speaks out of turn, and worse beside other clusters on the machine.
-    lines = [line for line in lines if "PlacementGroupCleaner" not in line]
+    # What Ray passes on of other processes comes out of turn, and later where the machine is busy.
+    lines = [line for line in lines if " pid=" not in line]
     assert lines[-1] == f"stopped at step {one.step()}; run the same command to go on"
     assert 10 <= one.step() < STEPS
     assert not [line for line in lines if "Traceback" in line]

@@ -15,6 +15,7 @@ TOYS = ("family", "term", "hook", "metric", "store", "solver")
 
 
 @pytest.mark.cluster
+@pytest.mark.timeout(900)
 def test_six_additions_go_through_pairs_distill_export_and_evaluate(tmp_path):
     AURAFLOW.save(tmp_path / "teacher")
     (tmp_path / "prompts.txt").write_text("a cat\na dog\n")

@@ -126,7 +126,7 @@ def test_workers_that_share_weights_take_the_steps_of_those_with_copies(config, 
         train(run, 2)
         file = Path(run.distill.output) / "metrics.jsonl"
         lines[name] = [json.loads(line) for line in file.read_text().splitlines()]
-    costs = ("time", "seconds", "samples_per", "memory")
+    costs = ("time", "seconds", "samples_per", "memory", "tflops")
     for ours, theirs in zip(lines["sharded"], lines["copied"], strict=True):
         for key in ours.keys() - {each for each in ours if each.startswith(costs)}:
             assert ours[key] == pytest.approx(theirs[key], rel=1e-4, abs=1e-6), key
