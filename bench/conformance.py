@@ -18,6 +18,7 @@ from importlib.metadata import version
 from typing import Any
 
 import pytest
+import torch
 from prove import ROOT
 
 from pipeline.models.families import FAMILIES
@@ -163,6 +164,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", default=[], metavar="FAMILY")
     table = Table(frozenset(parser.parse_args().only))
+    torch.set_num_threads(1)  # as in the tests, and in the process that opens students
     tests = str(ROOT / "tests" / "families" / "test_families.py")
     pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:warnings", tests], plugins=[table])
     found = lines(table)

@@ -25,7 +25,7 @@ ALLOWED = {
         "pipeline/models/attention_backend.py",
         "what `set_attention_backend` of diffusers sets, where there is a choice",
     ),
-    "_compiled_call_impl": ("pipeline/models/views.py", "whether a module is compiled"),
+    "_compiled_call_impl": ("pipeline/models/compilation.py", "whether a module is compiled"),
     "_dynamo": (
         "pipeline/models/compilation.py",
         "PyTorch documents its limits and counters there",
@@ -35,6 +35,10 @@ ALLOWED = {
         "one kernel for all weights; no public name",
     ),
     "_foreach_lerp_": ("pipeline/models/ema.py", "one kernel for all weights; no public name"),
+    "_functorch": (
+        "pipeline/models/compilation.py",
+        "PyTorch documents its `activation_memory_budget` there",
+    ),
     "_gradient_checkpointing_func": (
         "pipeline/models/song_unet.py",
         "what `enable_gradient_checkpointing` of diffusers sets; models call it",

@@ -20,20 +20,25 @@ _GRAPHS = 1024
 """That a kind of block may have: one for each width, shape, and way to be called."""
 
 
-def compile_network(network: nn.Module, how: Compile) -> None:
+def compile_network(network: nn.Module, how: Compile, recompute: bool | int = False) -> None:
     """Compile networks of diffusers when they are first called, in place, once for each shape.
 
-    Source: https://docs.pytorch.org/tutorials/recipes/regional_compilation.html
+    Sources: https://docs.pytorch.org/tutorials/recipes/regional_compilation.html and, of what the
+    code of a block's backward pass computes again, https://pytorch.org/blog/activation-checkpointing-techniques
 
     Args:
         network: One, or what has some, on its device; what else is in it stays as it is.
         how: What of it.
+        recompute: As `distill.recompute`. If all blocks are recomputed, compiled ones do it
+            themselves, for less of the host's time; this holds for all that the process compiles.
     """
     if how == "auto":
         on_gpu = any(each.is_cuda for each in network.parameters())
         how = "blocks" if on_gpu else "none"
     if how == "none":
         return
+    kept = 0.0 if recompute == 1 and how == "blocks" else 1.0
+    torch._functorch.config.activation_memory_budget = kept
     torch._dynamo.config.recompile_limit = _GRAPHS
     torch._dynamo.config.accumulated_recompile_limit = 4 * _GRAPHS
     for module in _models(network) if how == "whole" else blocks_of(network):
@@ -43,6 +48,11 @@ def compile_network(network: nn.Module, how: Compile) -> None:
 def compile_module(module: nn.Module) -> None:
     """Compile a module when it is first called, in place, once for each shape."""
     module.compile(backend=BACKEND, dynamic=False)
+
+
+def is_compiled(module: object) -> bool:
+    """Whether `compile_module` was called on it."""
+    return isinstance(module, nn.Module) and module._compiled_call_impl is not None
 
 
 def compiled_graphs() -> int:

@@ -5,6 +5,9 @@ from typing import Any
 
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.models.compilation import is_compiled
+from pipeline.models.views import Wrapper
+
 
 def recompute_blocks(backbone: Any, every: int) -> None:
     """Have a model of diffusers make the activations of its blocks again, in place.
@@ -40,6 +43,13 @@ class _Blocks:
     def __call__(self, block: Callable[..., Any], *given: Any) -> Any:
         """What the block gives."""
         number, self._called = self._called, self._called + 1
-        if number % self._every:
+        if number % self._every or (self._every == 1 and _computes_itself_again(block)):
             return block(*given)
         return checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False)
+
+
+def _computes_itself_again(block: object) -> bool:
+    """Whether it is compiled, or stands in a view for what is; see `compile_network`."""
+    while isinstance(block, Wrapper):
+        block = block.inner
+    return is_compiled(block)

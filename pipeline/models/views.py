@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from pipeline.models.compilation import compile_module
+from pipeline.models.compilation import compile_module, is_compiled
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -35,7 +35,7 @@ def view(network: Module, parts: Mapping[str, nn.Module]) -> Module:
     # to give a module other children without changing the module itself.
     made = object.__new__(type(network))
     made.__dict__.update({**vars(network), "_modules": children})
-    if network._compiled_call_impl is not None:  # which calls the network's own parts
+    if is_compiled(network):  # which calls the network's own parts
         compile_module(made)
     return made
 

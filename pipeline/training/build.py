@@ -94,7 +94,7 @@ def prepare(config: Config) -> TrainingRun:
         compute_in_half(teacher)
     teacher, student, critic = teacher.to(device), student.to(device), critic.to(device)
     if not distill.sharded:
-        compile_network(teacher, distill.compile)
+        compile_network(teacher, distill.compile, distill.recompute)
     ema = ema_of(student, distill.ema)
     networks = {"student": student, "critic": critic, "ema": ema}
     use_attention(teacher, distill.attention, "distill.attention")

@@ -145,7 +145,7 @@ def in_training(
         master, network = network, sharing_copy(network)
         compute_in_half(network)
         masters = Masters(master, network)
-    compile_network(network, distill.compile)
+    compile_network(network, distill.compile, distill.recompute)
     if accelerator.num_processes > 1:
         network = accelerator.prepare(network)
     return Trained(network, optimizer, rate, masters)

@@ -9,6 +9,7 @@ from torch._dynamo.utils import counters
 
 from pipeline.config import LoraConfig, NetworkConfig, StudentConfig
 from pipeline.models import compilation
+from pipeline.models import recompute as recomputation
 from pipeline.models.compilation import blocks_of, compile_network
 from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Inputs
@@ -100,6 +101,38 @@ def test_a_whole_network_is_one_graph_under_the_same(backend, teacher):
     first = graphs()
     taught(critic, builder)
     assert graphs() == first > 0 and not counters["graph_break"]
+
+
+def saved(critic: Critic, builder) -> int:
+    """Bytes that its passes keep for their way back, beside its own weights."""
+    weights = {each.data_ptr() for each in critic.parameters()}
+    found = {}
+
+    def note(value: Tensor) -> Tensor:
+        if value.untyped_storage().data_ptr() not in weights:
+            found[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
+        taught(critic, builder)
+    return sum(found.values())
+
+
+@pytest.mark.parametrize("teacher", ["sd1", "flux-dev", "qwen", "wan"], indirect=True)
+def test_compiled_blocks_compute_themselves_again(backend, teacher):
+    """All of them, without a checkpoint around each; the partition is that of inductor."""
+    builder, teacher = teacher
+    backend("aot_eager_decomp_partition")
+    expected, kept = taught(critic_of(teacher, False), builder), []
+    for recompute in (False, True):
+        torch._dynamo.reset()
+        critic = critic_of(teacher, recompute)
+        compile_network(critic, "blocks", recompute)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(recomputation, "checkpoint", None)
+            assert off(taught(critic, builder), expected) < 1e-4, "by decomposed operators"
+            kept.append(saved(critic, builder))
+    assert kept[1] < 0.7 * kept[0]
 
 
 @pytest.mark.prove  # a C++ compiler takes minutes
