@@ -4,12 +4,12 @@
 with copies; `Module.compile` does neither. A copy is not compiled.
 """
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import diffusers
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Compile = Literal["auto", "none", "blocks", "whole"]
 """What is compiled: each block that repeats, or the network at once; auto: blocks on a GPU."""
@@ -30,29 +30,44 @@ def compile_network(network: nn.Module, how: Compile, recompute: bool | int = Fa
         network: One, or what has some, on its device; what else is in it stays as it is.
         how: What of it.
         recompute: As `distill.recompute`. If all blocks are recomputed, compiled ones do it
-            themselves, for less of the host's time; this holds for all that the process compiles.
+            themselves, for less of the host's time.
     """
     if how == "auto":
         on_gpu = any(each.is_cuda for each in network.parameters())
         how = "blocks" if on_gpu else "none"
     if how == "none":
         return
-    kept = 0.0 if recompute == 1 and how == "blocks" else 1.0
-    torch._functorch.config.activation_memory_budget = kept
     torch._dynamo.config.recompile_limit = _GRAPHS
     torch._dynamo.config.accumulated_recompile_limit = 4 * _GRAPHS
     for module in _models(network) if how == "whole" else blocks_of(network):
-        compile_module(module)
+        compile_module(module, again=recompute == 1 and how == "blocks")
 
 
-def compile_module(module: nn.Module) -> None:
-    """Compile a module when it is first called, in place, once for each shape."""
-    module.compile(backend=BACKEND, dynamic=False)
+def compile_module(module: nn.Module, again: bool) -> None:
+    """Compile a module when it is first called, in place, once for each shape.
+
+    Args:
+        module: Any.
+        again: Whether its backward pass computes its activations again, and none is kept.
+    """
+    module.compile(backend=_computing_again if again else BACKEND, dynamic=False)
+    module.computes_again = again  # type: ignore[assignment]
+
+
+def _computing_again(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+    with torch._functorch.config.patch(activation_memory_budget=0.0):
+        compiled: Callable[..., Any] = torch._dynamo.lookup_backend(BACKEND)(graph, inputs)
+    return compiled
 
 
 def is_compiled(module: object) -> bool:
     """Whether `compile_module` was called on it."""
     return isinstance(module, nn.Module) and module._compiled_call_impl is not None
+
+
+def computes_again(module: object) -> bool:
+    """Whether it is compiled, and its backward pass computes its activations again."""
+    return is_compiled(module) and bool(getattr(module, "computes_again", False))
 
 
 def compiled_graphs() -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.models.compilation import is_compiled
+from pipeline.models.compilation import computes_again
 from pipeline.models.views import Wrapper
 
 
@@ -43,13 +43,13 @@ class _Blocks:
     def __call__(self, block: Callable[..., Any], *given: Any) -> Any:
         """What the block gives."""
         number, self._called = self._called, self._called + 1
-        if number % self._every or (self._every == 1 and _computes_itself_again(block)):
+        if number % self._every or _computes_itself_again(block):
             return block(*given)
         return checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False)
 
 
 def _computes_itself_again(block: object) -> bool:
-    """Whether it is compiled, or stands in a view for what is; see `compile_network`."""
+    """As `computes_again`, also of what stands in a view for such a block."""
     while isinstance(block, Wrapper):
         block = block.inner
-    return is_compiled(block)
+    return computes_again(block)

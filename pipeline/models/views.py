@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from pipeline.models.compilation import compile_module, is_compiled
+from pipeline.models.compilation import compile_module, computes_again, is_compiled
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -36,7 +36,7 @@ def view(network: Module, parts: Mapping[str, nn.Module]) -> Module:
     made = object.__new__(type(network))
     made.__dict__.update({**vars(network), "_modules": children})
     if is_compiled(network):  # which calls the network's own parts
-        compile_module(made)
+        compile_module(made, computes_again(network))
     return made
 
 
