@@ -40,7 +40,7 @@ demo: $(READY) ## teacher, pairs, student, evaluation, report (SEED=0 CONFIG=dig
 	@echo "picture: runs/$(CONFIG)/evaluation.png"
 	@echo "report:  runs/$(CONFIG)/report.html"
 
-test: $(READY) ## the fast tests, one short case of everything (about 15 minutes on 2 cores)
+test: $(READY) ## the fast tests, one short case of everything (about half an hour on 2 cores)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not cluster and not prove"
 
 test-cluster: $(READY) ## tests with kills, servers and several Ray nodes (about 25 minutes)

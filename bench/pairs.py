@@ -45,7 +45,8 @@ def configure(delay: float, rows: int) -> Config:
         {
             "data": {"name": None},
             "teacher": {"kind": "gaussian", "delay": delay, "gaussian": gaussian},
-            "pairs": {"count": rows, "shard_size": rows, "solver": "heun", "steps": 18},
+            "pairs": {"count": rows, "shard_size": rows, "batch_size": rows}
+            | {"solver": "heun", "steps": 18},
         }
     )
 

@@ -10,7 +10,9 @@ from pipeline.methods.terms.gan import GANConfig
 from pipeline.methods.terms.matching import MatchingConfig
 from pipeline.methods.terms.regression import RegressionConfig
 from pipeline.utils.fields import (
+    Attention,
     Branch,
+    Compile,
     Decay,
     Every,
     Folder,
@@ -194,12 +196,12 @@ class DistillConfig(Branch):
         description="Gradient checkpointing: less memory, a third more time; a number n: of every "
         "n-th block alone, for an n-th of that time.",
     )
-    compile: Literal["auto", "none", "blocks", "whole"] = Field(
+    compile: Compile = Field(
         default="auto",
         description="Compile the networks, once for each shape: every block that repeats, or each "
         "network at once; auto: blocks on a GPU, unless sharded, else none.",
     )
-    attention: Literal["native", "_native_flash", "_native_cudnn", "flash", "_flash_3"] = Field(
+    attention: Attention = Field(
         default="native",
         description="Attention by one of diffusers' backends, with precision bf16; _flash_3 is the "
         "teacher's alone, since diffusers has it without a backward pass.",

@@ -7,7 +7,9 @@ from pydantic import Field
 from pipeline.diffusion.guidance import Guidance
 from pipeline.diffusion.solver import SOLVERS
 from pipeline.utils.fields import (
+    Attention,
     Branch,
+    Compile,
     Folder,
     Positive,
     Weight,
@@ -81,12 +83,12 @@ class PairsConfig(Branch):
         default="fp32",
         description="Of the teacher's network; solver, VAE and text encoders are in fp32.",
     )
-    compile: Literal["auto", "none", "blocks", "whole"] = Field(
+    compile: Compile = Field(
         default="auto",
         description="Compile the teacher, once for each shape and number of images: every block "
         "that repeats, or all at once; auto: blocks on a GPU, else none.",
     )
-    attention: Literal["native", "_native_flash", "_native_cudnn", "flash", "_flash_3"] = Field(
+    attention: Attention = Field(
         default="native", description="Attention by one of diffusers' backends, in bf16."
     )
     resolve: int = Field(

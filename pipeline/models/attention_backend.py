@@ -2,16 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import diffusers
 from diffusers.models.attention_dispatch import attention_backend
 from torch import nn
 
 from pipeline.utils.errors import UserError
-
-Attention = Literal["native", "_native_flash", "_native_cudnn", "flash", "_flash_3"]
-"""PyTorch's choice, one of its kernels by name, FlashAttention 2 and 3 where they are installed."""
+from pipeline.utils.fields import Attention
 
 _REFUSALS = ("attn_mask", "No available kernel", "No viable backend")
 """What diffusers and PyTorch say where a kernel cannot take a call."""

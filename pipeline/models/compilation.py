@@ -5,14 +5,13 @@ with copies; `Module.compile` does neither. A copy is not compiled.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import diffusers
 import torch
 from torch import Tensor, nn
 
-Compile = Literal["auto", "none", "blocks", "whole"]
-"""What is compiled: each block that repeats, or the network at once; auto: blocks on a GPU."""
+from pipeline.utils.fields import Compile
 
 BACKEND = "inductor"
 """Of `torch.compile`."""

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -57,6 +57,12 @@ Input = Annotated[str, Field(min_length=1), AfterValidator(absolute)]
 Model = Annotated[str, Field(min_length=1), AfterValidator(_found)]
 Folder = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
 """A folder of output; null or "" until `Config` fills in its place under `run`."""
+
+
+Compile = Literal["auto", "none", "blocks", "whole"]
+"""What is compiled: each block that repeats, or the network at once; auto: blocks on a GPU."""
+Attention = Literal["native", "_native_flash", "_native_cudnn", "flash", "_flash_3"]
+"""PyTorch's choice, one of its kernels by name, FlashAttention 2 and 3 where they are installed."""
 
 
 class Branch(BaseModel):

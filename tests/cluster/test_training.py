@@ -17,6 +17,7 @@ from pipeline.runs.run import Run
 from pipeline.stages.score import score
 from pipeline.stages.teacher import make_teacher
 from tests.fixtures.in_process import make_pairs
+from tests.fixtures.metrics import lines
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -180,13 +181,6 @@ def test_a_failure_at_the_same_step_ends_the_job_after_its_bound(ray_cluster, st
     printed = "\n".join(job.finish(1))
     assert printed.count("starting again at step 10") == RESTARTS
     assert one.step() == 10
-
-
-def lines(config) -> list[dict]:
-    file = Path(config.distill.output) / "metrics.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
-    costs = ("time", "seconds", "samples_per", "memory", "tflops")
-    return [{k: v for k, v in row.items() if not k.startswith(costs)} for row in rows]
 
 
 def test_a_node_lost_and_a_node_got_change_neither_steps_nor_samples(ray_cluster, start, tmp_path):

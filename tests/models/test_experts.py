@@ -13,6 +13,7 @@ from pipeline.models.students import new_student
 from tests.families.builder import NEGATIVE
 from tests.families.builders.wan import BUILDERS
 from tests.families.measures import NETWORK, close, error, refused
+from tests.fixtures.metrics import lines
 from tests.fixtures.workers import train
 
 BUILDER = BUILDERS["wan-experts"]
@@ -106,7 +107,7 @@ def test_a_stock_pipeline_is_not_called_where_rounding_takes_a_time_to_the_other
 @pytest.mark.cluster
 def test_workers_that_share_weights_take_the_steps_of_those_with_copies(config, tmp_path):
     """Rows of one worker are often of one expert alone; the third lane of the second is idle."""
-    lines = {}
+    found = {}
     for name in ("copied", "sharded"):
         run = Config.model_validate(
             {
@@ -124,9 +125,7 @@ def test_workers_that_share_weights_take_the_steps_of_those_with_copies(config, 
             }
         )
         train(run, 2)
-        file = Path(run.distill.output) / "metrics.jsonl"
-        lines[name] = [json.loads(line) for line in file.read_text().splitlines()]
-    costs = ("time", "seconds", "samples_per", "memory", "tflops")
-    for ours, theirs in zip(lines["sharded"], lines["copied"], strict=True):
-        for key in ours.keys() - {each for each in ours if each.startswith(costs)}:
+        found[name] = lines(run)
+    for ours, theirs in zip(found["sharded"], found["copied"], strict=True):
+        for key in ours:
             assert ours[key] == pytest.approx(theirs[key], rel=1e-4, abs=1e-6), key

@@ -216,12 +216,12 @@ def test_pairs_in_bf16_are_near_those_in_fp32(tiny_model, prompts, tmp_path, nam
             computed.add(output.dtype)
 
     def made(folder: str, precision: str) -> tuple[bytes, Tensor, PairMaker]:
-        how = {"shard_size": 4, "steps": 8, "guidance": guidance, "precision": precision}
-        how = PairsConfig(count=4, batch_size=2, **how)
-        plan = pair_plan(settings, how, 0)
+        how = {"count": 4, "shard_size": 4, "batch_size": 2, "precision": precision}
+        chosen = PairsConfig(**how, steps=8, guidance=guidance)
+        plan = pair_plan(settings, chosen, 0)
         store = LocalStore(tmp_path / folder)
         shards.open_plan(store, plan)
-        maker = PairMaker(settings, plan, store, how)
+        maker = PairMaker(settings, plan, store, chosen)
         data = store.get(shard := maker.make(0))
         batch = schema.decode(store.open(shard), 0, plan.shape, plan.fingerprint(), "it").float()
         return data, batch.images, maker

@@ -27,6 +27,7 @@ from pipeline.training.memory import footprint
 from pipeline.utils.errors import UserError
 from tests.fixtures.image_sets import content, picture, save_files
 from tests.fixtures.in_process import encode_images, make_pairs
+from tests.fixtures.metrics import lines
 from tests.fixtures.tiny_models import save_tiny
 from tests.fixtures.workers import train
 
@@ -129,13 +130,6 @@ def weights(config: Config) -> dict[str, torch.Tensor]:
         assert found[0].step == config.distill.steps
         parts = ("student", "critic", "ema")
         return {f"{part}.{k}": v for part in parts for k, v in read_part(found[1], part).items()}
-
-
-def lines(config: Config) -> list[dict]:
-    file = Path(config.distill.output) / "metrics.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
-    costs = ("time", "seconds", "samples_per", "memory", "tflops")
-    return [{k: v for k, v in row.items() if not k.startswith(costs)} for row in rows]
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from pipeline.training import build, loop
 from pipeline.training.watchdog import DriftWarnings
 from pipeline.utils.errors import UserError
 from tests.fixtures.in_process import make_pairs
+from tests.fixtures.metrics import lines
 from tests.fixtures.runs import runs_in
 
 
@@ -52,13 +53,6 @@ def kept(config) -> list[int]:
 def digests(config) -> dict:
     Run(config).finish()
     return json.loads((Path(config.distill.output) / "state.json").read_text())
-
-
-def lines(config) -> list[dict]:
-    file = Path(config.distill.output) / "metrics.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
-    costs = ("time", "seconds", "samples_per", "memory", "tflops")
-    return [{k: v for k, v in row.items() if not k.startswith(costs)} for row in rows]
 
 
 def states(config) -> dict[int, list[str]]:

@@ -11,6 +11,7 @@ from pipeline.models.export.save import save_denoiser
 from pipeline.models.families.edm import new_unet
 from pipeline.runs.checkpoint import read_part
 from pipeline.runs.run import Run
+from tests.fixtures.metrics import lines
 from tests.fixtures.workers import train
 
 FOUR_LANES = {"lanes": 4, "checkpoint_every": 100}
@@ -30,13 +31,6 @@ def weights(config) -> dict[str, torch.Tensor]:
 def digests(config) -> dict:
     Run(config).finish()
     return json.loads((Path(config.distill.output) / "state.json").read_text())
-
-
-def lines(config) -> list[dict]:
-    file = Path(config.distill.output) / "metrics.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
-    costs = ("time", "seconds", "samples_per", "memory", "tflops")
-    return [{k: v for k, v in row.items() if not k.startswith(costs)} for row in rows]
 
 
 @pytest.mark.parametrize(
