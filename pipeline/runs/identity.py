@@ -13,11 +13,11 @@ from pipeline.models.perceptual.distance import distance_fingerprint
 from pipeline.runs.init_from import InitFrom
 from pipeline.runs.pairs import RunPairs
 
-# Folders, workers and cadences do not change the optimisation, nor does a later end.
+# Folders, workers, cadences and kernels do not change the optimisation, nor does a later end.
 _FREE = {
     *("output", "workers", "log_every", "sample_every", "checkpoint_every", "keep", "steps"),
     *("bad_steps", "sharded", "shard_teacher", "recompute", "start_from", "start_weights"),
-    *("scoring", "pick", "wandb", "compile"),
+    *("scoring", "pick", "wandb", "compile", "attention"),
     "conditions",  # stored ones stand in a definition as what they are
 }
 _FREE_OF_REGRESSION = {"distance", "lpips", "decoder", "cache"}

@@ -5,7 +5,6 @@ import io
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -179,17 +178,27 @@ def test_200_at_once_are_all_answered_by_a_few_threads(monkeypatch: pytest.Monke
         "/image?class=99&first=0&second=1": 400,
         "/none": 404,
     }
-    wishes, most = 40 * list(asked), 0
+    wishes, answering, most = 40 * list(asked), 0, 0
+    handle, lock = server.Handler.handle, threading.Lock()
+
+    def counted(handler: server.Handler) -> None:
+        nonlocal answering, most
+        with lock:
+            answering += 1
+            most = max(most, answering)
+        try:
+            handle(handler)
+        finally:
+            with lock:
+                answering -= 1
+
+    monkeypatch.setattr(server.Handler, "handle", counted)
     student, teacher = (gaussian_teacher((1, 4, 4), 3) for _ in range(2))
     with served(Studio(student, teacher, PairsConfig(steps=2), seed=0)) as get, ExitStack() as idle:
         for _ in range(4):
             idle.enter_context(socket.create_connection(get.address))
         clients = ThreadPoolExecutor(len(wishes))
         answers = [clients.submit(get, wish) for wish in wishes]
-        while not all(each.done() for each in answers):
-            named = [each for each in threading.enumerate() if "process_request" in each.name]
-            most = max(most, len(named))
-            time.sleep(0.01)
         clients.shutdown()
     assert [each.result()[0] for each in answers] == [asked[wish] for wish in wishes]
     assert 1 < most <= 8
