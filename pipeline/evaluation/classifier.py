@@ -1,6 +1,8 @@
 """A small classifier of real images, whose features the images are compared in."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -64,6 +66,8 @@ class Classifier(nn.Module):
 def train_classifier(images: Tensor, labels: Tensor, classes: int) -> Classifier:
     """Train a classifier; the same images give the same one, whatever the run's seed.
 
+    It is trained on one core: sums over several have other last bits, and make other features.
+
     Args:
         images: Real training images, (N, C, H, W) float32 in [-1, 1].
         labels: Their classes, (N,) int64.
@@ -74,7 +78,8 @@ def train_classifier(images: Tensor, labels: Tensor, classes: int) -> Classifier
     """
     steps = _steps(len(images))
     rng = generator("classifier")
-    with torch.random.fork_rng(devices=[]), Progress(steps, "classifier", "steps") as bar:
+    bar = Progress(steps, "classifier", "steps")
+    with _one_thread(), torch.random.fork_rng(devices=[]), bar:
         torch.manual_seed(0)  # initial weights and dropout
         network = Classifier(images.shape[1], classes, images.shape[2])
         optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=0.05)
@@ -113,6 +118,16 @@ def moved(images: Tensor, rng: torch.Generator) -> Tensor:
     shift = 2 * 0.8 / images.shape[-1] * uniform(2, 1)  # the whole image is 2 wide
     grid = functional.affine_grid(torch.cat([turn, shift], 2), list(images.shape), False)
     return functional.grid_sample(images + 1, grid, align_corners=False) - 1
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _steps(count: int) -> int:
