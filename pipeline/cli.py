@@ -7,15 +7,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from difflib import SequenceMatcher
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
-from pipeline.config import Config, rules, settings_yaml
+from pipeline.config import Config, refusals, rules, settings_yaml
 from pipeline.utils.errors import StoppedError, UserError, one_line
 from pipeline.utils.files import no_empty_folders
 from pipeline.utils.uris import absolute
@@ -24,8 +22,6 @@ DRY_RUN = "dry-run"
 DEFAULT_FILE = "configs/digits.yaml"
 """Config file of a run that names none, neither by --config nor by DMD_CONFIG."""
 
-_LONGEST = 100
-"""Characters of an unknown setting's name that are shown."""
 _WORDS = "words"
 
 Job = Callable[[Config], object]
@@ -108,7 +104,7 @@ def load(
             f"{unknown[0]}: unexpected argument; write settings as `--distill.steps 500`"
         )
     if unknown:
-        raise UserError(_unknown(unknown[0][2:].partition("=")[0]))
+        raise UserError(refusals.unknown(unknown[0][2:].partition("=")[0], _names()))
     given = vars(known)
     if named := given.pop(_WORDS, None):
         given[words] = named
@@ -119,10 +115,10 @@ def load(
     try:
         return Config.model_validate(tree), flag
     except ValidationError as error:
-        raise UserError(_line(error.errors()[0])) from None
+        raise UserError(refusals.line(error.errors()[0], _names())) from None
 
 
-def _settings() -> list[tuple[str, str, dict[str, Any]]]:
+def settings() -> list[tuple[str, str, dict[str, Any]]]:
     """Name of every leaf of the tree, in order, its group's help and its own JSON schema."""
     tree = Config.model_json_schema()
 
@@ -135,6 +131,10 @@ def _settings() -> list[tuple[str, str, dict[str, Any]]]:
                 yield from walk(tree["$defs"][schema["$ref"].split("/")[-1]], f"{prefix}{key}.")
 
     return list(walk(tree, ""))
+
+
+def _names() -> list[str]:
+    return [name for name, _, _ in settings()]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -169,7 +169,7 @@ def _parser(description: str, instead: Mapping[str, Job], words: str) -> argpars
             f"--{flag}", action="store_const", dest="flag", const=flag, default="", help=text
         )
     groups: dict[str, Any] = {}
-    for name, title, schema in _settings():
+    for name, title, schema in settings():
         branch = name.rpartition(".")[0] or "all jobs"
         if branch not in groups:
             groups[branch] = parser.add_argument_group(branch, title)
@@ -218,46 +218,3 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(branch, dict):
             return
     branch[leaf] = value
-
-
-def _unknown(key: str) -> str:
-    key, names = key[:_LONGEST], [name for name, _, _ in _settings()]
-    if any(name.startswith(f"{key}.") for name in names):
-        inside = ", ".join(name for name in names if name.startswith(f"{key}."))
-        return f"{key}: a group of settings, not a setting; it has {inside}"
-    groups = sorted({name.rpartition(".")[0] for name in names} - {""})
-
-    def likeness(name: str) -> float:
-        leaves = SequenceMatcher(None, name.rpartition(".")[2], key.rpartition(".")[2])
-        return leaves.ratio() + SequenceMatcher(None, name, key).ratio()
-
-    same_leaf = [name for name in names if name.endswith(f".{key}")]
-    best = max((*names, *groups), key=likeness)
-    if same_leaf:
-        hint = f"did you mean {' or '.join(same_leaf)}?"
-    elif likeness(best) > 1.2:
-        hint = f"did you mean {best}?"
-    else:
-        hint = "--help lists all settings"
-    return f"{key}: unknown setting; {hint}"
-
-
-def _line(error: ErrorDetails) -> str:
-    """Say in one line one of pydantic's errors: key, value, what is right."""
-    key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error["loc"]).lstrip(".")
-    kind, value = error["type"], json.dumps(error["input"], default=str, skipkeys=True)
-    value = value if len(value) <= 60 else f"{value[:57]}..."
-    reason = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
-    if kind == "extra_forbidden":
-        return _unknown(key)
-    if not key:
-        return reason
-    if kind == "missing":
-        return f"{key}: missing; {reason}"
-    if kind.startswith(("greater_than", "less_than")):
-        return f"{key}: {value} is out of range: {reason}"
-    if kind == "model_type":
-        return f"{key}: {value} is not a group of settings"
-    if kind == "tuple_type":
-        reason = "must be a list such as [1, 2]"
-    return f"{key}: {value} is not accepted: {reason}"

@@ -5,6 +5,7 @@ import re
 import runpy
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,20 @@ def test_words_without_a_name_go_to_their_setting() -> None:
         load("", ["a", "--report.run", "b"], **words)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "setting", "value"),
+    [
+        ("--distill.steps 2e3", "steps", 2000),
+        ("--distill.clip 1e1", "clip", 10.0),
+        ("--distill.ema 5e-1", "ema", 0.5),
+        ("--distill.student.times 1,7.5e-1", "student.times", (1.0, 0.75)),
+    ],
+)
+def test_numbers_as_people_write_them(arguments: str, setting: str, value: object) -> None:
+    found = attrgetter(setting)(load("", arguments.split())[0].distill)
+    assert found == value and type(found) is type(value)
+
+
 def test_config_option_before_environment(tmp_path: Path) -> None:
     other = tmp_path / "other.yaml"
     other.write_text("seed: 7")
@@ -88,6 +103,17 @@ def test_text_settings_take_any_text() -> None:
             "shape: unknown setting; did you mean teacher.gaussian.shape?",
         ),
         ("--zzz 5", "zzz: unknown setting; --help lists all settings"),
+        ("--max_train_steps 5", "max_train_steps: unknown setting; use distill.steps"),
+        (
+            "--train-batch-size=5",
+            "train-batch-size: unknown setting; use distill.batch_size, that of all workers "
+            "together",
+        ),
+        ("--pairs.count 5,100", "pairs.count: [5, 100] is not accepted: must be a valid integer"),
+        (
+            "--teacher.image_size large",
+            'teacher.image_size: "large" is not accepted: must be a valid integer',
+        ),
         (
             "--distill.critic 5",
             "distill.critic: a group of settings, not a setting; "

@@ -16,6 +16,7 @@ DEEPEST = 50
 """Levels of lists and mappings in one another at most."""
 _SHOWN = 300
 """Characters of a problem that are shown."""
+_NUMBER = r"[-+]?\d[\d.]*([eE][-+]?\d+)?"
 _LONGEST = 1000
 """Characters of a value that is no text at most."""
 
@@ -51,9 +52,10 @@ def read_text(text: bytes, path: str) -> dict[str, Any]:
 
 
 def parse(text: str) -> Any:
-    """Read one value, such as 5, 1e-4 or [0.2, 0.8]; text that is no YAML stays text."""
+    """Read one value, such as 5, 1e-4, [0.2, 0.8] or 0.2,0.8; text that is no YAML stays text."""
+    numbers = re.fullmatch(rf"{_NUMBER}(,{_NUMBER})+", text)
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(f"[{text}]" if numbers else text, _Loader)
     except yaml.YAMLError:
         return text
 
@@ -64,7 +66,7 @@ def dump(tree: dict[str, Any]) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 1e-4 is a number and a key said twice is an error, of bounded size."""
+    """Safe YAML of bounded size: 1e-4 and 1e3 are numbers, a key said twice is an error."""
 
     def __init__(self, stream: bytes | str) -> None:
         super().__init__(stream)
@@ -117,6 +119,16 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
+
+
+def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
+    """1e3 is the integer that it says."""
+    value = loader.construct_yaml_float(node)
+    whole = "." not in node.value and abs(value) < 2**53 and value.is_integer()
+    return int(value) if whole else value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:float", _number)
 
 
 class _Dumper(yaml.SafeDumper):
