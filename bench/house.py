@@ -45,7 +45,14 @@ ALLOWED = {
     ),
     "_keep_in_fp32_modules": ("pipeline/models/half.py", "diffusers' own list; no public name"),
     "_modules": ("pipeline/models/views.py", "PyTorch has no public way to replace a copy's parts"),
-    "_python_dispatch": ("pipeline/training/flops.py", "as PyTorch documents `TorchDispatchMode`"),
+    "_python_dispatch": (
+        "pipeline/training/flop_counter.py",
+        "as PyTorch documents `TorchDispatchMode`",
+    ),
+    "_schema": (
+        "pipeline/training/flop_counter.py",
+        "what an operator changes; no public name",
+    ),
     "_scaled_dot_product_efficient_attention": (
         "pipeline/training/attention.py",
         "the kernel as an operator; no public name",

@@ -1,14 +1,12 @@
 """Floating-point operations (FLOPs) of a training step, from the networks' own counts."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from pipeline.config import DistillConfig, NetworkConfig
 from pipeline.diffusion.condition import Inputs
@@ -19,76 +17,11 @@ from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Denoiser, blank
 from pipeline.models.frozen import meta_copy
 from pipeline.models.network import Network
-from pipeline.training.attention import one_kernel
+from pipeline.training.flop_counter import Passes, counted, passes
 from pipeline.training.method import build_method, new_networks
 from pipeline.utils.errors import first_line
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Passes:
-    """FLOPs of one image through a network, or through a part of it.
-
-    Attributes:
-        forward: There.
-        to_image: Back to the image alone, as through a network whose weights do not learn.
-        to_weights: Back to the weights that learn: with adapters few, and the way there is long.
-
-    With `distill.recompute` both ways back have what they compute again.
-    """
-
-    forward: int = 0
-    to_image: int = 0
-    to_weights: int = 0
-
-
-def passes(
-    call: Callable[[Tensor], Tensor],
-    image: Tensor,
-    to_image: float = True,
-    to_weights: float = True,
-) -> Passes:
-    """Count what a call does with an image on the meta device, where nothing is computed.
-
-    Args:
-        call: Of an image, (1, C, H, W).
-        image: Without gradient.
-        to_image, to_weights: Whether that way back is counted; else it is 0.
-    """
-    image_back = weights_back = 0
-    with torch.set_grad_enabled(bool(to_weights)):
-        forward, output = counted(lambda: call(image))
-        if to_weights:
-            weights_back, _ = counted(output.sum().backward)
-    if to_image:
-        given = image.clone().requires_grad_()
-        _, output = counted(lambda: call(given))
-        image_back, _ = counted(lambda: torch.autograd.grad(output.sum(), given))
-    return Passes(forward, image_back, weights_back)
-
-
-def counted(call: Callable[[], Any]) -> tuple[int, Any]:
-    """FLOPs of a call, and what it gives: products of matrices, convolutions, attention."""
-    with _Counter() as counter, one_kernel():
-        given = call()
-    return counter.total, given
-
-
-class _Counter(TorchDispatchMode):
-    """Adds up what PyTorch's own formulas give of each operator, as its `FlopCounterMode` does.
-
-    That also keeps account of modules, which takes several times as long as all else here.
-    """
-
-    total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        named = kwargs or {}
-        given = func(*args, **named)
-        if count := flop_registry.get(func.overloadpacket):
-            self.total += count(*args, **named, out_val=given)
-        return given
 
 
 @dataclass(frozen=True)
