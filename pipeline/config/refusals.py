@@ -10,7 +10,7 @@ ELSEWHERE = {
     "adam_beta1": "AdamW's betas are those of the paper, 0.9 and 0.999",
     "adam_beta2": "AdamW's betas are those of the paper, 0.9 and 0.999",
     "adam_weight_decay": "AdamW's weight decay is that of the paper, 0.01",
-    "allow_tf32": "float32 stays float32; use distill.precision bf16",
+    "allow_tf32": "PyTorch's defaults hold; distill.precision bf16 is faster",
     "checkpointing_steps": "use distill.checkpoint_every",
     "checkpoints_total_limit": "use distill.keep",
     "conditioning_dropout_prob": "guidance is the teacher's own: use pairs.guidance",
@@ -34,7 +34,8 @@ ELSEWHERE = {
     "lora_alpha": "use distill.student.lora.alpha and distill.critic.lora.alpha",
     "lora_rank": "use distill.student.lora.rank and distill.critic.lora.rank",
     "lr": "use distill.student.lr and distill.critic.lr",
-    "lr_scheduler": "nothing to set: rates are constant after distill.warmup steps",
+    "lr_scheduler": "nothing to set: rates are constant after distill.warmup steps, but for the "
+    "regression phase, half a cosine",
     "lr_warmup_steps": "use distill.warmup",
     "max_grad_norm": "use distill.clip",
     "max_train_samples": "use pairs.count",
