@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.models.frozen import meta_copy
 from pipeline.training.flop_counter import Passes, counted, passes
-from tests.training.test_flops import ON_CPU
+from tests.fixtures.flops import ON_CPU
 
 
 class Blocks(nn.Module):

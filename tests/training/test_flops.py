@@ -6,15 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.flop_counter import (
-    FlopCounterMode,
-    sdpa_backward_flop_count,
-    sdpa_flop_count,
-)
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.training import build, clock, log_metrics, loop
 from pipeline.training.clock import Clock
 from pipeline.training.peaks import PEAKS, peak
+from tests.fixtures.flops import ON_CPU
 
 GAN = {"gan": {"real": "pairs", "student_weight": 0.1, "smoothness": 0.1}}
 FEW = {"student": {"times": [80.0, 2.0, 0.5], "every": 2}, "regression": {"weight": 0}}
@@ -27,18 +24,6 @@ RECIPES = {
     "few-steps": {**FEW, "gan": GAN["gan"]},
     "sid": {"matching": {"loss": "sid"}},
 }
-
-
-ATEN = torch.ops.aten
-ON_CPU = {
-    ATEN._scaled_dot_product_flash_attention_for_cpu: (
-        lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)
-    ),
-    ATEN._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda out, q, k, v, *_, **__: sdpa_backward_flop_count(out, q, k, v)
-    ),
-}
-"""Attention's kernels on the CPU, which PyTorch's counter does not know."""
 
 
 @pytest.mark.parametrize("name", RECIPES)
