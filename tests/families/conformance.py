@@ -60,14 +60,17 @@ class Conformance(AdapterLaws, ComfyUILaws, ConditionLaws, FolderLaws, TrainingL
         ]
         first = {b.family: n for n, b in reversed(self.builders.items())}
         long = metafunc.definition.get_closest_marker("long") is not None
+        others = {n for n in names if long and first[self.builders[n].family] != n}
+        marks = {n: [pytest.mark.prove] if n in others else [] for n in names}
         if "few" in metafunc.fixturenames:
-            cases = [(n, f) for n in names for f in (None, *self.builders[n].few)]
-            ids = [f"{name}-{few}" if few else name for name, few in cases]
-            metafunc.parametrize(("name", "few"), cases, ids=ids, scope="class")
+            cases = [
+                pytest.param(n, few, marks=marks[n], id=f"{n}-{few}" if few else n)
+                for n in names
+                for few in (None, *self.builders[n].few)
+            ]
+            metafunc.parametrize(("name", "few"), cases, scope="class")
         elif "name" in metafunc.fixturenames:
-            others = {n for n in names if long and first[self.builders[n].family] != n}
-            marks = ([pytest.mark.prove] if n in others else [] for n in names)
-            each = [pytest.param(n, marks=m) for n, m in zip(names, marks, strict=True)]
+            each = [pytest.param(n, marks=marks[n]) for n in names]
             metafunc.parametrize("name", each, scope="class")
 
     @pytest.fixture(scope="class")
@@ -141,6 +144,7 @@ class Conformance(AdapterLaws, ComfyUILaws, ConditionLaws, FolderLaws, TrainingL
         theirs = builder.end(pipe, teacher, steps, guidance)
         figures("end", distance(builder.visible(teacher, ours), theirs))
 
+    @pytest.mark.long
     @torch.no_grad()
     def test_images_need_not_be_square(self, stock, builder, config, prompts, figures):
         """x0, the last latents, the decoded images and a discriminator, at two sizes."""
@@ -210,6 +214,7 @@ class Conformance(AdapterLaws, ComfyUILaws, ConditionLaws, FolderLaws, TrainingL
         assert list(teacher.prompts) == PROMPTS
         assert torch.equal(tokens[0], tokens[2]) and not torch.equal(tokens[0], tokens[1])
 
+    @pytest.mark.long
     def test_a_stranger_gets_the_students_images(
         self, stock, builder, teacher, config, few, tmp_path, stranger: Stranger, figures
     ):
