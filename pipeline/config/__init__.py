@@ -44,10 +44,8 @@ from pipeline.config.sets import (
     EvaluateActorsConfig,
     PairsConfig,
 )
-from pipeline.methods import recipe
-from pipeline.methods.terms.gan import GANConfig
-from pipeline.methods.terms.matching import MatchingConfig
-from pipeline.methods.terms.regression import RegressionConfig
+from pipeline.config.term_rules import term_problems
+from pipeline.config.terms import GANConfig, MatchingConfig, RegressionConfig
 from pipeline.utils.fields import Branch
 from pipeline.utils.uris import absolute, is_remote
 
@@ -204,7 +202,7 @@ class Config(Branch):
         yield from rules.distill_problems(distill)
         yield from rules.conditions_problems(distill, teacher)
         yield from rules.gan_problems(distill, data, teacher)
-        yield from recipe.problems(distill)
+        yield from term_problems(distill)
         yield from rules.evaluate_problems(evaluate, data, teacher)
         yield from rules.overlap_problems("encode.source", self.encode.source, outputs["encode"])
         yield from rules.overlap_problems(

@@ -4,11 +4,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
-from pipeline.methods.terms import BUILT_IN, TERMS
-from pipeline.methods.terms.denoising import DenoisingConfig
-from pipeline.methods.terms.gan import GANConfig
-from pipeline.methods.terms.matching import MatchingConfig
-from pipeline.methods.terms.regression import RegressionConfig
+from pipeline.config.terms import (
+    BUILT_IN,
+    TERMS,
+    DenoisingConfig,
+    GANConfig,
+    MatchingConfig,
+    RegressionConfig,
+)
 from pipeline.utils.fields import (
     Attention,
     Branch,
@@ -20,6 +23,7 @@ from pipeline.utils.fields import (
     Positive,
     Rate,
     Times,
+    registered,
 )
 
 _EMBEDDED = "As teacher.embedded_guidance; null: the same value."
@@ -29,14 +33,15 @@ def _terms(value: Any) -> Any:
     """Each term's settings in the class that it names itself."""
     if not isinstance(value, dict):
         return value
+    known = registered(TERMS)
     for name in value:
         if name in BUILT_IN:
             raise ValueError(f"{name} is set in distill.{name}")
-        if name not in TERMS:
+        if name not in known:
             raise ValueError(
                 f"there is no term {name}; name the module that registers it in plugins"
             )
-    return {name: TERMS[name].Settings.model_validate(each) for name, each in value.items()}
+    return {name: known[name].Settings.model_validate(each) for name, each in value.items()}
 
 
 class LoraConfig(Branch):

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.diffusion.guidance import Guidance
-from pipeline.diffusion.solver import SOLVERS
 from pipeline.utils.fields import (
     Attention,
     Branch,
@@ -16,7 +15,9 @@ from pipeline.utils.fields import (
     one_of,
 )
 
-SolverName = Annotated[str, one_of(SOLVERS)]
+SolverName = Annotated[
+    str, one_of("pipeline.diffusion.solver:SOLVERS", "euler", "heun", "dpmpp_2m", "plms")
+]
 Patience = Annotated[
     float,
     Field(gt=0, le=604800, description="Seconds without a new shard after which the job ends."),

@@ -1,9 +1,12 @@
 """Classifier-free guidance, in the one convention of this project."""
 
-from dataclasses import dataclass
-from typing import Any
+from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the settings read this file, and importing torch takes seconds
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Guidance:
         return f"guidance {self.scale:g}{''.join(more)}"
 
     @classmethod
-    def of(cls, guidance: "Guidance | float") -> "Guidance":
+    def of(cls, guidance: Guidance | float) -> Guidance:
         """A number is a scale, the same all the way."""
         return guidance if isinstance(guidance, Guidance) else cls(guidance)
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.config.terms import BUILT_IN
 from pipeline.diffusion import seeds
 from pipeline.diffusion.buckets import Shape
 from pipeline.diffusion.condition import Conditioner, Inputs
@@ -16,7 +17,6 @@ from pipeline.diffusion.sampler import Denoise, FewStepSampler
 from pipeline.methods.microbatch import Loss, Microbatch, NoiseSample, RealImages, StepPlan
 from pipeline.methods.recipe import Recipe
 from pipeline.methods.samples import SamplesSeen
-from pipeline.methods.terms import BUILT_IN
 from pipeline.methods.terms.term import CriticPass, Space, Term
 
 

@@ -6,9 +6,11 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
+from pipeline.config.distill import DistillConfig
+from pipeline.config.terms import BUILT_IN
 from pipeline.methods.microbatch import StepPlan
-from pipeline.methods.terms import BUILT_IN, TERMS
-from pipeline.methods.terms.term import MethodSettings, Needs, NetworkCalls, Term
+from pipeline.methods.terms import TERMS
+from pipeline.methods.terms.term import Needs, NetworkCalls, Term
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,11 @@ class Recipe:
     critic alone of DMD2 (Yin et al., 2024), arXiv 2405.14867, Section 4.2.
     """
 
-    distill: MethodSettings
+    distill: DistillConfig
     terms: tuple[Term[Any], ...]
 
     @classmethod
-    def of(cls, distill: MethodSettings) -> "Recipe":
+    def of(cls, distill: DistillConfig) -> "Recipe":
         """The recipe that settings ask for."""
         return cls(distill, tuple(term for term in _all_terms(distill) if term.active))
 
@@ -106,25 +108,7 @@ class Recipe:
         return next(t.settings.batch_size for t in self.terms if t.name == "regression")
 
 
-def problems(distill: MethodSettings) -> Iterator[str]:
-    """What does not agree, of all terms, those without a part in the recipe too."""
-    terms = list(_all_terms(distill))
-    for term in terms:
-        yield from term.problems()
-    has_real = any(term.active for term in terms if term.name == "gan")
-    for term in terms:
-        if term.active and term.needs().real and not has_real:
-            yield f"distill.terms: {term.name} needs real images; set distill.gan.real"
-    first, both = distill.regression_steps + distill.burn_in_steps, Recipe.of(distill).both
-    if first < distill.steps and not (both.on_pairs or both.on_samples):
-        yield (
-            f"distill.steps: {distill.steps}, but after step {first} no loss teaches the student; "
-            "give distill.matching.weight, distill.regression.weight or distill.gan a weight "
-            "above 0"
-        )
-
-
-def _all_terms(distill: MethodSettings) -> Iterator[Term[Any]]:
+def _all_terms(distill: DistillConfig) -> Iterator[Term[Any]]:
     for name in BUILT_IN:
         yield TERMS[name](name, getattr(distill, name), distill)
     for name, settings in distill.terms.items():

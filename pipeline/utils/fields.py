@@ -1,8 +1,9 @@
 """Kinds of values that settings have, and what all their groups share."""
 
 import os
+import sys
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -27,10 +28,20 @@ def _every(value: object) -> object:
     return value
 
 
-def one_of(choices: Mapping[str, object]) -> AfterValidator:
-    """Accepts the names in a table, those that a plugin adds included."""
+def registered(table: str) -> Mapping[str, Any]:
+    """A table, "module:NAME", if anything has imported it: a plugin that adds to it has.
+
+    Nobody else needs it to judge a setting, and most tables take seconds to import.
+    """
+    module, _, name = table.partition(":")
+    return getattr(sys.modules.get(module), name, {})
+
+
+def one_of(table: str, *built_in: str) -> AfterValidator:
+    """Accepts names that are built in, and those that a plugin has put into their table."""
 
     def check(name: str) -> str:
+        choices = dict.fromkeys((*built_in, *registered(table)))
         if name not in choices:
             raise ValueError(f"must be one of {', '.join(choices)}")
         return name

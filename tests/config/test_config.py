@@ -1,6 +1,8 @@
 """The tree holds together, and bad settings end in one clear line."""
 
 import os
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,11 @@ from pydantic import ValidationError
 
 from pipeline.config import Config
 from pipeline.config.settings_yaml import read
+from pipeline.config.terms import BUILT_IN
+from pipeline.diffusion.adversarial import DIVERGENCES
+from pipeline.diffusion.matching import MATCHING
+from pipeline.diffusion.solver import SOLVERS
+from pipeline.methods.terms import TERMS
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -55,6 +62,26 @@ def test_shape_is_that_of_the_teacher() -> None:
     assert Config().shape == (1, 8, 8)
     gaussian = {"kind": "gaussian", "gaussian": {"shape": [3, 4, 6]}}
     assert Config.model_validate({"teacher": gaussian}).shape == (3, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("room", "table", "tree"),
+    [
+        ("solver", SOLVERS, {"pairs": {"solver": "?"}}),
+        ("matching", MATCHING, {"distill": {"matching": {"loss": "?"}}}),
+        ("adversarial", DIVERGENCES, {"distill": {"gan": {"divergence": "?"}}}),
+    ],
+)
+def test_names_are_those_of_a_table_that_need_not_be_imported(
+    room: str, table: Mapping[str, object], tree: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, f"pipeline.diffusion.{room}")
+    with pytest.raises(ValidationError, match=f"must be one of {', '.join(table)} "):
+        Config.model_validate(tree)
+
+
+def test_terms_with_a_branch_of_their_own_come_first() -> None:
+    assert tuple(TERMS)[: len(BUILT_IN)] == BUILT_IN
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)

@@ -15,6 +15,3 @@ TERMS: dict[str, type[Term[Any]]] = {
     "gan": GAN,
 }
 """`TERMS["mine"] = Mine` elsewhere makes a term known; its settings are `distill.terms.mine`."""
-
-BUILT_IN = tuple(TERMS)
-"""Those whose settings are in `distill` itself, in the order in which they draw and are taken."""

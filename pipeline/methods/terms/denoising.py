@@ -4,22 +4,13 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from pipeline.config.terms import DenoisingConfig
 from pipeline.diffusion.losses import denoising_loss
 from pipeline.methods.microbatch import Microbatch, StepPlan
 from pipeline.methods.terms.term import CriticPass, NetworkCalls, Space, Term
-from pipeline.utils.fields import Branch, Rate, Span
-
-
-class DenoisingConfig(Branch):
-    """The critic, which learns to denoise what the student makes."""
-
-    lr: Rate = Field(default=5e-4, description="Learning rate of AdamW.")
-    range: Span = Field(
-        default=(0.15, 0.8), description="Noise levels drawn, as parts: 0 clean, 1 pure noise."
-    )
+from pipeline.utils.fields import Branch
 
 
 @dataclass(frozen=True)

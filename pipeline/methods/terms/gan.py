@@ -1,13 +1,12 @@
 """The GAN term: the critic also tells samples from real images, and the student fools it."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from pipeline.config.terms import GANConfig
 from pipeline.diffusion.adversarial import (
     DIVERGENCES,
     discriminator_loss,
@@ -20,40 +19,10 @@ from pipeline.diffusion.noise import Schedule
 from pipeline.methods.microbatch import Microbatch, NoiseSample, Real, StepPlan
 from pipeline.methods.samples import SamplesSeen
 from pipeline.methods.terms.term import CriticPass, Needs, NetworkCalls, Space, Term
-from pipeline.utils.fields import Branch, Span, Weight, one_of
+from pipeline.utils.fields import Branch
 
 NEARBY = 0.01
 """Distance of the neighbours that the discriminator shall judge alike (arXiv 2501.08316)."""
-
-
-class GANConfig(Branch):
-    """The GAN of DMD2: a discriminator head on the critic."""
-
-    real: Literal["data", "encoded", "pairs"] | None = Field(
-        default=None,
-        description="Real images: data, the encoded set, or the pairs' images; null: no GAN.",
-    )
-    student_weight: Weight = Field(default=3e-3, description="Weight of the student's GAN loss.")
-    critic_weight: Weight = Field(default=1e-2, description="Weight of the discriminator's loss.")
-    blocks: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
-        default=None,
-        strict=False,
-        min_length=1,
-        description="Transformer blocks whose features the heads read; null: the middle one.",
-    )
-    divergence: Annotated[str, one_of(DIVERGENCES)] = Field(
-        default="reverse-kl",
-        description="Divergence that the matching loss minimises: reverse-kl (DMD), or kl or js "
-        "(f-distill).",
-    )
-    smoothness: Weight = Field(
-        default=0.0,
-        description="Weight of the approximate R1 loss, which takes one more pass; 0: none.",
-    )
-    range: Span = Field(
-        default=(0.0, 1.0),
-        description="Noise levels drawn if distill.draws is separate, 0 clean to 1 pure noise.",
-    )
 
 
 @dataclass(frozen=True)
@@ -81,23 +50,6 @@ class GAN(Term[GANConfig]):
     def needs(self) -> Needs:
         """Real images, which may be the pairs', and heads that judge."""
         return Needs(pairs=self.settings.real == "pairs", real=True, heads=True)
-
-    def problems(self) -> Iterator[str]:
-        """A divergence without the logits that it takes, or without others to weigh against."""
-        gan, rows = self.settings, self.distill.batch_size // self.distill.lanes
-        if gan.divergence == "reverse-kl":
-            return
-        if rows == 1:
-            yield (
-                f"distill.gan.divergence: {gan.divergence} weighs the samples of a microbatch "
-                "against each other, and distill.lanes "
-                f"({self.distill.lanes}) leaves one in each; use fewer lanes"
-            )
-        if not (self.active and self._shared):
-            yield (
-                f"distill.gan.divergence: {gan.divergence} weighs the matching loss by the logits "
-                "of the same draws; it needs distill.gan.real, and distill.draws shared"
-            )
 
     def calls(self, plan: StepPlan, guided: int) -> NetworkCalls:
         """The critic's up to the judged features, where no other loss's pass goes there."""

@@ -1,29 +1,17 @@
 """The matching term: pulls the student's distribution to the teacher's."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from pipeline.config.terms import MatchingConfig
 from pipeline.diffusion.matching import MATCHING
 from pipeline.methods.microbatch import Microbatch, StepPlan
 from pipeline.methods.samples import SamplesSeen
 from pipeline.methods.terms.term import NetworkCalls, Space, Term
-from pipeline.utils.fields import Branch, Span, Weight, one_of
-
-
-class MatchingConfig(Branch):
-    """The matching loss: pulls the student's distribution to the teacher's."""
-
-    loss: Annotated[str, one_of(MATCHING)] = Field(
-        default="dmd", description="dmd, or sid (gradients through both scores)."
-    )
-    weight: Weight = Field(default=1.0, description="Weight of the loss; 0 turns it off.")
-    range: Span = Field(
-        default=(0.2, 0.75), description="Noise levels drawn, as parts: 0 clean, 1 pure noise."
-    )
+from pipeline.utils.fields import Branch
 
 
 @dataclass(frozen=True)

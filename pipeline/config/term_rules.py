@@ -1,0 +1,72 @@
+"""Rules of the losses: those that are built in, and what further ones say of themselves."""
+
+from pipeline.config.distill import DistillConfig
+from pipeline.config.rules import Problems
+from pipeline.config.terms import TERMS
+from pipeline.utils.fields import registered
+
+
+def term_problems(distill: DistillConfig) -> Problems:
+    """What does not agree, of losses that are off too."""
+    yield from _regression_problems(distill)
+    yield from _divergence_problems(distill)
+    terms = [registered(TERMS)[name](name, own, distill) for name, own in distill.terms.items()]
+    for term in terms:
+        yield from term.problems()
+        if term.active and term.needs().real and distill.gan.real is None:
+            yield f"distill.terms: {term.name} needs real images; set distill.gan.real"
+    weights = [distill.matching.weight, distill.regression.weight]
+    weights += [distill.gan.student_weight] if distill.gan.real else []
+    weights += [term.weight for term in terms if term.active]
+    first = distill.regression_steps + distill.burn_in_steps
+    if first < distill.steps and not any(weights):
+        yield (
+            f"distill.steps: {distill.steps}, but after step {first} no loss teaches the student; "
+            "give distill.matching.weight, distill.regression.weight or distill.gan a weight "
+            "above 0"
+        )
+
+
+def _regression_problems(distill: DistillConfig) -> Problems:
+    """Files of a distance that is not chosen; a batch that the shared draws cannot hold."""
+    settings = distill.regression
+    if settings.batch_size % distill.lanes:
+        yield (
+            f"distill.regression.batch_size: {settings.batch_size} is not a multiple of "
+            f"distill.lanes ({distill.lanes})"
+        )
+    if settings.distance != "lpips":
+        for name in ("lpips", "decoder"):
+            if (file := getattr(settings, name)) is not None:
+                yield f"distill.regression.{name}: {file} needs distill.regression.distance lpips"
+    if distill.draws != "shared" or not settings.weight:
+        return
+    if settings.batch_size > distill.batch_size:
+        yield (
+            f"distill.regression.batch_size: {settings.batch_size} is more than "
+            f"distill.batch_size ({distill.batch_size}), of which it is a part with "
+            "distill.draws shared"
+        )
+    if len(distill.student.times or (0,)) > 1:
+        yield (
+            "distill.draws: shared needs a student of one step where there is a regression; "
+            "use separate, or set distill.regression.weight to 0"
+        )
+
+
+def _divergence_problems(distill: DistillConfig) -> Problems:
+    """A divergence without the logits that it takes, or without others to weigh against."""
+    gan, rows = distill.gan, distill.batch_size // distill.lanes
+    if gan.divergence == "reverse-kl":
+        return
+    if rows == 1:
+        yield (
+            f"distill.gan.divergence: {gan.divergence} weighs the samples of a microbatch "
+            "against each other, and distill.lanes "
+            f"({distill.lanes}) leaves one in each; use fewer lanes"
+        )
+    if gan.real is None or distill.draws != "shared":
+        yield (
+            f"distill.gan.divergence: {gan.divergence} weighs the matching loss by the logits "
+            "of the same draws; it needs distill.gan.real, and distill.draws shared"
+        )
