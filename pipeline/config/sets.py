@@ -10,6 +10,7 @@ from pipeline.utils.fields import (
     Branch,
     Compile,
     Folder,
+    Input,
     Positive,
     Weight,
     one_of,
@@ -38,6 +39,20 @@ class EvaluateActorsConfig(ActorsConfig):
 
     max: int = Field(
         default=0, ge=0, description="Actors at most; 0: in this process, without Ray."
+    )
+
+
+class IconsConfig(Branch):
+    """Drawn icons with captions: a folder of images to learn from, and one held out."""
+
+    output: Folder = Field(default="", description="Folder of the images; null: <run>/icons.")
+    names: Positive | None = Field(
+        default=50, description="Names, the clearest first; null: all that every style draws."
+    )
+    size: int = Field(default=32, ge=16, le=512, description="Height and width, in pixels.")
+    package: Input | None = Field(
+        default=None,
+        description="The npm package @iconify/json as a .tgz file; null: npm fetches it.",
     )
 
 

@@ -79,7 +79,7 @@ def train_classifier(images: Tensor, labels: Tensor, classes: int) -> Classifier
     steps = _steps(len(images))
     rng = generator("classifier")
     bar = Progress(steps, "classifier", "steps")
-    with _one_thread(), torch.random.fork_rng(devices=[]), bar:
+    with one_thread(), torch.random.fork_rng(devices=[]), bar:
         torch.manual_seed(0)  # initial weights and dropout
         network = Classifier(images.shape[1], classes, images.shape[2])
         optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=0.05)
@@ -121,7 +121,8 @@ def moved(images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """Sums over several cores have other last bits, and train another network."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

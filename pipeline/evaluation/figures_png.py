@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.evaluation.captions import CaptionFigures
 from pipeline.evaluation.image_sets import ImageSets, SetName
 from pipeline.evaluation.memorization import SHOWN, Memorization
 from pipeline.utils.image_grid import save_grid
@@ -59,6 +60,17 @@ def save_failures(sets: ImageSets, found: dict[str, Any] | None, path: Path) -> 
     headings = [f"{case['label']} as {case['predicted']}" for case in cases]
     rows = _same_noise(sets, torch.tensor([case["id"] for case in cases]), None)
     save_grid(rows, path, columns=headings)
+
+
+def save_captions(found: CaptionFigures | None, path: Path) -> None:
+    """Real, reconstructed, teacher's and student's images of seen, then of held-out captions.
+
+    Without judged captions, the picture of an earlier evaluation is removed.
+    """
+    if found is None:
+        path.unlink(missing_ok=True)
+        return
+    save_grid(found.shown, path, columns=list(found.captions))
 
 
 def _same_noise(sets: ImageSets, numbers: Tensor, steps: int | None) -> dict[str, Tensor]:

@@ -79,8 +79,8 @@ class TrainingImages:
 
 
 def training_set(teacher: TeacherConfig, data: DataConfig) -> str | None:
-    """Name of the set that the teacher was trained on; an analytic one was trained on none."""
-    return None if teacher.kind == "gaussian" else data.name
+    """Name of the set of classes that the teacher was trained on; None for others and none."""
+    return None if teacher.kind == "gaussian" or data.name == "captions" else data.name
 
 
 def open_training_images(

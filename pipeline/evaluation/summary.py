@@ -1,6 +1,7 @@
 """The main figures of an evaluation as a small table."""
 
 from collections.abc import Mapping
+from typing import Any
 
 _TABLE = (
     ("Fréchet to teacher", "fd_teacher", None, "fd_floor", "n_teacher"),
@@ -23,6 +24,18 @@ def summary(figures: Mapping[str, float | int | None]) -> str:
         if any(value is not None for value in values[:3]):
             lines.append(f"{title:24}" + "".join(map(_cell, values)).rstrip())
     return "\n".join(lines)
+
+
+def caption_summary(figures: Mapping[str, Any]) -> str:
+    """Lines of the accuracies by captions, and of the VAE's reconstructions."""
+    who = ("student", "teacher", "reconstruction", "real")
+    lines = [" " * 24 + "".join(f"{word:>16}" for word in who)]
+    for name, values in figures.items():
+        if isinstance(values, Mapping):
+            cells = "".join(f"{values[each]:>16.3f}" for each in who)
+            lines.append(f"{name.replace('_', ' '):24}{cells}")
+    psnr, pca = figures["vae_psnr_held_out"], figures["pca_psnr_held_out"]
+    return "\n".join([*lines, f"VAE, held out: {psnr:.1f} dB; a linear map: {pca:.1f} dB"])
 
 
 def _cell(value: float | int | None) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.config import Config, PairsConfig, TeacherConfig
 from pipeline.data.fetch import INPUTS, fetch_inputs
+from pipeline.evaluation.captions import CaptionFigures, caption_figures, open_judged
 from pipeline.evaluation.classifier import Classifier
 from pipeline.evaluation.comparison import compare_all
 from pipeline.evaluation.failures import failures
@@ -20,7 +21,12 @@ from pipeline.evaluation.figures import (
     against_real,
     against_teacher,
 )
-from pipeline.evaluation.figures_png import save_evaluation, save_failures, save_neighbours
+from pipeline.evaluation.figures_png import (
+    save_captions,
+    save_evaluation,
+    save_failures,
+    save_neighbours,
+)
 from pipeline.evaluation.image_reader import ImageReader, Stream, in_process, tasks
 from pipeline.evaluation.image_sets import ImageSets, SetName, are_small
 from pipeline.evaluation.memorization import Memorization, memorization
@@ -35,7 +41,7 @@ from pipeline.evaluation.records import (
 from pipeline.evaluation.reference import open_reference
 from pipeline.evaluation.speed import Speed, compare_speed, device_name, peak_mib, throughput, work
 from pipeline.evaluation.statistics import KEPT, SetStatistics, Statistics
-from pipeline.evaluation.summary import summary
+from pipeline.evaluation.summary import caption_summary, summary
 from pipeline.evaluation.verdict import verdict
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.loading import load_teacher, teacher_fingerprint
@@ -96,6 +102,7 @@ def evaluate(config: Config, stream: Stream = in_process) -> Evaluation:
     check_writable(output, "evaluate.output")
     config = fetch_inputs(config, *INPUTS)
     reader = open_reader(config)
+    of_captions = _of_captions(config, reader.sets) if config.evaluate.judged else None
     sets, peak = _read(reader, config.evaluate.batch_size, stream)
     found = memorization(sets) if "real" in sets else None
     evaluation = _evaluation(
@@ -110,16 +117,29 @@ def evaluate(config: Config, stream: Stream = in_process) -> Evaluation:
     figures: dict[str, Any] = {**evaluation.figures()}
     if digest := weights_digest(config.evaluate.student):
         figures["student"] = digest
+    if of_captions is not None:
+        figures |= of_captions.main
+        evaluation.metrics["captions"] = of_captions.records
     figures["metrics"] = evaluation.metrics
     figures["verdict"] = verdict(figures)
     save_evaluation(reader.sets, config.pairs.steps, output / "evaluation.png")
     save_neighbours(reader.sets, found, output / "neighbours.png")
     save_failures(reader.sets, evaluation.metrics["failures"], output / "failures.png")
+    save_captions(of_captions, output / "captions.png")
     text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
     write_file(output / "evaluation.json", text.encode())
-    print("\n".join([summary(evaluation.figures()), *figures["verdict"]]))
+    lines = [summary(evaluation.figures())]
+    lines += [caption_summary(of_captions.main)] if of_captions else []
+    print("\n".join([*lines, *figures["verdict"]]))
     print(f"picture  {output / 'evaluation.png'}\nfigures  {output / 'evaluation.json'}")
     return evaluation
+
+
+def _of_captions(config: Config, sets: ImageSets) -> CaptionFigures:
+    evaluate, seen = config.evaluate, str(config.data.folder)
+    parts = open_judged(evaluate, seen, config.data.size, config.s3)
+    networks = {"student": sets.student, "teacher": sets.teacher}
+    return caption_figures(parts, networks, config.pairs, evaluate, config.seed)
 
 
 def open_reader(

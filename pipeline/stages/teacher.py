@@ -1,7 +1,9 @@
-"""A teacher: a small class-conditional one trained on real images, or one of a file."""
+"""A teacher: a small one trained on real images, of classes or of text, or one of a file."""
 
-import math
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from pipeline.config import (
     TeacherConfig,
     TrainingConfig,
 )
+from pipeline.data.captioned import CaptionedImages, load_captioned
 from pipeline.data.fetch import fetch, fetch_inputs
 from pipeline.data.images import load_images
 from pipeline.diffusion import seeds
@@ -25,16 +28,47 @@ from pipeline.models.export.save import new_folder, read_provenance, save_denois
 from pipeline.models.families.edm import new_unet
 from pipeline.models.families.unet2d import UNet2D
 from pipeline.models.single_file import SingleFile
+from pipeline.training.from_scratch import ramp
+from pipeline.training.text_teacher import train_text_teacher
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import check_writable, file_sha256
 from pipeline.utils.progress import Progress
 from pipeline.utils.uris import is_remote
 
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+_OF_CLASSES = {"steps", "batch_size", "lr", "ema", "p_mean", "p_std"}
+"""Settings of a training on classes."""
+
+TextTrainer = Callable[[CaptionedImages, dict[str, Any], dict[str, object]], None]
+"""Who trains a teacher of text: gets images, settings and what to note, and runs `train_text`."""
 
 
-def make_teacher(config: Config) -> None:
+def train_text(
+    found: CaptionedImages, settings: dict[str, Any], provenance: dict[str, object]
+) -> None:
+    """What every worker does; the first one saves the teacher.
+
+    Args:
+        found: The images.
+        settings: Of the run.
+        provenance: What the teacher's folder notes.
+    """
+    config = Config.model_validate(settings)
+    teacher = config.teacher
+
+    def save(pipeline: Any) -> None:
+        with new_folder(teacher.output, provenance) as folder:
+            pipeline.save_pretrained(folder)
+
+    train_text_teacher(found, config.network, teacher.training, config.seed, _states(teacher), save)
+
+
+def make_teacher(config: Config, train: TextTrainer = train_text) -> None:
     """Train or import the configured teacher and save it as a diffusers folder, once.
+
+    Args:
+        config: Of the run.
+        train: Trains a teacher of text; this process alone unless given.
 
     Raises:
         UserError: If the output folder holds something else than this very teacher, or
@@ -53,8 +87,10 @@ def make_teacher(config: Config) -> None:
         raise UserError(
             f"teacher.output: {teacher.output} is there to be read; write into a local folder"
         )
-    branches = {"data": config.data, "network": config.network, "training": teacher.training}
+    text, training = teacher.training.kind == "text", teacher.training
+    branches = {"data": config.data, "network": config.network}
     recipe = {name: branch.model_dump(mode="json") for name, branch in branches.items()}
+    recipe["training"] = training.model_dump(mode="json", include=None if text else _OF_CLASSES)
     provenance = _file(teacher.file) if teacher.file else {"seed": config.seed, **recipe}
     if single := _single_file(teacher, config.s3):
         provenance |= single.provenance
@@ -73,11 +109,21 @@ def make_teacher(config: Config) -> None:
             single.save(folder)
     elif teacher.file:
         save_denoiser(import_edm(teacher.file), teacher.output, provenance)
+    elif text:
+        source = str(config.data.folder)
+        captioned = load_captioned(source, config.data.size, config.s3, "data.folder")
+        train(captioned, config.model_dump(mode="json"), provenance)
+        shutil.rmtree(_states(teacher), ignore_errors=True)
     else:
         images = fetch_inputs(config, "data").data
         network = _trained(images, config.network, teacher.training, config.seed)
         save_denoiser(network, teacher.output, provenance)
     print(f"teacher  saved {teacher.output}")
+
+
+def _states(teacher: TeacherConfig) -> Path:
+    """Folder of the states of a training of text that is not at its end."""
+    return Path(f"{teacher.output}.training")
 
 
 def _file(path: str) -> dict[str, object]:
@@ -149,7 +195,7 @@ def train(
     with Progress(training.steps, "teacher", "steps") as bar:
         for step in range(training.steps):
             for group in optimizer.param_groups:
-                group["lr"] = training.lr * _ramp(step, training.steps)
+                group["lr"] = training.lr * ramp(step, training.steps)
             rows = torch.randint(len(images), (training.batch_size,), generator=rng)
             normal = torch.randn(training.batch_size, generator=rng)
             sigma = (training.p_mean + training.p_std * normal).exp()
@@ -166,8 +212,3 @@ def train(
     averaged = ema.module
     assert isinstance(averaged, UNet2D)
     return averaged
-
-
-def _ramp(step: int, steps: int, warmup: int = 100) -> float:
-    """Factor of the learning rate: linear warm-up, then a half cosine to zero."""
-    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))

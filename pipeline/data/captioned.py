@@ -1,0 +1,96 @@
+"""A whole source of images with captions in memory: for a small model, or a judge, to learn."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.config import S3Config
+from pipeline.data.crop import UnreadableError
+from pipeline.data.sources.source import Source, to_samples
+from pipeline.utils.errors import UserError
+from pipeline.utils.progress import Progress
+
+LARGEST = 2**33
+"""Bytes of the images of one source: beyond, they do not belong in memory."""
+_TABLE = "metadata.csv"
+
+
+@dataclass(frozen=True)
+class CaptionedImages:
+    """Images and what their captions say.
+
+    Attributes:
+        pixels: (N, 3, H, W) uint8.
+        captions: Of each image, one or several.
+        files: Their names in the source.
+    """
+
+    pixels: Tensor
+    captions: tuple[tuple[str, ...], ...]
+    files: tuple[str, ...]
+
+
+def load_captioned(path: str, size: int, s3: S3Config, setting: str) -> CaptionedImages:
+    """All images of a source that can be read, at a square size.
+
+    Args:
+        path: As of `encode.source`.
+        size: Height and width, in pixels.
+        s3: Where S3 is.
+        setting: The setting that names it, for messages.
+
+    Raises:
+        UserError: If there are none or too many, or one has no caption.
+    """
+    source = Source(path, s3, setting)
+    table = source.table("captions", None)
+    if len(table) * 3 * size * size > LARGEST:
+        raise UserError(
+            f"{setting}: {path} has {len(table)} images, which at {size} pixels do not fit into "
+            f"{LARGEST >> 30} GiB of memory; give fewer, or a smaller data.size"
+        )
+    samples = to_samples(table, range(len(table)))
+    found = source.reader().pixels(samples, 3, size, size)
+    sound = list[tuple[Tensor, tuple[str, ...], str]]()
+    with Progress(len(samples), "images", "images") as bar:
+        for sample, image in zip(samples, found, strict=True):
+            bar.update(1)
+            if not isinstance(image, UnreadableError):
+                said = sample.annotation
+                captions = said if isinstance(said, tuple) else (str(said),)
+                sound.append((image, captions, sample.file))
+    if left := len(samples) - len(sound):
+        print(f"images   {left} of {len(samples)} cannot be read and are left out")
+    if not sound:
+        raise UserError(f"{setting}: no image of {path} can be read; mend the source")
+    pixels, texts, files = zip(*sound, strict=True)
+    return CaptionedImages(torch.stack(pixels), texts, files)
+
+
+def load_columns(
+    path: str, files: Sequence[str], columns: Sequence[str], setting: str
+) -> Mapping[str, list[str]]:
+    """What the `metadata.csv` of a local folder says of these images, column by column.
+
+    Raises:
+        UserError: If it is not there, or lacks a column or an image.
+    """
+    table = Path(path) / _TABLE
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            rows = {row["file_name"]: row for row in csv.DictReader(file)}
+        return {column: [rows[name][column] for name in files] for column in columns}
+    except OSError as error:
+        raise UserError(
+            f"{setting}: cannot read {table} ({error.strerror}), whose columns evaluate.judged "
+            "names; set that to {} to judge nothing"
+        ) from error
+    except KeyError as error:
+        raise UserError(
+            f"{setting}: {table} has no column or image {error}, which evaluate.judged needs; "
+            "correct it, or set that to {} to judge nothing"
+        ) from error

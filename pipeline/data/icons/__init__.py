@@ -1,0 +1,1 @@
+"""Icons in colour with captions: real images for a small text-to-image model."""

@@ -1,0 +1,1 @@
+"""A small text-to-image model from nothing, in Stable Diffusion's layout."""
