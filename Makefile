@@ -30,7 +30,8 @@ endef
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
-demo: $(READY) ## teacher, pairs, student, evaluation, report (SEED=0 CONFIG=digits; also CONFIG=mnist)
+demo: $(READY) ## teacher, pairs, student, evaluation, report (SEED=0 CONFIG=digits; also CONFIG=mnist or icons)
+	$(if $(filter icons,$(CONFIG)),$(BIN)/python jobs/icons.py $(JOB_ARGS))
 	$(BIN)/python jobs/teacher.py $(JOB_ARGS)
 	$(BIN)/python jobs/pairs.py $(JOB_ARGS)
 	$(BIN)/python jobs/distill.py $(JOB_ARGS)
@@ -39,6 +40,7 @@ demo: $(READY) ## teacher, pairs, student, evaluation, report (SEED=0 CONFIG=dig
 	@echo "numbers: runs/$(CONFIG)/evaluation.json"
 	@echo "picture: runs/$(CONFIG)/evaluation.png"
 	@echo "report:  runs/$(CONFIG)/report.html"
+	@echo "gallery: $(BIN)/python jobs/sample.py $(JOB_ARGS) --interactive"
 
 test: $(READY) ## the fast tests, one short case of everything (about half an hour on 2 cores)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not cluster and not prove"

@@ -49,6 +49,7 @@ from pipeline.config.sets import (
 )
 from pipeline.config.term_rules import term_problems
 from pipeline.config.terms import GANConfig, MatchingConfig, RegressionConfig
+from pipeline.config.text_rules import text_problems
 from pipeline.utils.fields import Branch
 from pipeline.utils.uris import absolute, is_remote
 
@@ -218,7 +219,7 @@ class Config(Branch):
         )
         outputs = {branch: getattr(self, branch).output for branch in branches}
         yield from rules.network_problems(self.network, teacher, self.shape)
-        yield from rules.text_problems(data, teacher, self.network)
+        yield from text_problems(data, teacher, self.network)
         yield from rules.gaussian_problems(teacher, distill)
         yield from rules.size_problems(teacher)
         yield from rules.pairs_problems(self.pairs, self.teacher)

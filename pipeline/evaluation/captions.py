@@ -135,7 +135,8 @@ def caption_figures(
             }
             for question in some.answers
         }
-        captions += some.captions[:_SHOWN]
+        note = " (held out)" if part == "held_out" else ""
+        captions += [caption + note for caption in some.captions[:_SHOWN]]
         for who, images in sets.items():
             shown.setdefault(who, []).append(images[:_SHOWN])
     again = _reconstructed(teacher, held_out.images)

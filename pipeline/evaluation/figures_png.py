@@ -12,6 +12,7 @@ from pipeline.evaluation.memorization import SHOWN, Memorization
 from pipeline.utils.image_grid import save_grid
 
 _COLUMNS = 20
+_SHORT = {"reconstruction": "VAE"}
 
 
 def save_evaluation(sets: ImageSets, steps: int, path: Path) -> None:
@@ -63,14 +64,18 @@ def save_failures(sets: ImageSets, found: dict[str, Any] | None, path: Path) -> 
 
 
 def save_captions(found: CaptionFigures | None, path: Path) -> None:
-    """Real, reconstructed, teacher's and student's images of seen, then of held-out captions.
+    """A row for each caption, seen ones first: the real image, the VAE's, teacher's, student's.
 
     Without judged captions, the picture of an earlier evaluation is removed.
     """
     if found is None:
         path.unlink(missing_ok=True)
         return
-    save_grid(found.shown, path, columns=list(found.captions))
+    rows = {
+        caption: torch.stack([images[number] for images in found.shown.values()])
+        for number, caption in enumerate(found.captions)
+    }
+    save_grid(rows, path, columns=[_SHORT.get(who, who) for who in found.shown])
 
 
 def _same_noise(sets: ImageSets, numbers: Tensor, steps: int | None) -> dict[str, Tensor]:

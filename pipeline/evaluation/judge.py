@@ -11,7 +11,7 @@ from pipeline.diffusion.seeds import generator
 from pipeline.evaluation.classifier import one_thread
 from pipeline.utils.progress import Progress
 
-_BATCH, _RATE, _PASSES = 64, 2e-3, 20
+_BATCH, _RATE, _PASSES, _FEWEST = 64, 2e-3, 20, 200
 _WIDTHS = (32, 64, 128)
 _GRID = 4
 
@@ -62,7 +62,7 @@ def train_judge(images: Tensor, answers: Mapping[str, Tensor]) -> Judge:
     Returns:
         The judge on the CPU, frozen in eval mode.
     """
-    steps = math.ceil(_PASSES * len(images) / _BATCH)
+    steps = max(_FEWEST, math.ceil(_PASSES * len(images) / _BATCH))
     rng = generator("judge")
     bar = Progress(steps, "judge", "steps")
     with one_thread(), torch.random.fork_rng(devices=[]), bar:

@@ -30,6 +30,11 @@ from pipeline.utils.files import check_writable, write_file
 from pipeline.utils.progress import duration
 
 _PICTURES = {
+    "captions.png": (
+        "The same captions",
+        "Real images, what the VAE keeps of them, and what teacher and student make of the "
+        "captions: first of some seen in training, then of combinations that were held out.",
+    ),
     "evaluation.png": (
         "The same noise",
         "Noise, what the teacher's many steps make of it, and what the student makes of it in one.",

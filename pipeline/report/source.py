@@ -17,7 +17,7 @@ from pipeline.utils.errors import UserError, first_line
 from pipeline.utils.untrusted import plain, read_json, read_lines
 from pipeline.utils.uris import is_remote, split
 
-PICTURES = ("evaluation.png", "neighbours.png", "failures.png")
+PICTURES = ("captions.png", "evaluation.png", "neighbours.png", "failures.png")
 FRAMES = 24
 """Sample grids of one run that are shown at most, evenly chosen; the last always."""
 LARGEST = 2**28

@@ -48,6 +48,17 @@ def figures(evaluation: dict[str, Any]) -> list[Row]:
         if student or teacher or floor:
             real = real_images(evaluation) if (names[-1] or "").startswith("n_real") else ""
             rows.append(Row(title, student, teacher, floor, n, real))
+    return rows + _by_captions(evaluation)
+
+
+def _by_captions(evaluation: dict[str, Any]) -> list[Row]:
+    """Accuracies of what captions say: `names_seen` and their like."""
+    rows = []
+    for name, sides in evaluation.items():
+        if isinstance(sides, dict) and {"student", "teacher", "real"} <= sides.keys():
+            student, teacher, real = (value(sides[side]) for side in ("student", "teacher", "real"))
+            title = f"{name.replace('_', ' ')}: right (real images {real})"
+            rows.append(Row(title, student, teacher, "", ""))
     return rows
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from pipeline.models.families.edm import new_unet
 from pipeline.models.families.unet2d import UNet2D
 from pipeline.models.single_file import SingleFile
 from pipeline.training.from_scratch import ramp
-from pipeline.training.text_teacher import train_text_teacher
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import check_writable, file_sha256
 from pipeline.utils.progress import Progress
@@ -53,6 +53,8 @@ def train_text(
         settings: Of the run.
         provenance: What the teacher's folder notes.
     """
+    from pipeline.training.text_teacher import train_text_teacher  # transformers, an extra
+
     config = Config.model_validate(settings)
     teacher = config.teacher
 
@@ -110,6 +112,11 @@ def make_teacher(config: Config, train: TextTrainer = train_text) -> None:
     elif teacher.file:
         save_denoiser(import_edm(teacher.file), teacher.output, provenance)
     elif text:
+        if find_spec("transformers") is None:
+            raise UserError(
+                "teacher.training.kind: text needs transformers (extra `text`): pip install "
+                "'ray-dmd[text]'"
+            )
         source = str(config.data.folder)
         captioned = load_captioned(source, config.data.size, config.s3, "data.folder")
         train(captioned, config.model_dump(mode="json"), provenance)

@@ -1,12 +1,12 @@
 """CLIP's own tokenizer, cut to the words of some captions."""
 
 import gzip
-import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import CLIPTokenizer
 
@@ -15,8 +15,7 @@ from pipeline.utils.errors import UserError
 _FILE = "bpe_simple_vocab_16e6.txt.gz"
 _MERGES = 48_894
 """CLIP's, of those in the file."""
-_WORDS = re.compile(r"[a-z]+|[0-9]|[^\sa-z0-9]+")
-_LETTERS = [chr(code) for code in range(33, 127)]
+_END = "</w>"
 
 Merge = tuple[str, str]
 
@@ -33,16 +32,19 @@ def cut_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
     Raises:
         UserError: If CLIP's list of merges is not here.
     """
-    captions, ranks = {*captions}, _merges()
-    words = {word for caption in captions for word in _WORDS.findall(caption.lower())}
-    used = {merge for word in words for merge in _path(word, ranks)}
-    merges = sorted(used, key=ranks.__getitem__)
-    tokens = [*_LETTERS, *(f"{letter}</w>" for letter in _LETTERS)]
-    tokens += ["".join(merge) for merge in merges] + ["<|startoftext|>", "<|endoftext|>"]
-    vocab = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
-    whole = CLIPTokenizer(vocab=vocab, merges=merges)
-    longest = max(len(ids) for ids in whole([*captions])["input_ids"])
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=longest)
+    captions, whole = list(captions), whole_tokenizer()
+    pieces = {piece for caption in set(captions) for piece in whole.tokenize(caption)}
+    ranks = _merges()
+    merges = sorted({m for piece in pieces for m in _path(piece, ranks)}, key=ranks.__getitem__)
+    cut = _tokenizer(merges)
+    longest = max(len(ids) for ids in cut(captions)["input_ids"])
+    return _tokenizer(merges, model_max_length=longest)
+
+
+@cache
+def whole_tokenizer() -> CLIPTokenizer:
+    """CLIP's, of all merges; raises as `cut_tokenizer`."""
+    return _tokenizer(list(_merges()))
 
 
 def tokens_of(captions: Sequence[str], tokenizer: CLIPTokenizer) -> Tensor:
@@ -51,6 +53,15 @@ def tokens_of(captions: Sequence[str], tokenizer: CLIPTokenizer) -> Tensor:
         list(captions), padding="max_length", truncation=True, return_tensors="pt"
     ).input_ids
     return found
+
+
+def _tokenizer(merges: list[Merge], **settings: int) -> CLIPTokenizer:
+    letters = sorted(ByteLevel.alphabet())
+    words = [*letters, *(letter + _END for letter in letters), *map("".join, merges)]
+    vocab = {word: number for number, word in enumerate(dict.fromkeys(words))}
+    for special in ("<|startoftext|>", "<|endoftext|>"):
+        vocab[special] = len(vocab)
+    return CLIPTokenizer(vocab=vocab, merges=merges, **settings)
 
 
 @cache
@@ -68,25 +79,24 @@ def _merges() -> dict[Merge, int]:
     return {(first, second): rank for rank, (first, second) in enumerate(pairs)}
 
 
-def _path(word: str, ranks: dict[Merge, int]) -> list[Merge]:
-    """The merges that put a word together, in their order."""
-    pieces = [*word[:-1], f"{word[-1]}</w>"]
+def _path(piece: str, ranks: dict[Merge, int]) -> list[Merge]:
+    """The merges that put a piece together from its letters, in their order."""
+    whole = piece.removesuffix(_END)
+    parts = [*whole[:-1], piece[len(whole) - 1 :]]
     path = list[Merge]()
-    while len(pieces) > 1:
-        best = min(zip(pieces, pieces[1:], strict=False), key=lambda pair: ranks.get(pair, _MERGES))
-        if best not in ranks:
-            break
+    while len(parts) > 1:
+        best = min(zip(parts, parts[1:], strict=False), key=lambda pair: ranks.get(pair, _MERGES))
         path.append(best)
-        pieces = list(_merged(pieces, best))
+        parts = list(_merged(parts, best))
     return path
 
 
-def _merged(pieces: list[str], pair: Merge) -> Iterable[str]:
+def _merged(parts: list[str], pair: Merge) -> Iterable[str]:
     at = 0
-    while at < len(pieces):
-        if tuple(pieces[at : at + 2]) == pair:
+    while at < len(parts):
+        if tuple(parts[at : at + 2]) == pair:
             yield "".join(pair)
             at += 2
         else:
-            yield pieces[at]
+            yield parts[at]
             at += 1

@@ -1,0 +1,111 @@
+"""A small text-to-image teacher: trained, broken off, opened by diffusers and by ours."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from pipeline.config import Config
+from pipeline.data.fetch import fetch_inputs
+from pipeline.models.loading import load_teacher
+from pipeline.models.sampling import sample_teacher
+from pipeline.stages import teacher as stage
+from pipeline.stages.icons import make_icons
+from pipeline.stages.teacher import make_teacher
+from pipeline.training import from_scratch
+from pipeline.utils.errors import UserError
+from tests.fixtures.icons import configured
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    config = configured(tmp_path_factory.mktemp("text") / "whole")
+    make_icons(config)
+    make_teacher(config)
+    return config
+
+
+def files(config: Config) -> dict[str, bytes]:
+    folder = Path(config.teacher.output)
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*.safetensors")}
+
+
+def changed(config: Config, run: str) -> Config:
+    """The same, elsewhere, on the same images."""
+    tree = config.model_dump(mode="json")
+    tree["teacher"]["output"] = str(Path(config.run).parent / run)
+    return Config.model_validate(tree)
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("saves", [1, 3, 5])
+def test_broken_off_it_ends_with_the_same_bits(trained, monkeypatch, saves):
+    """In the VAE, then in the network: states are those of steps 2, 4; 2, 4, 6."""
+    broken, save, done = changed(trained, f"broken-{saves}"), from_scratch._save, []
+
+    def dying(*arguments: object) -> None:
+        save(*arguments)
+        done.append(arguments[1])
+        if len(done) == saves:
+            raise KilledError
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(from_scratch, "_save", dying)
+        make_teacher(broken)
+    assert not any(Path(broken.teacher.output).iterdir())
+    make_teacher(broken)
+    assert files(broken) == files(trained)
+    assert not stage._states(broken.teacher).exists(), "states are removed at the end"
+
+
+def test_it_is_a_pipeline_of_diffusers_whose_images_are_ours(trained):
+    pipe = StableDiffusionPipeline.from_pretrained(trained.teacher.output)
+    pipe.set_progress_bar_config(disable=True)
+    network = load_teacher(fetch_inputs(trained, "teacher").teacher)
+    assert network.prompts is not None and "a red apple, noto style" in list(network.prompts)
+    label = list(network.prompts).index("a red apple, noto style")
+    start = torch.randn(1, *network.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        theirs = pipe(
+            "a red apple, noto style",
+            num_inference_steps=4,
+            guidance_scale=2.0,
+            latents=start,
+            output_type="latent",
+        ).images
+    ours = sample_teacher(network, start, torch.tensor([label]), "euler", 4, 2.0)
+    assert (ours - theirs).norm() / theirs.norm() < 1e-4
+    latents = network.latents.encode(torch.rand(8, 3, 16, 16) * 2 - 1)
+    assert 0.2 < float(latents.std()) < 5
+
+
+def test_the_learning_rate_rises_and_falls_to_zero():
+    rates = [from_scratch.ramp(step, 1000) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.01) and max(rates) > 0.95 and rates[-1] < 1e-5
+    assert rates[500] == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"data": {"name": "digits", "size": 16}}, r"teacher\.training\.kind"),
+        ({"data": {"name": "captions", "size": 10}}, r"data\.size"),
+        ({"teacher": {}}, r"data\.name"),
+    ],
+)
+def test_settings_that_do_not_fit_are_one_line(tmp_path, settings, named):
+    with pytest.raises(ValueError, match=named):
+        configured(tmp_path / "run", **settings)
+
+
+def test_images_without_captions_are_one_line(trained, tmp_path):
+    tree = trained.model_dump(mode="json")
+    tree["data"]["folder"] = str(tmp_path)
+    tree["teacher"]["output"] = str(tmp_path / "teacher")
+    with pytest.raises(UserError, match=r"data\.folder"):
+        make_teacher(Config.model_validate(tree))
