@@ -25,7 +25,7 @@ $$root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-re
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster prove check format
+.PHONY: help demo test test-cluster prove check format docs
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,6 +67,14 @@ check: $(READY) ## ruff, mypy, import contracts
 format: $(READY) ## mend layout and import order
 	$(BIN)/ruff check --select I --fix
 	$(BIN)/ruff format
+
+# Pages keep their places beside each other, so that a link works on the site as it does in the checkout.
+docs: $(READY) ## the documentation as a site with search, in build/site
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -r pyproject.toml --extra docs
+	@rm -rf build/pages && mkdir -p build/pages
+	@cp -r --parents README.md CONTRIBUTING.md CHANGELOG.md CITATION.cff docs build/pages
+	$(BIN)/zensical build --strict
+	@echo "site: build/site/index.html"
 
 # Without a GPU torch comes first and alone, from the index of CPU builds: its version (2.x.y+cpu)
 # meets the pin, so the second install leaves it there and brings no CUDA. An index that does not
