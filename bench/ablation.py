@@ -100,11 +100,11 @@ def configure(variant: Variant, seed: int, name: str) -> Config:
         f"--pairs.output={folder.parent / f'pairs-{variant.config}'}",
     ]
     settings += variant.overrides
-    config = load("ablation", settings)[0]
+    config = load(settings)
     if variant.only_regression:
         steps = variant.only_regression(config.distill)
         alone = [f"--distill.{key}={steps}" for key in ("steps", "regression_steps")]
-        config = load("ablation", [*settings, "--distill.burn_in_steps=0", *alone])[0]
+        config = load([*settings, "--distill.burn_in_steps=0", *alone])
     return config
 
 

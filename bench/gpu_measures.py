@@ -109,7 +109,7 @@ class Case:
         (folder / "prompts").write_text("".join(lines))
         flags = [f"--{key}={value}" for key, value in settings.items()]
         flags += [f"--{each}" for each in self.settings]
-        return load("gpu", [f"--config={ROOT / f'configs/{self.recipe}.yaml'}", *flags])[0]
+        return load([f"--config={ROOT / f'configs/{self.recipe}.yaml'}", *flags])
 
     def teacher(self, config: Config, tiny: bool) -> Denoiser:
         """In float32: on the host where adapters share it, else on the GPU, made there."""

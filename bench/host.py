@@ -231,9 +231,7 @@ def prepared(model: str, ways: Mapping[str, Mapping[str, str]]) -> Iterator[dict
         def made(how: Mapping[str, str]) -> build.TrainingRun:
             settings = flags | {f"distill.{key}": value for key, value in how.items()}
             given = [f"--{key}={value}" for key, value in settings.items()]
-            return build.prepare(
-                load("host", [f"--config={ROOT / 'configs/sd15-dmd2.yaml'}", *given])[0]
-            )
+            return build.prepare(load([f"--config={ROOT / 'configs/sd15-dmd2.yaml'}", *given]))
 
         runs = {name: made(how) for name, how in ways.items()}
         yield {

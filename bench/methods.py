@@ -98,7 +98,7 @@ def configure(data: str, seed: int, settings: tuple[str, ...] = ()) -> Config:
         f"--teacher.output={home / 'teacher'}",
         f"--pairs.output={folder / 'pairs'}",
     ]
-    return load("methods", [*flags, *settings])[0]
+    return load([*flags, *settings])
 
 
 def starting(data: str, seed: int) -> Config:

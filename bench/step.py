@@ -69,7 +69,7 @@ class Cycle:
 
     def __init__(self, rows: int, regression: bool = True) -> None:
         settings = SETTINGS if regression else (*SETTINGS, "--distill.regression.weight=0")
-        config = load("step", ["--config", str(ROOT / "configs" / "mnist.yaml"), *settings])[0]
+        config = load(["--config", str(ROOT / "configs" / "mnist.yaml"), *settings])
         shape = (1, config.data.size, config.data.size)
         self.student, self.teacher, denoiser = (
             new_unet(config.network, shape, CLASSES, seed) for seed in range(3)

@@ -79,7 +79,7 @@ def configured(folder: Path, name: str, **more: Any) -> Config:
         **{name.replace("__", "."): value for name, value in more.items()},
     }
     flags = [text for key, value in values.items() for text in (f"--{key}", str(value))]
-    return load("bench", ["--config", str(ROOT / "configs" / "gaussian.yaml"), *flags])[0]
+    return load(["--config", str(ROOT / "configs" / "gaussian.yaml"), *flags])
 
 
 def large(folder: Path) -> Config:

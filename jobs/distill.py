@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""Distil the teacher into a one-step student with Ray Train."""
+"""The job `distill` of `pipeline/cli/jobs.py`."""
 
 import sys
 
-from pipeline.cli import main
-from pipeline.cluster.distill import distill as job
+from pipeline.cli.jobs import run
 
 if __name__ == "__main__":
-    sys.exit(main(job, __doc__, writes=("distill",)))
+    sys.exit(run("distill"))

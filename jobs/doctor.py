@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""Check teacher, stores, cluster and memory before a run, and estimate its time and cost."""
+"""The job `doctor` of `pipeline/cli/jobs.py`."""
 
 import sys
 
-from pipeline.cli import main
-from pipeline.cluster.doctor import doctor as job
+from pipeline.cli.jobs import run
 
 if __name__ == "__main__":
-    sys.exit(main(job, __doc__, writes=("pairs", "distill")))
+    sys.exit(run("doctor"))

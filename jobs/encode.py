@@ -1,12 +1,9 @@
 #!/usr/bin/env python3
-"""Encode real images into a set of latents (or pixels), with a pool of Ray Data actors."""
+"""The job `encode` of `pipeline/cli/jobs.py`."""
 
 import sys
 
-from pipeline.cli import main
-from pipeline.cluster.encode import encode_images as job
-from pipeline.stages.verify import inspect_real, verify_real
+from pipeline.cli.jobs import run
 
 if __name__ == "__main__":
-    flags = {"inspect": inspect_real, "verify": verify_real}
-    sys.exit(main(job, __doc__, instead=flags, writes=("encode",)))
+    sys.exit(run("encode"))

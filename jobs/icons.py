@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""Draw colour icons with captions: images for a small text-to-image teacher."""
+"""The job `icons` of `pipeline/cli/jobs.py`."""
 
 import sys
 
-from pipeline.cli import main
-from pipeline.stages.icons import make_icons as job
+from pipeline.cli.jobs import run
 
 if __name__ == "__main__":
-    sys.exit(main(job, __doc__, writes=("icons",)))
+    sys.exit(run("icons"))

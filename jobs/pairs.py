@@ -1,12 +1,9 @@
 #!/usr/bin/env python3
-"""Make teacher pairs (noise, image) with a pool of Ray Data actors."""
+"""The job `pairs` of `pipeline/cli/jobs.py`."""
 
 import sys
 
-from pipeline.cli import main
-from pipeline.cluster.pairs import make_pairs as job
-from pipeline.stages.verify import inspect, verify
+from pipeline.cli.jobs import run
 
 if __name__ == "__main__":
-    flags = {"inspect": inspect, "verify": verify}
-    sys.exit(main(job, __doc__, instead=flags, writes=("pairs",)))
+    sys.exit(run("pairs"))

@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""Make one HTML page of a run, also of one that still goes on, or of several side by side."""
+"""The job `report` of `pipeline/cli/jobs.py`."""
 
 import sys
 
-from pipeline.cli import main
-from pipeline.report.page import report as job
+from pipeline.cli.jobs import run
 
 if __name__ == "__main__":
-    sys.exit(main(job, __doc__, words="report.runs", writes=("report",)))
+    sys.exit(run("report"))

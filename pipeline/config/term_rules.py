@@ -1,7 +1,7 @@
 """Rules of the losses: those that are built in, and what further ones say of themselves."""
 
 from pipeline.config.distill import DistillConfig
-from pipeline.config.rules import Problems
+from pipeline.config.rules import Problems, multiple_problems
 from pipeline.config.terms import TERMS
 from pipeline.utils.fields import registered
 
@@ -30,11 +30,10 @@ def term_problems(distill: DistillConfig) -> Problems:
 def _regression_problems(distill: DistillConfig) -> Problems:
     """Files of a distance that is not chosen; a batch that the shared draws cannot hold."""
     settings = distill.regression
-    if settings.batch_size % distill.lanes:
-        yield (
-            f"distill.regression.batch_size: {settings.batch_size} is not a multiple of "
-            f"distill.lanes ({distill.lanes})"
-        )
+    lanes = f"distill.lanes ({distill.lanes})"
+    yield from multiple_problems(
+        "distill.regression.batch_size", settings.batch_size, distill.lanes, lanes
+    )
     if settings.distance != "lpips":
         for name in ("lpips", "decoder"):
             if (file := getattr(settings, name)) is not None:

@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 from pipeline.cli import main
+from pipeline.cli.job import Job
 from pipeline.cluster import distill as job
 
 worker = job._worker
@@ -22,4 +23,4 @@ def dying(settings: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     job._worker = dying
-    sys.exit(main(job.distill, __doc__))
+    sys.exit(main(Job(job.distill)))

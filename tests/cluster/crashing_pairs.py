@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FunctionType
 
 from pipeline.cli import main
+from pipeline.cli.job import Job
 from pipeline.cluster import pool
 from pipeline.cluster.embed import embed_prompts
 from pipeline.cluster.pairs import make_pairs
@@ -79,4 +80,4 @@ if __name__ == "__main__":
     # the actors' class, changed in the function alone: the class must be found under its own name
     pool._rows = FunctionType(pool._rows.__code__, vars(pool) | {"Actor": CrashingActor})
     job = embed_prompts if os.environ.get("CRASH_JOB") == "embed" else make_pairs
-    sys.exit(main(job, __doc__, sys.argv[2:]))
+    sys.exit(main(Job(job), sys.argv[2:]))

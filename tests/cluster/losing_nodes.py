@@ -33,7 +33,7 @@ def drain(address: str, node: str) -> None:
 
 
 def main() -> None:
-    config, _ = load("distill", sys.argv[1:])
+    config = load(sys.argv[1:])
     cluster = Cluster(
         initialize_head=True,
         connect=True,

@@ -18,7 +18,7 @@ def test_the_cluster_grows_for_pairs_and_training_and_shrinks_after(tmp_path: Pa
     more = {"pairs__count": 400, "pairs__shard_size": 10, "teacher__delay": 0.25}
     more |= {"pairs__actors__min": 1, "pairs__actors__max": 2, "distill__steps": 150}
     flags = settings(tmp_path / "run", 2, **more, distill__workers__min=1)
-    config, _ = load("distill", flags)
+    config = load(flags)
     store = Storage(config.pairs.output, config.s3, "pairs.output")
 
     def shards() -> int:

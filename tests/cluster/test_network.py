@@ -44,7 +44,7 @@ def test_a_run_of_one_machine_listens_to_nobody_else(start, tmp_path):
         *(("distill.workers.min", 2), ("distill.workers.max", 2), ("distill.log_every", 5)),
     ):
         flags += [f"--{name}", str(value)]
-    make_pairs(load("distill", flags)[0])
+    make_pairs(load(flags))
     job = start("jobs/distill.py", *flags, RAY_ADDRESS="local")
     job.wait_for((tmp_path / "distill" / "metrics.jsonl").exists)
     found = listening(psutil.Process(job.process.pid))

@@ -51,7 +51,7 @@ def die_in_the_middle(cluster: Head, job: tuple[str, ...], halfway) -> None:
 def test_both_jobs_outlive_their_head(tmp_path: Path) -> None:
     flags = ["--config", "configs/gaussian.yaml", "--run", str(tmp_path / "run")]
     flags += [text for name, value in SETTINGS.items() for text in (f"--{name}", str(value))]
-    config, _ = load("distill", flags)
+    config = load(flags)
     store = Storage(config.pairs.output, config.s3, "pairs.output")
 
     def shards() -> int:
@@ -86,7 +86,7 @@ def test_both_jobs_outlive_their_head(tmp_path: Path) -> None:
         assert (tmp_path / "run" / "samples.png").is_file()
         refused = wrong.wait_for_end()
         assert refused.returncode != 0
-        assert "distill.steps: 0 is out of range: must be greater than 0" in refused.stdout
+        assert "distill.steps: 0 is out of range: must be more than 0" in refused.stdout
         refused = lost.wait_for_end()
         assert refused.returncode != 0
         assert "run: /" in refused.stdout and "would be lost with this job's copy" in refused.stdout

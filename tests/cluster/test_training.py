@@ -54,7 +54,7 @@ class Distillation:
 
     def __init__(self, start, flags: list[str]):
         self.settings, self.start = flags, start
-        self.config, _ = load("distill", flags)
+        self.config = load(flags)
 
     def job(self):
         return self.start("jobs/distill.py", *self.settings, RAY_ADDRESS=address())
@@ -112,7 +112,7 @@ def digits(tmp_path_factory) -> list[str]:
     flags = ["--config", "configs/digits.yaml", "--teacher.output", str(folder / "teacher")]
     flags += ["--pairs.output", str(folder / "pairs"), "--teacher.training.steps", "200"]
     flags += ["--pairs.count", "1000", "--pairs.shard_size", "500"]
-    make_teacher(load("teacher", [*flags, "--run", str(folder)])[0])
+    make_teacher(load([*flags, "--run", str(folder)]))
     for name, value in (("steps", 240), ("regression_steps", 80), ("burn_in_steps", 40)):
         flags += [f"--distill.{name}", str(value)]
     return [*flags, "--distill.checkpoint_every", "20", "--distill.lanes", "4"]
@@ -138,7 +138,7 @@ def test_a_node_lost_and_got_costs_less_than_another_seed(ray_cluster, digits, s
 
     def distance(name: str, *own: str) -> float:
         flags = [*digits, *own, "--run", str(tmp_path / name), "--distill.scoring.count", "1000"]
-        config, _ = load("distill", flags)
+        config = load(flags)
         newest = Run(config).checkpoints.commits()[0]
         assert newest.step == config.distill.steps
         return score(config, newest.name).fd_teacher
@@ -186,7 +186,7 @@ def test_a_failure_at_the_same_step_ends_the_job_after_its_bound(ray_cluster, st
 def test_a_node_lost_and_a_node_got_change_neither_steps_nor_samples(ray_cluster, start, tmp_path):
     more = {"distill__steps": 100, "distill__log_every": 1, "distill__keep": 100}
     elastic = settings(tmp_path / "elastic", 2, **more, distill__workers__min=1)
-    config, _ = load("distill", elastic)
+    config = load(elastic)
     make_pairs(config)
     waits = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}  # for a node that is going
     job = start("-m", "tests.cluster.losing_nodes", *elastic, **waits)

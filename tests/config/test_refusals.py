@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from pipeline.cli import settings
+from pipeline.cli.options import names
 from pipeline.config.refusals import ELSEWHERE, unknown
 
-NAMES = [name for name, _, _ in settings()]
+NAMES = names()
 
 
 @pytest.mark.parametrize("flag", ELSEWHERE)

@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.cli import main
+from pipeline.cli.job import Job
 from pipeline.config import Config, S3Config
 from pipeline.stages.sample import sample
 from pipeline.utils.errors import UserError
@@ -86,9 +87,9 @@ def test_nothing_printed_or_written_has_the_secret(
             ["--seed", uri],
             [uri],
         ):
-            assert main(sample, "", [*run, *words], writes=("sample",)) == 2
+            assert main(Job(sample, writes=("sample",)), [*run, *words]) == 2
         file.write_text(f"s3: {{endpoint: ['{uri}'], x: 1}}\nnew: '{uri}'\n")
-        assert main(sample, "", run) == 2
+        assert main(Job(sample), run) == 2
         file.write_text("")
     told = capfd.readouterr()
     assert SECRET not in told.out + told.err and told.err.count("\n") == 7 * len(URIS)
@@ -121,7 +122,7 @@ def test_an_error_of_elsewhere_is_printed_without_credentials(
     def job(_: Config) -> None:
         raise UserError(f"no proxy at http://me:{SECRET}@host:80/,\nsorry\x1b[2J")
 
-    assert main(job, "", ["--config", "/dev/null"]) == 2
+    assert main(Job(job), ["--config", "/dev/null"]) == 2
     assert capsys.readouterr().err == "no proxy at http://***@host:80/, sorry?[2J\n"
 
 

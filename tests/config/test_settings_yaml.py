@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cli import main
+from pipeline.cli.job import Job
 from pipeline.config import Config, settings_yaml
 from pipeline.utils.errors import UserError
 
@@ -51,7 +52,7 @@ def test_hostile_settings_are_one_line(
 
     file, began = tmp_path / "settings.yaml", time.monotonic()
     file.write_text(text)
-    assert main(refuse, "", ["--config", str(file)]) == 2
+    assert main(Job(refuse), ["--config", str(file)]) == 2
     out, error = capsys.readouterr()
     assert (out, error.count("\n")) == ("", 1) and len(error) < 1000
     assert time.monotonic() - began < 5

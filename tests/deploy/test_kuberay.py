@@ -44,7 +44,7 @@ def settings(job: str) -> Config:
     """The settings that a job of a manifest would start with."""
     python, script, *arguments = shlex.split(manifest(job)["spec"]["entrypoint"])
     assert (python, script) == ("python", f"jobs/{job}.py") and (ROOT / script).is_file()
-    return cli.load("", arguments)[0]
+    return cli.load(arguments)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.cli import main
+from pipeline.cli.job import Job
 from pipeline.config import TeacherConfig
 from pipeline.models.export.comfyui import save_comfyui
 from pipeline.models.loading import load_teacher
@@ -52,7 +53,7 @@ def job(tmp_path: Path, base: Path, capsys: Any) -> Callable[..., tuple[int, str
         write(weights, tmp_path / name)
         words = ["--data.name", "null", "--import", str(tmp_path / name)]
         words += ["--teacher.base", str(base), "--teacher.output", str(tmp_path / "out")]
-        code = main(make_teacher, "", words, writes=("teacher",))
+        code = main(Job(make_teacher, writes=("teacher",)), words)
         said = capsys.readouterr()
         return code, said.out + said.err
 
@@ -174,7 +175,7 @@ def test_our_own_file_for_comfyui_comes_back(tmp_path: Path, capsys: Any) -> Non
     save_comfyui(network, folder, "s")
     words = ["--data.name", "null", "--import", str(folder / "comfyui" / "s.safetensors")]
     words += ["--teacher.base", str(folder), "--teacher.output", str(tmp_path / "out")]
-    assert main(make_teacher, "", words) == 0, capsys.readouterr().err
+    assert main(Job(make_teacher), words) == 0, capsys.readouterr().err
     made: Any = load_teacher(TeacherConfig(output=str(tmp_path / "out")))
     for name, value in network.unet.state_dict().items():
         assert torch.equal(made.unet.state_dict()[name], value.half().float())
@@ -252,12 +253,12 @@ def test_other_files_and_bases_are_refused(
     pixels = save_tiny(tmp_path / "pixels", "ddpm")
     assert "single files are read of models on latents alone" in job(model[1], pixels)[1]
     words = ["--data.name", "null", "--run", str(tmp_path), "--import"]
-    assert main(make_teacher, "", [*words, str(tmp_path / "m.safetensors")]) == 2
+    assert main(Job(make_teacher), [*words, str(tmp_path / "m.safetensors")]) == 2
     assert re.search(
         "teacher.base: null, but .*m.safetensors holds neither", capsys.readouterr().err
     )
     (tmp_path / "cut.safetensors").write_bytes(b"12345678")
     words += [str(tmp_path / "cut.safetensors"), "--teacher.base", str(base)]
-    assert main(make_teacher, "", words) == 2
+    assert main(Job(make_teacher), words) == 2
     assert re.search("teacher.file: cannot read .*cut.safetensors", capsys.readouterr().err)
     assert not {"out", "teacher"} & {*left(tmp_path)}

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipeline.cli import main
+from pipeline.cli.job import Job
 from pipeline.config import Config
 from pipeline.data import shards
 from pipeline.data.plans import ConditionPlan
@@ -138,7 +139,7 @@ def test_a_short_or_missing_shard_is_found_by_the_command(config, capsys):
         path.unlink()
         if content is not None:
             path.write_bytes(content)
-        assert main(lambda _: None, "", flags, {"verify": verify_conditions}) == 2
+        assert main(Job(print, instead={"verify": Job(verify_conditions)}), flags) == 2
         error = capsys.readouterr().err
         assert fault in error and path.name in error and len(error.splitlines()) == 1
         path.touch()

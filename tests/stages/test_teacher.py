@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline.cli import main
+from pipeline.cli.job import Job
 from pipeline.config import Config
 from pipeline.data.images import load_images
 from pipeline.diffusion.losses import denoising_loss
@@ -159,14 +160,14 @@ def test_a_file_is_imported_once(
 ) -> None:
     output = str(tmp_path / "teacher")
     words = ["--data.name", "null", "--import", str(made), "--teacher.output", output]
-    assert main(make_teacher, "", words) == 0
+    assert main(Job(make_teacher), words) == 0
     assert load_denoiser(output, "").classes == 10
     before = state(output)
-    assert main(make_teacher, "", words) == 0
+    assert main(Job(make_teacher), words) == 0
     assert state(output) == before and len(before) == 5
     assert f"{output} is imported already" in capsys.readouterr().out
     made.write_bytes(edm_file.dump({"ema": edm_file.network("ddpmpp", seed=1)}))
-    assert main(make_teacher, "", words) == 2
+    assert main(Job(make_teacher), words) == 2
     assert "holds a model made otherwise" in capsys.readouterr().err
     assert state(output) == before
 

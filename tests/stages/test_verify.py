@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from pipeline.cli import main
+from pipeline.cli.job import Job
 from pipeline.config import Config
 from pipeline.data import schema, shards
 from pipeline.data.local import LocalStore
@@ -119,7 +120,7 @@ def test_a_changed_short_or_missing_shard_is_found_by_the_command(config, capsys
         path.unlink()
         if content is not None:
             path.write_bytes(content)
-        assert main(lambda _: None, "", flags, {"verify": verify}) == 2
+        assert main(Job(print, instead={"verify": Job(verify)}), flags) == 2
         error = capsys.readouterr().err
         assert fault in error and path.name in error and len(error.splitlines()) == 1
         path.touch()

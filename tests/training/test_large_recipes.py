@@ -31,7 +31,7 @@ def test_memory_is_what_is_foreseen(name, tmp_path):
     told = [float(each) for each in re.findall(r"([\d.]+) GiB on each", comment)]
     flags = [part for pair in re.findall(r"(--[\w.]+) +(\S+)", comment) for part in pair]
     plain = ["--config", f"configs/{name}.yaml", "--run", str(tmp_path)]
-    adapted, full = (load("", [*plain, *more])[0] for more in ([], flags))
+    adapted, full = (load([*plain, *more]) for more in ([], flags))
     assert adapted.distill.student.lora.rank and adapted.distill.critic.lora.rank
     assert full.distill.student.lora.rank is None and full.distill.critic.lora.rank is None
     teacher = RELEASED[name].teacher(adapted.teacher)
@@ -45,7 +45,7 @@ def test_memory_over_a_base_in_fewer_bits_is_what_is_foreseen(how, tmp_path):
     name = "qwen-image-4-step"
     (told,) = re.findall(rf"{how} ([\d.]+) GiB", comment_of(name))
     plain = ["--config", f"configs/{name}.yaml", "--run", str(tmp_path)]
-    config = load("", [*plain, "--distill.quantize", how])[0]
+    config = load([*plain, "--distill.quantize", how])
     teacher = RELEASED[name].teacher(config.teacher)
     with torch.device("meta"):
         counted = footprint(config, teacher)

@@ -9,6 +9,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from pipeline.cli import load, main
+from pipeline.cli.job import Job
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.methods.recipe import Recipe
@@ -46,11 +47,11 @@ def run_it(config: Config, *losses: str) -> None:
 
 def small(flags: list[str]) -> Config:
     more = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]
-    return fetch_inputs(load("", [*flags, *more])[0], "teacher")
+    return fetch_inputs(load([*flags, *more]), "teacher")
 
 
 def plan_of(flags: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    assert main(run_it, "", [*flags, "--dry-run"]) == 0
+    assert main(Job(run_it), [*flags, "--dry-run"]) == 0
     return capsys.readouterr().out
 
 
@@ -76,9 +77,9 @@ def with_images(flags: list[str], tmp_path: Path, classes: int | None = None) ->
         for number, each in enumerate(some):
             save_files(source / str(number), [each])
     flags = [*flags, "--encode.source", str(source), "--encode.shard_size", "2"]
-    output = load("", flags)[0].encode.output
+    output = load(flags).encode.output
     prompts = ["--teacher.prompts", "null" if classes else f"{output}/listing.parquet"]
-    encode_images(load("", [*flags, "--teacher.prompts", "null"])[0])
+    encode_images(load([*flags, "--teacher.prompts", "null"]))
     return [*flags, *prompts]
 
 
@@ -171,7 +172,7 @@ def imagenet(name: str, tmp_path: Path, run: str = "run", shared: bool = True) -
     flags = [*flags_of(name, tmp_path, run), "--import", str(file)]
     if shared:
         flags += ["--teacher.output", str(tmp_path / "teacher")]
-    make_teacher(load("", flags)[0])
+    make_teacher(load(flags))
     return flags
 
 

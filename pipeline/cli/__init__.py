@@ -1,0 +1,142 @@
+"""The command line all jobs share: YAML file, dotted overrides, dry run, exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.cli import options
+from pipeline.cli.job import Job
+from pipeline.config import Config, refusals, rules, settings_yaml
+from pipeline.utils.errors import StoppedError, UserError, one_line
+from pipeline.utils.files import no_empty_folders
+from pipeline.utils.uris import absolute
+
+
+def main(job: Job, arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Read the settings, then run a job on them; nothing of it is imported before they are valid.
+
+    Args:
+        job: What to do with the settings.
+        arguments: Command line, without the program's name; None means `sys.argv`.
+        prog: What the user typed before them, for the help; None means `sys.argv`.
+
+    Returns:
+        Exit code: 0 done (or dry run printed), 2 bad input, 130 interrupted. Any other
+        exception passes through: a traceback and exit code 1.
+    """
+    try:
+        words = sys.argv[1:] if arguments is None else arguments
+        given, flag = options.parse(job, words, prog)
+        config, source = _load(given)
+        other = job.instead.get(flag)
+        outputs = {
+            branch: absolute(getattr(config, branch).output or config.report_file)
+            for branch in (() if other else job.writes)
+        }
+        for problem in rules.lost_problems(config.run, outputs):
+            raise UserError(problem)
+        dry = flag == options.DRY_RUN
+        if source:
+            print("# " * dry + source)
+        if dry:
+            from pipeline.stages.plan import plan  # torch: not for --help
+
+            print(
+                settings_yaml.dump(config.model_dump(mode="json"))
+                + "".join(f"# {line}\n" for line in plan(config)),
+                end="",
+            )
+        else:
+            with no_empty_folders([Path(each) for each in outputs.values()]):
+                for call in (other or job).functions():
+                    call(config)
+    except UserError as error:
+        print(one_line(error), file=sys.stderr)
+        if isinstance(error, StoppedError):
+            return 130
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def load(arguments: Sequence[str], job: Job | None = None) -> Config:
+    """Settings: what the command line says goes before the YAML file, the file before defaults.
+
+    Args:
+        arguments: Without the program's name.
+        job: Whose flags and words they may have.
+
+    Raises:
+        UserError: For an unknown key, a wrong value, or a file that cannot be read.
+    """
+    return _load(options.parse(job or Job(print), arguments)[0])[0]
+
+
+def _load(given: dict[str, Any]) -> tuple[Config, str]:
+    """The settings with these over those of the file, and what to say of it if nobody named it."""
+    path, source = _file(given.pop(options.CONFIG), given.get("run"))
+    tree = settings_yaml.read(path)
+    for key, value in given.items():
+        _put(tree, key, value)
+    try:
+        return Config.model_validate(tree), source
+    except ValidationError as error:
+        raise UserError(refusals.line(error.errors(), options.names())) from None
+
+
+DEFAULT_FILE = "configs/digits.yaml"
+"""Config file of a run that names none and has none."""
+_SHIPPED = Path(__file__).parents[1]
+"""In an installed package, `configs` is here; in a checkout, one level up."""
+
+
+def _file(named: str | None, run: str | None) -> tuple[str, str]:
+    """The file of settings, and what to say of one that nobody named."""
+    if path := named or os.environ.get("DMD_CONFIG"):
+        return _shipped(path), ""
+    if run is not None and (recorded := _recorded(absolute(run))):
+        return recorded, f"settings: those of this run, {recorded}; --config names others"
+    path = _shipped(DEFAULT_FILE)
+    return path, f"settings: {path}, since neither --config nor DMD_CONFIG names a file"
+
+
+def _shipped(path: str) -> str:
+    """The path; of one in `configs` that is not in this folder, the file of this package."""
+    if path.startswith("configs/") and not os.path.exists(path):
+        for folder in (_SHIPPED, _SHIPPED.parent):
+            if (folder / path).is_file():
+                return str(folder / path)
+    return path
+
+
+def _recorded(run: str) -> str | None:
+    """The settings that a run left in its folder, if it is this user's and has not moved.
+
+    Settings name folders that are written and modules that are imported: those of another user are
+    not taken unasked.
+    """
+    file = Path(run, "distill", "config.yaml")
+    try:
+        own = file.stat().st_uid == os.getuid()
+    except OSError:
+        return None
+    return str(file) if own and settings_yaml.read(str(file)).get("run") == run else None
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key; a branch that is no mapping stays, for `Config` to refuse."""
+    *groups, leaf = key.split(".")
+    branch: Any = tree
+    for group in groups:
+        branch = branch.setdefault(group, {})
+        if not isinstance(branch, dict):
+            return
+    branch[leaf] = value
