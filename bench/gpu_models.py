@@ -17,27 +17,15 @@ from pipeline.config import TeacherConfig
 from pipeline.diffusion.condition import Condition, Conditioner
 from pipeline.models.condition import ClassLabels
 from pipeline.models.latent_network import LatentNetwork
-from tests.fixtures.released import flux2_klein, network, qwen_image, wan
+from tests.fixtures.released import BETAS, flux2_klein, kl_vae, network, qwen_image, sdxl, wan
 
 PROMPTS = [f"prompt {letter}" for letter in "abcdefgh"]
-BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-
-
-def vae(scaling: float) -> Any:
-    """Of Stable Diffusion 1.5 and XL, and of DiT."""
-    return diffusers.AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(128, 256, 512, 512),
-        layers_per_block=2,
-        scaling_factor=scaling,
-    )
 
 
 def sd15() -> Any:
     """Stable Diffusion 1.5."""
     return diffusers.StableDiffusionPipeline(
-        vae=vae(0.18215),
+        vae=kl_vae(0.18215),
         unet=diffusers.UNet2DConditionModel(sample_size=64, cross_attention_dim=768),
         tokenizer=None,
         text_encoder=None,
@@ -45,30 +33,6 @@ def sd15() -> Any:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    )
-
-
-def sdxl() -> Any:
-    """Stable Diffusion XL."""
-    unet = diffusers.UNet2DConditionModel(
-        sample_size=128,
-        block_out_channels=(320, 640, 1280),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 2, 10),
-        attention_head_dim=(5, 10, 20),
-        cross_attention_dim=2048,
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=256,
-        projection_class_embeddings_input_dim=1280 + 6 * 256,
-    )
-    with torch.device("cpu"):  # its tables are read
-        scheduler = diffusers.EulerDiscreteScheduler(
-            **BETAS, timestep_spacing="leading", steps_offset=1
-        )
-    return diffusers.StableDiffusionXLPipeline(
-        vae(0.13025), None, None, None, None, unet, scheduler, add_watermarker=False
     )
 
 
@@ -85,7 +49,7 @@ def dit() -> Any:
         norm_type="ada_norm_zero",
     )
     return diffusers.DiTPipeline(
-        transformer, vae(0.18215), diffusers.DDIMScheduler(clip_sample=False)
+        transformer, kl_vae(0.18215), diffusers.DDIMScheduler(clip_sample=False)
     )
 
 

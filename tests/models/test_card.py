@@ -70,6 +70,12 @@ def test_an_edm_file_is_not_for_trade(tmp_path: Path) -> None:
     assert "non-commercial" in origin.terms
 
 
+def test_a_model_from_one_file_is_no_edm_file(tmp_path: Path) -> None:
+    origin = read_origin(teacher(tmp_path, imported="my.safetensors", sha256="abc", base="def"))
+    assert origin.metadata == {"license": "unknown"}
+    assert "my.safetensors" in origin.teacher and "EDM" not in origin.teacher
+
+
 def test_a_teacher_of_ones_own_has_no_licence_yet(tmp_path: Path) -> None:
     origin = read_origin(teacher(tmp_path, training={}, data={"name": "digits"}))
     assert origin.metadata == {} and "digits" in origin.teacher

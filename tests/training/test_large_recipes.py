@@ -11,7 +11,7 @@ from pipeline.cluster.costs import GIB
 from pipeline.cluster.doctor import CONTEXT
 from pipeline.models.quantized import FORMATS
 from pipeline.training.memory import footprint
-from tests.fixtures.released import RELEASED
+from tests.fixtures.released import RELEASED, SDXL
 
 
 def comment_of(name: str) -> str:
@@ -50,3 +50,25 @@ def test_memory_over_a_base_in_fewer_bits_is_what_is_foreseen(how, tmp_path):
     with torch.device("meta"):
         counted = footprint(config, teacher)
     assert float(told) == pytest.approx((counted.total + CONTEXT) / GIB, rel=0.05)
+
+
+def rows_of_sdxl():
+    """Of docs/sdxl.md: GPUs, recipe, flags, GiB; all but the first are long."""
+    page = (Path(__file__).parents[2] / "docs" / "sdxl.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| `([\w-]+)` \|([^|]*)\| ([\d.]+) \|", page, re.MULTILINE)
+    assert len(rows) == 9
+    return [
+        pytest.param(*row, marks=[pytest.mark.prove] * bool(place))
+        for place, row in enumerate(rows)
+    ]
+
+
+@pytest.mark.parametrize(("gpus", "name", "flags", "told"), rows_of_sdxl())
+def test_memory_of_sdxl_is_what_its_page_says(gpus, name, flags, told, tmp_path):
+    plain = ["--config", f"configs/{name}.yaml", "--run", str(tmp_path)]
+    config = load("", [*plain, *flags.strip(" `").split()])[0]
+    assert config.distill.workers.min == (int(gpus) if config.distill.sharded else 1)
+    teacher = SDXL.teacher(config.teacher)
+    with torch.device("meta"):
+        counted = footprint(config, teacher, config.distill.workers.min)
+    assert (counted.total + CONTEXT) / GIB == pytest.approx(float(told), rel=0.02)

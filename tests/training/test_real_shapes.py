@@ -12,7 +12,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config import Config
-from pipeline.diffusion.condition import Condition
 from pipeline.models.sampling import guide
 from pipeline.training.attention import one_kernel
 from pipeline.training.flops import step_flops
@@ -95,18 +94,9 @@ def wan() -> Any:
 
 @dataclass(frozen=True)
 class Shapes(Released):
-    """A model without its text encoders; `pooled` is the width of a pooled embedding, if any."""
+    """A model without its text encoders, at a size of its own."""
 
-    tokens: int = 512
-    pooled: int | None = None
     size: Any = None
-
-    def _encode(self, texts: list[str], negative: bool, device: torch.device) -> Condition:
-        tokens = torch.zeros(len(texts), self.tokens, self.width, device=device)
-        found = {"tokens": tokens}
-        if self.pooled:
-            return Condition(found | {"pooled": tokens.new_zeros(len(texts), self.pooled)})
-        return Condition(found | {"mask": tokens[..., 0] == 0})
 
 
 MODELS = {

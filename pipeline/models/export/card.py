@@ -74,7 +74,7 @@ def read_origin(folder: Path | None, repo: str | None = None, commit: str | None
             terms["license_link"] = f"{_HUB}/{repo}/blob/{commit}/{link.lstrip('/')}"
         name = terms.get("license_name") or terms["license"]
         return Origin(teacher, f"That of the teacher: {_code(name)}.", metadata | terms)
-    if "imported" in made:
+    if "imported" in made and "base" not in made:
         return Origin(teacher, _EDM, metadata | {"license": "cc-by-nc-sa-4.0"})
     if "training" in made:
         return Origin(
@@ -190,7 +190,8 @@ def _call(network: Network) -> list[str]:
 def _teacher(made: Mapping[str, Any]) -> str:
     """Words for a teacher, from its own provenance."""
     if "imported" in made:
-        return f"the EDM file {_code(made['imported'])} (SHA-256 {_code(made.get('sha256'))})"
+        kind = "model in" if "base" in made else "EDM file"
+        return f"the {kind} {_code(made['imported'])} (SHA-256 {_code(made.get('sha256'))})"
     if "training" in made and isinstance(made.get("data"), dict):
         return f"a small network, trained on {_words(made['data'].get('name'))}"
     if "distill" in made:
