@@ -161,12 +161,14 @@ class Config(Branch):
     def _places(self) -> Config:
         run = self.__dict__["run"] = absolute(self.run)
         self._fill("icons", output=f"{run}/icons")
+        icons = f"{self.icons.output}/train"
+        captions = self.data.folder or f"{icons}/metadata.csv"
         if self.data.name == "captions":
-            self._fill("data", folder=f"{self.icons.output}/train")
+            self._fill("data", folder=icons)
         elif self.data.folder:
             self._fill("data", folder=self.data.folder)
         if self.teacher.training.kind == "text":
-            self._fill("teacher", prompts=self.data.folder or "")
+            self._fill("teacher", prompts=captions)
         if self.teacher.file:
             self._fill("teacher", file=self.teacher.file)
         if self.teacher.base:
