@@ -190,7 +190,7 @@ def test_weights_are_one_per_class():
     assert planned(weights=[1, 0, 2, 0, 1]).weights == (1, 0, 2, 0, 1)
     with pytest.raises(UserError, match="pairs.weights: 2 values, but the teacher has 5 classes"):
         planned(weights=[1, 2])
-    with pytest.raises(ValueError, match="pairs.weights: at least one class"):
+    with pytest.raises(ValueError, match=r"pairs\.weights"):
         planned(weights=[0, 0])
 
 
