@@ -124,6 +124,7 @@ class Conformance(AdapterLaws, ComfyUILaws, ConditionLaws, FolderLaws, TrainingL
             ours = denoise(teacher, x_t, torch.full((2,), time), builder.labels_of(teacher))
             figures("x0", distance(ours, theirs))
 
+    @pytest.mark.long
     @pytest.mark.parametrize(
         ("steps", "guidance", "negative"), [(4, 1.0, ""), (10, 4.0, "blurry"), (20, None, "")]
     )

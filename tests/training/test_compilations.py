@@ -27,7 +27,7 @@ def weights(config) -> dict[str, torch.Tensor]:
         return {f"{part}.{k}": v for part in parts for k, v in read_part(found[1], part).items()}
 
 
-@pytest.mark.parametrize("how", ["blocks", "whole"])
+@pytest.mark.parametrize("how", ["blocks", pytest.param("whole", marks=pytest.mark.prove)])
 def test_a_compiled_run_is_the_run(tiny_run, monkeypatch, caplog, how):
     """The names of its weights too; it compiles as long as something is new, and no further."""
     monkeypatch.setattr(compilation, "BACKEND", "eager")
