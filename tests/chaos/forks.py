@@ -95,7 +95,7 @@ def _replace_ray(at_step: Callable[[int], None]) -> None:
 
     def fit(run: Run, driver: str, meanwhile: Callable[[], None]) -> BaseException | None:
         try:
-            distill._worker({"settings": run.config.model_dump(mode="json"), "driver": driver})
+            distill._worker(run.config.model_dump(mode="json"), driver)
         except Exception as error:
             return error
         return None

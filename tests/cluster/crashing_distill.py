@@ -10,7 +10,7 @@ from pipeline.cluster import distill as job
 worker = job._worker
 
 
-def dying(settings: dict[str, Any]) -> None:
+def dying(**given: Any) -> None:
     """A worker that ends at step 13 as by a fault of its machine."""
     import os
 
@@ -18,7 +18,7 @@ def dying(settings: dict[str, Any]) -> None:
 
     step = TrainStep.__call__
     TrainStep.__call__ = lambda self, n, *rest: os._exit(1) if n == 12 else step(self, n, *rest)
-    worker(settings)
+    worker(**given)
 
 
 if __name__ == "__main__":

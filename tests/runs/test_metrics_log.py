@@ -59,7 +59,7 @@ def test_whoever_meets_a_full_disk_in_a_worker_is_not_started_again(
     monkeypatch.setattr(loop, "train", train)
     monkeypatch.setattr(distill, "leaving", lambda *_: bool)
     with pytest.raises(told or ConnectionError) as raised:
-        distill._train(config.model_dump(mode="json"), "a driver")
+        distill._worker(config.model_dump(mode="json"), "a driver")
     assert told is None or "distill.output" in str(raised.value)
 
 
