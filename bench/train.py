@@ -118,10 +118,11 @@ def with_ray_train(config: Config) -> float:
     result = Path(config.run) / "cpu"
 
     def worker(settings: dict[str, Any]) -> None:
-        from pipeline.cluster import distill as job
+        from pipeline.cluster.distill import gauges
+        from pipeline.cluster.signals import leaving
 
         own = Config.model_validate(settings)
-        result.write_text(str(cpu_per_step(own, job.leaving(Run(own).storage, ""), job.gauges())))
+        result.write_text(str(cpu_per_step(own, leaving(Run(own).storage, ""), gauges())))
 
     with tempfile.TemporaryDirectory() as folder:
         TorchTrainer(

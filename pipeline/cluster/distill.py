@@ -2,35 +2,31 @@
 
 import errno
 import logging
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import ray
 import torch
 from ray.train import ScalingConfig
-from ray.train.collective import broadcast_from_rank_zero
 from ray.util.metrics import Gauge
 
 from pipeline.cluster.group import fit_group
+from pipeline.cluster.room import Asked, Waiting
 from pipeline.cluster.scoring import Scoring
 from pipeline.cluster.session import connect
+from pipeline.cluster.signals import Signals, leaving, stoppable
 from pipeline.config import Config, WorkersConfig
 from pipeline.data.fetch import fetch_inputs
-from pipeline.data.lease import Lease, is_held
-from pipeline.data.storage import Storage
+from pipeline.data.lease import Lease
 from pipeline.runs.run import Run
+from pipeline.stages.plan import guidance_hints
 from pipeline.training import loop
 from pipeline.utils.errors import StoppedError, UserError, first_line
 
 RESTARTS = 3
 """How often in a row it begins again after a failure without a new checkpoint."""
-
-DEBOUNCE_SECONDS = 1.0
-"""Within which a second signal is the first one."""
 
 LOOK_SECONDS = 5.0
 """How often the driver looks for a new checkpoint or a score."""
@@ -55,20 +51,28 @@ def distill(config: Config) -> None:
     if run.is_finished():
         print(f"distill  {config.distill.output} is finished already")
         return
+    for hint in guidance_hints(run.local.teacher, config.pairs.guidance):
+        print(f"distill  {hint}")
     with Lease(run.storage) as lease:
         run.sweep()
         run.claim()
         run.keep_settings()
         connect()
         scoring = Scoring(run)
-        watch = CheckpointWatch(run, scoring)
+        watch, signals = CheckpointWatch(run, scoring), Signals(run.storage, lease.token)
+        workers = config.distill.workers
+        asked = Asked("distill.workers", workers.min, workers.cpus, workers.gpus)
+        asked.check()
+        waiting = Waiting("distill", asked, signals.has_begun)
 
         def meanwhile() -> None:
             lease.check()
             watch.look()
+            if waiting.look() and stopped.is_set():
+                raise StoppedError("stopped with no worker at work; run the same command to go on")
 
-        with _stoppable(run.storage) as stopped:
-            _until_finished(run, lease.token, stopped, meanwhile)
+        with stoppable(signals) as stopped:
+            _until_finished(run, signals, stopped, meanwhile)
         scoring.finish()
         run.finish()
         run.sweep()
@@ -106,12 +110,13 @@ class CheckpointWatch:
 
 
 def _until_finished(
-    run: Run, driver: str, stopped: threading.Event, meanwhile: Callable[[], None]
+    run: Run, signals: Signals, stopped: threading.Event, meanwhile: Callable[[], None]
 ) -> None:
     """Fit again after a failure or a leave, as long as new checkpoints come."""
     done, failures = run.step(), 0
     while done < run.config.distill.steps:
-        before, failure = done, _fit(run, driver, meanwhile)
+        signals.forget_group()
+        before, failure = done, _fit(run, signals.driver, meanwhile)
         done = run.step()
         if isinstance(failure, UserError):
             raise failure
@@ -135,46 +140,8 @@ def _fit(run: Run, driver: str, meanwhile: Callable[[], None]) -> BaseException 
     return fit_group(_worker, settings, scaling, "distill", meanwhile)
 
 
-@contextmanager
-def _stoppable(storage: Storage) -> Iterator[threading.Event]:
-    """While the block runs, the first SIGTERM or Ctrl-C has the workers save and leave.
-
-    The event is set then; a later one ends the driver at once. (`timeout` sends each twice.)
-    """
-    stopped, first = threading.Event(), 0.0
-    storage.delete(_STOP)
-
-    def stop(number: int, frame: object) -> None:
-        nonlocal first
-        if stopped.is_set():
-            if time.monotonic() - first < DEBOUNCE_SECONDS:
-                return
-            raise KeyboardInterrupt
-        stopped.set()
-        first = time.monotonic()
-        print("distill  stopping: the workers save a checkpoint; again to end at once", flush=True)
-        try:
-            storage.put(_STOP, b"")
-        except UserError as error:
-            print(f"distill  cannot tell the workers: {error}", flush=True)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-    before = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stopped
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-        storage.delete(_STOP)
-
-
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 """What a disk says that another try would not mend, whoever writes: hooks may be anyone's."""
-
-_STOP = "stop"
-"""The object in the run's folder that tells the workers to leave."""
 
 
 def _scaling(workers: WorkersConfig) -> ScalingConfig:
@@ -191,7 +158,7 @@ def _scaling(workers: WorkersConfig) -> ScalingConfig:
 
 def _worker(settings: dict[str, Any], driver: str) -> None:
     """What runs on every worker."""
-    config = fetch_inputs(Config.model_validate(settings), "teacher")
+    config = Config.model_validate(settings)
     torch.set_num_threads(max(1, int(config.distill.workers.cpus)))
     run = Run(config)
     if not run.is_claimed():
@@ -200,6 +167,8 @@ def _worker(settings: dict[str, Any], driver: str) -> None:
             f"distill.output: node {node} does not see {config.distill.output}; give a folder that "
             "all nodes share, or s3://bucket/prefix"
         )
+    Signals(run.storage, driver).begin()
+    config = fetch_inputs(config, "teacher")
     try:
         loop.train(config, leaving(run.storage, driver), gauges())
     except OSError as error:
@@ -209,40 +178,6 @@ def _worker(settings: dict[str, Any], driver: str) -> None:
             f"distill.output: cannot write {config.distill.output}: {error.strerror}; free space "
             "or choose another folder, then run the same command again"
         ) from error
-
-
-def leaving(storage: Storage, driver: str) -> Callable[[], bool]:
-    """Asks whether the driver was stopped, or a node of the group is about to be taken away.
-
-    Args:
-        storage: Of the run.
-        driver: Token of the driver's lease.
-
-    Raises:
-        UserError: When it asks, if another driver works on the run: this group's own was killed.
-    """
-    first = ray.train.get_context().get_world_rank() == 0
-
-    def told() -> bool:
-        if not first:
-            return False
-        try:
-            stopped, held = _STOP in storage.list(_STOP), is_held(storage, driver)
-        except UserError as error:
-            log.warning("%s: asked again later", error)
-            return False
-        if not held:
-            raise UserError(f"distill.output: another driver works on {storage.uri()}")
-        return stopped
-
-    def ask() -> bool:
-        stopped = broadcast_from_rank_zero(told())
-        preempted = ray.train.get_preemption_info() is not None
-        if first and preempted:
-            print("distill  a node is about to be taken away: saving, then on with the others")
-        return stopped or preempted
-
-    return ask
 
 
 def gauges() -> Callable[[dict[str, float]], None]:

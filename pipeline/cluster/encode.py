@@ -14,7 +14,8 @@ from pipeline.stages.encode import RealMaker, real_plan
 def encode_images(config: Config) -> None:
     """Make every shard that is not stored yet, then close the set; run again, it goes on.
 
-    Images that cannot be read are left out, counted and named. A finished set is only read.
+    Images that cannot be read are left out, counted and named. A finished set is only read. The
+    teacher's prompts are not: the set's own captions may become them.
 
     Raises:
         UserError: If the teacher cannot be loaded, the source is missing, incomplete or changed,
@@ -22,7 +23,8 @@ def encode_images(config: Config) -> None:
             seconds; if shards failed, or more than `encode.max_damaged` of the images cannot be
             read, after all others are made.
     """
-    encode = config.encode
+    teacher = config.teacher.model_copy(update={"prompts": None, "prompt_images": ()})
+    config, encode = config.model_copy(update={"teacher": teacher}), config.encode
     open_output = partial(Storage, encode.output, config.s3, "encode.output")
     store = open_output()
     if not store.list("manifest-"):  # before the source is listed, which writes

@@ -23,7 +23,7 @@ def fit_group(
     given: Mapping[str, Any],
     scaling: ScalingConfig,
     name: str,
-    meanwhile: Callable[[], None] = lambda: None,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> BaseException | None:
     """Run a group of workers; returns what it failed with, or None.
 

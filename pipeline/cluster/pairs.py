@@ -9,6 +9,7 @@ from pipeline.data import shards
 from pipeline.data.fetch import fetch_inputs
 from pipeline.data.storage import Storage, probe
 from pipeline.stages.pairs import PairMaker, pair_plan
+from pipeline.stages.plan import guidance_hints
 
 
 def make_pairs(config: Config) -> None:
@@ -23,6 +24,8 @@ def make_pairs(config: Config) -> None:
     """
     pairs, teacher = config.pairs, fetch_inputs(config, "teacher").teacher
     plan = pair_plan(teacher, pairs, config.seed)
+    for hint in guidance_hints(teacher, pairs.guidance):
+        print(f"pairs  {hint}")
     open_output = partial(Storage, pairs.output, config.s3, "pairs.output")
     store = open_output()
     manifest = shards.finished(store, plan, pairs.count)

@@ -2,7 +2,9 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -11,6 +13,7 @@ import ray
 import torch
 from ray.data import ActorPoolStrategy, DataContext
 
+from pipeline.cluster.room import LOOK_SECONDS, Asked, Waiting
 from pipeline.cluster.session import connect
 from pipeline.config import EmbedConfig, EncodeConfig, EvaluateConfig, PairsConfig
 from pipeline.data import shards
@@ -143,13 +146,19 @@ def _rows(todo: list[int], work: Work) -> Any:
     )
 
 
+_Arrived = queue.SimpleQueue[dict[str, Any] | BaseException | None]
+
+
 def _patiently(rows: Iterable[dict[str, Any]], work: Work) -> Iterator[dict[str, Any]]:
     """Hand on what comes; where nothing comes for so long, raise a UserError.
 
     Who stops asking also stops the work behind the rows, when the next of them comes.
     """
-    arrived: queue.SimpleQueue[dict[str, Any] | BaseException | None] = queue.SimpleQueue()
-    ended, name, seconds = threading.Event(), work.name, work.settings.patience
+    arrived: _Arrived = queue.SimpleQueue()
+    ended, actors = threading.Event(), work.settings.actors
+    asked = Asked(f"{work.name}.actors", 1, actors.cpus, actors.gpus)
+    asked.check()
+    waiting = Waiting(work.name, asked)
 
     def wait() -> None:
         try:
@@ -161,24 +170,35 @@ def _patiently(rows: Iterable[dict[str, Any]], work: Work) -> Iterator[dict[str,
         except BaseException as error:
             arrived.put(error)
 
-    threading.Thread(target=wait, name=name, daemon=True).start()
+    waiting.look()
+    threading.Thread(target=wait, name=work.name, daemon=True).start()
     try:
         while True:
-            try:
-                row = arrived.get(timeout=seconds)
-            except queue.Empty:
-                raise UserError(
-                    f"no shard was made in {name}.patience {seconds:g} seconds: `ray status` tells "
-                    f"whether the cluster has room for {name}.actors (cpus, gpus); if a shard "
-                    f"takes longer, raise {name}.patience or lower {name}.{work.size}"
-                ) from None
+            row = _next(arrived, waiting, work.settings.patience)
+            waiting.begin()
             if isinstance(row, BaseException):
                 raise row
             if row is None:
                 return
             yield row
+    except queue.Empty:
+        name, seconds = work.name, work.settings.patience
+        raise UserError(
+            f"no shard was made in {name}.patience {seconds:g} seconds: {asked}; if a shard takes "
+            f"longer, raise {name}.patience or lower {name}.{work.size}"
+        ) from None
     finally:
         ended.set()
+
+
+def _next(arrived: _Arrived, waiting: Waiting, patience: float) -> Any:
+    """What comes next; raises queue.Empty if it is nothing for so many seconds."""
+    deadline = time.monotonic() + patience
+    while (left := deadline - time.monotonic()) > LOOK_SECONDS:
+        waiting.look()
+        with suppress(queue.Empty):
+            return arrived.get(timeout=LOOK_SECONDS)
+    return arrived.get(timeout=max(left, 0.0))
 
 
 class Actor:

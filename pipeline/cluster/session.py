@@ -22,6 +22,9 @@ LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 _LOCAL = ("", "auto", "local")
 _WAYS = "unset it to start Ray on this machine, or give the address of a head, such as host:6379"
 
+_OWN: set[str] = set()
+"""Addresses of the clusters that this process started."""
+
 log = logging.getLogger(__name__)
 
 
@@ -34,22 +37,31 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
-    address = os.environ.get("RAY_ADDRESS", "")
+    address, own = os.environ.get("RAY_ADDRESS", ""), False
     if address not in _LOCAL:
         _check_address(address)
-    elif address == "local" or not _started_here():
+    elif own := (address == "local" or not _started_here()):
         _check_sockets()
         _give_token()
         _stay_on_loopback()
+        os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")  # no node will come: `Waiting` says so
     # The jobs show their own progress, once: not Ray's beside it, nor each worker line twice.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    for name in ("progress", "execution.resource_manager"):
+        logging.getLogger(f"ray.data._internal.{name}").setLevel(logging.ERROR)
     try:
         ray.init(logging_level="warning")
     except (OSError, RuntimeError, ray.exceptions.RayError) as error:
         raise UserError(_unjoined(error, address)) from error
     _close_token()
+    if own:
+        _OWN.add(ray.get_runtime_context().gcs_address)
+
+
+def owns_cluster() -> bool:
+    """Whether the cluster is one that `connect` started: no other machine joins it."""
+    return ray.is_initialized() and ray.get_runtime_context().gcs_address in _OWN
 
 
 def _check_address(address: str) -> None:

@@ -8,8 +8,9 @@ import torch
 from ray.train import ScalingConfig
 
 from pipeline.cluster.group import fit_group
+from pipeline.cluster.room import Asked, Waiting
 from pipeline.cluster.session import connect
-from pipeline.config import Config
+from pipeline.config import Config, TextConfig
 from pipeline.data.captioned import CaptionedImages
 from pipeline.stages import teacher
 from pipeline.utils.errors import UserError, first_line
@@ -34,8 +35,13 @@ def _by_workers(
 ) -> None:
     connect()
     given = {"images": [ray.put(found)], "settings": settings, "provenance": provenance}
+    text = Config.model_validate(settings).teacher.training.text
+    asked = Asked("teacher.training.text", text.workers, text.cpus, text.gpus)
+    asked.check()
+    waiting = Waiting("teacher", asked)
+    waiting.look()
     for attempt in range(RESTARTS + 1):
-        failure = fit_group(_worker, given, _scaling(settings), "teacher")
+        failure = fit_group(_worker, given, _scaling(text), "teacher", waiting.look)
         if failure is None:
             return
         if isinstance(failure, UserError) or attempt == RESTARTS:
@@ -43,8 +49,7 @@ def _by_workers(
         log.warning("the workers failed (%s): starting again", first_line(failure))
 
 
-def _scaling(settings: dict[str, Any]) -> ScalingConfig:
-    text = Config.model_validate(settings).teacher.training.text
+def _scaling(text: TextConfig) -> ScalingConfig:
     each = {name: n for name, n in (("CPU", text.cpus), ("GPU", text.gpus)) if n}
     return ScalingConfig(num_workers=text.workers, use_gpu=text.gpus > 0, resources_per_worker=each)
 

@@ -205,7 +205,12 @@ def gan_problems(distill: DistillConfig, data: DataConfig, teacher: TeacherConfi
 def evaluate_problems(
     evaluate: EvaluateConfig, data: DataConfig, teacher: TeacherConfig
 ) -> Problems:
-    """Real images and features that fit each other."""
+    """A student that is none; real images and features that fit each other."""
+    if evaluate.student == teacher.output:
+        yield (
+            f"evaluate.student: {evaluate.student} is the teacher (teacher.output); name a folder "
+            "that jobs/distill.py or jobs/export.py saved"
+        )
     if evaluate.weights is not None and evaluate.features == "classifier":
         yield (
             f"evaluate.weights: {evaluate.weights} is of no use to a classifier, which learns from "

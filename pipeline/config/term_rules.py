@@ -19,11 +19,18 @@ def term_problems(distill: DistillConfig) -> Problems:
     weights += [distill.gan.student_weight] if distill.gan.real else []
     weights += [term.weight for term in terms if term.active]
     first = distill.regression_steps + distill.burn_in_steps
-    if first < distill.steps and not any(weights):
+    last = distill.steps - first
+    if last > 0 and not any(weights):
         yield (
             f"distill.steps: {distill.steps}, but after step {first} no loss teaches the student; "
             "give distill.matching.weight, distill.regression.weight or distill.gan a weight "
             "above 0"
+        )
+    elif not distill.regression_steps and last < distill.student.every:
+        yield (
+            f"distill.steps: {distill.steps}, and in none of them the student learns: the critic "
+            f"has {distill.burn_in_steps} alone, and of the {last} after them each "
+            f"{distill.student.every}th is the student's (distill.student.every); give more"
         )
 
 

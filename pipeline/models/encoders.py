@@ -10,6 +10,7 @@ from pipeline.data.plans import ConditionPlan
 from pipeline.models.condition import Prompts, read_prompts
 from pipeline.models.family import family_of
 from pipeline.models.folder import ModelFolder, config_alone
+from pipeline.models.latent_network import LatentNetwork
 from pipeline.models.loading import open_folder
 from pipeline.models.prompted_network import PromptedNetwork
 from pipeline.models.weights import part_files
@@ -33,6 +34,25 @@ def load_prompts(teacher: TeacherConfig) -> Prompts:
 def reads_padding(teacher: TeacherConfig) -> bool:
     """Whether the teacher sees what encoders make of padding; raises as `load_prompts`."""
     return _prompted(teacher)[1].reads_padding
+
+
+def own_guidance(teacher: TeacherConfig) -> float:
+    """By what the teacher's pipeline guides where it is told nothing, as the pipeline counts.
+
+    1 where that is nothing: of teachers without prompts too, and those that know no other condition
+    to be guided away from. Of a local folder its JSON files are read.
+
+    Raises:
+        UserError: If they cannot be, or are of no family.
+    """
+    folder = open_folder(teacher.output)
+    family = family_of(folder)
+    if not issubclass(family, LatentNetwork):
+        return 1.0
+    backbone = config_alone(folder, family.backbone_parts()[0])
+    if family.classes_of(backbone) or not family.guidable(backbone, family.flags(folder.index)):
+        return 1.0
+    return family.own_guidance(folder)
 
 
 def condition_plan(teacher: TeacherConfig, precision: str, shard_size: int) -> ConditionPlan:

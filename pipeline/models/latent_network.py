@@ -67,9 +67,7 @@ class LatentNetwork(PromptedNetwork):
         self.latents, self.frozen = frozen.vae, frozen
         self._schedules: dict[int, Schedule] = {}
         if teacher.buckets:
-            sizes = (self.size_for(backbone, frozen.vae, each) for each in teacher.sizes)
-            shapes = tuple(self.shape_for(backbone, frozen.vae, each) for each in sizes)
-            self.own_buckets = Buckets(shapes, tuple(each.weight for each in teacher.buckets))
+            self.own_buckets = self.buckets_for(backbone, frozen.vae, teacher)
         self.embedded_guidance = teacher.embedded_guidance
         self.conditioner = self.prompts_of(frozen, backbone, teacher)
 
@@ -99,11 +97,27 @@ class LatentNetwork(PromptedNetwork):
         parts = load_parts(folder.path, folder.index, {*cls.backbone_parts(), "scheduler"})
         backbone = cls.take_backbone(folder, parts, cls.flags(folder.index))
         frozen = cls.load_frozen(folder, backbone, encoders=conditioner is None)
-        kind, vae = type(frozen.pipe), frozen.vae
+        vae = frozen.vae
+        cls.check_sizes(folder, backbone, vae, teacher)
+        size = cls.size_for(backbone, vae, teacher.image_size or teacher.first_size)
+        tokens = cls.tokens(backbone, cls.shape_for(backbone, vae, size))
+        schedule, prediction = cls.read_schedule(frozen.scheduler, tokens)
+        made = cls(backbone, schedule, prediction, frozen, size, teacher)
+        return made if conditioner is None else made.with_conditioner(conditioner)
+
+    @classmethod
+    def check_sizes(
+        cls, folder: ModelFolder, backbone: Any, vae: VAE, teacher: TeacherConfig
+    ) -> None:
+        """See that VAE and sizes fit the network; of it the `config` is enough.
+
+        Raises:
+            UserError: If they do not.
+        """
         if (takes := cls.channels(backbone)) != (has := vae.channels):
             refuse(folder, f"its network takes {takes} channels of latents, its VAE makes {has}")
-        own, fixed = cls.own_size(backbone, vae), "height" not in _arguments(kind)
-        size = cls.size_for(backbone, vae, teacher.image_size or teacher.first_size)
+        fixed = "height" not in _arguments(getattr(diffusers, folder.pipeline))
+        own = cls.own_size(backbone, vae)
         setting = "teacher.buckets" if teacher.buckets else "teacher.image_size"
         for wanted in teacher.sizes or (teacher.image_size,):
             if cls.size_for(backbone, vae, wanted, setting) != own and fixed:
@@ -111,10 +125,19 @@ class LatentNetwork(PromptedNetwork):
                     f"{setting}: {wanted} is not {own[0]}, the one size of a {folder.pipeline}; "
                     "give null"
                 )
-        tokens = cls.tokens(backbone, cls.shape_for(backbone, vae, size))
-        schedule, prediction = cls.read_schedule(frozen.scheduler, tokens)
-        made = cls(backbone, schedule, prediction, frozen, size, teacher)
-        return made if conditioner is None else made.with_conditioner(conditioner)
+
+    @classmethod
+    def buckets_for(cls, backbone: Any, vae: VAE, teacher: TeacherConfig) -> Buckets:
+        """The shapes of latents that settings name, or else its own."""
+        wanted = teacher.sizes or (teacher.image_size,)
+        sizes = (cls.size_for(backbone, vae, each) for each in wanted)
+        shapes = tuple(cls.shape_for(backbone, vae, each) for each in sizes)
+        return Buckets(shapes, tuple(each.weight for each in teacher.buckets) or (1,))
+
+    @staticmethod
+    def classes_of(backbone: Any) -> int | None:
+        """Number of its classes; None where prompts stand in their place."""
+        return None
 
     @classmethod
     def take_backbone(

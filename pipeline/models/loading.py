@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.config import TeacherConfig
+from pipeline.diffusion.buckets import Buckets
 from pipeline.diffusion.condition import Conditioner
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.families import FAMILIES
@@ -14,6 +15,7 @@ from pipeline.models.folder import (
     INDEX,
     ModelFolder,
     backbone_folder,
+    config_alone,
     load_parts,
     need_parts,
     place,
@@ -72,6 +74,44 @@ def open_folder(folder: str | Path, way_out: str = _MAKE_TEACHER) -> ModelFolder
     """What the JSON files of a diffusers folder say; raises UserError if it is not there."""
     _need_folder(Path(folder), way_out)
     return replace(read_folder(Path(folder)), way_out=way_out)
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """What a teacher takes for an image.
+
+    Attributes:
+        buckets: Shapes of what it learns at, latents or pixels.
+        vae: What makes latents; None on pixels.
+        classes: Number of its labels; None without any, as where prompts stand in their place.
+        captions: Whether each image has a prompt.
+    """
+
+    buckets: Buckets
+    vae: VAE | None
+    classes: int | None
+    captions: bool
+
+
+def image_format(teacher: TeacherConfig) -> ImageFormat:
+    """What the teacher takes for an image; of one on latents neither network nor prompts are read.
+
+    Raises:
+        UserError: As `load_teacher`.
+    """
+    vae = load_vae(teacher)
+    if vae is None:
+        network = load_teacher(teacher)
+        return ImageFormat(network.buckets, None, network.classes, network.prompts is not None)
+    folder = open_folder(teacher.output)
+    family = family_of(folder)
+    assert issubclass(family, LatentNetwork)
+    backbone = config_alone(folder, family.backbone_parts()[0])
+    family.check_sizes(folder, backbone, vae, teacher)
+    classes = family.classes_of(backbone)
+    return ImageFormat(
+        family.buckets_for(backbone, vae, teacher), vae, classes, captions=classes is None
+    )
 
 
 def load_vae(teacher: TeacherConfig) -> VAE | None:

@@ -122,6 +122,13 @@ class PromptedNetwork(ImageSizes, Network):
         """Whether it knows no condition, so that it can be guided; of its `flags` as well."""
         return True
 
+    @classmethod
+    def own_guidance(cls, folder: ModelFolder) -> float:
+        """By what its pipeline guides where it is told nothing, as it counts; 1: by nothing."""
+        taken = inspect.signature(getattr(diffusers, folder.pipeline).__call__).parameters
+        scale = taken.get("true_cfg_scale") or taken["guidance_scale"]
+        return float(scale.default)
+
     @staticmethod
     def encode(pipe: Any, texts: list[str], negative: bool, device: torch.device) -> Condition:
         """What the pipeline makes of prompts; `negative` says that they are the negative one."""

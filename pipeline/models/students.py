@@ -28,6 +28,9 @@ from pipeline.models.network import Network
 from pipeline.models.recompute import recompute_blocks
 from pipeline.utils.errors import UserError
 
+_OF_TEACHERS = {"training", "imported"}
+"""In the provenance of what jobs/teacher.py saved."""
+
 
 def load_student(
     folder: str | Path,
@@ -37,14 +40,24 @@ def load_student(
     """A saved student, in eval mode and without gradients.
 
     Arguments as `load_denoiser` and `new_student`.
+
+    Raises:
+        UserError: As `load_denoiser`, or if it is a teacher.
     """
+    made: Any = {}
+    if (Path(folder) / PROVENANCE).is_file():
+        made = read_provenance(folder) or {}
+    if _OF_TEACHERS & made.keys():
+        raise UserError(
+            f"evaluate.student: {folder} is a teacher, as its {PROVENANCE} says; name a folder "
+            "that jobs/distill.py or jobs/export.py saved"
+        )
     saved = load_denoiser(folder, "run jobs/distill.py, or set evaluate.student", teacher)
     student: Network = saved.with_guidance(embedded_guidance)
-    if (Path(folder) / PROVENANCE).is_file():
-        made: Any = (read_provenance(folder) or {}).get("distill", {})
-        if times := made.get("student", {}).get("times"):
-            renoise = made["student"]["renoise"]
-            student = student.with_sampler(FewStepSampler(student.schedule, tuple(times), renoise))
+    own = made.get("distill", {}).get("student", {})
+    if times := own.get("times"):
+        sampler = FewStepSampler(student.schedule, tuple(times), own["renoise"])
+        student = student.with_sampler(sampler)
     return student.eval().requires_grad_(False)
 
 

@@ -17,9 +17,9 @@ from pipeline.data.storage import Storage
 from pipeline.models.critic import Critic
 from pipeline.models.export.save import PROVENANCE
 from pipeline.models.frozen import load_learnt
+from pipeline.models.loading import load_denoiser
 from pipeline.models.lora import load_lora
 from pipeline.models.network import Network
-from pipeline.models.students import load_student
 from pipeline.models.weights import BACKBONES
 from pipeline.runs.checkpoint import read_part, read_student
 from pipeline.runs.checkpoint_store import CheckpointStore
@@ -79,7 +79,8 @@ class InitFrom:
                 self._check_adapters("student")
                 load_lora(student, earlier)
             else:
-                student.load_state_dict(load_student(earlier, self._teacher).state_dict())
+                saved = load_denoiser(earlier, f"set {_SETTING}", self._teacher)
+                student.load_state_dict(saved.state_dict())
         except RuntimeError as error:
             raise UserError(f"{_SETTING}: {self._given} is another network: {error}") from error
 

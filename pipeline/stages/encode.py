@@ -18,7 +18,7 @@ from pipeline.data.sources.sample import Sample, Wanted
 from pipeline.data.sources.source import Reader, scaled
 from pipeline.data.storage import Store
 from pipeline.diffusion.buckets import Shape
-from pipeline.models.loading import load_teacher, load_vae, vae_fingerprint
+from pipeline.models.loading import image_format, load_vae, vae_fingerprint
 from pipeline.models.vae import VAE
 from pipeline.utils.errors import UserError
 
@@ -40,16 +40,16 @@ def real_plan(config: Config, store: Store) -> RealPlan:
             "encode.source: missing; give a folder of images, of Parquet files or of WebDataset's "
             ".tar files"
         )
-    teacher, latents = load_teacher(config.teacher), load_vae(config.teacher)
-    factor = 1 if latents is None else latents.factor
-    if len(teacher.shape) > 3:
+    images = image_format(config.teacher)
+    factor = 1 if images.vae is None else images.vae.factor
+    buckets = images.buckets
+    if len(buckets.shapes[0]) > 3:
         raise UserError(
             "encode.source: the teacher makes videos, and these are images; its GAN judges pairs "
             "(distill.gan.real: pairs)"
         )
-    buckets = teacher.buckets
     channels, height, width = buckets.shapes[0]
-    if latents is None and channels not in CHANNELS:
+    if images.vae is None and channels not in CHANNELS:
         raise UserError(
             f"teacher.output: images of {channels} channels, and no VAE; real images have 1 or 3"
         )
@@ -65,8 +65,7 @@ def real_plan(config: Config, store: Store) -> RealPlan:
                 "give null"
             )
         height = width = encode.size // factor
-    captions = teacher.prompts is not None
-    classes = None if captions else teacher.classes
+    captions, classes = images.captions, images.classes
     wanted: Wanted = "captions" if captions else "nothing" if classes is None else "labels"
     skip = encode.unannotated == "skip"
     listing = open_listing(store, encode.source, config.s3, wanted, classes, skip)

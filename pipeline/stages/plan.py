@@ -10,6 +10,7 @@ from pipeline.diffusion.buckets import Buckets
 from pipeline.diffusion.solver import SOLVERS
 from pipeline.methods.recipe import Recipe
 from pipeline.methods.terms.term import NetworkCalls
+from pipeline.models.folder import INDEX
 from pipeline.utils.uris import is_remote
 
 
@@ -43,6 +44,25 @@ def _stored_shape(teacher: TeacherConfig) -> tuple[int, ...] | None:
     return None
 
 
+def guidance_hints(teacher: TeacherConfig, guidance: float) -> list[str]:
+    """A line where prompts steer a teacher at no guidance, which its pipeline does not do.
+
+    Raises:
+        UserError: If the teacher's folder cannot be read.
+    """
+    if guidance != 1 or teacher.kind != "diffusers":
+        return []
+    from pipeline.models.encoders import own_guidance  # diffusers: takes seconds
+
+    if (own := own_guidance(teacher)) == 1:
+        return []
+    return [
+        f"pairs.guidance is 1, so the teacher follows its prompts loosely: its pipeline has a "
+        f"guidance_scale of {own:g} where it is told none; set pairs.guidance, unless this model "
+        "was distilled with guidance"
+    ]
+
+
 def training_calls(distill: DistillConfig, guidance: float) -> NetworkCalls:
     """Images through the networks in all of training, under a scale of guidance."""
     return Recipe.of(distill).network_calls(1 if guidance == 1 else 2)
@@ -72,6 +92,7 @@ def plan(config: Config) -> list[str]:
     elif config.data.name:
         teacher = f"{config.teacher.training.steps} training steps"
     against = f", against {config.evaluate.reference}" if config.evaluate.reference else ""
+    there = (Path(config.teacher.output) / INDEX).is_file()
     every = sum(bucket.weight for bucket in config.teacher.buckets)
     shares = (f"{'x'.join(map(str, b.size))} ({b.weight})" for b in config.teacher.buckets)
     if shape:
@@ -87,4 +108,5 @@ def plan(config: Config) -> list[str]:
         f"distill: {distill.steps} steps: {first} regression, {burn_in} critic burn-in, "
         f"{dmd} DMD with {dmd // distill.student.every} student steps",
         f"evaluate: {config.evaluate.count} images per network{against}",
+        *(guidance_hints(config.teacher, pairs.guidance) if there else []),
     ]

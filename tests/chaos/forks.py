@@ -30,7 +30,7 @@ from typing import Any
 import botocore.session
 import ray.train
 
-from pipeline.cluster import distill, pool
+from pipeline.cluster import distill, pool, signals
 from pipeline.data import s3
 from pipeline.data.storage import Storage
 from pipeline.runs.run import Run
@@ -102,12 +102,12 @@ def _replace_ray(at_step: Callable[[int], None]) -> None:
 
     pool._rows, distill._fit, distill.leaving = rows, fit, leaving
     distill.connect, distill.gauges = lambda: None, lambda: lambda figures: None
-    distill.broadcast_from_rank_zero = lambda value: value
+    signals.broadcast_from_rank_zero = lambda value: value
     ray.train.get_context = lambda: SimpleNamespace(get_world_rank=lambda: 0)
     ray.train.get_preemption_info = lambda: None
 
 
-_LEAVING = distill.leaving
+_LEAVING = signals.leaving
 
 
 @dataclass(frozen=True)

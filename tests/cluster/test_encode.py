@@ -11,6 +11,7 @@ from pipeline.cluster import encode, pool
 from pipeline.cluster.encode import encode_images
 from pipeline.config import Config
 from pipeline.data.local import LocalStore
+from pipeline.data.prompts import read_prompts
 from pipeline.data.reader import RealReader
 from pipeline.stages.encode import RealMaker
 from pipeline.stages.verify import verify_real
@@ -63,6 +64,17 @@ def test_a_finished_set_is_not_written_to(in_process, tmp_path, classes, refuse_
     assert capsys.readouterr().out.count("encode  12 images in 3 shards") == 2
     with pytest.raises(UserError, match="cannot write .probe"):
         encode_images(configure(tmp_path / "new", classes))
+
+
+def test_prompts_may_be_the_captions_that_it_lists(in_process, tmp_path):
+    """So they are not there yet; nor is the network read, which may be large."""
+    teacher = save_tiny(tmp_path / "teacher")
+    next((teacher / "unet").glob("*.safetensors")).unlink()
+    config = configure(tmp_path / "run", save_files(tmp_path / "source", items(5)), teacher)
+    listing = f"{config.encode.output}/listing.parquet"
+    own = config.teacher.model_copy(update={"prompts": listing})
+    encode_images(config.model_copy(update={"teacher": own}))
+    assert list(read_prompts(listing, config.s3)) == [caption for _, _, caption in items(5)]
 
 
 @pytest.mark.cluster

@@ -117,6 +117,6 @@ def test_a_job_without_progress_ends_with_a_message(config, monkeypatch):
 
     monkeypatch.setattr(pool, "_rows", hang)
     patience = {"pairs": config.pairs.model_copy(update={"patience": 0.2})}
-    with pytest.raises(UserError, match="pairs.patience 0.2 seconds.*ray status"):
+    with pytest.raises(UserError, match="pairs.patience 0.2 seconds: pairs.actors needs"):
         make_pairs(config.model_copy(update=patience))
     hung.set()

@@ -156,6 +156,16 @@ def test_example_is_valid(path: Path) -> None:
             "distill.matching.weight, distill.regression.weight or distill.gan a weight above 0",
         ),
         (
+            {"distill": {"steps": 203, "regression_steps": 0, "student": {"every": 4}}},
+            "distill.steps: 203, and in none of them the student learns: the critic has 200 alone, "
+            "and of the 3 after them each 4th is the student's (distill.student.every); give more",
+        ),
+        (
+            {"teacher": {"output": "/model"}, "evaluate": {"student": "/model"}},
+            "evaluate.student: /model is the teacher (teacher.output); name a folder that "
+            "jobs/distill.py or jobs/export.py saved",
+        ),
+        (
             {"distill": {"attention": "flash"}},
             "distill.attention: flash needs distill.precision bf16; or use native",
         ),

@@ -23,7 +23,7 @@ from pipeline.models.critic import Critic
 from pipeline.models.denoiser import blank
 from pipeline.models.export.save import save_denoiser
 from pipeline.models.family import FAMILIES
-from pipeline.models.loading import load_teacher, teacher_fingerprint
+from pipeline.models.loading import image_format, load_teacher, teacher_fingerprint
 from pipeline.models.sampling import sample_student, sample_teacher
 from pipeline.models.students import load_student, new_student
 from tests.families.adapter_laws import AdapterLaws
@@ -114,6 +114,10 @@ class Conformance(AdapterLaws, ComfyUILaws, ConditionLaws, FolderLaws, TrainingL
         assert teacher.shape == tuple(builder.noise()[0].shape)
         assert guidable(teacher) == builder.guidable
         assert all(not w.requires_grad for part in teacher.frozen_parts for w in part.parameters())
+        images = image_format(config.model_copy(update={"prompts": None}))
+        assert images.buckets == teacher.buckets
+        assert images.captions == (teacher.prompts is not None)
+        assert images.classes == (None if images.captions else teacher.classes)
 
     @torch.no_grad()
     def test_x0_is_that_of_the_pipelines_own_calls(self, stock, builder, config, teacher, figures):

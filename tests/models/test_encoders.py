@@ -94,6 +94,28 @@ def test_encoders_alone_encode_as_the_teacher_does_and_load_no_backbone(version,
     assert all(one[name].equal(other[name]) for name in other.tensors)
 
 
+@pytest.mark.parametrize(
+    ("version", "scale"),
+    [
+        *(("sd1", 7.5), ("lcm", 1), ("sdxl", 5), ("qwen", 4), ("hunyuan-video", 6)),
+        *(("flux-schnell", 1), ("flux-dev", 1), ("flux2-klein", 4), ("dit", 1), ("ddpm", 1)),
+    ],
+)
+def test_guidance_is_what_the_pipeline_does_by_itself(version, scale, settings):
+    """1 of those that were distilled with it, are told it, or know classes or nothing."""
+    teacher = settings(version)
+    for file in Path(teacher.output).rglob("*.safetensors"):
+        file.unlink()
+    assert encoders.own_guidance(teacher) == scale
+
+
+def test_a_pipeline_that_says_that_it_was_distilled_guides_by_nothing(settings):
+    teacher = settings("flux2-klein")
+    index = Path(teacher.output) / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"is_distilled": True}))
+    assert encoders.own_guidance(teacher) == 1
+
+
 def test_what_takes_no_prompts_or_has_none_is_one_line(settings):
     with pytest.raises(UserError, match="teacher.output: .*takes no prompts"):
         planned(settings("ddpm"))

@@ -1,5 +1,6 @@
 """Training a small teacher, once."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.diffusion.noise import diffuse
 from pipeline.models.families.edm import new_unet
 from pipeline.models.families.unet2d import UNet2D
 from pipeline.models.loading import load_denoiser
+from pipeline.models.students import load_student
 from pipeline.stages import teacher
 from pipeline.stages.teacher import make_teacher
 from pipeline.utils.errors import UserError
@@ -108,6 +110,13 @@ def test_a_trained_teacher_is_left_as_it_is(
 
 
 @pytest.mark.usefixtures("no_training")
+def test_it_is_no_student(trained: Config, tmp_path: Path) -> None:
+    """Wherever it lies: its provenance says who made it."""
+    copy = shutil.copytree(trained.teacher.output, tmp_path / "copy")
+    with pytest.raises(UserError, match=rf"evaluate\.student: {copy} is a teacher"):
+        load_student(copy)
+
+
 @pytest.mark.parametrize("change", [{"seed": 1}, {"steps": 31}], ids=str)
 def test_the_folder_of_another_teacher_is_refused(trained: Config, change: Any) -> None:
     before = state(trained.teacher.output)

@@ -26,12 +26,16 @@ class DiT(LatentTransformer):
 
     def __init__(self, backbone: Any, *rest: Any) -> None:
         super().__init__(backbone, *rest)
-        classes = int(backbone.config.num_embeds_ada_norm)
+        classes = self.classes_of(backbone)
         self.conditioner = ClassLabels(classes, null_label=classes)
 
     @staticmethod
     def flags(index: Mapping[str, Any]) -> dict[str, Any]:
         return {"id2label": index.get("id2label")}
+
+    @staticmethod
+    def classes_of(backbone: Any) -> int:
+        return int(backbone.config.num_embeds_ada_norm)
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         output: Tensor = self.backbone(x_t, timestep=t, class_labels=condition["labels"]).sample

@@ -94,9 +94,17 @@ class HunyuanVideo15(VideoNetwork):
                 pass
             case [_, kind]:
                 return f"its guider is {kind}, not ClassifierFreeGuidance"
-        told = read_json(folder.path / "guider", "guider_config.json")
+        told = cls._guider(folder)
         changed = [key for key, plain in _PLAIN.items() if told.get(key, plain) != plain]
         return f"its guider has a {changed[0]} of its own" if changed else None
+
+    @staticmethod
+    def _guider(folder: ModelFolder) -> dict[str, Any]:
+        return read_json(folder.path / "guider", "guider_config.json")
+
+    @classmethod
+    def own_guidance(cls, folder: ModelFolder) -> float:
+        return float(cls._guider(folder).get("guidance_scale", 7.5))
 
     @staticmethod
     def channels(backbone: Any) -> int:
