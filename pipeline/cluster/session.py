@@ -51,12 +51,12 @@ def connect() -> None:
     for name in ("progress", "execution.resource_manager"):
         logging.getLogger(f"ray.data._internal.{name}").setLevel(logging.ERROR)
     try:
-        ray.init(logging_level="warning")
+        joined = ray.init(logging_level="warning")
     except (OSError, RuntimeError, ray.exceptions.RayError) as error:
         raise UserError(_unjoined(error, address)) from error
     _close_token()
     if own:
-        _OWN.add(ray.get_runtime_context().gcs_address)
+        _OWN.add(joined.address_info["gcs_address"])
 
 
 def owns_cluster() -> bool:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -79,6 +80,10 @@ def test_failures_that_name_each_other_end():
     assert raised(workers(first, second)).worker_failures == {0: first, 1: second}
 
 
+JOINED = SimpleNamespace(address_info={"gcs_address": "127.0.0.1:1"})
+"""What `ray.init` returns."""
+
+
 @pytest.fixture
 def begun(monkeypatch, tmp_path) -> list[dict[str, str]]:
     """The environment of each start of Ray, which is none; a home folder of its own."""
@@ -86,7 +91,7 @@ def begun(monkeypatch, tmp_path) -> list[dict[str, str]]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     monkeypatch.setattr(os, "environ", clean | {"HOME": str(tmp_path), "TMPDIR": "/tmp"})
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", lambda **_: found.append(dict(os.environ)))
+    monkeypatch.setattr(ray, "init", lambda **_: found.append(dict(os.environ)) or JOINED)
     return found
 
 
@@ -186,9 +191,10 @@ def test_a_cluster_that_is_joined_keeps_its_network(begun):
 def test_nobody_else_reads_the_token_that_ray_makes(begun, monkeypatch, caplog, umask):
     file, folder_modes = Path.home() / ".ray" / "auth_token", []
 
-    def makes(**_: object) -> None:
+    def makes(**_: object) -> SimpleNamespace:
         folder_modes.append(file.parent.stat().st_mode & 0o777)
         generate_and_save_token()
+        return JOINED
 
     caplog.set_level("WARNING")
     monkeypatch.setattr(ray, "init", makes)
@@ -201,7 +207,7 @@ def test_nobody_else_reads_the_token_that_ray_makes(begun, monkeypatch, caplog, 
     assert file.stat().st_mode & 0o777 == 0o600
     (line,) = caplog.messages
     assert str(file) in line and file.read_text() not in line
-    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray, "init", lambda **_: JOINED)
     connect()
     assert caplog.messages == [line], "told once"
 

@@ -1,6 +1,7 @@
 """Laws of inputs on S3, on moto's S3 in this process."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import boto3
 import pytest
@@ -82,11 +83,17 @@ def test_every_input_setting_is_replaced_and_local_ones_stay(bucket, tmp_path):
     url = "s3://bucket/some/model"
     tree = {"s3": {"region": "us-east-1"}, "run": str(tmp_path)}
     config = Config.model_validate(
-        tree | {"teacher": {"output": url}, "evaluate": {"student": url}, "data": {"folder": url}}
+        tree
+        | {
+            "teacher": {"output": url},
+            "evaluate": {"student": f"{url}/unet"},
+            "data": {"folder": url},
+        }
     )
     local = fetch_inputs(config, *INPUTS)
-    folders = {local.teacher.output, local.evaluate.student, local.data.folder}
-    assert len(folders) == 1 and folders.pop().startswith(str(cache_folder()))
+    assert local.teacher.output == local.data.folder
+    for folder in (local.teacher.output, local.evaluate.student):
+        assert Path(folder).is_dir() and folder.startswith(str(cache_folder()))
     config = Config.model_validate(tree)
     assert fetch_inputs(config, *INPUTS) is config
 
