@@ -20,6 +20,7 @@ from pipeline.cluster.signals import Signals, leaving, stoppable
 from pipeline.config import Config, WorkersConfig
 from pipeline.data.fetch import fetch_inputs
 from pipeline.data.lease import Lease
+from pipeline.runs.roll_back import rolled_back
 from pipeline.runs.run import Run
 from pipeline.stages.plan import guidance_hints
 from pipeline.training import loop
@@ -112,18 +113,18 @@ class CheckpointWatch:
 def _until_finished(
     run: Run, signals: Signals, stopped: threading.Event, meanwhile: Callable[[], None]
 ) -> None:
-    """Fit again after a failure or a leave, as long as new checkpoints come."""
+    """Fit again after a failure, a leave or a roll-back, as long as new checkpoints come."""
     done, failures = run.step(), 0
     while done < run.config.distill.steps:
         signals.forget_group()
-        before, failure = done, _fit(run, signals.driver, meanwhile)
-        done = run.step()
+        before, back = done, rolled_back(run)
+        failure, done = _fit(run, signals.driver, meanwhile), run.step()
         if isinstance(failure, UserError):
             raise failure
         if stopped.is_set():
             raise StoppedError(f"stopped at step {done}; run the same command to go on")
         if failure is None:
-            if done > before:
+            if done > before or rolled_back(run) != back:
                 continue
             failure = RuntimeError("the workers left without a checkpoint")
         failures = 1 if done > before else failures + 1

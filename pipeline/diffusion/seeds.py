@@ -14,10 +14,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-PAIRS, EVALUATION, FLOOR, SCORE, RENEWED = 0, 1, 2, 3, 2**16
+PAIRS, EVALUATION, FLOOR, SCORE, PROBE, RENEWED = 0, 1, 2, 3, 4, 2**16
 """Streams of `noise`: of the ODE pairs, of evaluation, of the teacher against itself, and of the
-scores of checkpoints, so that the best one is not chosen by the noise it is evaluated on; the
-first one of the noises of `renewed`."""
+scores of checkpoints, so that the best one is not chosen by the noise it is evaluated on; of the
+probes of training; the first one of the noises of `renewed`."""
 
 _LOW = 2**32 - 1
 _CHUNK = {"cpu": 2**14}

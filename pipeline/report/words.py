@@ -54,7 +54,7 @@ def status(run: FoundRun, now: float | None = None) -> Status:
     now = time.time() if now is None else now
     done, aim = reached(run), target(run)
     of = f"{done:,} of {aim:,} steps" if aim else f"{done:,} steps"
-    last = run.events[-1] if run.events else None
+    last = next((each for each in reversed(run.events) if each.kind != "finding"), None)
     if run.steps is not None and not (aim and run.steps < aim):
         return Status("good", "finished", f"{run.steps:,} steps done.")
     if last is None:
@@ -63,6 +63,8 @@ def status(run: FoundRun, now: float | None = None) -> Status:
         return Status("good", "trained", f"{of} done; its student is not saved yet.")
     if last.kind == "left":
         return Status("plain", "stopped", f"Stopped at {of}; the same command goes on.")
+    if last.kind == "roll_back":
+        return Status("plain", "went back", f"Went back to step {last.step:,}, and goes on there.")
     if last.kind == "failed":
         return Status("bad", "failed", f"Failed at {of}: {last.error}")
     sign = max(last.time, run.metrics[-1].get("time", 0.0) if run.metrics else 0.0)
@@ -76,10 +78,10 @@ def status(run: FoundRun, now: float | None = None) -> Status:
 
 def timeline(run: FoundRun) -> list[Entry]:
     """Everything that is known to have happened, in order."""
-    entries = []
-    for number, event in enumerate(run.events):
-        before = run.events[number - 1] if number else None
+    entries, before = list[Entry](), None
+    for event in run.events:
         entries.append(_entry(event, before))
+        before = before if event.kind == "finding" else event
     if run.skipped:
         steps = ", ".join(f"{step:,}" for step in run.skipped[:8])
         more = f" and {len(run.skipped) - 8} more" if len(run.skipped) > 8 else ""
@@ -94,7 +96,8 @@ def _entry(event: Event, before: Event | None) -> Entry:
     if event.kind == "start":
         if before is None and not event.step:
             return Entry("good", when, f"Started{workers}.")
-        text = f"Went on from the checkpoint of step {event.step:,}{workers}."
+        how = f"Went on from the checkpoint of step {event.step:,}" if event.step else "Began again"
+        text = f"{how}{workers}."
         mood: Mood = "good"
         if before is not None and before.kind == "start":
             text, mood = f"The attempt before ended without a word. {text}", "bad"
@@ -105,6 +108,11 @@ def _entry(event: Event, before: Event | None) -> Entry:
         return Entry("good", when, f"All {event.step:,} steps done.")
     if event.kind == "left":
         return Entry("plain", when, f"Told to stop: saved and left at step {event.step:,}.")
+    if event.kind == "finding":
+        return Entry("bad", when, f"Failing at step {event.step:,}: {event.text or 'not said'}.")
+    if event.kind == "roll_back":
+        goal = f"the checkpoint of step {event.step:,}" if event.step else "the beginning"
+        return Entry("bad", when, f"Went back from step {event.reached or 0:,} to {goal}.")
     first, _, _ = (event.error or "").partition(". ")
     more = event.error or "" if len(event.error or "") > len(first) + 1 else ""
     what = "The workers were lost" if event.kind == "restart" else f"Failed at step {event.step:,}"
@@ -128,7 +136,7 @@ def trained(run: FoundRun) -> float | None:
             if begun is not None:
                 spent += max(0.0, (event.reached_at or begun) - begun)
             begun = event.time
-        elif begun is not None and event.kind != "restart":
+        elif begun is not None and event.kind not in ("restart", "finding"):
             spent, begun = spent + event.time - begun, None
     if begun is not None:
         heard = max([begun, *times])

@@ -11,7 +11,7 @@ another one did.
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -110,6 +110,15 @@ class CheckpointStore:
         for path in self.store.folder.iterdir() if self.store.folder else ():
             if _NAME.fullmatch(path.name) and not (path.is_file() or any(path.iterdir())):
                 path.rmdir()
+
+    def drop(self, names: Collection[str]) -> None:
+        """Remove checkpoints, with their scores; of those that are gone nothing is left to do."""
+        stored = self.store.tree() if names else {}
+        for name in names:
+            for own in (f"{name}.json", f"{name}.score"):
+                self.store.delete(own)
+            for weights in (each for each in stored if each.startswith(f"{name}/")):
+                self.store.delete(weights)
 
     def _prune(self, commits: list[Commit], newest: Commit | None) -> None:
         """Remove checkpoints that are not kept, and weights that never became one.

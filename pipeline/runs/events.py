@@ -12,8 +12,10 @@ from typing import BinaryIO, Literal
 from pydantic import TypeAdapter
 
 from pipeline.utils.errors import UserError
+from pipeline.utils.untrusted import read_lines
 
 FILE = "events.jsonl"
+Kind = Literal["start", "end", "left", "failed", "restart", "finding", "roll_back"]
 _PACKAGES = ("ray-dmd", "torch", "ray", "diffusers", "accelerate")
 
 
@@ -23,23 +25,29 @@ class Event:
 
     Attributes:
         kind: start: workers began; end: they did all steps; left: they saved and left; failed:
-            an error ended them; restart: the driver saw them fail, and has new ones begin.
+            an error ended them; restart: the driver saw them fail, and has new ones begin;
+            finding: a detector found the run failing; roll_back: it goes on from `step`.
         time: Seconds since 1970.
         step: Steps done; at a start, those that the checkpoint holds.
         workers: Of the group, at its start.
-        reached: At a start, steps that the attempt before had logged, if they were more.
+        reached: At a start, steps that the attempt before had logged, if they were more; of a
+            roll-back, those done.
         reached_at: Time of that log line.
         error: What ended the workers.
+        detector: Of a finding, its name.
+        text: Of a finding, what is wrong and the way out.
         machine: Of the first worker, at its start.
     """
 
-    kind: Literal["start", "end", "left", "failed", "restart"]
+    kind: Kind
     time: float
     step: int
     workers: int | None = None
     reached: int | None = None
     reached_at: float | None = None
     error: str | None = None
+    detector: str | None = None
+    text: str | None = None
     machine: dict[str, str] = field(default_factory=dict)
 
 
@@ -64,13 +72,19 @@ def note(folder: Path, event: Event) -> None:
         raise UserError(f"distill.output: cannot write {folder / FILE}: {error}") from error
 
 
+def noted(folder: Path) -> list[Event]:
+    """The events in the file of a run's folder; damaged lines are left out."""
+    file = folder / FILE
+    return read_lines(file.read_bytes(), read_event)[0] if file.exists() else []
+
+
 def _ends_a_line(file: BinaryIO) -> bool:
     """Whether the last line is whole: a killed process may leave a part of one."""
     file.seek(-1, os.SEEK_END)
     return file.read(1) == b"\n"
 
 
-def now(kind: Literal["end", "left", "failed", "restart"], step: int, error: str = "") -> Event:
+def now(kind: Kind, step: int, error: str = "") -> Event:
     """An event of this moment."""
     return Event(kind, time.time(), step, error=error or None)
 

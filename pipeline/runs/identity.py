@@ -17,7 +17,7 @@ from pipeline.runs.pairs import RunPairs
 _FREE = {
     *("output", "workers", "log_every", "sample_every", "checkpoint_every", "keep", "steps"),
     *("bad_steps", "sharded", "shard_teacher", "recompute", "start_from", "start_weights"),
-    *("scoring", "pick", "wandb", "compile", "attention"),
+    *("scoring", "pick", "wandb", "compile", "attention", "on_failure"),
     "conditions",  # stored ones stand in a definition as what they are
 }
 _FREE_OF_REGRESSION = {"distance", "lpips", "decoder", "cache"}

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,10 @@ class MetricsLog:
         workers: Of the group.
         device: Of the first worker.
 
+    Attributes:
+        lines: Figures of all steps that were logged, those of earlier attempts too, in order.
+        found: Detectors that found the run failing, since it last went back.
+
     Raises:
         UserError: If the folder cannot be written, or `distill.wandb` is set without its package.
     """
@@ -59,7 +64,10 @@ class MetricsLog:
         with self._writing():
             (output / "samples").mkdir(parents=True, exist_ok=True)
             (output / "tensorboard").mkdir(exist_ok=True)
-            lost = self._drop_after(start)
+            self.lines, lost = self._drop_after(start)
+        self.found = set[str]()
+        for event in events.noted(output):
+            self.found = set() if event.kind == "roll_back" else self.found | {event.detector or ""}
         gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
         began, machine = time.time(), events.machine(gpu)
         reached, reached_at = lost.get("step"), lost.get("time")
@@ -72,11 +80,13 @@ class MetricsLog:
         if distill.wandb:
             self.wandb = _WeightsAndBiases(distill.wandb, distill.output, settings, output)
         self.done = start
+        self._went_back: events.Event | None = None
         self.bar = Progress(distill.steps, "distill", "steps", start)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line of metrics.jsonl, and one point on each curve."""
         line = {"step": step, "time": round(time.time(), 2), **values}
+        self.lines.append(line)
         with self._writing():
             with self.metrics.open("a") as lines:
                 lines.write(json.dumps(line) + "\n")
@@ -98,6 +108,24 @@ class MetricsLog:
         if self.wandb is not None:
             self.wandb.picture(step, pixels)
 
+    def note(self, detector: str, step: int, text: str) -> None:
+        """Tell of a failure, once for each detector."""
+        if detector in self.found:
+            return
+        self.found.add(detector)
+        log.warning("step %d: %s", step, text)
+        event = events.now("finding", step)
+        events.note(self.output, replace(event, detector=detector, text=text))
+
+    def went_back(self, step: int) -> None:
+        """Tell, in place of how it ends, that the run goes on from the checkpoint of a step."""
+        self._went_back = replace(events.now("roll_back", step), reached=self.done)
+        log.warning(
+            "step %d: going back to %s, once, with a lower distill.student.lr",
+            self.done,
+            f"the checkpoint of step {step}" if step else "the beginning",
+        )
+
     def __enter__(self) -> "MetricsLog":
         """Show the beginning."""
         self.bar.__enter__()
@@ -109,7 +137,8 @@ class MetricsLog:
         if error[0] is not None:
             event = events.now("failed", self.done, f"{error[0].__name__}: {error[1]}")
         else:
-            event = events.now("end" if self.done == self.steps else "left", self.done)
+            usual = events.now("end" if self.done == self.steps else "left", self.done)
+            event = self._went_back or usual
         try:
             with self._writing():
                 self.board.close()
@@ -133,17 +162,22 @@ class MetricsLog:
                 "folder, then run the same command again"
             ) from error
 
-    def _drop_after(self, start: int) -> dict[str, Any]:
-        """Drop the lines of steps that will be done again; gives the last of them, or nothing."""
+    def _drop_after(self, start: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Drop the lines of steps that will be done again.
+
+        Returns:
+            The others, and the last that is dropped, or nothing.
+        """
         if not self.metrics.exists():
-            return {}
+            return [], {}
         lines = self.metrics.read_text(errors="replace").split("\n")[:-1]  # the last may be torn
         found = {number: each for number, line in enumerate(lines) if (each := _parsed(line))}
         if broken := len(lines) - len(found):
             log.warning("%s: %d damaged lines are dropped", self.metrics, broken)
         kept = [number for number, each in found.items() if each["step"] <= start]
         write_file(self.metrics, "".join(f"{lines[number]}\n" for number in kept).encode())
-        return found[max(found)] if len(found) > len(kept) else {}
+        lost = found[max(found)] if len(found) > len(kept) else {}
+        return [found[number] for number in kept], lost
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
@@ -33,11 +33,13 @@ from pipeline.models.quantized import quantized
 from pipeline.models.sampling import guide
 from pipeline.runs.checkpoint import State
 from pipeline.runs.init_from import InitFrom
+from pipeline.runs.roll_back import rolled_back
 from pipeline.runs.run import Run
 from pipeline.training.clock import Clock
 from pipeline.training.flops import StepFlops, step_flops
 from pipeline.training.gan_images import new_source
 from pipeline.training.method import build_method, new_networks
+from pipeline.training.probe import Prober
 from pipeline.training.sample_grid import SampleGrid
 from pipeline.training.step import TrainStep
 from pipeline.training.trained import critic_rate, in_training, student_rate
@@ -52,6 +54,7 @@ class TrainingRun:
         microbatches: This worker's microbatches at a step, by their numbers: the same draws and
             whichever worker has them.
         grid: Pictures from fixed noise.
+        prober: Makes probes of the networks in training.
         ema: Moving average of the student, which the hook `EMA` updates.
         state: What a checkpoint holds.
         fingerprint: SHA-256 of all that defines the optimisation.
@@ -61,6 +64,7 @@ class TrainingRun:
     step: TrainStep
     microbatches: Callable[[int], dict[int, Microbatch]]
     grid: SampleGrid
+    prober: Prober
     ema: Average
     state: State
     fingerprint: str
@@ -104,9 +108,10 @@ def prepare(config: Config) -> TrainingRun:
         for network in (student, critic, *([teacher] if distill.shard_teacher else [])):
             _shard(network, device, half)
         _shard(ema, device, half=False)
+    rates = {"student": _since_roll_back(run, accelerator), "critic": critic_rate(distill)}
     trained = {
         name: in_training(networks[name], rate, accelerator, distill)
-        for name, rate in (("student", student_rate(distill)), ("critic", critic_rate(distill)))
+        for name, rate in rates.items()
     }
 
     def source(teacher: Denoiser) -> _Source:
@@ -137,11 +142,20 @@ def prepare(config: Config) -> TrainingRun:
             accelerator,
         ),
         grid=SampleGrid(method, teacher, guided, solver, config.seed, device),
+        prober=Prober(method, teacher, solver, distill, config.seed, accelerator),
         ema=ema,
         state=State(networks, {name: each.optimizer for name, each in trained.items()}),
         fingerprint=run.fingerprint,
         flops=flops,
     )
+
+
+def _since_roll_back(run: Run, accelerator: Accelerator) -> Callable[[int], float]:
+    """The student's learning rate, lower if the run went back; as the first worker sees it."""
+    found = rolled_back(run) if accelerator.is_main_process else None
+    shared, rate = [found.rate if found else 1.0], student_rate(run.config.distill)
+    broadcast_object_list(shared)
+    return lambda step: shared[0] * rate(step)
 
 
 def _accelerator() -> Accelerator:

@@ -9,6 +9,7 @@ from accelerate.utils import broadcast_object_list
 
 from pipeline.runs import checkpoint
 from pipeline.runs.async_saver import AsyncSaver
+from pipeline.runs.roll_back import drop
 from pipeline.runs.run import Run
 from pipeline.runs.run_folder import RunFolder
 from pipeline.training.build import TrainingRun
@@ -30,6 +31,8 @@ def resume(run: Run, training: TrainingRun) -> int:
         RuntimeError: If this worker does not see the checkpoint that the first one found.
     """
     main = training.step.accelerator.is_main_process
+    if main:
+        drop(run)
     with ExitStack() as stack:
         newest = partial(run.checkpoints.newest, fingerprint=training.fingerprint)
         found = stack.enter_context(newest()) if main else None

@@ -17,7 +17,6 @@ from pipeline.training.clock import Clock
 from pipeline.training.hooks import Hook, due
 from pipeline.training.peaks import peak
 from pipeline.training.step import StepResult
-from pipeline.training.watchdog import DriftWarnings
 
 HOST_LIMITS = 0.97
 """Share of the GPU's seconds, with the host still at work, from which on it waits for the host."""
@@ -46,7 +45,6 @@ class LogMetrics(Hook):
         self._accelerator, self._clock = training.step.accelerator, training.step.clock
         self._since: list[dict[str, Tensor]] = []
         self._skipped = 0
-        self._drift = DriftWarnings()
         self._flops_of, self._flops, self._warm = training.flops, 0.0, False
         self._hinted = False
 
@@ -63,7 +61,6 @@ class LogMetrics(Hook):
         self._skipped += sum(not all(map(torch.isfinite, norms)) for norms in self._norms())
         figures = _means(self._since, self._accelerator) | {"skipped": self._skipped}
         if self._log is not None:
-            self._drift.look(step, figures)
             figures |= _costs(self._clock, len(self._since), self._accelerator.device)
             figures["samples_per_second"] = self._distill.batch_size / figures["seconds_step"]
             figures |= self._efficiency(figures["seconds_step"])

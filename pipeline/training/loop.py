@@ -17,6 +17,7 @@ from pipeline.runs.run_folder import RunFolder
 from pipeline.training.build import TrainingRun, prepare
 from pipeline.training.checkpoints import SaveCheckpoints, resume
 from pipeline.training.compilations import Compilations
+from pipeline.training.detect import Detect, Measure
 from pipeline.training.draw_samples import DrawSamples
 from pipeline.training.hooks import EMA, Hook, Hooks, due, registered_hooks
 from pipeline.training.log_metrics import LogMetrics
@@ -38,7 +39,8 @@ def train(
         show: Gets the first worker's figures at the same steps.
 
     Returns:
-        Steps done, of which a checkpoint is kept: all of them, unless it was to leave.
+        Steps done, of which a checkpoint is kept: all of them, unless it was to leave, or went back
+        (`distill.on_failure`).
 
     Raises:
         UserError: If teacher, pairs, checkpoint or output folder cannot be used together, or
@@ -50,12 +52,15 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(refusals_named(distill.attention, "distill.attention"))
         log = stack.enter_context(_metrics_log(run, output, start, accelerator))
+        detect = Detect(distill, run, log)
         own: list[Hook] = [
             EMA(training),
             Watchdog(distill.bad_steps, output.folder, accelerator),
             *registered_hooks(distill, training),
             Compilations(len(config.teacher.sizes) or 1),
+            Measure(distill, training),
             LogMetrics(distill, training, log, show),
+            detect,
             DrawSamples(distill, training, log),
             SaveCheckpoints(run, training, output),
         ]
@@ -68,12 +73,14 @@ def train(
                 done - 1, microbatches, hooks.after_student_update, hooks.before_update
             )
             hooks.after_step(done, result)
+            if detect.goes_back:
+                break
             leave = done < distill.steps and done % distill.log_every == 0 and leaving()
             if leave or due(done, distill.checkpoint_every, distill.steps):
                 hooks.at_checkpoint(done)
             if leave:
                 break
-    return done
+    return done if detect.back_to is None else detect.back_to
 
 
 def draw_ahead(training: TrainingRun, steps: range) -> Generator[dict[int, Microbatch]]:

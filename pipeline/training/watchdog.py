@@ -1,7 +1,6 @@
-"""What tells of numbers that are not finite, where they came from, and of a run that drifts."""
+"""What tells of numbers that are not finite, and where they came from."""
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +10,6 @@ from accelerate.utils import gather_object
 from pipeline.training.hooks import Hook
 from pipeline.training.step import Skipped, StepResult
 from pipeline.utils.errors import UserError
-
-log = logging.getLogger(__name__)
-
-_DRIFT = {
-    "sample_std": (
-        0.5,
-        2.0,
-        "the student's samples become all alike, or blow up; lower distill.student.lr, raise "
-        "distill.student.every or distill.regression.weight",
-    ),
-    "critic": (
-        0.0,
-        5.0,
-        "the critic loses the student; raise distill.student.every or lower distill.student.lr",
-    ),
-    "critic_norm": (0.0, 20.0, "the critic's gradients grow; lower distill.critic.lr"),
-}
-"""Figure -> the parts of its first value between which it is left alone, and what to do."""
 
 
 class Watchdog(Hook):
@@ -91,31 +72,6 @@ class Watchdog(Hook):
             "last checkpoint is good; start another run with a lower learning rate or a "
             "smaller distill.clip"
         )
-
-
-class DriftWarnings:
-    """Warns, once for each figure, when it is no longer near its first value."""
-
-    def __init__(self) -> None:
-        self._first: dict[str, float] = {}
-        self._warned: set[str] = set()
-
-    def look(self, step: int, figures: dict[str, float]) -> None:
-        """Compare with the first values.
-
-        Args:
-            step: Steps done.
-            figures: The log's, over the whole batch.
-        """
-        for name, (low, high, hint) in _DRIFT.items():
-            if name not in figures or name in self._warned:
-                continue
-            value, first = figures[name], self._first.setdefault(name, figures[name])
-            if not low * first <= value <= high * first:
-                self._warned.add(name)
-                log.warning(
-                    "step %d: %s went from %.3g to %.3g: %s", step, name, first, value, hint
-                )
 
 
 def _row(step: int, skipped: Skipped) -> dict[str, Any]:

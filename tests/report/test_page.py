@@ -144,6 +144,21 @@ def test_a_killed_attempt_is_told_where_nobody_wrote_its_end(folder: Path) -> No
     assert said.mood == "bad" and said.text.startswith("The attempt before ended without a word.")
 
 
+def test_what_was_found_and_where_it_went_back_to_are_told(folder: Path) -> None:
+    found = {"kind": "finding", "time": BEGAN + 30, "step": 4, "text": "modes are lost"}
+    back = {"kind": "roll_back", "time": BEGAN + 40, "step": 2, "reached": 4}
+    again = {"kind": "start", "time": BEGAN + 50, "step": 2}
+    (folder / "distill" / "state.json").unlink()
+    events = [EVENTS[0], found, back, again, found]
+    write(folder / "distill" / "events.jsonl", "\n".join(json.dumps(each) for each in events))
+    run = read(folder)
+    said = [(entry.mood, entry.text) for entry in words.timeline(run)][1:5]
+    assert [mood for mood, _ in said] == ["bad", "bad", "good", "bad"]
+    assert "modes are lost" in said[0][1] and "from step 4" in said[1][1] and "2" in said[2][1]
+    assert words.status(run, BEGAN + 60).word == "running", "a finding ends no attempt"
+    assert words.trained(run) == 40 + (run.metrics[-1]["time"] - BEGAN - 50)
+
+
 EVIL = "<script>alert(1)</script>\"'><img src=http://evil.example onerror=alert(2)>"
 
 

@@ -13,7 +13,7 @@ from pipeline.runs.events import FILE, read_event
 from pipeline.runs.metrics_log import board_score
 from pipeline.runs.run import Run
 from pipeline.runs.run_folder import RunFolder
-from pipeline.training import loop
+from pipeline.training import detect, loop
 from pipeline.utils.errors import UserError
 from pipeline.utils.untrusted import read_lines
 
@@ -90,16 +90,17 @@ def test_a_damaged_event_is_left_out():
     assert [(each.kind, each.step) for each in found] == [("end", 3), ("end", 3)] and damaged == 4
 
 
-def test_every_key_of_metrics_is_documented_and_tensorboard_has_all(tiny_run):
-    config = tiny_run(gan={"real": "pairs", "smoothness": 0.1})
+def test_every_key_of_metrics_is_documented_and_tensorboard_has_all(tiny_run, monkeypatch):
+    monkeypatch.setattr(detect, "SHARE", 1e3)  # a probe in every line
+    config = tiny_run(gan={"real": "pairs", "smoothness": 0.1}, log_every=5)
     loop.train(config)
     board_score(RunFolder(Run(config).storage), 8, Score(0.5, 10, 0.25))
     output = Path(config.distill.output)
     lines = (output / "metrics.jsonl").read_text().splitlines()
     written = {key for line in lines for key in json.loads(line)}
     text = (ROOT / "docs" / "metrics.md").read_text().partition("## events.jsonl")[0]
-    on_gpus = {"mfu", "seconds_device", "seconds_host"}
-    assert written | on_gpus == set(re.findall(r"^\| `(\w+)` \|", text, re.M))
+    others = {"mfu", "seconds_device", "seconds_host", "probe_motion"}  # of GPUs, of videos
+    assert written | others == set(re.findall(r"^\| `(\w+)` \|", text, re.M))
 
     files = sorted((output / "tensorboard").glob("events*"))
     shown = [value for file in files for each in records(file.read_bytes()) for value in each]

@@ -23,7 +23,6 @@ from pipeline.runs.checkpoint_store import CheckpointStore
 from pipeline.runs.host_copy import HostCopy
 from pipeline.runs.run import Run
 from pipeline.training import build, loop
-from pipeline.training.watchdog import DriftWarnings
 from pipeline.utils.errors import UserError
 from tests.fixtures.in_process import make_pairs
 from tests.fixtures.metrics import lines
@@ -426,17 +425,6 @@ def test_start_from_something_else_is_one_clear_line(finished, tiny_run, tmp_pat
     )
     with pytest.raises(UserError, match="is another network"):
         build.prepare(config)
-
-
-def test_drift_is_told_once_in_plain_words(caplog):
-    drift = DriftWarnings()
-    for step, spread in enumerate((0.5, 0.45, 0.2, 0.1), 1):
-        drift.look(step, {"sample_std": spread, "critic": 0.1})
-    assert len(caplog.messages) == 1
-    assert (
-        "step 3: sample_std went from 0.5 to 0.2: the student's samples become all alike"
-        in (caplog.messages[0])
-    )
 
 
 def test_a_line_of_metrics_says_where_the_time_goes(tiny_run):
