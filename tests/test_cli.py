@@ -15,8 +15,11 @@ from pydantic.fields import FieldInfo
 from pipeline.cli import load, main
 from pipeline.cli.job import Job
 from pipeline.cli.jobs import JOBS
+from pipeline.cli.options import kind_of, parse, settings
 from pipeline.config import Config, settings_yaml
+from pipeline.methods.terms import TERMS
 from pipeline.utils.errors import UserError
+from tests.extension.toy_term import ZeroMean
 
 JOB = """
 import sys
@@ -76,6 +79,8 @@ def test_words_without_a_name_go_to_their_setting() -> None:
     ("arguments", "setting", "value"),
     [
         ("--distill.steps 2e3", "steps", 2000),
+        ("--distill.steps 2.5e3", "steps", 2500),
+        ("--distill.gan.blocks 1,3", "gan.blocks", (1, 3)),
         ("--distill.clip 1e1", "clip", 10.0),
         ("--distill.ema 5e-1", "ema", 0.5),
         ("--distill.student.times 1,7.5e-1", "student.times", (1.0, 0.75)),
@@ -84,6 +89,27 @@ def test_words_without_a_name_go_to_their_setting() -> None:
 def test_numbers_as_people_write_them(arguments: str, setting: str, value: object) -> None:
     found = attrgetter(setting)(load(arguments.split()).distill)
     assert found == value and type(found) is type(value)
+
+
+KINDS = {name: kind_of(schema) for name, _, schema in settings()}
+
+
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if "INT" in kind])
+def test_wherever_a_whole_number_is_asked_it_may_be_written_as_people_do(name: str) -> None:
+    typed, wanted = ("1e3", 1000) if KINDS[name] == "INT" else ("1e3,749", [1000, 749])
+    given = parse(REFUSE, [f"--{name}", typed])[0][name]
+    assert json.dumps(given) == json.dumps(wanted)
+
+
+def test_a_setting_of_a_term_has_a_name_as_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TERMS, "zero_mean", ZeroMean)
+    terms = load(["--distill.terms.zero_mean.weight", "1e-1"]).distill.terms
+    assert {name: each.model_dump() for name, each in terms.items()} == {
+        "zero_mean": {"weight": 0.1}
+    }
+    wrong = "distill.terms.zero_mean.weight: -1 is out of range: must be at least 0"
+    with pytest.raises(UserError, match=re.escape(wrong)):
+        load(["--distill.terms.zero_mean.weight=-1"])
 
 
 def test_config_option_before_environment(tmp_path: Path) -> None:

@@ -6,15 +6,18 @@ import argparse
 import json
 import textwrap
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any, NoReturn
 
 from pipeline.cli.job import Job
 from pipeline.config import Config, refusals, settings_yaml
+from pipeline.config.distill import term_settings
 from pipeline.utils.errors import UserError
 
 DRY_RUN = "dry-run"
 HELP, HELP_ALL = "help", "help-all"
 CONFIG = "config"
+TERMS = "distill.terms"
 _FLAG, _WORDS = "flag", "words"
 _GENERAL = "all jobs"
 _FILE = {
@@ -36,6 +39,8 @@ def parse(
         SystemExit: After help is printed.
     """
     own = parser(job, prog)
+    for name in sorted(_within_mappings(arguments)):
+        own.add_argument(f"--{name}", default=argparse.SUPPRESS, type=settings_yaml.parse)
     reader = own.parse_known_intermixed_args if job.words else own.parse_known_args
     known, unknown = reader(arguments)
     if unknown and not unknown[0].startswith("--"):
@@ -55,6 +60,7 @@ def parse(
     return given, flag
 
 
+@cache
 def settings() -> list[tuple[str, str, dict[str, Any]]]:
     """Name of every leaf of the tree, in order, its group's help and its own JSON schema."""
     tree = Config.model_json_schema()
@@ -71,8 +77,17 @@ def settings() -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def names() -> list[str]:
-    """Of all settings, dotted."""
-    return [name for name, _, _ in settings()]
+    """Of all settings, dotted; of further terms too, where one is registered."""
+    terms = {f"{TERMS}.{name}": each.model_fields for name, each in term_settings().items()}
+    own = [name for name, _, _ in settings()]
+    return own + [f"{term}.{name}" for term, fields in terms.items() for name in fields]
+
+
+def _within_mappings(arguments: Sequence[str]) -> set[str]:
+    """Names of what is given one by one of a setting that is a mapping, such as a term's weight."""
+    given = {word[2:].partition("=")[0] for word in arguments if word.startswith("--")}
+    mappings = [f"{name}." for name, _, schema in settings() if kind_of(schema) == "MAPPING"]
+    return {name for name in given if name.startswith(tuple(mappings))}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -182,6 +197,11 @@ def _end(prog: str, job: Job, hidden: dict[str, list[str]]) -> str:
         )
     examples = [f"  {prog} {each}" for each in job.examples]
     return "\n".join([*lines, *([""] if lines else []), "examples:", *examples])
+
+
+def kind_of(schema: dict[str, Any]) -> str:
+    """What a setting takes, as the help calls it: INT, NUMBER, [INT,...], TEXT, MAPPING, ..."""
+    return _describe(schema)[0]
 
 
 def _describe(schema: dict[str, Any]) -> tuple[str, list[str]]:

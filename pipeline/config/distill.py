@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny, create_model
 
 from pipeline.config.terms import (
     BUILT_IN,
@@ -29,11 +29,17 @@ from pipeline.utils.fields import (
 _EMBEDDED = "As teacher.embedded_guidance; null: the same value."
 
 
+def term_settings() -> dict[str, type[Branch]]:
+    """Settings of each further term that is registered, by its name in `distill.terms`."""
+    table = registered(TERMS).items()
+    return {name: term.Settings for name, term in table if name not in BUILT_IN}
+
+
 def _terms(value: Any) -> Any:
     """Each term's settings in the class that it names itself."""
     if not isinstance(value, dict):
         return value
-    known = registered(TERMS)
+    known = term_settings()
     for name in value:
         if name in BUILT_IN:
             raise ValueError(f"{name} is set in distill.{name}")
@@ -41,7 +47,8 @@ def _terms(value: Any) -> Any:
             raise ValueError(
                 f"there is no term {name}; name the module that registers it in plugins"
             )
-    return {name: known[name].Settings.model_validate(each) for name, each in value.items()}
+    fields: dict[str, Any] = {name: (known[name], ...) for name in value}
+    return dict(create_model("Terms", __base__=Branch, **fields).model_validate(value))
 
 
 class LoraConfig(Branch):

@@ -7,72 +7,8 @@ from difflib import SequenceMatcher
 
 from pydantic_core import ErrorDetails
 
-ELSEWHERE = {
-    "adam_beta1": "AdamW's betas are those of the paper, 0.9 and 0.999",
-    "adam_beta2": "AdamW's betas are those of the paper, 0.9 and 0.999",
-    "adam_weight_decay": "AdamW's weight decay is that of the paper, 0.01",
-    "allow_tf32": "PyTorch's defaults hold; distill.precision bf16 is faster",
-    "checkpointing_steps": "use distill.checkpoint_every",
-    "checkpoints_total_limit": "use distill.keep",
-    "conditioning_dropout_prob": "guidance is the teacher's own: use pairs.guidance",
-    "dataloader_num_workers": "nothing to set: microbatches are drawn ahead by a thread",
-    "dataset_name": "use encode.source, a folder of images",
-    "dfake_gen_update_ratio": "use distill.student.every",
-    "diffusion_gan": "use distill.gan.student_weight and distill.gan.critic_weight",
-    "dm_loss_weight": "use distill.matching.weight",
-    "ema_decay": "use distill.ema",
-    "enable_xformers_memory_efficient_attention": "use distill.attention",
-    "eval_steps": "use distill.sample_every",
-    "gen_cls_loss_weight": "use distill.gan.student_weight",
-    "gradient_accumulation_steps": "use distill.lanes, the microbatches of a batch",
-    "gradient_checkpointing": "use distill.recompute",
-    "guidance_scale": "use pairs.guidance",
-    "hub_model_id": "use export.push",
-    "instance_data_dir": "use encode.source",
-    "learning_rate": "use distill.student.lr and distill.critic.lr",
-    "logging_dir": "use run: TensorBoard's files are in its folder",
-    "logging_steps": "use distill.log_every",
-    "lora_alpha": "use distill.student.lora.alpha and distill.critic.lora.alpha",
-    "lora_rank": "use distill.student.lora.rank and distill.critic.lora.rank",
-    "lr": "use distill.student.lr and distill.critic.lr",
-    "lr_scheduler": "nothing to set: rates are constant after distill.warmup steps, but for the "
-    "regression phase, half a cosine",
-    "lr_warmup_steps": "use distill.warmup",
-    "max_grad_norm": "use distill.clip",
-    "max_train_samples": "use pairs.count",
-    "max_train_steps": "use distill.steps",
-    "mixed_precision": "use distill.precision, fp32 or bf16",
-    "negative_prompt": "use teacher.negative_prompt",
-    "num_inference_steps": "use pairs.steps for the teacher; the student has distill.student.times",
-    "num_machines": "start a Ray cluster, and use distill.workers.max",
-    "num_processes": "use distill.workers.max",
-    "num_train_epochs": "use distill.steps",
-    "optimizer": "use distill.optimizer",
-    "output_dir": "use run",
-    "pretrained_model_name_or_path": "use teacher.output, a folder of diffusers",
-    "pretrained_teacher_model": "use teacher.output, a folder of diffusers",
-    "rank": "use distill.student.lora.rank and distill.critic.lora.rank",
-    "real_guidance_scale": "use pairs.guidance",
-    "report_to": "use distill.wandb; TensorBoard's files are always there",
-    "resolution": "use teacher.image_size, and encode.size for real images",
-    "resume": "nothing to set: a run that is started again goes on from its newest checkpoint",
-    "resume_from_checkpoint": "nothing to set: a run that is started again goes on from its newest "
-    "checkpoint; distill.start_from takes the weights of another",
-    "revision": "name it with the model: hf://owner/name@revision",
-    "save_steps": "use distill.checkpoint_every",
-    "scale_lr": "nothing to set: distill.batch_size is that of all workers together",
-    "train_batch_size": "use distill.batch_size, that of all workers together",
-    "train_data_dir": "use encode.source",
-    "use_8bit_adam": "use distill.optimizer adamw8bit",
-    "use_ema": "use distill.ema, the decay of its mean weights",
-    "use_fp16": "use distill.precision bf16",
-    "validation_epochs": "use distill.sample_every",
-    "validation_prompts": "use teacher.prompts, whose first ones are shown every "
-    "distill.sample_every steps",
-    "validation_steps": "use distill.sample_every",
-    "wandb_project": "use distill.wandb",
-}
-"""Flags of diffusers' training scripts, and of the authors' of DMD2 -> what is here instead."""
+from pipeline.config.elsewhere import ELSEWHERE
+
 _LONGEST = 100
 """Characters of an unknown setting's name that are shown."""
 
@@ -96,16 +32,21 @@ def _hint(key: str, names: Sequence[str]) -> str:
     group, _, leaf = key.replace("-", "_").rpartition(".")
 
     def likeness(name: str) -> float:
-        leaves = SequenceMatcher(None, name.rpartition(".")[2], key.rpartition(".")[2])
-        return leaves.ratio() + SequenceMatcher(None, name, key).ratio()
+        return _likeness(name.rpartition(".")[2], leaf) + _likeness(name, key)
 
     if group in ("", *groups) and (there := ELSEWHERE.get(leaf)):
         return there
-    same_leaf = [name for name in names if name.endswith(f".{key}")]
-    best = max((*names, *groups), key=likeness)
-    if same_leaf:
+    if same_leaf := [name for name in (*names, *groups) if name.endswith(f".{key}")]:
         return f"did you mean {' or '.join(same_leaf)}?"
+    beside = [name for name in names if group and name.rpartition(".")[0] == group]
+    if beside and _likeness((near := max(beside, key=likeness)).rpartition(".")[2], leaf) > 0.5:
+        return f"did you mean {near}?"
+    best = max((*names, *groups), key=likeness)
     return f"did you mean {best}?" if likeness(best) > 1.2 else "--help-all lists all settings"
+
+
+def _likeness(one: str, other: str) -> float:
+    return SequenceMatcher(None, one, other).ratio()
 
 
 def line(errors: Sequence[ErrorDetails], names: Sequence[str]) -> str:

@@ -127,9 +127,9 @@ _Loader.add_implicit_resolver(
 
 
 def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
-    """1e3 is the integer that it says."""
+    """1e3 and 1.5e3 are the integers that they say."""
     value = loader.construct_yaml_float(node)
-    whole = "." not in node.value and abs(value) < 2**53 and value.is_integer()
+    whole = "e" in node.value.lower() and abs(value) < 2**53 and value.is_integer()
     return int(value) if whole else value
 
 

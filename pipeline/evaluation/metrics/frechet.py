@@ -1,12 +1,14 @@
 """The Fréchet distance: how far two sets of images are apart, as Gaussians in their features."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from pipeline.diffusion.seeds import generator
 from pipeline.evaluation.metrics import bootstrap
 from pipeline.evaluation.metrics.metric import Estimate, Metric, TwoSets, check_features
-from pipeline.evaluation.metrics.moments import Gaussian, Moments
+from pipeline.evaluation.metrics.moments import Gaussian, Moments, Normal, Sums
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -27,7 +29,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
         ValueError: If the shapes do not fit or a value is not finite.
     """
     check_features(a, b, 2)
-    return gaussian_distance(_fit(a), _fit(b))
+    return gaussian_distance(Moments.of(a).gaussian(), Moments.of(b).gaussian())
 
 
 def gaussian_distance(a: Gaussian, b: Gaussian) -> float:
@@ -43,19 +45,17 @@ def gaussian_distance(a: Gaussian, b: Gaussian) -> float:
     return float((a.mean - b.mean).square().sum() + spread)
 
 
-def rough_distance(a: Moments, b: Moments) -> float:
-    """`gaussian_distance` of the Gaussians fitted to them, in many dimensions far faster.
+def rough_distance(a: Normal, b: Normal) -> float:
+    """`gaussian_distance` of these, in many dimensions far faster.
 
     The trace is the sum of the roots of the eigenvalues of L^T B L, with L the Cholesky factor of
     A. A is made positive definite first: where covariances are singular, the distance is right to
     about four digits of their trace, enough for the width of an interval.
     """
-    one, two = (side.scatter / (side.count - 1) for side in (a, b))
-    spread = one.trace() + two.trace()
-    little = (1e-9 * one.diagonal().max()).clamp(min=1e-30)
-    factor = torch.linalg.cholesky(one + little * torch.eye(len(one)))
-    values = torch.linalg.eigvalsh(factor.T @ two @ factor)
-    spread -= 2 * values.clamp(min=0).sqrt().sum()
+    little = (1e-9 * a.covariance.diagonal().max()).clamp(min=1e-30)
+    factor = torch.linalg.cholesky(a.covariance + little * torch.eye(len(a.mean)))
+    spread = a.covariance.trace() + b.covariance.trace()
+    spread -= 2 * _sum_of_roots(factor.T @ b.covariance @ factor)
     return float((a.mean - b.mean).square().sum() + spread)
 
 
@@ -67,24 +67,52 @@ def frechet(sets: TwoSets) -> Estimate:
     Source: Efron and Tibshirani, 1993, "An Introduction to the Bootstrap", Chapter 13. A bootstrap
     sample has doubles, which adds to the bias; that is taken off.
     """
-    reference, other = sets.reference, sets.other
-    value = gaussian_distance(reference.gaussian, other.gaussian)
-    count, rng, values = len(other.parts), generator("bootstrap"), []
+    value = gaussian_distance(sets.reference.gaussian, sets.other.gaussian)
+    again, rng = resampled(sets), generator("bootstrap")
+    count, values = len(sets.other.parts), []
     for _ in range(bootstrap.RESAMPLES):
         drawn = torch.randint(count, (count,), generator=rng)
-        weights = drawn.bincount(minlength=count).tolist()
-        fixed = reference.moments
-        if sets.same_noise:
-            fixed = Moments.together(reference.parts, weights)
-        values.append(rough_distance(fixed, Moments.together(other.parts, weights)))
+        values.append(again(drawn.bincount(minlength=count).double()))
     return bootstrap.interval(value, torch.tensor(values, dtype=torch.float64))
 
 
+def resampled(sets: TwoSets) -> Callable[[Tensor], float]:
+    """The distance as a function of how many times each part is taken, (P,) float64.
+
+    With no more images than features it works on roots, whose rows are images: exact, and fast for
+    few. With more it adds up covariances, in the principal axes of a reference that stays as it is.
+    """
+    reference, other = sets.reference, sets.other
+    if max(reference.count, other.count) <= len(reference.moments.mean):
+
+        def by_roots(weights: Tensor) -> float:
+            taken = weights.tolist()
+            fixed = reference.gaussian
+            if sets.same_noise:
+                fixed = Moments.together(reference.parts, taken).gaussian()
+            return gaussian_distance(fixed, Moments.together(other.parts, taken).gaussian())
+
+        return by_roots
+    if sets.same_noise:
+        both = Sums.of(reference.parts), Sums.of(other.parts)
+        return lambda weights: rough_distance(*(side.together(weights) for side in both))
+    root = reference.gaussian.root
+    variances, axes = torch.linalg.eigh(root.T @ root)
+    deviations, mean = variances.clamp(min=0).sqrt(), reference.gaussian.mean @ axes
+    sums = Sums.of(other.parts, axes)
+
+    def in_axes(weights: Tensor) -> float:
+        normal = sums.together(weights)
+        cross = _sum_of_roots(deviations[:, None] * normal.covariance * deviations)
+        spread = variances.sum() + normal.covariance.trace() - 2 * cross
+        return float((mean - normal.mean).square().sum() + spread)
+
+    return in_axes
+
+
+def _sum_of_roots(matrix: Tensor) -> Tensor:
+    """Of the eigenvalues of a symmetric matrix that has none below zero, up to rounding."""
+    return torch.linalg.eigvalsh(matrix).clamp(min=0).sqrt().sum()
+
+
 FRECHET = Metric(lambda sets: {"fid": frechet(sets)}, needs="moments")
-
-
-def _fit(features: Tensor) -> Gaussian:
-    features = features.double()
-    mean = features.mean(0)
-    root = torch.linalg.qr(features - mean, mode="r").R
-    return Gaussian(mean, root / (len(features) - 1) ** 0.5)

@@ -9,12 +9,12 @@ from pipeline.evaluation.metrics import bootstrap
 from pipeline.evaluation.metrics.frechet import (
     frechet,
     frechet_distance,
-    gaussian_distance,
+    resampled,
     rough_distance,
 )
 from pipeline.evaluation.metrics.metric import TwoSets
-from pipeline.evaluation.metrics.moments import Moments
-from tests.fixtures.features import by_moments, drawn, feature_set, normal, width
+from pipeline.evaluation.metrics.moments import Normal
+from tests.fixtures.features import by_moments, drawn, feature_set, normal, statistics, width
 
 D = 16
 
@@ -61,11 +61,27 @@ def test_moments_far_from_zero_lose_nothing() -> None:
 def test_the_rough_distance_is_the_same_to_a_few_digits() -> None:
     a, b = normal(700, 64, seed=3) @ normal(64, 64, seed=1), 2 * normal(900, 64, seed=4) + 1
     for few in (700, 20):
-        sides = [Moments.of(x[:few]) for x in (a, b)]
-        exact = gaussian_distance(*(side.gaussian() for side in sides))
+        sides = [Normal(x[:few].mean(0), x[:few].T.cov()) for x in (a, b)]
+        exact = frechet_distance(a[:few], b[:few])
         assert rough_distance(*sides) == pytest.approx(exact, rel=1e-3)
-    constant = Moments.of(torch.ones(20, 4))
+    constant = Normal(torch.ones(4).double(), torch.zeros(4, 4).double())
     assert rough_distance(constant, constant) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("same_noise", [False, True])
+@pytest.mark.parametrize("count, size", [(30, 64), (64, 64), (300, 16)])
+def test_a_resample_is_the_distance_of_its_images(count: int, size: int, same_noise: bool) -> None:
+    """Of few images, worked out from images; of many, from features: to 1e-6 of the slow way."""
+    sets = [statistics(drawn(count, seed, size) * (1 + seed)) for seed in (0, 1)]
+    parts = int(sets[1].groups.max()) + 1
+    again = resampled(TwoSets(*(each.feature_set() for each in sets), same_noise))
+    for seed in range(3):
+        rng = torch.Generator().manual_seed(seed)
+        times = torch.randint(parts, (parts,), generator=rng).bincount(minlength=parts)
+        taken = [each.features.repeat_interleave(times[each.groups], 0) for each in sets]
+        fixed = taken[0] if same_noise else sets[0].features
+        slow = frechet_distance(fixed, taken[1])
+        assert again(times.double()) == pytest.approx(slow, rel=1e-6)
 
 
 @pytest.mark.parametrize("bad", [torch.full((9, 4), float("nan")), torch.zeros(9, 3)])
