@@ -349,7 +349,9 @@ def test_dry_run_prints_tree_and_plan_and_starts_nothing(
     again.write_text(text)
     config = Config.model_validate(settings_yaml.read(str(again)))
     assert config.pairs.output == f"{run}/pairs"
-    assert text.splitlines()[-5:] == [
+    plan = [line for line in text.splitlines() if line.startswith("# ")]
+    assert text.startswith("\n".join(plan)), "the plan is first"
+    assert plan[-12:-7] == [
         "# teacher: 4000 training steps",
         "# pairs: 5000 pairs in 10 shards, 1360000 bytes on disk before compression",
         "# pairs: 70 teacher evaluations per pair (heun, 18 steps, fp32), 350000 in all",
@@ -357,6 +359,12 @@ def test_dry_run_prints_tree_and_plan_and_starts_nothing(
         "with 1800 student steps",
         "# evaluate: 10000 images per network",
     ]
+    typed = f"--run {run} --pairs.guidance 2"
+    assert f"#   python jobs/pairs.py {typed} " in text and "--dry-run" not in text
+    of_runs = Job(print, words="report.runs")
+    assert main(of_runs, ["--run", str(run), "other", "--dry-run"], "ray-dmd report") == 0
+    (told,) = re.findall(r"ray-dmd pairs .*?(?= #)", capsys.readouterr().out)
+    assert told.split() == ["ray-dmd", "pairs", "--run", str(run)], "no words of its own"
 
 
 def test_exit_codes_of_the_job(capsys: pytest.CaptureFixture[str]) -> None:

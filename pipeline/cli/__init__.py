@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +47,13 @@ def main(job: Job, arguments: Sequence[str] | None = None, prog: str | None = No
         if source:
             print("# " * dry + source)
         if dry:
-            from pipeline.stages.plan import plan  # torch: not for --help
+            from pipeline.stages.plan import Plan  # torch: not for --help
 
-            print(
-                settings_yaml.dump(config.model_dump(mode="json"))
-                + "".join(f"# {line}\n" for line in plan(config)),
-                end="",
-            )
+            own = (f"--{options.DRY_RUN}", *given.get(job.words, ()))
+            others = [word for word in words if word not in own]
+            lines = Plan(config).told(partial(_command, others, prog or ""))
+            settings = settings_yaml.dump(config.model_dump(mode="json"))
+            print("".join(f"# {line}\n" for line in lines) + settings, end="")
         else:
             with no_empty_folders([Path(each) for each in outputs.values()]):
                 for call in (other or job).functions():
@@ -65,6 +67,12 @@ def main(job: Job, arguments: Sequence[str] | None = None, prog: str | None = No
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _command(words: Sequence[str], prog: str, job: str) -> str:
+    """What a user types to run a job with these words, as `prog` was typed."""
+    typed = ("ray-dmd", job) if prog.startswith("ray-dmd") else ("python", f"jobs/{job}.py")
+    return shlex.join([*typed, *words])
 
 
 def load(arguments: Sequence[str], job: Job | None = None) -> Config:

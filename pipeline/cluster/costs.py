@@ -12,10 +12,9 @@ from pipeline.models.denoiser import Denoiser
 from pipeline.runs.conditions import RunConditions
 from pipeline.stages.plan import teacher_calls, training_calls
 from pipeline.training.flops import StepFlops
-from pipeline.training.memory import Footprint
+from pipeline.training.memory import GIB, Footprint
 from pipeline.training.peaks import peak
 
-GIB = 2**30
 USUAL = 0.4
 """Share of its peak that a GPU reaches in training that is going well."""
 
@@ -99,15 +98,15 @@ def estimate(
     Args:
         pairs, distill, prices: Settings of a run.
         stored: Bytes of its outputs.
-        speeds: Of "pairs.actors" and "distill.workers".
+        speeds: Of "distill.workers" and, where there are pairs to make, "pairs.actors".
     """
     total, lines = 0.0, []
     work = {
         "pairs.actors": (teacher_calls(pairs) * pairs.count, 0.0),
         "distill.workers": training_calls(distill, pairs.guidance).evaluations(),
     }
-    for name, (by_teacher, by_student) in work.items():
-        speed = speeds[name]
+    for name, speed in speeds.items():
+        by_teacher, by_student = work[name]
         share = pairs.actors if name == "pairs.actors" else distill.workers
         hours = (by_teacher * speed.teacher + by_student * speed.student) / 3600
         price = hours * (share.gpus * prices.gpu_hour + share.cpus * prices.cpu_hour)

@@ -4,32 +4,28 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-import ray
-
 from pipeline.cluster import costs
-from pipeline.cluster.costs import GIB, Output
-from pipeline.cluster.network import check_reach
-from pipeline.cluster.node import Node, Speed, look_at_nodes, measure_speed, versions
-from pipeline.cluster.session import connect
+from pipeline.cluster.cluster_checks import ClusterChecks
+from pipeline.cluster.costs import Output
+from pipeline.cluster.node import Speed, measure_speed
+from pipeline.cluster.room import Asked
 from pipeline.config import ActorsConfig, Config, WorkersConfig
 from pipeline.data import shards
 from pipeline.data.fetch import fetch_inputs
 from pipeline.data.sources.source import Source
 from pipeline.data.storage import Storage, probe
 from pipeline.evaluation.reference import SETTING
+from pipeline.methods.recipe import Recipe
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.loading import load_teacher, teacher_fingerprint
 from pipeline.models.solver_notes import solver_note
 from pipeline.runs.run import Run
 from pipeline.stages.pairs import pair_plan
-from pipeline.stages.plan import plan, set_bytes
+from pipeline.stages.plan import Plan, set_bytes
 from pipeline.training.flops import planned_flops
-from pipeline.training.memory import footprint, memory_verdict
+from pipeline.training.memory import CONTEXT, GIB, WORKSPACE, footprint, memory_verdict
 from pipeline.utils.errors import UserError, problem_line
 from pipeline.utils.uris import is_remote
-
-CONTEXT = GIB
-"""Bytes that CUDA and its libraries take beside a network."""
 
 
 @dataclass(frozen=True)
@@ -48,43 +44,54 @@ class Finding:
 
 
 def doctor(config: Config) -> None:
-    """Look at teacher, stores, cluster and memory, and estimate time and cost.
+    """Say what a run comes to, look at what it needs, and estimate time and cost.
 
     Raises:
         UserError: If a run would fail; every finding is printed before.
     """
+    for line in Plan(config).lines:
+        print(f"plan  {line}", flush=True)
     examination = Examination(config)
     findings = []
     for finding in examination.findings():
         print(f"{finding.mark:4}  {finding.title:14} {finding.text}", flush=True)
         findings.append(finding)
-    for line in plan(config):
-        print(f"plan  {line}")
     if failed := [finding.title for finding in findings if finding.mark == "FAIL"]:
         raise UserError(f"{len(failed)} of {len(findings)} checks failed: {', '.join(failed)}")
     for line in examination.estimate():
         print(f"cost  {line}")
 
 
-class Examination:
+class Examination(ClusterChecks):
     """The checks of one run's configuration, each made once."""
 
     def __init__(self, config: Config):
+        workers, self._pairs = config.distill.workers, Recipe.of(config.distill).needs.pairs
+        self._shares: dict[str, ActorsConfig | WorkersConfig] = {"distill.workers": workers}
+        if self._pairs:
+            self._shares["pairs.actors"] = config.pairs.actors
+        asked = [Asked(name, s.min, s.cpus, s.gpus) for name, s in self._shares.items()]
+        super().__init__(asked, config.doctor.patience)
         self.config = config
         self._reference = config.evaluate.reference or ""
         self._stored = config.distill.conditions == "stored"
 
     def findings(self) -> Iterator[Finding]:
         """Every check's result as it comes; one that fails as an earlier one did is left out."""
-        checks: dict[str, Callable[[], str]] = {
-            **({"conditions": self.check_conditions} if self._stored else {}),
-            "teacher": self.check_teacher,
+        pairs = {
             "solver": self.check_solver,
             "pairs.output": lambda: self.check_store("pairs"),
-            "distill.output": lambda: self.check_store("distill"),
             "pair set": self.check_pairs,
-            **({"evaluate.reference": self.check_reference} if self._reference else {}),
+        }
+        checks: dict[str, Callable[[], str]] = {
+            "inputs": self.check_inputs,
             "Ray": self.check_cluster,
+            "room": self.check_room,
+            **({"conditions": self.check_conditions} if self._stored else {}),
+            "teacher": self.check_teacher,
+            **(pairs if self._pairs else {}),
+            "distill.output": lambda: self.check_store("distill"),
+            **({"evaluate.reference": self.check_reference} if self._reference else {}),
             "versions": self.check_versions,
             "network": self.check_network,
             "shared paths": self.check_shared,
@@ -121,8 +128,9 @@ class Examination:
         config, conditions = self.config, Run(self.local).conditions
         pairs = set_bytes(config.pairs.count, self.teacher.buckets)
         whole = footprint(config, self.teacher)
+        made = {config.pairs.output: Output(pairs, made=bool(self._manifest))}
         found = {
-            config.pairs.output: Output(pairs, made=bool(self._manifest)),
+            **(made if self._pairs else {}),
             config.distill.output: costs.checkpoints(whole, config.distill.keep),
         }
         if conditions:
@@ -131,29 +139,28 @@ class Examination:
             found[config.embed.output] = stored
         return found
 
-    @cached_property
-    def nodes(self) -> list[Node]:
-        """Every node that is there now, and what it sees of the local outputs."""
-        self.check_cluster()
-        outputs = {self.config.pairs.output: self._manifest, self.config.distill.output: None}
-        if conditions := Run(self.local).conditions:
-            outputs[self.config.embed.output] = shards.PLAN if conditions.made else None
-        local = {folder: file for folder, file in outputs.items() if not is_remote(folder)}
-        return look_at_nodes(local, self.config.doctor.patience)
+    @property
+    def folders(self) -> dict[str, str | None]:
+        """Local outputs; each that is there already, by a file in it."""
+        outputs: dict[str, str | None] = {self.config.distill.output: None}
+        if self._pairs:
+            outputs[self.config.pairs.output] = self._manifest
+        if self._stored:
+            store = Storage(self.config.embed.output, self.config.s3, "embed.output")
+            outputs[self.config.embed.output] = shards.PLAN if store.list("manifest-") else None
+        return {folder: file for folder, file in outputs.items() if not is_remote(folder)}
 
     @cached_property
     def speeds(self) -> dict[str, Speed]:
-        """Of a pair actor and of a training worker, on the resources each will have."""
-        self.check_cluster()
+        """Of a training worker and, where there are pairs to make, of an actor."""
         settings, patience = self.config.model_dump(mode="json"), self.config.doctor.patience
-        shares: dict[str, ActorsConfig | WorkersConfig] = {
-            "pairs.actors": self.config.pairs.actors,
-            "distill.workers": self.config.distill.workers,
-        }
-        return {
-            name: measure_speed(settings, name, share.cpus, share.gpus, patience)
-            for name, share in shares.items()
-        }
+        return {name: measure_speed(settings, self._asked[name], patience) for name in self.devices}
+
+    def check_inputs(self) -> str:
+        """What jobs do not make is there."""
+        if problems := Plan(self.config).problems:
+            raise UserError("; ".join(problems))
+        return "all that is to be given is there"
 
     def check_conditions(self) -> str:
         """The stored ones are of this teacher and its prompts."""
@@ -214,49 +221,6 @@ class Examination:
         found = Source(self._reference, self.config.s3, SETTING)
         return f"{found.kind} files in {found.path}"
 
-    def check_cluster(self) -> str:
-        """Ray answers, with this token and this version."""
-        if self._unjoined:
-            raise UserError(self._unjoined)
-        now = ray.cluster_resources()
-        return f"{now.get('CPU', 0):g} CPUs and {now.get('GPU', 0):g} GPUs now"
-
-    @cached_property
-    def _unjoined(self) -> str:
-        """Why Ray cannot be joined; "" if it can."""
-        try:
-            connect()
-        except UserError as error:
-            return str(error)
-        return ""
-
-    def check_versions(self) -> str:
-        """All nodes run what this process runs."""
-        mine = versions()
-        for node in self.nodes:
-            for name, version in mine.items():
-                if node.versions.get(name) != version:
-                    raise UserError(
-                        f"node {node.address} has {name} {node.versions.get(name)}, this process "
-                        f"{version}: install the same constraints.txt on all nodes"
-                    )
-        return ", ".join(f"{name} {version}" for name, version in mine.items())
-
-    def check_network(self) -> str:
-        """Strangers do not reach the cluster."""
-        return check_reach([node.address for node in self.nodes])
-
-    def check_shared(self) -> str:
-        """All nodes see the local folders, if there are some."""
-        for node in self.nodes:
-            for folder, seen in node.sees.items():
-                if not seen:
-                    raise UserError(
-                        f"node {node.address} does not see {folder}: give a folder that all nodes "
-                        "share, or s3://bucket/prefix"
-                    )
-        return f"{len(self.nodes)} nodes see all folders"
-
     def check_disk(self) -> str:
         """Local folders have room for what is not made yet."""
         missing = {folder: each for folder, each in self.outputs.items() if not each.made}
@@ -272,15 +236,15 @@ class Examination:
         return f"{sum(needs.values()) / GIB:.2f} GiB needed{most}"
 
     def check_workers(self) -> str:
-        """A node takes an actor's and a worker's task and can load the teacher."""
+        """A node that takes an actor's or a worker's task can load the teacher."""
         return "; ".join(f"{name} on {speed.device}" for name, speed in self.speeds.items())
 
     def check_memory(self) -> str:
         """The networks of training fit a worker."""
-        distill, memory = self.config.distill, self.speeds["distill.workers"].memory
+        distill, memory = self.config.distill, self.devices["distill.workers"].memory
         found = partial(footprint, self.config, self.teacher, distill.workers.min)
-        context = CONTEXT if distill.workers.gpus else 0
-        return memory_verdict(found, distill.recompute, memory, context)
+        beside = (CONTEXT, WORKSPACE) if distill.workers.gpus else ()
+        return memory_verdict(found, distill.recompute, memory, *beside)
 
     def estimate(self) -> list[str]:
         """Work of a step, hours and price of both jobs, from the measured speeds."""

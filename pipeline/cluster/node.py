@@ -14,6 +14,7 @@ import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipeline.cluster.room import Asked
 from pipeline.cluster.session import user_errors
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
@@ -45,17 +46,28 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Device:
+    """What a worker computes on.
+
+    Attributes:
+        name: Of its GPU, or "CPU".
+        memory: Bytes that it has.
+    """
+
+    name: str
+    memory: int
+
+
+@dataclass(frozen=True)
 class Speed:
     """A worker as it was measured.
 
     Attributes:
         device: Name of its GPU, or "CPU".
-        memory: Bytes that it has.
         teacher, student: Seconds of one network evaluation for one image, in a batch.
     """
 
     device: str
-    memory: int
     teacher: float
     student: float
 
@@ -109,31 +121,53 @@ def _look(files: dict[str, str]) -> Node:
     )
 
 
-def measure_speed(
-    settings: dict[str, Any], name: str, cpus: float, gpus: float, patience: float
-) -> Speed:
+def meet_device(asked: Asked, patience: float) -> Device:
+    """What a task with the resources of one worker computes on.
+
+    Args:
+        asked: The resources.
+        patience: Seconds in which a node must have taken it.
+
+    Raises:
+        UserError: If none has.
+    """
+    asked.check()
+    found: Device = _done(_meet, asked, patience)
+    return found
+
+
+def measure_speed(settings: dict[str, Any], asked: Asked, patience: float) -> Speed:
     """Load the networks of a run on some node, and time them there.
 
     Args:
         settings: Of the run, as a plain dict.
-        name: The setting that asks for the resources, in the branch that has the precision.
-        cpus, gpus: What the task holds.
+        asked: What the task holds, for a setting in the branch that has the precision.
         patience: Seconds until it must be done.
 
     Raises:
         UserError: If no node takes the task, or the networks cannot be loaded there.
     """
-    result = _measure.options(num_cpus=cpus, num_gpus=gpus).remote(settings, name)
+    found: Speed = _done(_measure, asked, patience, settings, asked.setting)
+    return found
+
+
+def _done(task: Any, asked: Asked, patience: float, *given: Any) -> Any:
+    """What a task comes to."""
+    result = task.options(num_cpus=asked.cpus, num_gpus=asked.gpus).remote(*given)
     done, _ = ray.wait([result], timeout=patience)
     if not done:
         ray.cancel(result)
         raise UserError(
-            f"{name}: no node took a task of {cpus:g} CPU and {gpus:g} GPU in {patience:g} "
-            "seconds; `ray status` tells what is there: start nodes, ask for less, or wait longer "
-            "with doctor.patience"
+            f"{asked}: no node took it in {patience:g} seconds; start nodes, ask for less, or wait "
+            "longer with doctor.patience"
         )
     with user_errors():
         return ray.get(result)
+
+
+@ray.remote
+def _meet() -> Device:
+    return _device()
 
 
 @ray.remote
@@ -166,14 +200,14 @@ def _measured(settings: dict[str, Any], branch: str) -> Speed:
             times.append(time.perf_counter() - start)
         return min(times) / rows
 
-    if device.type == "cuda":
-        name, memory = (
-            torch.cuda.get_device_name(),
-            torch.cuda.get_device_properties(0).total_memory,
-        )
-    else:
-        name, memory = "CPU", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Speed(name, memory, seconds(teacher), seconds(student))
+    return Speed(_device().name, seconds(teacher), seconds(student))
+
+
+def _device() -> Device:
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory
+        return Device(torch.cuda.get_device_name(), memory)
+    return Device("CPU", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def _existing(folder: Path) -> Path:

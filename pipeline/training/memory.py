@@ -23,7 +23,11 @@ _MOMENTS = {"adamw": 8, "adamw8bit": 2}
 
 _RECOMPUTE: tuple[bool | int, ...] = (False, 4, 3, 2, True)
 """Values of `distill.recompute` that are tried, from the fastest to that of least memory."""
-_GIB = 2**30
+GIB = 2**30
+CONTEXT = GIB
+"""Bytes that CUDA and its libraries take beside a network."""
+WORKSPACE = 0.1
+"""What PyTorch takes on a GPU beside tensors, as a part of them: at most 0.08 was measured."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,8 @@ def memory_verdict(
     footprint_of: Callable[[bool | int], Footprint],
     recompute: bool | int,
     memory: int,
-    context: int,
+    context: int = 0,
+    workspace: float = 0.0,
 ) -> str:
     """What a worker needs, and the least `distill.recompute` that fits if it is less than its own.
 
@@ -114,25 +119,28 @@ def memory_verdict(
         recompute: Its own.
         memory: Bytes that a worker has.
         context: Bytes of them that are no tensors.
+        workspace: What is left free of the rest, as a part of the tensors.
 
     Raises:
         UserError: If it has too little.
     """
-    own, mine, room = footprint_of(recompute), _part(recompute), memory - context
+    own, mine = footprint_of(recompute), _part(recompute)
+    room = (memory - context) / (1 + workspace)
     fits = own.total <= room
     others = (n for n in _RECOMPUTE if (_part(n) < mine if fits else _part(n) > mine))
     least = next((n for n in others if footprint_of(n).total <= room), None)
     told = "" if least is None else f"distill.recompute {str(least).lower()}"
-    need, has = f"{(own.total + context) / _GIB:.2f}", f"{memory / _GIB:.1f}"
+    need, has = f"{(own.total + context) / GIB:.2f}", f"{memory / GIB:.1f}"
+    more = f" and {workspace:.0%} for PyTorch's workspace" if workspace else ""
     if fits:
-        text = f"{need} of {has} GiB for a worker of distill"
+        text = f"{need} of {has} GiB{more} for a worker of distill"
         return f"{text}; {told} fits too" if told else text
-    sizes = (f"{key.replace('_', ' ')} {size / _GIB:.1f}" for key, size in vars(own).items())
+    sizes = (f"{key.replace('_', ' ')} {size / GIB:.1f}" for key, size in vars(own).items())
     ways = [f"{told} (which is enough)"] if told else ["distill.recompute true"] * (mine < 1)
     ways += ["distill.precision bf16", "more distill.lanes", "distill.sharded"]
     raise UserError(
-        f"a worker needs {need} GiB ({', '.join(sizes)}) and has {has}: set {', '.join(ways)}, or "
-        "use a larger GPU"
+        f"a worker needs {need} GiB ({', '.join(sizes)}){more}, and has {has}: set "
+        f"{', '.join(ways)}, or use a larger GPU"
     )
 
 

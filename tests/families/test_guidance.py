@@ -13,7 +13,7 @@ from pipeline.evaluation.generate import generators
 from pipeline.models.families.gaussian import gaussian_teacher
 from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import network_calls, sample_teacher
-from pipeline.stages.plan import plan
+from pipeline.stages.plan import Plan
 from tests.families.builder import NEGATIVE
 from tests.families.builders import BUILDERS
 from tests.families.measures import close
@@ -93,4 +93,4 @@ def test_a_comparisons_teacher_is_guided_as_its_pairs() -> None:
 
 def test_a_plan_says_that_its_calls_are_the_most() -> None:
     settings = {"guidance": 3.0, "guidance_until": 0.5}
-    assert "at most 70 teacher" in "".join(plan(Config.model_validate({"pairs": settings})))
+    assert "at most 70 teacher" in "".join(Plan(Config.model_validate({"pairs": settings})).lines)

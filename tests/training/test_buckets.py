@@ -18,7 +18,7 @@ from pipeline.runs.checkpoint import read_part
 from pipeline.runs.checkpoint_store import CheckpointStore
 from pipeline.runs.run import Run
 from pipeline.stages.encode import real_plan
-from pipeline.stages.plan import plan
+from pipeline.stages.plan import Plan
 from pipeline.stages.score import score
 from pipeline.stages.verify import inspect, inspect_real, verify, verify_real
 from pipeline.training import build, loop
@@ -290,7 +290,7 @@ def test_a_set_of_several_sizes_is_verified_and_shown(made, capsys):
     assert "6 pairs solved again" in capsys.readouterr().out
     inspect(config)
     assert "4x8x8 or 4x12x8 or 4x8x16" in capsys.readouterr().out
-    assert "buckets: of 4 microbatches 16x16 (2), 24x16 (1), 16x32 (1)" in plan(config)
+    assert "buckets: of 4 microbatches 16x16 (2), 24x16 (1), 16x32 (1)" in Plan(config).lines
     verify_real(config)
     inspect_real(config)
     shown = capsys.readouterr().out

@@ -7,10 +7,8 @@ import pytest
 import torch
 
 from pipeline.cli import load
-from pipeline.cluster.costs import GIB
-from pipeline.cluster.doctor import CONTEXT
 from pipeline.models.quantized import FORMATS
-from pipeline.training.memory import footprint
+from pipeline.training.memory import CONTEXT, GIB, footprint
 from tests.fixtures.released import RELEASED, SDXL
 
 
