@@ -36,6 +36,11 @@ class Recipe:
         """The recipe that settings ask for."""
         return cls(distill, tuple(term for term in _all_terms(distill) if term.active))
 
+    def phase(self, step: int) -> int:
+        """1, 2 or 3, of a step, counted from 0."""
+        first = self.distill.regression_steps
+        return 1 + (step >= first) + (step >= first + self.distill.burn_in_steps)
+
     def plan(self, step: int) -> StepPlan:
         """What happens at a step, counted from 0."""
         if step < self.distill.regression_steps:

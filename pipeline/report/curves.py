@@ -10,6 +10,8 @@ LABELS = {
     "regression": ("regression", "student"),
     "matching_gradient": ("matching gradient", "matching"),
     "critic": ("critic", "critic"),
+    "lr_student": ("student", "student"),
+    "lr_critic": ("critic", "critic"),
     "student_norm": ("student", "student"),
     "critic_norm": ("critic", "critic"),
     "sample_std": ("standard deviation", "student"),
@@ -32,6 +34,7 @@ _FIGURES = (
         "Means since the line before.",
     ),
     ("Gradient norms", ("student_norm", "critic_norm"), "log", "Before clipping."),
+    ("Learning rates", ("lr_student", "lr_critic"), "log", "Of the line's last step."),
     (
         "The student's samples",
         ("sample_std", "sample_mean"),
@@ -96,7 +99,7 @@ def curves(run: FoundRun) -> list[Chart]:
 def _others(run: FoundRun) -> list[str]:
     """Figures of the losses of methods that have no place above."""
     names = {name for line in run.metrics for name in line}
-    known = LABELS.keys() | {"step", "time", "skipped", "memory_gib"}
+    known = LABELS.keys() | {"step", "time", "phase", "skipped", "memory_gib"}
     return sorted(name for name in names - known if not name.startswith("seconds_"))[:_MOST]
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.config import DistillConfig, settings_yaml
 from pipeline.runs import events
-from pipeline.runs.board import Board
+from pipeline.runs.board import FILE, Board, tag
 from pipeline.runs.checkpoint_store import Score
 from pipeline.runs.run_folder import RunFolder
 from pipeline.utils.errors import UserError
@@ -28,6 +28,10 @@ from pipeline.utils.progress import Progress
 
 log = logging.getLogger(__name__)
 
+METRICS, BOARD = "metrics.jsonl", f"tensorboard/{FILE}"
+"""Files of a run that go on after a restart, in its folder."""
+_SCORES = "tensorboard/eval"
+"""Folder of the scores' curves, which another process writes."""
 _SHOWN = ("regression", "matching_gradient", "critic", "sample_std", "student_norm", "skipped")
 
 
@@ -60,7 +64,7 @@ class MetricsLog:
         device: torch.device,
     ):
         self.output, self.steps = output, distill.steps
-        self.metrics = output / "metrics.jsonl"
+        self.metrics = output / METRICS
         with self._writing():
             (output / "samples").mkdir(parents=True, exist_ok=True)
             (output / "tensorboard").mkdir(exist_ok=True)
@@ -86,13 +90,14 @@ class MetricsLog:
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line of metrics.jsonl, and one point on each curve."""
         line = {"step": step, "time": round(time.time(), 2), **values}
+        tagged = {tag(name): value for name, value in values.items()}
         self.lines.append(line)
         with self._writing():
             with self.metrics.open("a") as lines:
                 lines.write(json.dumps(line) + "\n")
-            self.board.scalars(step, values)
+            self.board.scalars(step, tagged)
         if self.wandb is not None:
-            self.wandb.scalars(step, values)
+            self.wandb.scalars(step, tagged)
         shown = {name: each for name, each in values.items() if name in _SHOWN}
         self.bar.update(step - self.done, **shown)
         self.done = step
@@ -104,7 +109,7 @@ class MetricsLog:
         with Image.open(file) as picture:
             pixels = np.asarray(picture.convert("RGB"))
         with self._writing():
-            self.board.image(step, "samples", pixels)
+            self.board.image(step, "samples/grid", pixels)
         if self.wandb is not None:
             self.wandb.picture(step, pixels)
 
@@ -191,10 +196,12 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 def board_score(output: RunFolder, step: int, score: Score) -> None:
     """Put the score of a checkpoint on TensorBoard's curves; what a store refuses, later."""
-    (folder := output.folder / "tensorboard").mkdir(parents=True, exist_ok=True)
-    board = Board(folder, suffix=f".score-{step}")
-    floor = {} if score.floor is None else {"fd_floor": score.floor}
-    board.scalars(step, {"fd_teacher": score.fd_teacher, **floor})
+    (folder := output.folder / _SCORES).mkdir(parents=True, exist_ok=True)
+    output.download(f"{_SCORES}/{FILE}")
+    board = Board(folder)
+    board.scalars(step, {tag("fd_teacher"): score.fd_teacher})
+    if score.floor is not None:
+        board.scalars(step, {tag("fd_floor"): score.floor})
     board.close()
     output.try_upload()
 
@@ -227,7 +234,7 @@ class _WeightsAndBiases:
         self._run.log(values, step=step)
 
     def picture(self, step: int, pixels: np.ndarray) -> None:
-        self._run.log({"samples": self._image(pixels)}, step=step)
+        self._run.log({"samples/grid": self._image(pixels)}, step=step)
 
     def close(self, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))

@@ -50,8 +50,11 @@ class RunFolder:
     def download(self, *names: str) -> None:
         """Bring files that an earlier attempt left in a bucket, those that are there."""
         for name in () if self._local else names:
-            if name in self.storage.list():
-                self.storage.download(name, self.folder / name)
+            folder, _, file = name.rpartition("/")
+            store = self.storage / folder if folder else self.storage
+            if file in store.list():
+                (self.folder / folder).mkdir(parents=True, exist_ok=True)
+                store.download(file, self.folder / name)
 
     def upload(self) -> None:
         """Store the files that are new or changed since the last call.

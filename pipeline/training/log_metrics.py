@@ -42,6 +42,7 @@ class LogMetrics(Hook):
         show: Callable[[dict[str, float]], None],
     ) -> None:
         self._distill, self._log, self._show = distill, log, show
+        self._step = training.step
         self._accelerator, self._clock = training.step.accelerator, training.step.clock
         self._since: list[dict[str, Tensor]] = []
         self._skipped = 0
@@ -61,7 +62,9 @@ class LogMetrics(Hook):
         self._skipped += sum(not all(map(torch.isfinite, norms)) for norms in self._norms())
         figures = _means(self._since, self._accelerator) | {"skipped": self._skipped}
         if self._log is not None:
-            figures |= _costs(self._clock, len(self._since), self._accelerator.device)
+            figures |= self._rates(step - 1) | _costs(
+                self._clock, len(self._since), self._accelerator.device
+            )
             figures["samples_per_second"] = self._distill.batch_size / figures["seconds_step"]
             figures |= self._efficiency(figures["seconds_step"])
             self._hint(figures)
@@ -69,6 +72,13 @@ class LogMetrics(Hook):
             self._show(figures)
         self._since.clear()
         self._flops = 0.0
+
+    def _rates(self, step: int) -> dict[str, float]:
+        """The phase of a step, counted from 0, and the learning rates of who learns in it."""
+        phase = self._step.method.recipe.phase(step)
+        learners = {1: ("student",), 2: ("critic",), 3: ("student", "critic")}[phase]
+        rates = {f"lr_{name}": getattr(self._step, name).rate(step) for name in learners}
+        return {"phase": phase, **rates}
 
     def _efficiency(self, seconds: float) -> dict[str, float]:
         """TFLOP/s of each worker, and their share of what its GPU can do at most."""

@@ -11,7 +11,7 @@ from pipeline.diffusion import devices
 from pipeline.methods.microbatch import Microbatch
 from pipeline.models.attention_backend import refusals_named
 from pipeline.runs import events
-from pipeline.runs.metrics_log import MetricsLog
+from pipeline.runs.metrics_log import BOARD, METRICS, MetricsLog
 from pipeline.runs.run import Run
 from pipeline.runs.run_folder import RunFolder
 from pipeline.training.build import TrainingRun, prepare
@@ -98,7 +98,7 @@ def _metrics_log(
         yield None
         return
     settings = run.config.model_dump(mode="json")
-    output.download("metrics.jsonl", "skipped.jsonl", events.FILE)
+    output.download(METRICS, BOARD, "skipped.jsonl", events.FILE)
     workers, device = accelerator.num_processes, accelerator.device
     try:
         with MetricsLog(run.config.distill, settings, output.folder, start, workers, device) as log:

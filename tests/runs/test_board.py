@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from pipeline.runs.board import Board
+from pipeline.methods.terms import TERMS
+from pipeline.runs.board import FILE, Board, tag
 
 
 def records(folder: Path) -> list[Event]:
@@ -45,12 +47,60 @@ def test_what_is_added_is_there_with_its_step(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(shown.convert("RGB")), pixels)
 
 
-def test_a_board_without_a_step_leaves_older_points(tmp_path: Path) -> None:
-    board = Board(tmp_path, suffix=".score-7")
-    board.scalars(7, {"fd_teacher": 0.1})
+def write(folder: Path, step: int | None, values: dict[int, float]) -> None:
+    board = Board(folder, step)
+    for at, value in values.items():
+        board.scalars(at, {"loss/critic": value})
     board.close()
-    assert [each.WhichOneof("what") for each in records(tmp_path)] == ["file_version", "summary"]
-    assert next(tmp_path.iterdir()).name.endswith(".score-7")
+
+
+def curve(folder: Path) -> list[tuple[int, float]]:
+    """As TensorBoard itself reads it."""
+    found = EventAccumulator(str(folder)).Reload().Scalars("loss/critic")
+    return [(each.step, each.value) for each in found]
+
+
+def test_a_board_without_a_step_leaves_older_points(tmp_path: Path) -> None:
+    write(tmp_path, None, {7: 1.0, 8: 2.0})
+    write(tmp_path, None, {7: 3.0})
+    kinds = [each.WhichOneof("what") for each in records(tmp_path)]
+    assert kinds == ["file_version", "summary", "summary", "summary"]
+    assert curve(tmp_path) == [(7, 1.0), (8, 2.0), (7, 3.0)]
+
+
+def test_a_resume_goes_on_in_the_one_file_and_replaces_later_points(tmp_path: Path) -> None:
+    write(tmp_path, 1, {2: 1.0, 4: 2.0, 6: 3.0})
+    write(tmp_path, 5, {6: 4.0, 8: 5.0})
+    assert [file.name for file in tmp_path.iterdir()] == [FILE]
+    assert curve(tmp_path) == [(2, 1.0), (4, 2.0), (6, 4.0), (8, 5.0)]
+
+
+@pytest.mark.parametrize("lost", [1, 5, 12, 20, 30])
+def test_a_record_that_a_kill_left_half_written_costs_itself_alone(
+    tmp_path: Path, lost: int
+) -> None:
+    write(tmp_path, 1, {2: 1.0, 4: 2.0})
+    file = tmp_path / FILE
+    file.write_bytes(file.read_bytes()[:-lost])
+    write(tmp_path, 3, {4: 3.0, 6: 4.0})
+    assert curve(tmp_path) == [(2, 1.0), (4, 3.0), (6, 4.0)]
+
+
+@pytest.mark.parametrize("rest", [b"", b"no events", bytes(50)])
+def test_what_is_no_file_of_events_is_begun_anew(tmp_path: Path, rest: bytes) -> None:
+    (tmp_path / FILE).write_bytes(rest)
+    write(tmp_path, 1, {2: 1.0})
+    assert curve(tmp_path) == [(2, 1.0)]
+
+
+def test_figures_have_their_group() -> None:
+    known = {
+        *("loss/regression", "loss/matching_gradient", "optimizer/critic_norm", "time/mfu"),
+        *("optimizer/lr_critic", "optimizer/phase", "samples/sample_std", "time/seconds_step"),
+        *("eval/fd_teacher", "eval/probe_contrast", "memory/memory_gib"),
+    }
+    assert {tag(name.partition("/")[2]) for name in known} == known
+    assert {tag(name) for name in TERMS} == {f"loss/{name}" for name in TERMS}
 
 
 def test_a_full_disk_is_one_error_and_nothing_is_printed_after_it(tmp_path: Path) -> None:

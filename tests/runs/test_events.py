@@ -6,14 +6,17 @@ import re
 from pathlib import Path
 
 import pytest
-from tensorboardX.proto.event_pb2 import Event as Record
+from pytest import approx
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from pipeline.runs.board import tag
 from pipeline.runs.checkpoint_store import Score
 from pipeline.runs.events import FILE, read_event
 from pipeline.runs.metrics_log import board_score
 from pipeline.runs.run import Run
 from pipeline.runs.run_folder import RunFolder
 from pipeline.training import detect, loop
+from pipeline.training.trained import critic_rate, student_rate
 from pipeline.utils.errors import UserError
 from pipeline.utils.untrusted import read_lines
 
@@ -102,20 +105,29 @@ def test_every_key_of_metrics_is_documented_and_tensorboard_has_all(tiny_run, mo
     others = {"mfu", "seconds_device", "seconds_host", "probe_motion"}  # of GPUs, of videos
     assert written | others == set(re.findall(r"^\| `(\w+)` \|", text, re.M))
 
-    files = sorted((output / "tensorboard").glob("events*"))
-    shown = [value for file in files for each in records(file.read_bytes()) for value in each]
-    tags = [value.tag for value in shown]
-    assert written - {"step", "time"} <= set(tags)
-    assert tags.count("samples") == 2 and tags.count("fd_teacher") == tags.count("fd_floor") == 1
-    (settings,) = (value.tensor.string_val[0] for value in shown if "config" in value.tag)
-    assert b"regression_steps: 4" in settings
+    board = EventAccumulator(str(output / "tensorboard")).Reload()
+    assert {tag(name) for name in written - {"step", "time"}} == set(board.Tags()["scalars"])
+    for name in written - {"step", "time"}:
+        logged = {line["step"]: line[name] for line in map(json.loads, lines) if name in line}
+        assert {each.step: each.value for each in board.Scalars(tag(name))} == approx(logged)
+    assert [each.step for each in board.Images("samples/grid")] == [5, 10]
+    assert board.Tags()["tensors"] == ["config/text_summary"]
+    (settings,) = board.Tensors("config/text_summary")
+    assert b"regression_steps: 4" in settings.tensor_proto.string_val[0]
+    scores = EventAccumulator(str(output / "tensorboard" / "eval")).Reload()
+    assert [(each.step, each.value) for each in scores.Scalars("eval/fd_teacher")] == [(8, 0.5)]
+    assert scores.Scalars("eval/fd_floor")[0].value == 0.25
 
 
-def records(data: bytes) -> list:
-    """Values in a TFRecord file: length (8 bytes), checksum (4), record, checksum (4)."""
-    found, at = [], 0
-    while at < len(data):
-        size = int.from_bytes(data[at : at + 8], "little")
-        found.append(Record.FromString(data[at + 12 : at + 12 + size]).summary.value)
-        at += 16 + size
-    return found
+def test_rates_and_phase_are_those_of_the_step(tiny_run):
+    config = tiny_run()
+    loop.train(config)
+    distill = config.distill
+    lines = (Path(distill.output) / "metrics.jsonl").read_text().splitlines()
+    for line in map(json.loads, lines):
+        phase, step = line["phase"], line["step"] - 1
+        assert phase == 1 + (step >= 4) + (step >= 4 + distill.burn_in_steps)
+        rates = {"student": student_rate(distill), "critic": critic_rate(distill)}
+        learns = {name for name in rates if f"lr_{name}" in line}
+        assert learns == {1: {"student"}, 2: {"critic"}, 3: {"student", "critic"}}[phase]
+        assert all(line[f"lr_{name}"] == rates[name](step) for name in learns)

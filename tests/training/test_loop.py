@@ -306,12 +306,12 @@ def test_the_curves_and_pictures_go_to_weights_and_biases_offline(tiny_run, monk
     config = tiny_run(wandb="one-step")
     loop.train(config)
     (log,) = Path(config.distill.output).glob("wandb/offline-run-*/run-*.wandb")
-    words = (b"one-step", b"matching_gradient", b"student_norm")
+    words = (b"one-step", b"loss/matching_gradient", b"optimizer/student_norm")
     end = time.monotonic() + 30  # its own process writes the rest
     while not all(word in log.read_bytes() for word in words):
         assert time.monotonic() < end
         time.sleep(0.1)
-    assert list(log.parent.glob("files/media/images/samples_10_*.png"))
+    assert list(log.parent.glob("files/media/images/samples/grid_10_*.png"))
 
 
 @pytest.mark.parametrize(
