@@ -64,7 +64,7 @@ def rows_of_sdxl():
 @pytest.mark.parametrize(("gpus", "name", "flags", "told"), rows_of_sdxl())
 def test_memory_of_sdxl_is_what_its_page_says(gpus, name, flags, told, tmp_path):
     plain = ["--config", f"configs/{name}.yaml", "--run", str(tmp_path)]
-    config = load("", [*plain, *flags.strip(" `").split()])[0]
+    config = load([*plain, *flags.strip(" `").split()])
     assert config.distill.workers.min == (int(gpus) if config.distill.sharded else 1)
     teacher = SDXL.teacher(config.teacher)
     with torch.device("meta"):
