@@ -5,7 +5,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.config.sets import EvaluateActorsConfig
-from pipeline.utils.fields import Branch, Folder, Input, Model, Positive
+from pipeline.utils.fields import Branch, Folder, Input, Model, Positive, one_of
+
+SCORES = "pipeline.models.scores:SCORES"
+BUILT_IN = ("clip", "pick")
+"""The table of scores, and the names in it that no plugin has added."""
 
 
 class ExportConfig(Branch):
@@ -76,8 +80,13 @@ class EvaluateConfig(Branch):
     )
     clip: Model | None = Field(
         default=None,
-        description="CLIP model that scores images by their prompts, a folder or "
-        "owner/name@commit on the Hub; null: none.",
+        description="Short for clip in evaluate.scores.",
+    )
+    scores: dict[Annotated[str, one_of(SCORES, *BUILT_IN)], Model] = Field(
+        default={},
+        description="Published scores of images by their prompts: name -> its weights, a folder, "
+        "local or in a bucket, or owner/name@commit on the Hub: {clip: models/clip}; known are "
+        f"{', '.join(BUILT_IN)}.",
     )
     patience: float = Field(
         default=1800.0,
@@ -86,6 +95,11 @@ class EvaluateConfig(Branch):
         description="Seconds without a new batch after which the job ends.",
     )
     actors: EvaluateActorsConfig = Field(default_factory=EvaluateActorsConfig)
+
+    @property
+    def scored(self) -> dict[str, str]:
+        """`scores`, with `clip` among them."""
+        return ({} if self.clip is None else {"clip": self.clip}) | self.scores
 
 
 class SampleConfig(Branch):

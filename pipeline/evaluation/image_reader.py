@@ -1,18 +1,20 @@
 """From the images of an evaluation to their features, a batch at a time."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.diffusion.seeds import generator
 from pipeline.evaluation.classifier import Classifier, read
 from pipeline.evaluation.image_sets import ImageSets, SetName
 from pipeline.evaluation.speed import peak_mib
 from pipeline.evaluation.statistics import Readout
-from pipeline.models.perceptual.clip import Clip
 from pipeline.models.perceptual.features import FeatureNet
+from pipeline.models.scores.score import Score
 
 
 class Task(NamedTuple):
@@ -38,7 +40,7 @@ class ImageReader:
         sets: Where the images come from.
         classifier: Trained on real images that the teacher learnt from, or None without such.
         net: The network whose features are compared; None for the classifier or pixels.
-        clip: What scores images by their prompts, or None.
+        scores: What scores images by their prompts, by name.
     """
 
     def __init__(
@@ -47,9 +49,9 @@ class ImageReader:
         *,
         classifier: Classifier | None,
         net: FeatureNet | None,
-        clip: Clip | None,
+        scores: Mapping[str, Score],
     ) -> None:
-        self.sets, self.classifier, self.net, self.clip = sets, classifier, net, clip
+        self.sets, self.classifier, self.net, self.scores = sets, classifier, net, scores
 
     def read(self, task: Task) -> Batch:
         """Make the images of a task and read them; raises as `ImageSets.images`."""
@@ -60,17 +62,26 @@ class ImageReader:
             features, logits = read(self.classifier, images)
             sure = logits.softmax(1).max(1)
             predicted, confidence = sure.indices.to(torch.int16), sure.values
-        scores = empty
-        if self.net is not None or self.clip is not None:
+        scores = others = images.new_empty(len(images), 0)
+        if self.net is not None or self.scores:
             decoded = self.sets.decoded(task.name, images)
             if self.net is not None:
                 features = of_frames(self.net, decoded).cpu()
-            if self.clip is not None and task.name in ("student", "teacher", "floor"):
-                clip, prompts = self.clip, self._prompts(task)
-                scores = of_frames(lambda frames: clip(frames, _each(prompts, frames)), decoded)
-                scores = scores.cpu()
-        readout = Readout(features, pixels, predicted, confidence, scores)
+            if self.scores and (prompts := self._prompts(task)):
+                scores = self._scored(decoded, prompts)
+                if task.name == "teacher":
+                    others = self._scored(decoded, self._prompts(task, self._strangers))
+        readout = Readout(features, pixels, predicted, confidence, scores, others)
         return Batch(task, readout, peak_mib())
+
+    def _scored(self, decoded: Tensor, prompts: list[str]) -> Tensor:
+        """A column for each score, (n, S)."""
+
+        def by_all(frames: Tensor) -> Tensor:
+            each = _each(prompts, frames)
+            return torch.stack([score(frames, each) for score in self.scores.values()], 1)
+
+        return of_frames(by_all, decoded).cpu()
 
     def _pixels(self, images: Tensor) -> Tensor:
         if self.sets.whole_pixels:
@@ -80,10 +91,24 @@ class ImageReader:
         size = [min(side, 32) for side in images.shape[2:]]
         return functional.interpolate(images, size, mode="area").flatten(1)
 
-    def _prompts(self, task: Task) -> list[str]:
+    @cached_property
+    def _strangers(self) -> Tensor:
+        """The number of each prompt -> that of another one, at random; of one prompt itself."""
+        count = len(self.sets.teacher.prompts or ())
+        order = torch.randperm(count, generator=generator("other prompts"))
+        return order.roll(-1)[order.argsort()]
+
+    def _prompts(self, task: Task, instead: Tensor | None = None) -> list[str]:
+        """Of each image of a set that is scored, or of others instead; none of other sets."""
         labels, prompts = self.sets.labels(task.name), self.sets.teacher.prompts
-        assert labels is not None and prompts is not None
-        return [prompts[label] for label in labels[task.first : task.stop].tolist()]
+        if task.name not in SCORED or labels is None or prompts is None:
+            return []
+        own = labels[task.first : task.stop]
+        return [prompts[label] for label in (own if instead is None else instead[own]).tolist()]
+
+
+SCORED: tuple[SetName, ...] = ("student", "teacher", "floor", "real")
+"""The sets whose images are scored by their prompts; the real ones where they have captions."""
 
 
 def of_frames(read: Callable[[Tensor], Tensor], samples: Tensor) -> Tensor:

@@ -7,11 +7,8 @@ from pipeline.data.crop import PREPARATION
 from pipeline.evaluation.classifier import FEATURES
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.image_reader import ImageReader
-from pipeline.evaluation.metrics import bootstrap
 from pipeline.evaluation.real import RealSet
 from pipeline.evaluation.reference import Reference
-from pipeline.evaluation.statistics import Statistics
-from pipeline.models.perceptual.clip import Clip
 from pipeline.models.perceptual.features import weights_checksum
 
 
@@ -73,20 +70,6 @@ def features_record(reader: ImageReader, data: str | None) -> dict[str, str | No
             weights_checksum(reader.classifier),
         )
     return _features("pixels" if reader.sets.teacher.latents is None else "latents")
-
-
-def clip_record(sets: Statistics, clip: Clip | None) -> dict[str, Any] | None:
-    """Mean CLIP scores; the floor is the teacher's from other noise. None without a model."""
-    if clip is None:
-        return None
-    scores = {name: sets[name].clip for name in ("student", "teacher", "floor")}
-    return {
-        "library": clip.library,
-        "checksum": clip.checksum,
-        "resize": f"bicubic with antialiasing to {clip.side}x{clip.side}",
-        "n": sets["student"].count,
-        **{name: bootstrap.mean(values)._asdict() for name, values in scores.items()},
-    }
 
 
 def _features(

@@ -25,14 +25,20 @@ class Readout(NamedTuple):
         pixels: The images themselves or made smaller, (n, P), or none of them, (n, 0).
         predicted: Their classes by the classifier, (n,) int16, or (0,) without one.
         confidence: Its probability of that class, (n,), or (0,).
-        clip: CLIP scores, (n,), or (0,).
+        scores: By the image's prompt, a column for each score, (n, S), or (n, 0).
+        others: The same by another prompt, (n, S), or (n, 0).
     """
 
     features: Tensor
     pixels: Tensor
     predicted: Tensor
     confidence: Tensor
-    clip: Tensor
+    scores: Tensor
+    others: Tensor
+
+
+_KEPT = ("features", "pixels")
+"""What is kept of the first images alone."""
 
 
 class SetStatistics:
@@ -48,14 +54,16 @@ class SetStatistics:
         features: Those kept, (kept, D) float32, in order.
         pixels: The same of pixels, (kept, P).
         groups: Part of the set that each image is in, (count,) int64 in [0, GROUPS).
-        predicted, confidence, clip: Of all images, as in `Readout`; empty where there are none.
+        predicted, confidence, scores, others: Of all images, as in `Readout`; empty where there are
+            none.
     """
 
     features: Tensor
     pixels: Tensor
     predicted: Tensor
     confidence: Tensor
-    clip: Tensor
+    scores: Tensor
+    others: Tensor
 
     def __init__(
         self,
@@ -77,7 +85,7 @@ class SetStatistics:
         if not self._seen:
             for name in Readout._fields:
                 value = getattr(readout, name)
-                length = self._kept if value.ndim == 2 else self.count if len(value) else 0
+                length = self._kept if name in _KEPT else self.count if len(value) else 0
                 setattr(self, name, torch.empty(length, *value.shape[1:], dtype=value.dtype))
         self._seen += len(readout.features)
         stop = first + len(readout.features)

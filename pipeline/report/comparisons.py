@@ -1,5 +1,6 @@
 """What `evaluation.json` says under `metrics`: figures with intervals, a table a reference."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline.report.charts import short
 
 SIDES = ("student", "teacher", "floor")
+BY_PROMPTS = ("student", "teacher", "difference", "floor", "other_prompts", "real")
 
 
 class _Estimate(BaseModel):
@@ -28,6 +30,15 @@ class _Figure(BaseModel):
     floor: _Estimate | None = None
 
 
+class _Score(_Figure):
+    checksum: str | None = None
+    resize: str | None = None
+    n: int
+    difference: _Estimate | None = None
+    other_prompts: _Estimate | None = None
+    real: _Estimate | None = None
+
+
 class _Comparison(BaseModel):
     reference: dict[str, str]
     n: int
@@ -44,6 +55,8 @@ class _Features(BaseModel):
 class _Metrics(BaseModel):
     features: _Features | None = None
     comparisons: list[_Comparison] = []
+    scores: dict[str, _Score] = {}
+    diversity: _Score | None = None
 
 
 @dataclass(frozen=True)
@@ -51,14 +64,14 @@ class Table:
     """Figures that may be compared: one reference, one n, one kind of features.
 
     Attributes:
-        reference: Its name.
+        title: What they are held against, after "recall" for example.
         n: Images of each set.
         key: What two tables must share for their figures to stand side by side.
         sides: Of student, teacher and floor those that have a figure.
         rows: A figure's name, and its values by these sides, in words.
     """
 
-    reference: str
+    title: str
     n: str
     key: tuple[str, ...]
     sides: list[str]
@@ -74,7 +87,9 @@ def comparisons(evaluation: dict[str, Any]) -> list[Table]:
     metrics = _read(evaluation)
     kind = metrics.features or _Features(name="")
     of_features = (kind.name, kind.checksum or "", kind.resize or "")
-    return [_table(each, of_features) for each in metrics.comparisons]
+    tables = [_table(each, of_features) for each in metrics.comparisons]
+    scores = metrics.scores | ({"diversity": metrics.diversity} if metrics.diversity else {})
+    return [*tables, *_by_prompts(scores, of_features)]
 
 
 def real_images(evaluation: dict[str, Any]) -> str:
@@ -91,7 +106,7 @@ def _table(found: _Comparison, of_features: tuple[str, ...]) -> Table:
     figures = found.figures
     sides = [side for side in SIDES if any(getattr(each, side) for each in figures.values())]
     return Table(
-        found.reference.get("name", ""),
+        f"against {found.reference.get('name', '')}",
         f"{found.n:,}",
         (*of_features, *sorted(found.reference.values()), str(found.n)),
         sides,
@@ -100,6 +115,21 @@ def _table(found: _Comparison, of_features: tuple[str, ...]) -> Table:
             for name, each in figures.items()
         ],
     )
+
+
+def _by_prompts(found: dict[str, _Score], of_features: tuple[str, ...]) -> Iterator[Table]:
+    """Scores of as many images together."""
+    for n in dict.fromkeys(each.n for each in found.values()):
+        same = {name: each for name, each in found.items() if each.n == n}
+        sides = [side for side in BY_PROMPTS if any(getattr(x, side) for x in same.values())]
+        weights = [part for x in same.values() for part in (x.checksum or "", x.resize or "")]
+        yield Table(
+            "by prompts",
+            f"{n:,}",
+            (*of_features, *weights, str(n)),
+            [side.replace("_", " ") for side in sides],
+            [(name, [str(getattr(x, side) or "") for side in sides]) for name, x in same.items()],
+        )
 
 
 def features(evaluation: dict[str, Any]) -> str:

@@ -97,7 +97,7 @@ def side_by_side(runs: list[FoundRun]) -> list[tuple[str, str, list[str]]]:
         for table in comparisons(run.evaluation):
             for name, found in table.rows:
                 for side, cell in zip(table.sides, found, strict=True):
-                    title = f"{name} against {table.reference}, {side}"
+                    title = f"{name} {table.title}, {side}"
                     put(number, table.key, title, table.n, cell)
     places = range(len(runs))
     return [

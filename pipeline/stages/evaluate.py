@@ -32,21 +32,21 @@ from pipeline.evaluation.image_sets import ImageSets, SetName, are_small
 from pipeline.evaluation.memorization import Memorization, memorization
 from pipeline.evaluation.real import RealSet, TrainingImages, open_training_images, training_set
 from pipeline.evaluation.records import (
-    clip_record,
     comparison_records,
     features_record,
     real_reference,
     reference_record,
 )
 from pipeline.evaluation.reference import open_reference
+from pipeline.evaluation.scores import diversity_record, score_records, score_summary
 from pipeline.evaluation.speed import Speed, compare_speed, device_name, peak_mib, throughput, work
 from pipeline.evaluation.statistics import KEPT, SetStatistics, Statistics
 from pipeline.evaluation.summary import caption_summary, summary
 from pipeline.evaluation.verdict import verdict
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.loading import load_teacher, teacher_fingerprint
-from pipeline.models.perceptual.clip import load_clip
 from pipeline.models.perceptual.features import load_features
+from pipeline.models.scores import load_scores
 from pipeline.models.students import check_student, load_student
 from pipeline.models.weights import weights_digest
 from pipeline.utils.errors import UserError
@@ -129,6 +129,7 @@ def evaluate(config: Config, stream: Stream = in_process) -> Evaluation:
     text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
     write_file(output / "evaluation.json", text.encode())
     lines = [summary(evaluation.figures())]
+    lines += score_summary(evaluation.metrics)
     lines += [caption_summary(of_captions.main)] if of_captions else []
     print("\n".join([*lines, *figures["verdict"]]))
     print(f"picture  {output / 'evaluation.png'}\nfigures  {output / 'evaluation.json'}")
@@ -161,7 +162,7 @@ def open_reader(
     )
     teacher = load_teacher(config.teacher)
     check_student(student, teacher, evaluate.student)
-    net, clip = load_features(evaluate), load_clip(evaluate, teacher.prompts)
+    net, scores = load_features(evaluate), load_scores(evaluate, teacher.prompts, config.s3)
     if net is None and training_set(config.teacher, config.data) is None:
         _check_values(teacher, evaluate.reference)
     real = real or open_training_images(config.teacher, config.data, teacher)
@@ -176,7 +177,7 @@ def open_reader(
         seed=config.seed,
         real=real,
     )
-    return ImageReader(sets, classifier=classifier, net=net, clip=clip)
+    return ImageReader(sets, classifier=classifier, net=net, scores=scores)
 
 
 def _check_values(teacher: Denoiser, reference: str | None) -> None:
@@ -236,7 +237,8 @@ def _evaluation(
         "features": features_record(reader, data),
         "comparisons": comparisons,
         "reference": reference_record(real),
-        "clip": clip_record(sets, reader.clip),
+        "scores": score_records(sets, reader.scores),
+        "diversity": diversity_record(sets),
         "neighbours": found and found.record,
         "failures": failures(sets["student"], sets["teacher"]),
         "speed": costs,

@@ -9,7 +9,8 @@ from pipeline.evaluation.statistics import GROUPS, KEPT, Readout, SetStatistics
 
 def rows(features: Tensor) -> Readout:
     numbers = torch.arange(len(features))
-    return Readout(features, 2 * features, numbers.to(torch.int16), features[:, 0], torch.empty(0))
+    sure, scores = features[:, 0], features[:, :1]
+    return Readout(features, 2 * features, numbers.to(torch.int16), sure, scores, scores[:, :0])
 
 
 def filled(features: Tensor, labels: Tensor | None, batches: list[Tensor]) -> SetStatistics:
@@ -37,6 +38,7 @@ def test_of_a_large_set_only_the_first_are_kept() -> None:
     features = torch.randn(KEPT + 2000, 3)
     found = filled(features, None, list(torch.arange(len(features)).split(999)))
     assert torch.equal(found.features, features[:KEPT])
+    assert torch.equal(found.scores, features[:, :1]) and found.others.shape == (len(features), 0)
     assert len(found.pixels) == KEPT and len(found.predicted) == KEPT + 2000
     assert Moments.together(found.feature_set().parts).count == KEPT + 2000
 

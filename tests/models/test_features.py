@@ -1,4 +1,4 @@
-"""Public networks as features, and CLIP: in the layouts that the real ones have."""
+"""Public networks as features, in the layouts that the real ones have."""
 
 import sys
 from pathlib import Path
@@ -11,10 +11,8 @@ from torch import Tensor, nn
 
 from pipeline.config import EvaluateConfig
 from pipeline.models.perceptual import features
-from pipeline.models.perceptual.clip import load_clip
 from pipeline.models.perceptual.features import load_features, weights_checksum
 from pipeline.utils.errors import UserError
-from tests.fixtures.tiny_parts import clip_tokenizer
 
 IMAGES = torch.rand(3, 1, 40, 40, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -94,59 +92,3 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(UserError, match=r"efficientnet-lite0 needs .*ray-dmd\[efficientnet\]"):
         load_features(config(features="efficientnet-lite0"))
-    with pytest.raises(UserError, match=r"evaluate\.clip: .* needs a teacher with prompts"):
-        load_clip(config(clip="x"), None)
-
-
-def test_clip_scores_are_those_of_torchmetrics(tmp_path: Path) -> None:
-    from torchmetrics.multimodal import CLIPScore
-    from transformers import CLIPConfig, CLIPModel
-
-    words = clip_tokenizer()
-    torch.manual_seed(0)
-    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    vision = text | {"image_size": 32, "patch_size": 8}
-    model = CLIPModel(
-        CLIPConfig(
-            text_config=text | {"vocab_size": len(words), "eos_token_id": words.eos_token_id},
-            vision_config=vision,
-            projection_dim=12,
-        )
-    ).eval()
-    model.save_pretrained(tmp_path)
-    words.save_pretrained(tmp_path)
-    levels = torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8)
-    prompts = ["a cat", "a dog", "a cat and a dog", "a", "cat", "dog"]
-    clip = load_clip(config(clip=str(tmp_path)), prompts)
-    assert clip is not None and clip.checksum == weights_checksum(model)
-    ours = clip(levels / 127.5 - 1, prompts)
-    assert ours.shape == (6,) and ours.std() > 0.01
-
-    class Model(nn.Module):
-        """Gives tensors, as transformers did before version 5."""
-
-        config = model.config
-
-        def get_image_features(self, pixels: Tensor) -> Tensor:
-            return _tensor(model.get_image_features(pixels))
-
-        def get_text_features(self, words: Tensor, mask: Tensor) -> Tensor:
-            return _tensor(model.get_text_features(words, mask))
-
-    class Processor:
-        tokenizer = words
-
-        def __call__(self, text=None, images=None, **_: Any) -> dict[str, Tensor]:
-            if images is not None:
-                return {"pixel_values": clip.prepare(torch.stack(list(images)) / 127.5 - 1)}
-            return dict(words(text, padding=True, return_tensors="pt"))
-
-    theirs = CLIPScore(lambda: (Model(), Processor()))
-    for level, prompt, score in zip(levels, prompts, ours, strict=True):
-        theirs.reset()
-        theirs.update(level, prompt)
-        assert float(theirs.compute()) == pytest.approx(float(score), abs=1e-3)
-
-
-def _tensor(found: Any) -> Tensor:
-    return found if isinstance(found, Tensor) else found.pooler_output

@@ -65,6 +65,7 @@ def test_everything_of_a_run_is_there_and_nothing_is_asked_of_the_network(made: 
         *("Losses", "Gradient norms", "Fréchet distance to the teacher", "critic"),
         *("Steps against the clock", "regression: 400 ms a step", "200 ms", "other"),
         *("No fault found.", "Against teacher, n 400", "0.75 [0.65, 0.85] 0.875 [0.775, 0.975]"),
+        *("By prompts, n 300", "student teacher other prompts pick 0.25 [0.15, 0.35]"),
         *("Features: a net, torch 2, weights 0123456789ab.", "metrics.features.name"),
         *("abacus", "distill.steps", "regression_steps: 4", "floor 0.25 · n 400"),
     ):

@@ -29,6 +29,22 @@ def mean(values: Tensor) -> Estimate:
     return interval(float(values.double().mean()), values.double()[drawn].mean(1))
 
 
+def mean_over_groups(values: Tensor, groups: Tensor) -> Estimate:
+    """Mean of the values of single images, (N,), whose groups, (N,) int64, are drawn together.
+
+    Images of one prompt are alike, so the prompts are what is drawn; of one group the images.
+
+    Source: Davison and Hinkley, 1997, "Bootstrap Methods and their Application", Section 3.8.
+    """
+    _, group, counts = groups.unique(return_inverse=True, return_counts=True)
+    if len(counts) == 1:
+        return mean(values)
+    sums = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, group, values.double())
+    drawn = torch.randint(len(counts), (RESAMPLES, len(counts)), generator=generator("bootstrap"))
+    resampled = sums[drawn].sum(1) / counts[drawn].sum(1)
+    return interval(float(values.double().mean()), resampled)
+
+
 def ratio_of_medians(above: Tensor, below: Tensor) -> Estimate:
     """The median of some values, (N,), over that of others, (M,); both are resampled."""
     rng = generator("bootstrap")

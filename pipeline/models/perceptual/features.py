@@ -93,15 +93,19 @@ def load_features(evaluate: EvaluateConfig) -> FeatureNet | None:
 
 def resized(side: int, mean: Any, std: Any) -> Callable[[Tensor], Tensor]:
     """Resize images in [-1, 1] to a square, then normalise as for images in [0, 1]."""
-    shift, scale = (torch.tensor(colours).view(1, 3, 1, 1) for colours in (mean, std))
 
     def prepare(images: Tensor) -> Tensor:
         if images.shape[2:] != (side, side):
             images = F.interpolate(images, (side, side), mode="bicubic", antialias=True)
-        unit = (images.clamp(-1, 1) + 1) / 2
-        return (unit - shift.to(images.device)) / scale.to(images.device)
+        return normalised(images, mean, std)
 
     return prepare
+
+
+def normalised(images: Tensor, mean: Any, std: Any) -> Tensor:
+    """Images in [-1, 1] by the mean and deviation of colours of images in [0, 1]."""
+    shift, scale = (torch.tensor(each, device=images.device).view(3, 1, 1) for each in (mean, std))
+    return ((images.clamp(-1, 1) + 1) / 2 - shift) / scale
 
 
 def _bicubic(side: int) -> str:
