@@ -6,11 +6,16 @@ from importlib.util import find_spec
 from pipeline.config import EvaluateConfig, S3Config
 from pipeline.data.fetch import fetch
 from pipeline.models.scores.clip import load_clip, load_pick
+from pipeline.models.scores.hps import load_hps
 from pipeline.models.scores.score import Score
 from pipeline.utils.errors import UserError, first_line
 from pipeline.utils.uris import is_remote
 
-SCORES: dict[str, Callable[[str], Score]] = {"clip": load_clip, "pick": load_pick}
+SCORES: dict[str, Callable[[str], Score]] = {
+    "clip": load_clip,
+    "pick": load_pick,
+    "hps": load_hps,
+}
 """Name -> what loads it, given its weights. `SCORES["mine"] = load` elsewhere makes one known."""
 
 

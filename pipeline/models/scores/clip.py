@@ -15,6 +15,9 @@ from pipeline.utils.errors import UserError
 OPENAI = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Mean and deviation of colours in [0, 1] that CLIP was trained with."""
 
+Formula = Callable[[Any], Callable[[Tensor], Tensor]]
+Prepared = Callable[..., tuple[Callable[[Tensor], Tensor], str]]
+
 
 class Clip:
     """A CLIP model of transformers, frozen, and what a score makes of its cosines.
@@ -60,6 +63,20 @@ class Clip:
         return self._formula(cosine)
 
 
+def cropped(side: int, mean: Any, std: Any) -> tuple[Callable[[Tensor], Tensor], str]:
+    """Bring the shorter side of images in [-1, 1] to so many pixels, crop the centre, normalise."""
+
+    def prepare(images: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        short = min(height, width)
+        size = side * height // short, side * width // short
+        top, left = ((each - side) // 2 for each in size)
+        images = scaled_to(images, size)[..., top : top + side, left : left + side]
+        return normalised(images, mean, std)
+
+    return prepare, f"bicubic with antialiasing, the shorter side to {side}, centre-cropped"
+
+
 def load_clip(weights: str) -> Clip:
     """CLIP score: 100 times the cosine of image and prompt, at least 0.
 
@@ -72,7 +89,7 @@ def load_clip(weights: str) -> Clip:
 
     Source: Hessel et al., 2021, arXiv 2104.08718, Eq. 1, with w = 100 as torchmetrics has it.
     """
-    return _of_folder(weights, lambda model: lambda cosine: (100 * cosine).clamp(min=0))
+    return of_folder(weights, lambda model: lambda cosine: (100 * cosine).clamp(min=0))
 
 
 def load_pick(weights: str) -> Clip:
@@ -87,10 +104,18 @@ def load_pick(weights: str) -> Clip:
 
     Source: Kirstain et al., 2023, arXiv 2305.01569, Eq. 1 (s).
     """
-    return _of_folder(weights, lambda model: lambda cosine: model.logit_scale.exp() * cosine)
+    return of_folder(weights, lambda model: lambda cosine: model.logit_scale.exp() * cosine)
 
 
-def _of_folder(weights: str, formula: Callable[[Any], Callable[[Tensor], Tensor]]) -> Clip:
+def of_folder(weights: str, formula: Formula, prepared: Prepared = cropped) -> Clip:
+    """A score by a `CLIPModel` of transformers.
+
+    Args:
+        weights: As of `load_clip`, with the same errors.
+        formula: From the model to what makes scores of cosines, (B,).
+        prepared: From the model's side, mean and deviation to what brings images to it, in words
+            too.
+    """
     from transformers import AutoConfig, AutoTokenizer, CLIPModel
 
     folder, source = pinned(weights)
@@ -98,28 +123,11 @@ def _of_folder(weights: str, formula: Callable[[Any], Callable[[Tensor], Tensor]
     if kind != "clip":
         raise UserError(f"{weights} holds a {kind}, not clip; name the folder of a CLIPModel")
     model = CLIPModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **source)
-    side = int(model.config.vision_config.image_size)
-    return Clip(
-        model,
-        AutoTokenizer.from_pretrained(folder, **source),
-        cropped(side, *colours(folder, source, OPENAI)),
-        f"bicubic with antialiasing, the shorter side to {side}, centre-cropped",
-        formula(model),
+    prepare, resize = prepared(
+        int(model.config.vision_config.image_size), *colours(folder, source, OPENAI)
     )
-
-
-def cropped(side: int, mean: Any, std: Any) -> Callable[[Tensor], Tensor]:
-    """Bring the shorter side of images in [-1, 1] to so many pixels, crop the centre, normalise."""
-
-    def prepare(images: Tensor) -> Tensor:
-        height, width = images.shape[2:]
-        short = min(height, width)
-        size = side * height // short, side * width // short
-        top, left = ((each - side) // 2 for each in size)
-        images = scaled_to(images, size)[..., top : top + side, left : left + side]
-        return normalised(images, mean, std)
-
-    return prepare
+    words = AutoTokenizer.from_pretrained(folder, **source)
+    return Clip(model, words, prepare, resize, formula(model))
 
 
 def scaled_to(images: Tensor, size: tuple[int, int]) -> Tensor:
