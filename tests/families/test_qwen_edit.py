@@ -73,6 +73,7 @@ def test_from_a_table_to_pairs_samples_and_the_gallery(
     (tmp_path / "b.png").write_bytes(png(picture(2)))
     table = tmp_path / "edits.csv"
     table.write_text("prompt,image\n" + "".join(f"{a},{b}\n" for a, b in rows))
+    shutil.copytree(model.output, tmp_path / "student")
     given = {**model.model_dump(mode="json"), "prompts": str(table), "prompt_images": ["image"]}
     config = Config.model_validate(
         {
@@ -80,7 +81,7 @@ def test_from_a_table_to_pairs_samples_and_the_gallery(
             "data": {"name": None},
             "teacher": given,
             "pairs": {"count": 3, "shard_size": 3, "solver": "euler", "steps": 2, "guidance": 4.0},
-            "evaluate": {"student": model.output},
+            "evaluate": {"student": str(tmp_path / "student")},
             "sample": {"count": 3},
         }
     )

@@ -134,7 +134,7 @@ def test_sdxl_in_four_steps(tmp_path, capsys):
     assert student.sampler.timesteps == (999, 749, 499, 249)
     (tmp_path / "prompts.txt").write_text("a cow")
     elsewhere = ["--distill.output", str(tmp_path / "other")]
-    other = small([*flags, *elsewhere, "--teacher.prompts", str(tmp_path / "prompts.txt")])
+    other = small([*flags, *SHORT, *elsewhere, "--teacher.prompts", str(tmp_path / "prompts.txt")])
     with pytest.raises(UserError, match=r"teacher\.prompts: 'picture \d', a caption in .*listing"):
         loop.train(other)
 
