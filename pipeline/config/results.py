@@ -8,7 +8,7 @@ from pipeline.config.sets import EvaluateActorsConfig
 from pipeline.utils.fields import Branch, Folder, Input, Model, Positive, one_of
 
 SCORES = "pipeline.models.scores:SCORES"
-BUILT_IN = ("clip", "pick", "hps")
+BUILT_IN = ("clip", "pick", "hps", "objects")
 """The table of scores, and the names in it that no plugin has added."""
 
 

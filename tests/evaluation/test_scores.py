@@ -27,6 +27,9 @@ class Brightness:
 
     checksum, library, resize = "0" * 64, "none", "none"
 
+    def reads(self, prompt: str) -> bool:
+        return prompt != "nothing"
+
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         wanted = torch.tensor([PROMPTS.index(prompt) - 1.0 for prompt in prompts])
         values = 1 - (images.mean((1, 2, 3)) - wanted).abs()

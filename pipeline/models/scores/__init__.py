@@ -7,6 +7,7 @@ from pipeline.config import EvaluateConfig, S3Config
 from pipeline.data.fetch import fetch
 from pipeline.models.scores.clip import load_clip, load_pick
 from pipeline.models.scores.hps import load_hps
+from pipeline.models.scores.objects import load_objects
 from pipeline.models.scores.score import Score
 from pipeline.utils.errors import UserError, first_line
 from pipeline.utils.uris import is_remote
@@ -15,6 +16,7 @@ SCORES: dict[str, Callable[[str], Score]] = {
     "clip": load_clip,
     "pick": load_pick,
     "hps": load_hps,
+    "objects": load_objects,
 }
 """Name -> what loads it, given its weights. `SCORES["mine"] = load` elsewhere makes one known."""
 
@@ -25,7 +27,7 @@ def load_scores(
     """The configured scores by name, for a teacher that has prompts.
 
     Raises:
-        UserError: If one cannot be loaded, or there are no prompts to score by.
+        UserError: If one cannot be loaded, or there are no prompts that it reads.
     """
     found = {}
     for name, weights in evaluate.scored.items():
@@ -41,4 +43,6 @@ def load_scores(
             raise UserError(f"{setting}: {str(error).removeprefix(f'{setting}: ')}") from error
         except Exception as error:  # whatever a damaged file may come to
             raise UserError(f"{setting}: cannot load {weights}: {first_line(error)}") from error
+        if not any(map(found[name].reads, prompts)):
+            raise UserError(f"{setting}: it reads none of teacher.prompts; leave it out")
     return found

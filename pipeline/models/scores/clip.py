@@ -44,6 +44,10 @@ class Clip:
         self._tokenizer, self._prepare, self._formula = tokenizer, prepare, formula
         self.resize = resize
 
+    def reads(self, prompt: str) -> bool:
+        """It reads every prompt."""
+        return True
+
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """As a `Score`."""

@@ -19,6 +19,9 @@ class Score(Protocol):
     library: str
     resize: str
 
+    def reads(self, prompt: str) -> bool:
+        """Whether it says anything of images of this prompt."""
+
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """One number for each image.
 
@@ -27,5 +30,5 @@ class Score(Protocol):
             prompts: One for each.
 
         Returns:
-            (B,) float32; NaN for a prompt of which the score can say nothing.
+            (B,) float32; NaN for a prompt that it does not read.
         """
