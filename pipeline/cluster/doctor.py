@@ -17,6 +17,7 @@ from pipeline.data.storage import Storage, probe
 from pipeline.evaluation.reference import SETTING
 from pipeline.methods.recipe import Recipe
 from pipeline.models.denoiser import Denoiser
+from pipeline.models.encoders import check_sample_prompts
 from pipeline.models.loading import load_teacher, teacher_fingerprint
 from pipeline.models.solver_notes import solver_note
 from pipeline.runs.run import Run
@@ -168,8 +169,10 @@ class Examination(ClusterChecks):
         return found.check() if found else "made by the workers"
 
     def check_teacher(self) -> str:
-        """It can be loaded."""
+        """It can be loaded, and takes the prompts of `distill.sample_prompts`."""
         teacher = self.teacher
+        if self.config.distill.sample_prompts:
+            check_sample_prompts(self.local.teacher)
         weights = sum(value.numel() for value in teacher.parameters())
         return f"{teacher.buckets} images, {teacher.classes or 'no'} classes, {weights:,} weights"
 

@@ -21,6 +21,7 @@ from pipeline.utils.fields import (
     Folder,
     Guidance,
     Positive,
+    Prompts,
     Rate,
     Times,
     registered,
@@ -179,6 +180,11 @@ class DistillConfig(Branch):
         default=50, description="Steps between two lines of the metrics log."
     )
     sample_every: Positive = Field(default=500, description="Steps between two sample grids.")
+    sample_prompts: Prompts = Field(
+        default=(),
+        description="Prompts that the student draws with every sample grid, a few images of each, "
+        "always from the same noise; of teachers that take text.",
+    )
     wandb: str | None = Field(
         default=None,
         min_length=1,

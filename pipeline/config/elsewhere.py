@@ -75,7 +75,7 @@ ELSEWHERE = {
     "num_machines": "start a Ray cluster, and use distill.workers.max",
     "num_processes": "use distill.workers.max",
     "num_train_epochs": "use distill.steps",
-    "num_validation_images": "nothing to set: a grid has 20 columns",
+    "num_validation_images": "nothing to set: there are 4 of each of distill.sample_prompts",
     "optimizer": "use distill.optimizer",
     "output_dir": "use run",
     "output_path": "use run",
@@ -111,10 +111,8 @@ ELSEWHERE = {
     "use_fp16": "use distill.precision bf16",
     "use_fsdp": "use distill.sharded",
     "validation_epochs": "use distill.sample_every",
-    "validation_prompt": "use teacher.prompts, whose first ones are shown every "
-    "distill.sample_every steps",
-    "validation_prompts": "use teacher.prompts, whose first ones are shown every "
-    "distill.sample_every steps",
+    "validation_prompt": "use distill.sample_prompts",
+    "validation_prompts": "use distill.sample_prompts",
     "validation_steps": "use distill.sample_every",
     "w_max": "use pairs.guidance, one scale for all",
     "w_min": "use pairs.guidance, one scale for all",

@@ -101,7 +101,8 @@ def _reason(error: ErrorDetails) -> str:
     if kind == "model_type":
         return "must be a group of settings, written {name: value}"
     if kind == "tuple_type":
-        item = value if isinstance(value, int | float) or f"{value}".isidentifier() else 1
+        item = 1 if isinstance(value, dict | list | None) else value
+        item = json.dumps(item) if not f"{item}".isidentifier() else item
         return f"must be a list such as [{item}, ...]"
     reason = error["msg"].removeprefix("Value error, ")
     reason = re.sub(r"^(Input|String|Tuple|Dictionary) should", "must", reason)

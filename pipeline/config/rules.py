@@ -183,7 +183,12 @@ def _quantize_problems(distill: DistillConfig) -> Problems:
 
 
 def conditions_problems(distill: DistillConfig, teacher: TeacherConfig) -> Problems:
-    """Conditions are stored of prompts alone."""
+    """Conditions are stored of prompts alone, and a formula takes none."""
+    if distill.sample_prompts and teacher.kind == "gaussian":
+        yield (
+            "distill.sample_prompts: a gaussian takes no text, it has classes, which the sample "
+            "grid shows; leave them out"
+        )
     if distill.conditions == "stored" and teacher.kind != "diffusers":
         yield f"distill.conditions: stored needs teacher.kind diffusers, not {teacher.kind}"
 

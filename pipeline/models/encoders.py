@@ -2,17 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import torch
 
 from pipeline.config import TeacherConfig
 from pipeline.data.plans import ConditionPlan
+from pipeline.diffusion.condition import Condition
 from pipeline.models.condition import Prompts, read_prompts
 from pipeline.models.family import family_of
-from pipeline.models.folder import ModelFolder, config_alone
+from pipeline.models.folder import ModelFolder, config_alone, need_parts
 from pipeline.models.latent_network import LatentNetwork
 from pipeline.models.loading import open_folder
-from pipeline.models.prompted_network import PromptedNetwork
+from pipeline.models.prompted_network import TEXT, PromptedNetwork
 from pipeline.models.weights import part_files
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import file_sha256
@@ -53,6 +56,54 @@ def own_guidance(teacher: TeacherConfig) -> float:
     if family.classes_of(backbone) or not family.guidable(backbone, family.flags(folder.index)):
         return 1.0
     return family.own_guidance(folder)
+
+
+def encode_prompts(
+    teacher: TeacherConfig,
+    prompts: Sequence[str],
+    conditioner: Prompts | None,
+    device: torch.device,
+) -> list[Condition]:
+    """Conditions of prompts of one's own, of one row each, on the CPU.
+
+    Args:
+        teacher: With folder and prompts on this machine.
+        prompts: Those to encode.
+        conditioner: The teacher's, if it encodes; None: encoders are read for this call alone, and
+            stay on the CPU.
+        device: Where the teacher's own encodes.
+
+    Raises:
+        UserError: As `load_prompts`.
+    """
+    if conditioner is None:
+        conditioner, device = load_prompts(teacher), torch.device("cpu")
+    labels = (torch.tensor([conditioner.label(each)]) for each in prompts)
+    return [conditioner(label, 1, device).to("cpu") for label in labels]
+
+
+def check_sample_prompts(teacher: TeacherConfig) -> None:
+    """See that the teacher takes text, and that what encodes it is there.
+
+    Raises:
+        UserError: If not.
+    """
+    folder = open_folder(teacher.output)
+    family = family_of(folder)
+    if not _takes_text(folder, family):
+        raise UserError(
+            f"distill.sample_prompts: {teacher.output} takes no text; leave them out: the sample "
+            "grid shows its classes, if it has any"
+        )
+    need_parts(folder.path, folder.index, [name for name in folder.index if name.startswith(TEXT)])
+
+
+def _takes_text(folder: ModelFolder, family: type) -> bool:
+    if not issubclass(family, PromptedNetwork):
+        return False
+    if not issubclass(family, LatentNetwork):
+        return True
+    return family.classes_of(config_alone(folder, family.backbone_parts()[0])) is None
 
 
 def condition_plan(teacher: TeacherConfig, precision: str, shard_size: int) -> ConditionPlan:

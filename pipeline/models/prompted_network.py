@@ -22,7 +22,7 @@ from pipeline.models.sizes import ImageSizes
 from pipeline.models.vae import VAE, ScaleShift
 from pipeline.models.vocabulary import chat_problem, drop_unpaired, text_problem
 
-_TEXT = ("text_encoder", "tokenizer")
+TEXT = ("text_encoder", "tokenizer")
 """How the names of the components begin that encode text."""
 
 
@@ -73,7 +73,7 @@ class PromptedNetwork(ImageSizes, Network):
         """
         kind, required = getattr(diffusers, folder.pipeline), cls.required(folder)
         names, beside = cls.backbone_parts(), required.difference(cls.backbone_parts())
-        encoding = {each for each in beside if each.startswith(_TEXT) or each in cls.beside}
+        encoding = {each for each in beside if each.startswith(TEXT) or each in cls.beside}
         wanted = beside if encoders else beside - encoding
         parts = dict.fromkeys(required) | load_parts(folder.path, folder.index, wanted)
         vae, flags = cls.vae(parts["vae"]), cls.flags(folder.index)

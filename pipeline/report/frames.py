@@ -9,8 +9,8 @@ from PIL import Image
 from pipeline.utils.film import moving
 from pipeline.utils.image_grid import Sheet, open_png, read_grid
 
-ACROSS = 10
-"""Images side by side in a block."""
+ACROSS, FEW = 10, 4
+"""Images side by side in a block, and of a prompt."""
 _LEAST, _MOST = 56, 160
 """Pixels of an image's longer side on the page's pictures."""
 _PLAIN_WIDTH = 1600
@@ -62,8 +62,13 @@ class Figure:
     plain: bool = False
 
 
-def figure(png: bytes, alt: str) -> Figure:
+def figure(png: bytes, alt: str, across: int = ACROSS) -> Figure:
     """A file of `save_grid`, or any other picture, for the page.
+
+    Args:
+        png: The file.
+        alt: What it shows.
+        across: Images side by side in a block.
 
     Raises:
         OSError: If it is no picture.
@@ -75,22 +80,25 @@ def figure(png: bytes, alt: str) -> Figure:
     except Exception as error:  # the decoder raises all kinds
         raise OSError(str(error)) from error
     longest = max(len(images) for images in sheet.rows.values())
-    return Figure([_block(sheet, first, alt) for first in range(0, longest, ACROSS)])
+    return Figure([_block(sheet, first, alt, across) for first in range(0, longest, across)])
 
 
-def _block(sheet: Sheet, first: int, alt: str) -> Block:
+def _block(sheet: Sheet, first: int, alt: str, across: int) -> Block:
     strips = []
     for caption, images in sheet.rows.items():
-        if part := images[first : first + ACROSS]:
+        if part := images[first : first + across]:
             last = first + len(part)
             words = f"{alt}: {caption or 'images'}, columns {first + 1} to {last}"
-            strips.append(_strip(part, caption, words, sheet.frames))
-    return Block(strips, sheet.columns[first : first + ACROSS])
+            strips.append(_strip(part, caption, words, sheet.frames, across))
+    return Block(strips, sheet.columns[first : first + across])
 
 
-def _strip(images: list[Image.Image], caption: str, alt: str, frames: int) -> Strip:
+def _strip(images: list[Image.Image], caption: str, alt: str, frames: int, across: int) -> Strip:
     """Images side by side; videos, which have so many frames, move."""
-    rows = [_row([_frame(image, number, frames) for image in images]) for number in range(frames)]
+    rows = [
+        _row([_frame(image, number, frames) for image in images], across)
+        for number in range(frames)
+    ]
     photo = images[0].width > 32
     source = _encode(rows[0], photo) if frames == 1 else _uri(moving(rows, _MILLISECONDS), "webp")
     return Strip(caption, alt, source, rows[0].width, rows[0].height)
@@ -102,12 +110,12 @@ def _frame(strip: Image.Image, number: int, frames: int) -> Image.Image:
     return strip.crop((number * width, 0, (number + 1) * width, strip.height))
 
 
-def _row(images: list[Image.Image]) -> Image.Image:
+def _row(images: list[Image.Image], across: int) -> Image.Image:
     """Images side by side, with clear space between them, as wide as a full row."""
     width, height = _size(images[0])
     gap = max(2, width // 14)
     grey = all(image.convert("L").convert("RGB").tobytes() == image.tobytes() for image in images)
-    row = Image.new("LA" if grey else "RGBA", (ACROSS * (width + gap) - gap, height))
+    row = Image.new("LA" if grey else "RGBA", (across * (width + gap) - gap, height))
     for number, image in enumerate(images):
         enlarged = width >= image.width
         how = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS

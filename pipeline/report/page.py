@@ -14,7 +14,7 @@ from pipeline.report import tables
 from pipeline.report.charts import Chart, short
 from pipeline.report.comparisons import Table, comparisons, features
 from pipeline.report.curves import Split, compared, curves, time_split
-from pipeline.report.frames import Figure, figure
+from pipeline.report.frames import ACROSS, FEW, Figure, figure
 from pipeline.report.source import FoundRun, Place, find, read_run, short_name
 from pipeline.report.words import (
     Entry,
@@ -77,6 +77,7 @@ class View:
     verdict: list[str]
     pictures: list[Picture]
     frames: dict[int, Figure]
+    prompts: dict[int, Figure]
     charts: list[Chart]
     split: list[Split]
     timeline: list[Entry]
@@ -158,11 +159,6 @@ def view(run: FoundRun, now: float) -> View:
     for name, (title, text) in _PICTURES.items():
         if name in run.pictures and (found := _figure(run.pictures[name], title, name, troubles)):
             pictures.append(Picture(title, text, found))
-    frames = {}
-    for step, png in run.grids.items():
-        words = f"Samples at step {step:,}"
-        if found := _figure(png, words, f"samples/step-{step:07d}.png", troubles):
-            frames[step] = found
     machines = [event.machine for event in run.events if event.machine]
     settings = run.settings or run.definition
     return View(
@@ -172,7 +168,8 @@ def view(run: FoundRun, now: float) -> View:
         tiles=tiles(run),
         verdict=verdict(run.evaluation),
         pictures=pictures,
-        frames=frames,
+        frames=_frames(run.grids, "step", "Samples", ACROSS, troubles),
+        prompts=_frames(run.prompts, "prompts", "Prompts", FEW, troubles),
         charts=curves(run),
         split=time_split(run),
         timeline=timeline(run),
@@ -187,9 +184,24 @@ def view(run: FoundRun, now: float) -> View:
     )
 
 
-def _figure(png: bytes, alt: str, name: str, troubles: list[str]) -> Figure | None:
+def _frames(
+    pngs: dict[int, bytes], kind: str, words: str, across: int, troubles: list[str]
+) -> dict[int, Figure]:
+    """Pictures of one kind by their steps, those that can be read."""
+    found = {
+        step: _figure(
+            png, f"{words} at step {step:,}", f"samples/{kind}-{step:07d}.png", troubles, across
+        )
+        for step, png in pngs.items()
+    }
+    return {step: each for step, each in found.items() if each}
+
+
+def _figure(
+    png: bytes, alt: str, name: str, troubles: list[str], across: int = ACROSS
+) -> Figure | None:
     try:
-        return figure(png, alt)
+        return figure(png, alt, across)
     except OSError as error:
         troubles.append(f"{name} cannot be read: {error}")
         return None

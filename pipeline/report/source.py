@@ -57,6 +57,7 @@ class FoundRun:
         events: Starts, ends and failures.
         scores: By step.
         grids: Step -> PNG.
+        prompts: The same of `distill.sample_prompts`.
         skipped: Steps without a finite gradient.
         steps: Steps done at the end; None if there was no end yet.
         evaluation: Contents of evaluation.json.
@@ -71,6 +72,7 @@ class FoundRun:
     events: list[Event] = field(default_factory=list)
     scores: dict[int, Score] = field(default_factory=dict)
     grids: dict[int, bytes] = field(default_factory=dict)
+    prompts: dict[int, bytes] = field(default_factory=dict)
     skipped: list[int] = field(default_factory=list)
     steps: int | None = None
     evaluation: dict[str, Any] = field(default_factory=dict)
@@ -135,11 +137,12 @@ def _read_training(run: FoundRun, folder: "_Folder") -> None:
         if score := scores.take(name, lambda data: _SCORE.validate_python(read_json(data))):
             run.scores[step] = score
     samples = _Folder(run, folder.store / "samples")
-    found = (re.fullmatch(r"step-(\d+)\.png", name) for name in samples.names)
-    known = sorted((int(each[1]), each[0]) for each in found if each)
-    for step, name in evenly(known, FRAMES):
-        if png := samples.take(name, bytes):
-            run.grids[step] = png
+    for kind, pictures in (("step", run.grids), ("prompts", run.prompts)):
+        found = (re.fullmatch(rf"{kind}-(\d+)\.png", name) for name in samples.names)
+        known = sorted((int(each[1]), each[0]) for each in found if each)
+        for step, name in evenly(known, FRAMES):
+            if png := samples.take(name, bytes):
+                pictures[step] = png
 
 
 def evenly(values: list[Any], most: int) -> list[Any]:

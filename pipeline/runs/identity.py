@@ -15,7 +15,16 @@ from pipeline.runs.pairs import RunPairs
 
 # Folders, workers, cadences and kernels do not change the optimisation, nor does a later end.
 _FREE = {
-    *("output", "workers", "log_every", "sample_every", "checkpoint_every", "keep", "steps"),
+    *(
+        "output",
+        "workers",
+        "log_every",
+        "sample_every",
+        "sample_prompts",
+        "checkpoint_every",
+        "keep",
+        "steps",
+    ),
     *("bad_steps", "sharded", "shard_teacher", "recompute", "start_from", "start_weights"),
     *("scoring", "pick", "wandb", "compile", "attention", "on_failure"),
     "conditions",  # stored ones stand in a definition as what they are

@@ -104,14 +104,21 @@ class MetricsLog:
 
     def grid(self, step: int, rows: dict[str, Tensor]) -> None:
         """A picture of captioned rows of images, (N, C, H, W) in [-1, 1]."""
-        file = self.output / "samples" / f"step-{step:07d}.png"
+        self._picture(step, "step", "samples/grid", rows)
+
+    def prompts(self, step: int, rows: dict[str, Tensor]) -> None:
+        """The same of prompts and their images."""
+        self._picture(step, "prompts", "samples/prompts", rows)
+
+    def _picture(self, step: int, name: str, tag: str, rows: dict[str, Tensor]) -> None:
+        file = self.output / "samples" / f"{name}-{step:07d}.png"
         save_grid(rows, file)
         with Image.open(file) as picture:
             pixels = np.asarray(picture.convert("RGB"))
         with self._writing():
-            self.board.image(step, "samples/grid", pixels)
+            self.board.image(step, tag, pixels)
         if self.wandb is not None:
-            self.wandb.picture(step, pixels)
+            self.wandb.picture(step, tag, pixels, " | ".join(rows))
 
     def note(self, detector: str, step: int, text: str) -> None:
         """Tell of a failure, once for each detector."""
@@ -233,8 +240,8 @@ class _WeightsAndBiases:
     def scalars(self, step: int, values: dict[str, float]) -> None:
         self._run.log(values, step=step)
 
-    def picture(self, step: int, pixels: np.ndarray) -> None:
-        self._run.log({"samples/grid": self._image(pixels)}, step=step)
+    def picture(self, step: int, tag: str, pixels: np.ndarray, caption: str) -> None:
+        self._run.log({tag: self._image(pixels, caption=caption)}, step=step)
 
     def close(self, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))

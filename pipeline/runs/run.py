@@ -14,6 +14,7 @@ from pipeline.data.shards import check_stored
 from pipeline.data.storage import Storage, ensure_json
 from pipeline.methods.recipe import Recipe
 from pipeline.models.denoiser import Denoiser
+from pipeline.models.encoders import check_sample_prompts
 from pipeline.models.frozen import load_learnt
 from pipeline.models.loading import load_teacher
 from pipeline.models.lora import merged
@@ -111,6 +112,8 @@ class Run:
                 from its weights), its mark is damaged, or a shard of the pairs is missing or of
                 another size; and as `definition` and `RunConditions.check`.
         """
+        if self.config.distill.sample_prompts:
+            check_sample_prompts(self.local.teacher)
         if self.conditions:
             self.conditions.check()
         if Recipe.of(self.config.distill).needs.pairs:

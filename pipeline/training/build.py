@@ -21,13 +21,16 @@ from pipeline.config import Config, DistillConfig
 from pipeline.data.reader import PairReader
 from pipeline.diffusion import seeds
 from pipeline.diffusion.buckets import Buckets
+from pipeline.diffusion.condition import Condition
 from pipeline.methods.dmd import DMD
 from pipeline.methods.microbatch import Microbatch, RealImages
 from pipeline.models.attention_backend import for_training, use_attention
 from pipeline.models.compilation import compile_network
+from pipeline.models.condition import Prompts
 from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.ema import Average, ema_of
+from pipeline.models.encoders import encode_prompts
 from pipeline.models.half import HALF, compute_in_half, tell_half
 from pipeline.models.quantized import quantized
 from pipeline.models.sampling import guide
@@ -40,7 +43,7 @@ from pipeline.training.flops import StepFlops, step_flops
 from pipeline.training.gan_images import new_source
 from pipeline.training.method import build_method, new_networks
 from pipeline.training.probe import Prober
-from pipeline.training.sample_grid import SampleGrid
+from pipeline.training.sample_grid import PromptGrid, SampleGrid
 from pipeline.training.step import TrainStep
 from pipeline.training.trained import critic_rate, in_training, student_rate
 
@@ -54,6 +57,7 @@ class TrainingRun:
         microbatches: This worker's microbatches at a step, by their numbers: the same draws and
             whichever worker has them.
         grid: Pictures from fixed noise.
+        prompts: Pictures of `distill.sample_prompts`; None without any.
         prober: Makes probes of the networks in training.
         ema: Moving average of the student, which the hook `EMA` updates.
         state: What a checkpoint holds.
@@ -64,6 +68,7 @@ class TrainingRun:
     step: TrainStep
     microbatches: Callable[[int], dict[int, Microbatch]]
     grid: SampleGrid
+    prompts: PromptGrid | None
     prober: Prober
     ema: Average
     state: State
@@ -86,6 +91,7 @@ def prepare(config: Config) -> TrainingRun:
     if distill.quantize or not distill.shares_base:
         teacher = teacher.to(device)
     method = build_method(distill, teacher, device)
+    prompts = _prompt_grid(run, method, teacher, accelerator)
     student, critic = new_networks(distill, config.network, config.seed, teacher)
     if distill.start_from:
         InitFrom(distill, config.teacher, config.s3).load(student, critic)
@@ -142,12 +148,28 @@ def prepare(config: Config) -> TrainingRun:
             accelerator,
         ),
         grid=SampleGrid(method, teacher, guided, solver, config.seed, device),
+        prompts=prompts,
         prober=Prober(method, teacher, solver, distill, config.seed, accelerator),
         ema=ema,
         state=State(networks, {name: each.optimizer for name, each in trained.items()}),
         fingerprint=run.fingerprint,
         flops=flops,
     )
+
+
+def _prompt_grid(
+    run: Run, method: DMD, teacher: Denoiser, accelerator: Accelerator
+) -> PromptGrid | None:
+    """Of prompts that the first worker encodes, before there is a student: encoders are large."""
+    prompts, device = run.config.distill.sample_prompts, accelerator.device
+    if not prompts:
+        return None
+    encoded = list[list[Condition]]([[]])
+    if accelerator.is_main_process:
+        own = teacher.conditioner if isinstance(teacher.conditioner, Prompts) else None
+        encoded[0] = encode_prompts(run.local.teacher, prompts, own, device)
+    broadcast_object_list(encoded)
+    return PromptGrid(method, teacher, prompts, encoded[0], run.config.seed, device)
 
 
 def _since_roll_back(run: Run, accelerator: Accelerator) -> Callable[[int], float]:

@@ -11,7 +11,7 @@ from pipeline.training.step import StepResult
 
 
 class DrawSamples(Hook):
-    """Draws the run's `SampleGrid`.
+    """Draws the run's `SampleGrid`, and its `PromptGrid` if it has one.
 
     All workers make the images, since sharded networks need them all; the first one writes them.
 
@@ -33,5 +33,8 @@ class DrawSamples(Hook):
         with training.step.clock("picture"):
             with torch.autocast(device.type, HALF, enabled=self._distill.precision == "bf16"):
                 rows = training.grid.rows(training.ema, training.state.networks["critic"])
+                prompts = training.prompts.rows(training.ema) if training.prompts else {}
             if self._log is not None:
                 self._log.grid(step, rows)
+                if prompts:
+                    self._log.prompts(step, prompts)

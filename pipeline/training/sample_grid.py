@@ -1,5 +1,6 @@
-"""Pictures of a run: the same noise through teacher, student and both scores."""
+"""Pictures of a run: one noise through teacher, student and both scores; prompts of one's own."""
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -14,7 +15,8 @@ from pipeline.methods.dmd import DMD
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.sampling import sample_teacher
 
-COLUMNS = 20
+COLUMNS, EACH = 20, 4
+"""Images of a row: of the grid, and of a prompt."""
 LEVEL = 0.5
 """Where both scores look at the images: a fraction of `Schedule.time_from_fraction`."""
 
@@ -69,3 +71,42 @@ class SampleGrid:
             "fake x0": critic(x_t, t, self.condition),
         }
         return {caption: self.teacher.decode(row.float()).cpu() for caption, row in rows.items()}
+
+
+class PromptGrid:
+    """The student's images of prompts, at any time of a run.
+
+    Every prompt has the same noises, so that its images do not depend on the others.
+
+    Args:
+        method: Of the run.
+        teacher: Decodes.
+        prompts: The captions.
+        conditions: Of every prompt, one row.
+        seed: Of the noise.
+        device: Of the networks.
+    """
+
+    def __init__(
+        self,
+        method: DMD,
+        teacher: Denoiser,
+        prompts: Sequence[str],
+        conditions: Sequence[Condition],
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self._method, self._teacher, self._device = method, teacher, device
+        self._prompts, self._conditions = prompts, conditions
+        noise = seeds.noise(seed, torch.arange(EACH), method.shape, stream=seeds.EVALUATION)
+        self._noise = noise.to(device)
+
+    @torch.no_grad()
+    def rows(self, student: nn.Module) -> dict[str, Tensor]:
+        """Prompt -> images, each (EACH, C, H, W), on the CPU."""
+        found = {}
+        for prompt, row in zip(self._prompts, self._conditions, strict=True):
+            condition = Condition.cat([row] * EACH).to(self._device)
+            images = self._method.sampler.images(student, self._noise, condition)
+            found[prompt] = self._teacher.decode(images.float()).cpu()
+        return found

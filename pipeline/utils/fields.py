@@ -22,6 +22,13 @@ def _falling(times: tuple[float, ...]) -> tuple[float, ...]:
     return times
 
 
+def _distinct(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for number, text in enumerate(texts):
+        if text in texts[:number]:
+            raise ValueError(f"must have each once, and {text!r} stands twice")
+    return texts
+
+
 def _every(value: object) -> object:
     if not isinstance(value, bool) and (not isinstance(value, int) or value < 2):
         raise ValueError("must be true, false, or a number n, 2 or more, for every n-th")
@@ -62,6 +69,11 @@ Part = Annotated[float, Field(ge=0, le=1)]
 Guidance = Annotated[float | None, Field(ge=0)]
 Span = Annotated[tuple[Part, Part], Field(strict=False), AfterValidator(_rising)]
 Times = Annotated[tuple[float, ...], AfterValidator(_falling)]
+Prompts = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    Field(strict=False, max_length=16),
+    AfterValidator(_distinct),
+]
 Every = Annotated[bool | int, BeforeValidator(_every)]
 """Of many: none (false), all (true), or every n-th (2 or more)."""
 Input = Annotated[str, Field(min_length=1), AfterValidator(absolute)]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,11 @@ from torch import Tensor
 from pipeline.utils.files import write_file
 from pipeline.utils.film import moving, strips
 
-_GAP, _MARGIN, _FONT = 4, 16, 15
+_GAP, _MARGIN, _FONT, _LINE = 4, 16, 15, 18
 _INK, _PAPER = (60, 60, 60), (255, 255, 255)
 _LAYOUT = "grid"
+_CAPTION = 28
+"""Characters of a caption in a line."""
 _MOST = 10_000
 """Images that are read back at most."""
 _MILLISECONDS = 62
@@ -46,6 +49,8 @@ def save_grid(
 ) -> None:
     """Save rows of images as a PNG: captions on the left, white gaps, sharp enlarged pixels.
 
+    A caption is drawn as far as its row is high, and stored whole.
+
     Args:
         rows: Caption -> images, (N, C, H, W), or videos, (N, C, F, H, W), in [-1, 1] with 1 or 3
             colours; values outside are clamped. All rows have one shape; N may differ.
@@ -59,13 +64,15 @@ def save_grid(
     shown = {caption: strips(samples) for caption, samples in rows.items()}
     rows, frames = {k: v for k, (v, _) in shown.items()}, next(iter(shown.values()))[1]
     height, width = next(iter(rows.values())).shape[-2:]
-    font = ImageFont.load_default(_FONT)
-    left = _MARGIN + round(max(font.getlength(caption) for caption in rows)) + 12
+    font, scale = ImageFont.load_default(_FONT), scale or max(1, round(56 / height))
+    captions = [_lines(caption, height * scale) for caption in rows]
+    longest = max(font.getlength(line) for lines in captions for line in lines)
+    left = _MARGIN + round(longest) + 12
     top = _MARGIN + (_FONT + 8 if columns else 0)
-    layout = _Layout(left, top, width, height, scale or max(1, round(56 / height)))
+    layout = _Layout(left, top, width, height, scale)
     end_x, end_y = layout.corner(len(rows), max(len(images) for images in rows.values()))
     page = Image.new("RGB", (end_x - _GAP + _MARGIN, end_y - _GAP + _MARGIN), _PAPER)
-    _draw_text(page, layout, tuple(rows), columns)
+    _draw_text(page, layout, captions, columns)
     for row, images in enumerate(rows.values()):
         for column, pixels in enumerate(images):
             tile = _tile(pixels).resize(layout.shown, Image.Resampling.NEAREST)
@@ -112,7 +119,7 @@ class _Layout:
 
 
 def _draw_text(
-    page: Image.Image, layout: _Layout, captions: Sequence[str], columns: Sequence[str]
+    page: Image.Image, layout: _Layout, captions: Sequence[list[str]], columns: Sequence[str]
 ) -> None:
     """Captions beside the rows, headings above the columns."""
     draw, font, (width, height) = ImageDraw.Draw(page), ImageFont.load_default(_FONT), layout.shown
@@ -120,9 +127,17 @@ def _draw_text(
         x, y = layout.corner(0, column)
         words = _fitted(heading, width + _GAP, font)
         draw.text((x + width // 2, y - 8), words, _INK, font, anchor="ms")
-    for row, caption in enumerate(captions):
+    for row, lines in enumerate(captions):
         x, y = layout.corner(row, 0)
-        draw.text((x - 12, y + height // 2), caption, _INK, font, anchor="rm")
+        first = y + height // 2 - (len(lines) - 1) * _LINE // 2
+        for number, line in enumerate(lines):
+            draw.text((x - 12, first + number * _LINE), line, _INK, font, anchor="rm")
+
+
+def _lines(caption: str, height: int) -> list[str]:
+    """As much of a caption as fits beside a row, in pixels; a line at least."""
+    most = max(1, height // _LINE)
+    return textwrap.wrap(caption, _CAPTION, max_lines=most, placeholder=" …") or [""]
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ class Opened:
         return widths
 
 
-@pytest.mark.parametrize("width", [1200, 390, 320])
+@pytest.mark.parametrize("width", [1280, 390, 320])
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_report_opens_whole_on_any_width(
     browser: Any, reports: list[Path], which: int, width: int
@@ -83,7 +83,7 @@ def test_a_report_opens_whole_on_any_width(
     address = reports[which].as_uri()
     opened = Opened(browser, address, width)
     pictures = opened.pictures()
-    assert len(pictures) == (14, 20)[which] and min(pictures) > 100
+    assert len(pictures) == (18, 28)[which] and min(pictures) > 100
     assert [url for url in opened.asked if not url.startswith("data:")] == [address]
     assert opened.wrong == []
     # Nothing is wider than the screen, but what scrolls in a frame of its own.
@@ -96,18 +96,21 @@ def test_the_slider_shows_one_step_at_a_time(browser: Any, reports: list[Path]) 
     page = opened.page
 
     def seen() -> list[str]:
-        return [frame.get_attribute("data-name") for frame in page.locator(".frame:visible").all()]
+        return [
+            frame.get_attribute("data-name")
+            for frame in page.locator("#samples .frame:visible").all()
+        ]
 
-    slider, said = page.locator("input[type=range]"), page.locator("output")
+    slider, said = page.locator("#frames"), page.locator("#samples output")
     assert seen() == ["step 10"] and said.inner_text() == "step 10"
     slider.focus()
     page.keyboard.press("ArrowLeft")
     assert seen() == ["step 5"] and said.inner_text() == "step 5"
     assert slider.get_attribute("aria-valuetext") == "step 5"
-    first = page.locator(".frame:visible img").nth(1).get_attribute("src")
-    page.get_by_role("button", name="Play").click()
+    first = page.locator("#samples .frame:visible img").nth(1).get_attribute("src")
+    page.locator("#samples button").click()
     until(lambda: said.inner_text() == "step 10", page)
-    assert page.locator(".frame:visible img").nth(1).get_attribute("src") != first
+    assert page.locator("#samples .frame:visible img").nth(1).get_attribute("src") != first
     page.close()
 
 

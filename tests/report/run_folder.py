@@ -10,6 +10,7 @@ from pipeline.config import Config, settings_yaml
 from pipeline.utils.image_grid import save_grid
 
 BEGAN = 1_790_000_000.0
+PROMPTS = ("two owls", "a red fox on a bicycle, " + "in a street of Lisbon at night, " * 12)
 
 
 def line(step: int, **more: float) -> dict[str, float]:
@@ -94,6 +95,8 @@ def make_run(folder: Path, **settings: Any) -> Path:
         images = torch.full((12, 1, 8, 8), step / 10)
         rows = {"teacher": images, "student": -images}
         save_grid(rows, output / "samples" / f"step-{step:07d}.png")
+        asked = {prompt: images[:4] for prompt in PROMPTS}
+        save_grid(asked, output / "samples" / f"prompts-{step:07d}.png")
     write(output / "skipped.jsonl", json.dumps({"step": 7, "network": "critic"}) + "\n")
     write(output / "state.json", {"step": 10})
     write(folder / "evaluation.json", FIGURES)

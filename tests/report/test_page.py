@@ -14,7 +14,7 @@ from pipeline.report import page, words
 from pipeline.report.source import FoundRun, find, read_run
 from pipeline.utils.errors import UserError
 from pipeline.utils.image_grid import save_grid
-from tests.report.run_folder import BEGAN, EVENTS, FIGURES, line, make_run, write
+from tests.report.run_folder import BEGAN, EVENTS, FIGURES, PROMPTS, line, make_run, write
 
 LATER = BEGAN + 200
 
@@ -71,7 +71,8 @@ def test_everything_of_a_run_is_there_and_nothing_is_asked_of_the_network(made: 
     ):
         assert expected in found.text, expected
     pictures = found.all("img")
-    assert len(pictures) == 3 * 2 + 2 * 2 * 2  # evaluation; two steps of two rows in two blocks
+    # The evaluation; two steps of two rows in two blocks, and of two prompts.
+    assert len(pictures) == 3 * 2 + 2 * 2 * 2 + 2 * 2
     assert all(each["src"].startswith("data:image/") and each["alt"] for each in pictures)
     for _, attributes in found.tags:
         for name in ("src", "href", "srcset", "data", "action", "poster"):
@@ -187,6 +188,7 @@ def test_text_of_others_stays_text(folder: Path) -> None:
 NAMES = [
     *("distill/config.yaml", "distill/run.json", "distill/metrics.jsonl", "distill/events.jsonl"),
     *("distill/skipped.jsonl", "distill/state.json", "distill/samples/step-0000005.png"),
+    "distill/samples/prompts-0000005.png",
     *("distill/checkpoints/0000005-abcd.score", "evaluation.json", "evaluation.png"),
 ]
 
@@ -334,3 +336,14 @@ def test_a_submitted_job_makes_one_too(tmp_path, monkeypatch):
     make_run(folder)
     page.report(Config(run=str(folder)))
     assert (folder / "report.html").is_file()
+
+
+def test_prompts_over_time_have_their_words_as_captions(folder: Path) -> None:
+    run = read(folder)
+    assert list(run.prompts) == [5, 10]
+    found = shown(folder)
+    assert all(" ".join(prompt.split()) in found.text for prompt in PROMPTS)
+    for step in (5, 10):
+        (folder / f"distill/samples/prompts-{step:07d}.png").unlink()
+    assert "Prompts over time" in found.text
+    assert "Prompts over time" not in shown(folder).text

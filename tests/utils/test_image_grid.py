@@ -34,6 +34,17 @@ def test_one_colour_is_grey_and_outliers_are_clamped(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
+def test_a_long_caption_is_drawn_as_far_as_its_row_is_high_and_stored_whole(tmp_path: Path) -> None:
+    images, long = torch.full((2, 1, 8, 8), -1.0), "a fox  on a\nbicycle " * 40
+    save_grid({"a": images, "b": images}, tmp_path / "short.png")
+    save_grid({"a": images, long: images}, tmp_path / "long.png")
+    short, wide = (Image.open(tmp_path / f"{name}.png") for name in ("short", "long"))
+    assert short.height == wide.height and wide.width < short.width + 300
+    sheet = read_grid((tmp_path / "long.png").read_bytes())
+    assert sheet is not None and list(sheet.rows) == ["a", long]
+    assert sheet.rows[long][1].getextrema() == ((0, 0),) * 3
+
+
 def test_small_images_are_enlarged_and_headings_take_room(tmp_path: Path) -> None:
     images = torch.zeros(2, 1, 8, 8)
     save_grid({"": images}, tmp_path / "plain.png")
