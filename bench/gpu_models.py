@@ -17,23 +17,9 @@ from pipeline.config import TeacherConfig
 from pipeline.diffusion.condition import Condition, Conditioner
 from pipeline.models.condition import ClassLabels
 from pipeline.models.latent_network import LatentNetwork
-from tests.fixtures.released import BETAS, flux2_klein, kl_vae, network, qwen_image, sdxl, wan
+from pipeline.models.released import flux2_klein, kl_vae, network, qwen_image, sd15, sdxl, wan
 
 PROMPTS = [f"prompt {letter}" for letter in "abcdefgh"]
-
-
-def sd15() -> Any:
-    """Stable Diffusion 1.5."""
-    return diffusers.StableDiffusionPipeline(
-        vae=kl_vae(0.18215),
-        unet=diffusers.UNet2DConditionModel(sample_size=64, cross_attention_dim=768),
-        tokenizer=None,
-        text_encoder=None,
-        scheduler=diffusers.PNDMScheduler(**BETAS, skip_prk_steps=True, steps_offset=1),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
 
 
 def dit() -> Any:

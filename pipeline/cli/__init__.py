@@ -102,8 +102,6 @@ def _load(given: dict[str, Any]) -> tuple[Config, str]:
 
 DEFAULT_FILE = "configs/digits.yaml"
 """Config file of a run that names none and has none."""
-_SHIPPED = Path(__file__).parents[1]
-"""In an installed package, `configs` is here; in a checkout, one level up."""
 
 
 def _file(named: str | None, run: str | None) -> tuple[str, str]:
@@ -118,11 +116,9 @@ def _file(named: str | None, run: str | None) -> tuple[str, str]:
 
 def _shipped(path: str) -> str:
     """The path; of one in `configs` that is not in this folder, the file of this package."""
-    if path.startswith("configs/") and not os.path.exists(path):
-        for folder in (_SHIPPED, _SHIPPED.parent):
-            if (folder / path).is_file():
-                return str(folder / path)
-    return path
+    file = settings_yaml.shipped().parent / path
+    found = path.startswith("configs/") and not os.path.exists(path) and file.is_file()
+    return str(file) if found else path
 
 
 def _recorded(run: str) -> str | None:

@@ -149,6 +149,12 @@ JOBS = {
         "Check teacher, stores, cluster and memory before a run, and estimate its time and cost.",
         reads=("doctor",),
         writes=("pairs", "distill"),
+        instead={
+            "recipes": Job(
+                "pipeline.stages.recipes:list_recipes",
+                "List the recipes in configs/: teacher, what each needs, the GPUs that it fits.",
+            ),
+        },
         examples=(_DIGITS, "--config configs/sdxl.yaml --run /shared/sdxl --doctor.gpu_hour 2.5"),
     ),
 }

@@ -67,11 +67,12 @@ class Examination(ClusterChecks):
     """The checks of one run's configuration, each made once."""
 
     def __init__(self, config: Config):
-        workers, self._pairs = config.distill.workers, Recipe.of(config.distill).needs.pairs
-        self._shares: dict[str, ActorsConfig | WorkersConfig] = {"distill.workers": workers}
+        self._pairs = Recipe.of(config.distill).needs.pairs
+        shares: dict[str, ActorsConfig | WorkersConfig] = {}
         if self._pairs:
-            self._shares["pairs.actors"] = config.pairs.actors
-        asked = [Asked(name, s.min, s.cpus, s.gpus) for name, s in self._shares.items()]
+            shares["pairs.actors"] = config.pairs.actors
+        shares["distill.workers"] = config.distill.workers
+        asked = [Asked(name, s.min, s.cpus, s.gpus) for name, s in shares.items()]
         super().__init__(asked, config.doctor.patience)
         self.config = config
         self._reference = config.evaluate.reference or ""

@@ -7,6 +7,7 @@ import re
 from collections.abc import Hashable
 from difflib import get_close_matches
 from glob import glob
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -22,6 +23,13 @@ _SHOWN = 300
 _NUMBER = r"[-+]?(?!0\d)\d[\d.]*([eE][-+]?\d+)?"
 _LONGEST = 1000
 """Characters of a value that is no text at most."""
+
+
+def shipped() -> Path:
+    """The folder of recipes: of an installed package in it, of a checkout beside it."""
+    package = Path(__file__).parents[1]
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
 
 
 def read(path: str) -> dict[str, Any]:

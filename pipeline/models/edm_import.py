@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -167,9 +167,14 @@ def _shape(network: Module, settings: Mapping[str, Any]) -> tuple[dict[str, Any]
     return shared, ["qkv" in blocks[0].parts for blocks in levels]
 
 
-def _adm(network: Module, settings: Mapping[str, Any]) -> "diffusers.UNet2DModel":
-    shared, attends = _shape(network, settings)
-    unet = diffusers.UNet2DModel(
+def new_adm(shared: Mapping[str, Any], attends: Sequence[bool]) -> "diffusers.UNet2DModel":
+    """An ADM with fresh weights.
+
+    Args:
+        shared: Arguments of `UNet2DModel` that tell its widths and depths.
+        attends: Whether each level attends.
+    """
+    return diffusers.UNet2DModel(
         **shared,
         down_block_types=[
             "AttnDownBlock2D" if here else "ResnetDownsampleBlock2D" for here in attends
@@ -184,6 +189,10 @@ def _adm(network: Module, settings: Mapping[str, Any]) -> "diffusers.UNet2DModel
         norm_num_groups=32,
         attn_norm_num_groups=32,
     )
+
+
+def _adm(network: Module, settings: Mapping[str, Any]) -> "diffusers.UNet2DModel":
+    unet = new_adm(*_shape(network, settings))
     weights = _ends(network, network.parts["out_norm"], network.parts["out_conv"])
     if "map_label" in network.parts:
         weights["class_embedding.weight"] = network.parts["map_label"].tensors["weight"].T

@@ -12,11 +12,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config import Config
+from pipeline.models.released import Released
 from pipeline.models.sampling import guide
 from pipeline.training.attention import one_kernel
 from pipeline.training.flops import step_flops
 from pipeline.training.method import build_method, new_networks
-from tests.fixtures.released import Released
 
 
 def latents(channels: int) -> Any:
