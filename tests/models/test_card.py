@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from huggingface_hub import ModelCard
+import torch
+from huggingface_hub import ModelCard, ModelCardData
 from markdown_it import MarkdownIt
 
 from pipeline.config import StudentConfig, TeacherConfig, settings_yaml
-from pipeline.models.export.card import model_card, read_origin, usage
+from pipeline.models.export.card import Origin, model_card, read_origin, usage
 from pipeline.models.families.unet2d import UNet2D
 from pipeline.models.loading import load_teacher
 from pipeline.models.students import new_student
@@ -18,6 +19,7 @@ from tests.families.builders import BUILDERS
 from tests.fixtures.tiny_models import save_tiny
 
 REPO, COMMIT = "owner/name", "1" * 40
+BASE = {"base_model": REPO, "base_model_relation": "finetune"}
 EVIL = (
     "\n```\n\n# loud\n\n<script>a()</script> `b` [c](javascript:d()) ![e](//f) | g |\n---\nh: i\n"
     'https://evil.example <https://evil.example> __j__ &lt;img&gt; \x00"); import os #'
@@ -36,7 +38,8 @@ def teacher(folder: Path, card: str | None = None, **made: object) -> Path:
 def test_the_licence_is_the_teachers(tmp_path: Path) -> None:
     card = "---\nlicense: openrail++\ntags: [a]\n---\n# A model"
     origin = read_origin(teacher(tmp_path, card), REPO, COMMIT)
-    assert origin.metadata == {"base_model": REPO, "license": "openrail++"}
+    assert origin.metadata == {**BASE, "license": "openrail++"}
+    assert origin.name == "name"
     assert REPO in origin.teacher and COMMIT in origin.teacher
     assert origin.terms == "That of the teacher: `openrail++`."
 
@@ -45,7 +48,7 @@ def test_a_link_beside_the_teachers_card_is_made_whole(tmp_path: Path) -> None:
     card = "---\nlicense: other\nlicense_name: flux-nc\nlicense_link: LICENSE.md\n---\n"
     origin = read_origin(teacher(tmp_path, card), REPO, COMMIT)
     assert origin.metadata == {
-        "base_model": REPO,
+        **BASE,
         "license": "other",
         "license_name": "flux-nc",
         "license_link": f"https://huggingface.co/{REPO}/blob/{COMMIT}/LICENSE.md",
@@ -89,15 +92,16 @@ def test_a_card_is_what_the_hub_reads(tiny: Callable[..., UNet2D], tmp_path: Pat
         tiny(), "me/student", origin, made, {"fd": 0.12345678, "n": 10}, True, ["## More"]
     )
     card = ModelCard(text)
+    assert ModelCardData(**card.data.to_dict()).to_dict() == card.data.to_dict()
     assert card.data.to_dict() == {
-        "base_model": REPO,
+        **BASE,
         "library_name": "diffusers",
         "license": "mit",
         "pipeline_tag": "unconditional-image-generation",
-        "tags": ["diffusers", "ray-dmd", "dmd", "distillation", "one-step"],
+        "tags": ["diffusers", "ray-dmd", "distillation", "dmd", "one-step"],
     }
     for each in (
-        "# student\n",
+        "# name in one step (DMD)\n",
         'from_pretrained("me/student")',
         "![samples](samples.png)",
         "| fd | 0.1235 |\n| n | 10 |",
@@ -109,6 +113,41 @@ def test_a_card_is_what_the_hub_reads(tiny: Callable[..., UNet2D], tmp_path: Pat
         assert each in card.text
     plain = ModelCard(model_card(tiny(), "student", origin, made)).text
     assert "## Samples" not in plain and "## Figures" not in plain
+
+
+@pytest.mark.parametrize(
+    ("distill", "method"),
+    [
+        ({}, "DMD"),
+        ({"regression": {"weight": 0.25}, "gan": {"real": None}}, "DMD"),
+        ({"regression": {"weight": 0.0}}, "DMD2"),
+        (
+            {"regression": {"weight": 0.25}, "gan": {"real": "pairs", "divergence": "reverse-kl"}},
+            "DMD2",
+        ),
+        ({"gan": {"real": "data", "divergence": "js"}}, "f-distill"),
+        ({"matching": {"loss": "sid"}}, "SiD"),
+        ({"gan": None, "matching": 7}, "DMD"),
+    ],
+)
+def test_the_title_names_teacher_steps_and_method(
+    distill: dict[str, object], method: str, tmp_path: Path
+) -> None:
+    sd3 = TeacherConfig(output=str(save_tiny(tmp_path / "sd3", "sd3")))
+    teacher = load_teacher(sd3)
+    times = StudentConfig(times=(1.0, 0.5))
+    student = new_student(teacher, None, 0, times)
+    card = ModelCard(
+        model_card(student, "me/x", read_origin(tmp_path / "sd3"), {"distill": distill})
+    )
+    assert card.text.strip().startswith(f"# StableDiffusion3 in 2 steps ({method})\n")
+    assert {"2-step", "dmd", method.lower()} <= set(card.data.tags)
+    assert card.data.pipeline_tag == "text-to-image"
+    student.lora = {"w": torch.zeros(1)}
+    origin = Origin("a model", "mine", "My *SDXL*")
+    more = ModelCard(model_card(student, "x", origin, {"distill": distill}))
+    assert more.text.strip().startswith(f"# My \\*SDXL\\* in 2 steps ({method}, LoRA)\n")
+    assert "lora" in more.data.tags
 
 
 def shape(card: str) -> list[tuple[str, str, object]]:

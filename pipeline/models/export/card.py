@@ -19,6 +19,7 @@ README = "README.md"
 PICTURE = "samples.png"
 TEACHER = "folder/of/the/teacher"
 """Stands in the code of a card for a teacher that is not on the Hub."""
+_TAGS = ("diffusers", "ray-dmd", "distillation", "dmd")
 _HUB = "https://huggingface.co"
 _TERMS = {
     "license": re.compile(r"[\w.+-]{1,99}"),
@@ -44,11 +45,13 @@ class Origin:
     Attributes:
         teacher: Words for the teacher.
         terms: A sentence about the licence.
+        name: Of the teacher, where it has one.
         metadata: What follows for the card: `base_model`, and `license` with its name and link.
     """
 
     teacher: str
     terms: str
+    name: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
 
 
@@ -62,26 +65,27 @@ def read_origin(folder: Path | None, repo: str | None = None, commit: str | None
     """
     if folder is None:
         formula = "an exact Gaussian score"
-        return Origin(formula, "The teacher is a formula: the licence is its author's to choose.")
+        terms = "The teacher is a formula: the licence is its author's to choose."
+        return Origin(formula, terms, "Gaussian")
     made = _json(folder / PROVENANCE)
-    teacher, metadata = _teacher(made), {}
+    teacher, name, metadata = _teacher(made), _name(made), {}
     if repo:
+        name = repo.partition("/")[2]
         teacher = f"[{repo}]({_HUB}/{repo}/tree/{commit}) at commit `{commit}`"
-        metadata = {"base_model": repo}
-    if terms := _terms(folder):
-        link = terms.get("license_link", "")
+        metadata = {"base_model": repo, "base_model_relation": "finetune"}
+    if found := _terms(folder):
+        link = found.get("license_link", "")
         if repo and link and "://" not in link:
-            terms["license_link"] = f"{_HUB}/{repo}/blob/{commit}/{link.lstrip('/')}"
-        name = terms.get("license_name") or terms["license"]
-        return Origin(teacher, f"That of the teacher: {_code(name)}.", metadata | terms)
+            found["license_link"] = f"{_HUB}/{repo}/blob/{commit}/{link.lstrip('/')}"
+        licence = _code(found.get("license_name") or found["license"])
+        return Origin(teacher, f"That of the teacher: {licence}.", name, metadata | found)
     if "imported" in made and "base" not in made:
-        return Origin(teacher, _EDM, metadata | {"license": "cc-by-nc-sa-4.0"})
+        return Origin(teacher, _EDM, name, metadata | {"license": "cc-by-nc-sa-4.0"})
     if "training" in made:
-        return Origin(
-            teacher, "The teacher was trained by the author, whose choice it is.", metadata
-        )
+        own = "The teacher was trained by the author, whose choice it is."
+        return Origin(teacher, own, name, metadata)
     unknown = "Unknown: that of the teacher, which names none."
-    return Origin(teacher, unknown, metadata | {"license": "unknown"})
+    return Origin(teacher, unknown, name, metadata | {"license": "unknown"})
 
 
 def model_card(
@@ -105,15 +109,17 @@ def model_card(
         more: Further ways to use it, in Markdown.
     """
     steps = len(network.sampler.timesteps)
-    count = "one" if steps == 1 else f"{steps}"
+    count, method = "one" if steps == 1 else f"{steps}", _method(made)
+    recipe = method if network.lora is None else f"{method}, LoRA"
+    teacher = origin.name or type(network.pipeline()).__name__.removesuffix("Pipeline")
     data = ModelCardData(
         library_name="diffusers",
         pipeline_tag="unconditional-image-generation" if network.prompts is None else network.task,
-        tags=["diffusers", "ray-dmd", "dmd", "distillation", f"{count}-step"],
+        tags=[*dict.fromkeys([*_TAGS, *recipe.lower().split(", ")]), f"{count}-step"],
         **origin.metadata,  # type: ignore[arg-type]
     )
     sections = [
-        f"# {_words(name.rpartition('/')[2])}",
+        f"# {_words(teacher)} in {count} step{'s' * (steps > 1)} ({recipe})",
         f"Makes an image in **{count}** network call{'s' * (steps > 1)}. Its teacher, which needs "
         f"more, is "
         f"{origin.teacher}; it was distilled by distribution matching (DMD, "
@@ -197,6 +203,29 @@ def _teacher(made: Mapping[str, Any]) -> str:
     if "distill" in made:
         return "an earlier student of ray-dmd"
     return "a diffusers model"
+
+
+def _name(made: Mapping[str, Any]) -> str:
+    """The name of a teacher in its own provenance, or nothing."""
+    if "imported" in made:
+        return Path(str(made["imported"])).stem
+    data = made.get("data")
+    return str(data.get("name") or "") if "training" in made and isinstance(data, dict) else ""
+
+
+def _method(made: Mapping[str, Any]) -> str:
+    """What the field calls a student's recipe, by its provenance; see docs/methods.md."""
+
+    def setting(branch: str, name: str) -> Any:
+        found = made.get("distill")
+        found = found.get(branch) if isinstance(found, Mapping) else None
+        return found.get(name) if isinstance(found, Mapping) else None
+
+    if setting("matching", "loss") == "sid":
+        return "SiD"
+    if setting("gan", "real") and setting("gan", "divergence") in ("kl", "js"):
+        return "f-distill"
+    return "DMD2" if setting("gan", "real") or setting("regression", "weight") == 0 else "DMD"
 
 
 def _terms(folder: Path) -> dict[str, str]:
