@@ -26,6 +26,7 @@ class Line:
         colour: Name of a colour of the style sheet.
         dashed: Whether it is a bound rather than a measurement.
         dots: Whether its points are marked.
+        behind: Whether it is there to compare with: a broad and faint line.
     """
 
     label: str
@@ -33,6 +34,13 @@ class Line:
     colour: str
     dashed: bool = False
     dots: bool = False
+    behind: bool = False
+
+    @property
+    def style(self) -> str:
+        """Its classes in the style sheet."""
+        kinds = {"dashed": self.dashed, "behind": self.behind}
+        return " ".join(name for name, used in kinds.items() if used)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.report.charts import Chart, Line
+from pipeline.report.reference import Reference, reference
 from pipeline.report.source import FoundRun
 
 LABELS = {
@@ -86,14 +87,30 @@ def curves(run: FoundRun) -> list[Chart]:
         (float(event.step), "") for event in run.events if event.kind == "start" and event.step
     ]
     found = _scores([run], lambda run, line: line, marks)
+    known = reference(run.settings)
     for title, names, kind, note in _FIGURES:
         lines = [Line(LABELS[name][0], points(run, name), LABELS[name][1]) for name in names]
+        if known and (behind := _behind(known, names)) and any(line.points for line in lines):
+            lines, note = (
+                [*behind, *lines],
+                f"{note} Broad and faint: a healthy {known.recipe} run.",
+            )
         found.append(_chart(title, lines, kind, note, phases(run), marks))
     for name in _others(run):
         lines = [Line(name, points(run, name), "student")]
         found.append(_chart(name.replace("_", " "), lines, "log", "", phases(run), marks))
     found.append(progress(run))
     return [chart for chart in found if chart.lines]
+
+
+def _behind(known: Reference, names: tuple[str, ...]) -> list[Line]:
+    """The curves of a healthy run that a figure has."""
+    dressed = [(known.points(name), *LABELS[name]) for name in names]
+    return [
+        Line(f"{label}, healthy", there, colour, behind=True)
+        for there, label, colour in dressed
+        if there
+    ]
 
 
 def _others(run: FoundRun) -> list[str]:
