@@ -1,14 +1,14 @@
 """The evaluate job: batches of images -> a pool of actors -> their features, streamed back."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 
 from pipeline.cluster import pool
 from pipeline.cluster.pool import TRIES, Work
-from pipeline.config import Config, EvaluateConfig
+from pipeline.config import Config
 from pipeline.data.fetch import INPUTS, fetch_inputs
 from pipeline.evaluation.image_reader import Batch, ImageReader, Task, tasks
 from pipeline.evaluation.reference import Reference
@@ -31,11 +31,11 @@ def evaluate_student(config: Config) -> Evaluation:
         """In a pool of actors, which take the classifier and reference images of this process."""
         real, classifier = reader.sets.real, reader.classifier
         reference = real if isinstance(real, Reference) else None
-        features = reader.net.checksum if reader.net else None
+        weights = reader.weights
 
         def new_actor() -> ReadingActor:  # on its node, with networks of its own
             own = open_reader(fetch_inputs(config, *INPUTS), reference, classifier)
-            return ReadingActor(own, config.evaluate, features)
+            return ReadingActor(own, config.evaluate.batch_size, weights)
 
         work = Work("evaluate", "images", config.evaluate, new_actor, "batch_size")
         for row in pool.outcomes(list(range(len(batches))), work):
@@ -51,22 +51,22 @@ class ReadingActor:
 
     Args:
         reader: Of this node.
-        settings: Of the evaluation.
-        features: Checksum of the network whose features the job compares, or None.
+        batch_size: Images made at once.
+        weights: As `ImageReader.weights` has them of the job itself.
 
     Raises:
-        UserError: If this node has other features.
+        UserError: If this node has other weights.
     """
 
-    def __init__(self, reader: ImageReader, settings: EvaluateConfig, features: str | None) -> None:
+    def __init__(self, reader: ImageReader, batch_size: int, weights: Mapping[str, str]) -> None:
         self._reader = reader
-        found = reader.net.checksum if reader.net else None
-        if found != features:
-            raise UserError(
-                f"evaluate.weights: this node has other weights of {settings.features} than "
-                "the job; every node needs the same"
-            )
-        self._batch_size = settings.batch_size
+        for setting, checksum in reader.weights.items():
+            if checksum != weights[setting]:
+                raise UserError(
+                    f"{setting}: this node has other weights than the job; every node needs the "
+                    "same"
+                )
+        self._batch_size = batch_size
         self._tasks = tasks(reader.sets, self._batch_size)
 
     @property

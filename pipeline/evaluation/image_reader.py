@@ -53,6 +53,13 @@ class ImageReader:
     ) -> None:
         self.sets, self.classifier, self.net, self.scores = sets, classifier, net, scores
 
+    @property
+    def weights(self) -> dict[str, str]:
+        """Setting -> checksum of the public networks that it names."""
+        features = {} if self.net is None else {"evaluate.weights": self.net.checksum}
+        scores = {f"evaluate.scores.{name}": each.checksum for name, each in self.scores.items()}
+        return features | scores
+
     def read(self, task: Task) -> Batch:
         """Make the images of a task and read them; raises as `ImageSets.images`."""
         images = self.sets.images(task.name, torch.arange(task.first, task.stop))

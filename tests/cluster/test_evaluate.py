@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -124,3 +125,10 @@ def test_ten_times_the_images_take_no_more_memory(start, tmp_path) -> None:
         peaks.append(figures["metrics"]["memory"])
     for name, room in (("makers_peak_mib", 40), ("own_peak_mib", 100)):
         assert peaks[1][name] < peaks[0][name] + room, peaks
+
+
+def test_a_node_with_other_weights_is_refused() -> None:
+    """Of any public network: one of a score here."""
+    reader: Any = SimpleNamespace(weights={"evaluate.scores.pick": "one"})
+    with pytest.raises(UserError, match=r"evaluate\.scores\.pick: this node has other weights"):
+        job.ReadingActor(reader, 8, {"evaluate.scores.pick": "other"})

@@ -49,7 +49,7 @@ class Sets:
         return torch.arange(COUNT) % 4
 
     def images(self, name: str, numbers: Tensor) -> Tensor:
-        missed = {"student": 0.3}.get(name, 0.1)
+        missed = {"student": 0.3, "real": 0.0}.get(name, 0.1)
         seed = {"floor": 1}.get(name, 0)
         brightness = (numbers % 4 - 1).float() + missed + 0.01 * normal(COUNT, seed=seed)[numbers]
         return brightness.float().view(-1, *(1 for _ in self._shape)).expand(-1, *self._shape)
@@ -66,19 +66,21 @@ def test_every_set_is_scored_by_its_own_prompts(shape: tuple[int, ...]) -> None:
         net=None,
         scores={"brightness": Brightness()},
     )
+    assert reader.weights == {"evaluate.scores.brightness": "0" * 64}
     sets: Any = {}
-    for name in ("student", "teacher", "floor"):
+    for name in ("student", "teacher", "floor", "real"):
         sets[name] = SetStatistics(COUNT, reader.sets.labels(name))
         for first in range(0, COUNT, 7):
             task = Task(name, first, min(first + 7, COUNT))
             sets[name].take(first, reader.read(task).readout)
     record = score_records(sets, reader.scores)["brightness"]
-    means = {side: record[side]["value"] for side in ("student", "teacher", "floor", "difference")}
-    expected = {"student": 0.7, "teacher": 0.9, "floor": 0.9, "difference": -0.2}
+    means = {side: record[side]["value"] for side in ("student", "teacher", "floor", "real")}
+    expected = {"student": 0.7, "teacher": 0.9, "floor": 0.9, "real": 1.0}
     assert means == pytest.approx(expected, abs=0.01)
     assert record["other_prompts"]["value"] < 0.5
-    assert (record["n"], record["prompts"], record["real"]) == (30, 3, None)
+    assert (record["n"], record["prompts"]) == (30, 3)
     difference = record["difference"]
+    assert difference["value"] == pytest.approx(-0.2)
     assert difference["high"] - difference["low"] < 1e-6  # of the same noise
     lines = score_summary({"scores": {"brightness": record}, "diversity": diversity_record(sets)})
     assert [line.split()[0] for line in lines] == ["by", "brightness", "diversity"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 from pipeline.config import EvaluateConfig, S3Config
 from pipeline.data.fetch import fetch
@@ -36,6 +37,8 @@ def load_scores(
             raise UserError(f"{setting}: {weights} needs a teacher with prompts; leave it out")
         if find_spec("transformers") is None:
             raise UserError(f"{setting}: it needs transformers: pip install 'ray-dmd[text]'")
+        if weights.startswith("/") and not Path(weights).exists():
+            raise UserError(f"{setting}: there is no {weights}; name a folder of weights")
         try:
             place = str(fetch(weights, s3, setting)) if is_remote(weights) else weights
             found[name] = SCORES[name](place)

@@ -119,7 +119,7 @@ def _formula(model: Any) -> Callable[[Tensor], Tensor]:
 def _read(file: Path) -> Weights:
     if file.suffix == ".safetensors":
         return load_file(file)
-    found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    found = torch.load(file, map_location="cpu", weights_only=True)
     found = found.get("state_dict", found)
     return {name.removeprefix("module."): value for name, value in found.items()}
 

@@ -77,6 +77,8 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
     save_clip(tmp_path / "clip")
     with pytest.raises(UserError, match=r"evaluate\.scores\.clip: x needs a teacher with prompts"):
         load(None, clip="x")
+    with pytest.raises(UserError, match=r"evaluate\.scores\.pick: there is no .*away; name"):
+        load(pick=tmp_path / "away")
     with pytest.raises(UserError, match=r"evaluate\.scores\.pick: cannot load .*empty: ") as error:
         (tmp_path / "empty").mkdir()
         load(pick=tmp_path / "empty")
