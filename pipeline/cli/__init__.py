@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -91,11 +91,29 @@ def load(arguments: Sequence[str], job: Job | None = None) -> Config:
 def _load(given: dict[str, Any]) -> tuple[Config, str]:
     """The settings with these over those of the file, and what to say of it if nobody named it."""
     path, source = _file(given.pop(options.CONFIG), given.get("run"))
-    tree = settings_yaml.read(path)
-    for key, value in given.items():
+    return load_config(path, given), source
+
+
+def load_config(file: str, settings: Mapping[str, Any] | None = None) -> Config:
+    """Settings of a run: those of a YAML file, with others over them.
+
+    Args:
+        file: A YAML file. `configs/...` that is not in this folder is the one of this package.
+        settings: Name as on the command line -> value: `{"distill.steps": 20}`. A value that is a
+            dict takes the place of the whole branch.
+
+    Returns:
+        A frozen tree: `config.distill.steps`. Folders are absolute, those that are not named are
+        in `config.run`.
+
+    Raises:
+        UserError: For an unknown name, a wrong value, or a file that cannot be read.
+    """
+    tree = settings_yaml.read(_shipped(file))
+    for key, value in (settings or {}).items():
         _put(tree, key, value)
     try:
-        return Config.model_validate(tree), source
+        return Config.model_validate(tree)
     except ValidationError as error:
         raise UserError(refusals.line(error.errors(), options.names())) from None
 

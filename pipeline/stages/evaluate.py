@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.config import Config, PairsConfig, TeacherConfig
+from pipeline.config import (
+    Config,
+    DataConfig,
+    EvaluateConfig,
+    PairsConfig,
+    S3Config,
+    TeacherConfig,
+)
 from pipeline.data.fetch import INPUTS, fetch_inputs
 from pipeline.evaluation.captions import CaptionFigures, caption_figures, open_judged
 from pipeline.evaluation.classifier import Classifier
@@ -102,7 +109,11 @@ def evaluate(config: Config, stream: Stream = in_process) -> Evaluation:
     check_writable(output, "evaluate.output")
     config = fetch_inputs(config, *INPUTS)
     reader = open_reader(config)
-    of_captions = _of_captions(config, reader.sets) if config.evaluate.judged else None
+    of_captions = None
+    if config.evaluate.judged:
+        of_captions = _of_captions(
+            config.evaluate, config.data, config.pairs, config.s3, reader.sets
+        )
     sets, peak = _read(reader, config.evaluate.batch_size, stream)
     found = memorization(sets) if "real" in sets else None
     evaluation = _evaluation(
@@ -136,11 +147,12 @@ def evaluate(config: Config, stream: Stream = in_process) -> Evaluation:
     return evaluation
 
 
-def _of_captions(config: Config, sets: ImageSets) -> CaptionFigures:
-    evaluate, seen = config.evaluate, str(config.data.folder)
-    parts = open_judged(evaluate, seen, config.data.size, config.s3)
+def _of_captions(
+    evaluate: EvaluateConfig, data: DataConfig, pairs: PairsConfig, s3: S3Config, sets: ImageSets
+) -> CaptionFigures:
+    parts = open_judged(evaluate, str(data.folder), data.size, s3)
     networks = {"student": sets.student, "teacher": sets.teacher}
-    return caption_figures(parts, networks, config.pairs, evaluate, config.seed)
+    return caption_figures(parts, networks, pairs, evaluate, sets.seed)
 
 
 def open_reader(

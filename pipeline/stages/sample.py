@@ -1,12 +1,16 @@
 """Images or videos of a student."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.diffusion import seeds
+from pipeline.models.denoiser import Denoiser
 from pipeline.models.sampling import sample_student
 from pipeline.models.students import load_student
 from pipeline.utils.files import check_writable
@@ -19,28 +23,74 @@ _WIDTH = 10
 def sample(config: Config) -> None:
     """Save a sheet of images as a PNG; a conditional student goes through its classes.
 
-    The images follow from the seed and their number alone: a longer sheet begins like a shorter.
-
     Raises:
         UserError: If the student cannot be loaded or the file cannot be written.
     """
     output = Path(config.sample.output)
     check_writable(output.parent, "sample.output")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    local = fetch_inputs(config, "evaluate")
-    student = load_student(
-        local.evaluate.student, local.teacher, local.distill.student.embedded_guidance
-    ).to(device)
-    ids = torch.arange(config.sample.count)
-    noise = seeds.noise(config.seed, ids, student.shape, stream=seeds.EVALUATION)
-    labels = None if student.classes is None else ids.to(device) % student.classes
-    images = student.decode(sample_student(student, noise.to(device), labels))
-    rows = {f"{first}": images[first : first + _WIDTH] for first in range(0, len(ids), _WIDTH)}
+    student = open_student(config)
+    labels, network = student.labels(config.sample.count), student.network
+    images = student.images(config.sample.count)
+    rows = {f"{n}": images[n : n + _WIDTH] for n in range(0, len(images), _WIDTH)}
     headings = []
-    if labels is not None and _WIDTH % (student.classes or 1) == 0:
+    if labels is not None and _WIDTH % (network.classes or 1) == 0:
         headings = [f"{label}" for label in labels[:_WIDTH].tolist()]
     save_grid(rows, output, columns=headings)
-    steps = len(student.sampler.timesteps)
+    steps = len(network.sampler.timesteps)
     told = "1 step" if steps == 1 else f"{steps} steps"
     kind = "images" if images.ndim == 4 else "videos"
     print(f"sample   {len(images)} {kind}, {told} each: {output}")
+
+
+@dataclass(frozen=True)
+class Student:
+    """A saved student, ready to make images.
+
+    Args:
+        network: In eval mode.
+        device: That it is on.
+        seed: Of the noises.
+    """
+
+    network: Denoiser
+    device: torch.device
+    seed: int
+
+    def images(self, count: int, labels: Sequence[int] | None = None) -> Tensor:
+        """Images of the first so many noises: more of them begin as fewer do.
+
+        Args:
+            count: How many.
+            labels: A class for each, or the number of a prompt in `teacher.prompts`; by default
+                all of them in turn.
+
+        Returns:
+            In about [-1, 1], on the device: (count, C, H, W), of videos
+            (count, C, F, H, W).
+        """
+        ids = torch.arange(count)
+        noise = seeds.noise(self.seed, ids, self.network.shape, stream=seeds.EVALUATION)
+        given = self.labels(count) if labels is None else torch.tensor(labels)
+        given = None if given is None else given.to(self.device)
+        return self.network.decode(sample_student(self.network, noise.to(self.device), given))
+
+    def labels(self, count: int) -> Tensor | None:
+        """All classes or prompts in turn, (count,) int64; None for a student that has none."""
+        classes = self.network.classes
+        return None if classes is None else torch.arange(count) % classes
+
+
+def open_student(config: Config) -> Student:
+    """The student in `evaluate.student`, which is that of the run where nothing else is said.
+
+    It is on the GPU if there is one, and takes `config.seed`.
+
+    Raises:
+        UserError: If there is none, or it cannot be loaded.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    local = fetch_inputs(config, "evaluate")
+    network = load_student(
+        local.evaluate.student, local.teacher, local.distill.student.embedded_guidance
+    )
+    return Student(network.to(device), device, config.seed)

@@ -53,3 +53,14 @@ def test_the_sheet_is_a_file_of_the_run(tmp_path: Path, student: GaussianMixture
 def test_a_missing_student_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"distill/student.*jobs/distill.py"):
         sample.sample(settings(tmp_path, 10))
+
+
+def test_an_open_student_makes_images_of_the_classes_that_are_asked_for(
+    tmp_path: Path, student: GaussianMixture
+) -> None:
+    opened = sample.open_student(settings(tmp_path, 1))
+    in_turn, asked = opened.images(12), opened.images(3, [7, 7, 0])
+    assert torch.equal(opened.images(3), in_turn[:3])
+    means = student.means.view(-1, 1, 8, 8)
+    torch.testing.assert_close(asked, means[torch.tensor([7, 7, 0])], atol=0.01, rtol=0)
+    torch.testing.assert_close(in_turn, means[torch.arange(12) % 10], atol=0.01, rtol=0)

@@ -1,6 +1,8 @@
 """Recipes of large models under flags: the memory that is told of them is that of their shapes."""
 
 import re
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,23 +26,39 @@ def test_memory_over_a_base_in_fewer_bits_is_what_is_foreseen(how, tmp_path):
     assert float(told) == pytest.approx((counted.total + CONTEXT) / GIB, rel=0.05)
 
 
-def rows_of_sdxl():
-    """Of docs/sdxl.md: GPUs, recipe, flags, GiB; all but the first are long."""
-    page = (Path(__file__).parents[2] / "docs" / "sdxl.md").read_text()
-    rows = re.findall(r"^\| (\d+) \| `([\w-]+)` \|([^|]*)\| ([\d.]+) \|", page, re.MULTILINE)
-    assert len(rows) == 9
-    return [
-        pytest.param(*row, marks=[pytest.mark.prove] * bool(place))
-        for place, row in enumerate(rows)
-    ]
+PAGES = {"sdxl": 9, "qwen-image": 7, "wan": 10}
+"""Pages with a table of memory, and its rows."""
 
 
-@pytest.mark.parametrize(("gpus", "name", "flags", "told"), rows_of_sdxl())
-def test_memory_of_sdxl_is_what_its_page_says(gpus, name, flags, told, tmp_path):
+def rows():
+    """Of the pages: GPUs, recipe, flags, GiB; all but the first are long."""
+    found = []
+    for name, count in PAGES.items():
+        page = (Path(__file__).parents[2] / "docs" / f"{name}.md").read_text()
+        every = "".join(re.findall(r'^all="([^"]*)"', page, re.MULTILINE))
+        row = r"^\| (\d+) \| `([\w-]+)` \|([^|]*)\| ([\d.]+) \|"
+        told = re.findall(row, page.replace("$all", every.replace("\n", "")), re.MULTILINE)
+        assert len(told) == count
+        found += told
+    return [pytest.param(*row, marks=[pytest.mark.prove] * bool(n)) for n, row in enumerate(found)]
+
+
+@pytest.mark.parametrize(("gpus", "name", "flags", "told"), rows())
+def test_memory_is_what_the_pages_say(gpus, name, flags, told, tmp_path):
     plain = ["--config", f"configs/{name}.yaml", "--run", str(tmp_path)]
-    config = load([*plain, *flags.strip(" `").split()])
+    config = load([*plain, *flags.replace("`", "").split()])
     assert config.distill.workers.min == (int(gpus) if config.distill.sharded else 1)
-    teacher = RELEASED["stable-diffusion-xl-base-1.0"].teacher(config.teacher)
+    released = RELEASED[Path(config.teacher.output).name]
+    if config.distill.conditions == "stored":
+        released = replace(released, make=partial(without_encoder, released.make))
+    teacher = released.teacher(config.teacher)
     with torch.device("meta"):
         counted = footprint(config, teacher, config.distill.workers.min)
     assert (counted.total + CONTEXT) / GIB == pytest.approx(float(told), rel=0.02)
+
+
+def without_encoder(make):
+    """A pipeline as workers have it that read stored conditions."""
+    pipe = make()
+    pipe.register_modules(text_encoder=None)
+    return pipe
