@@ -3,12 +3,16 @@
 import json
 from pathlib import Path
 
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 from pipeline.config import Config, S3Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.data.storage import Storage
 from pipeline.models.students import load_student
 from pipeline.report.page import render
 from pipeline.report.source import find, read_run
+from pipeline.runs.checkpoint_store import Score
+from pipeline.runs.metrics_log import board_score
 from pipeline.runs.run import Run
 from pipeline.runs.run_folder import RunFolder
 from pipeline.training import loop
@@ -59,6 +63,10 @@ def test_a_run_on_s3_goes_on_on_another_machine_and_ends_like_a_local_one(
     steps = [json.loads(line)["step"] for line in text(bucket, "metrics.jsonl").splitlines()]
     assert steps == [2, 4, 6, 8, 10]
     assert json.loads(text(bucket, "state.json"))["step"] == 10
+    board_score(RunFolder(Run(here).storage), 8, Score(0.5, 10))
+    board_score(RunFolder(Run(here).storage), 10, Score(0.25, 10))
+    assert curve(bucket, "", "loss/regression", tmp_path) == [2, 4, 8, 10]
+    assert curve(bucket, "eval/", "eval/fd_teacher", tmp_path) == [8, 10]
     assert {"samples/step-0000005.png", "samples/step-0000010.png"} <= set(names(bucket))
     assert load_student(fetch_inputs(here, "evaluate").evaluate.student).shape == (1, 4, 4)
 
@@ -67,6 +75,16 @@ def test_a_run_on_s3_goes_on_on_another_machine_and_ends_like_a_local_one(
     assert [each.kind for each in seen.events] == ["start", "left", "start", "end", "restart"]
     assert list(seen.grids) == [5, 10] and seen.steps == 10 and not seen.troubles
     assert "runs/one" in render([seen])
+
+
+def curve(bucket, place: str, tag: str, tmp_path: Path) -> list[int]:
+    """Steps of a curve in the one file of events in a folder of the bucket."""
+    start = f"tensorboard/{place}"
+    (name,) = (each for each in names(bucket) if each.rpartition("/")[0] == start.rstrip("/"))
+    file = tmp_path / start / Path(name).name
+    file.parent.mkdir(parents=True)
+    bucket.download_file("bucket", f"runs/one/{name}", str(file))
+    return [each.step for each in EventAccumulator(str(file)).Reload().Scalars(tag)]
 
 
 def test_what_a_store_refuses_at_the_end_is_tried_again(bucket, monkeypatch):
