@@ -20,6 +20,8 @@ SOCKET_BYTES = 107 if sys.platform == "linux" else 103
 LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 """The network interface that ends at this machine."""
 _LOCAL = ("", "auto", "local")
+_TOKENS = "ray._private.authentication.authentication_token_setup"
+"""Logger of what Ray says of its token."""
 _WAYS = "unset it to start Ray on this machine, or give the address of a head, such as host:6379"
 
 _OWN: set[str] = set()
@@ -50,6 +52,7 @@ def connect() -> None:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     for name in ("progress", "execution.resource_manager"):
         logging.getLogger(f"ray.data._internal.{name}").setLevel(logging.ERROR)
+    logging.getLogger(_TOKENS).addFilter(_no_advice_to_open)
     try:
         joined = ray.init(logging_level="warning")
     except (OSError, RuntimeError, ray.exceptions.RayError) as error:
@@ -151,6 +154,11 @@ def _close_token() -> None:
         if file.stat().st_mode & 0o077:
             file.chmod(0o600)
             log.warning("%s: others could read this token; now its owner alone can", file)
+
+
+def _no_advice_to_open(record: logging.LogRecord) -> bool:
+    """Leave out that a token is asked for, and how to have none; that there is none is said."""
+    return not record.getMessage().startswith("Token authentication is enabled")
 
 
 def _unjoined(error: Exception, address: str) -> str:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import ray
+from ray._private.authentication import authentication_token_setup as tokens
 from ray._private.authentication.authentication_token_setup import generate_and_save_token
 from ray.exceptions import AuthenticationError, RayTaskError
 from ray.train import ControllerError, WorkerGroupError
@@ -210,6 +211,20 @@ def test_nobody_else_reads_the_token_that_ray_makes(begun, monkeypatch, caplog, 
     monkeypatch.setattr(ray, "init", lambda **_: JOINED)
     connect()
     assert caplog.messages == [line], "told once"
+
+
+def test_ray_warns_of_a_cluster_without_a_token_and_not_of_one_with_it(begun, monkeypatch, caplog):
+    """Its own functions: other words of a later version let this fail."""
+
+    def warns(**_: object) -> SimpleNamespace:
+        tokens._warn_token_auth_enabled()
+        tokens._warn_token_auth_disabled()
+        return JOINED
+
+    monkeypatch.setattr(ray, "init", warns)
+    connect()
+    (line,) = caplog.messages
+    assert line.startswith("Token authentication is disabled")
 
 
 def test_a_user_without_name_and_home_has_a_home():
