@@ -146,7 +146,7 @@ JOBS = {
     ),
     "doctor": Job(
         "pipeline.cluster.doctor:doctor",
-        "Check teacher, stores, cluster and memory before a run, and estimate its time and cost.",
+        "Check inputs, cluster, teacher, stores and memory before a run; estimate time and cost.",
         reads=("doctor",),
         writes=("pairs", "distill"),
         instead={

@@ -148,7 +148,7 @@ def _add_flags(group: Any, job: Job) -> None:
     one.add_argument("-h", f"--{HELP}", action="help", help="Show this page.")
     for flag, text in {
         HELP_ALL: "Show all settings in full, those of other jobs too. [] has defaults.",
-        DRY_RUN: "Print all settings and the plan, start nothing.",
+        DRY_RUN: "Print the plan, missing inputs, jobs in order and all settings; start nothing.",
         **{name: each.help for name, each in job.instead.items()},
     }.items():
         one.add_argument(

@@ -9,7 +9,9 @@ import pytest
 from pipeline.cli import load
 from pipeline.config import settings_yaml
 from pipeline.stages import recipes
+from pipeline.stages.plan import Plan
 from pipeline.stages.recipes import CARDS, Shipped, list_recipes, shipped
+from pipeline.stages.to_do import encodes
 from pipeline.training.memory import GIB
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +86,22 @@ def test_it_fits_what_it_states_under_flags(name: str, stated: Statement) -> Non
     found = recipe(name, stated["flags"])
     assert found.config.distill.sharded
     check(stated, found)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_in_an_empty_folder_what_a_recipe_needs_is_missing_by_its_setting(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = Shipped(name, settings_yaml.read(str(ROOT / "configs" / f"{name}.yaml")))
+    given = {
+        f"{branch}.{key}"
+        for branch in ("teacher", "encode")
+        for key, value in found.settings.get(branch, {}).items()
+        if isinstance(value, str) and value.startswith(("models/", "data/"))
+    }
+    unread = set() if encodes(found.config.distill) else {"encode.source"}
+    assert {each.partition(":")[0] for each in Plan(found.config).problems} == given - unread
 
 
 def test_the_table_has_every_recipe_those_of_a_teacher_together(
