@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.models.from_scratch.tokenizer import whole_tokenizer
 from pipeline.models.perceptual.features import normalised
 from pipeline.models.scores.clip import OPENAI, Clip, of_folder, scaled_to
 from pipeline.utils.errors import UserError
@@ -67,6 +67,8 @@ def load_hps(weights: str) -> Clip:
         place = files[0]
     if not place.is_file():
         return of_folder(weights, _formula, padded)
+    from pipeline.models.from_scratch.tokenizer import whole_tokenizer
+
     model = from_open_clip(_read(place), weights)
     side = int(model.config.vision_config.image_size)
     return Clip(model, whole_tokenizer(), *padded(side, *OPENAI), _formula(model))
@@ -86,15 +88,15 @@ def from_open_clip(weights: Weights, where: str) -> Any:
 
     try:
         config = _config(weights)
-        renamed = dict(pair for name in weights for pair in _renamed(name, weights[name]))
-        model, found = CLIPModel.from_pretrained(
-            None, config=config, state_dict=renamed, dtype=torch.float32, output_loading_info=True
-        )
+        renamed = dict(pair for name in weights for pair in _renamed(name, weights[name].float()))
+        with init_empty_weights(include_buffers=False):
+            model = CLIPModel(config)
+        found = model.load_state_dict(renamed, strict=False, assign=True)
     except (KeyError, RuntimeError, ValueError) as error:
         raise UserError(f"{where} is no ViT-H-14 of OpenCLIP ({error})") from error
-    if strange := [*found["missing_keys"], *found["unexpected_keys"]]:
+    if strange := [*found.missing_keys, *found.unexpected_keys]:
         raise UserError(f"{where} is no ViT-H-14 of OpenCLIP, or not all of one ({strange[0]})")
-    return model
+    return model.eval()
 
 
 def padded(side: int, mean: Any, std: Any) -> tuple[Callable[[Tensor], Tensor], str]:
