@@ -58,7 +58,7 @@ prove: $(READY) ## the long proofs (chaos, 3 seeds, ablations, methods): dated r
 	$(BIN)/python bench/ablation.py
 	$(BIN)/python bench/methods.py
 
-check: $(READY) ## ruff, mypy, import contracts
+check: $(READY) docs ## ruff, mypy, import contracts, the docs site
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
