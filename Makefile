@@ -45,7 +45,7 @@ demo: $(READY) ## teacher, pairs, student, evaluation, report (SEED=0 CONFIG=dig
 test: $(READY) ## the fast tests, one short case of everything (about half an hour on 2 cores)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not cluster and not prove"
 
-test-cluster: $(READY) ## tests with kills, servers and several Ray nodes (about 25 minutes)
+test-cluster: $(READY) ## tests with kills, servers and several Ray nodes (about 40 minutes)
 	@command -v radosgw >/dev/null || { $(call install,$(S3_SERVER)); }
 	@{ command -v $(BROWSER) || command -v chromium; } >/dev/null || { $(call install,$(BROWSER)); }
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "cluster and not prove"

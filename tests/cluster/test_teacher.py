@@ -8,7 +8,7 @@ from pipeline.models.loading import load_teacher
 from pipeline.stages.icons import make_icons
 from tests.fixtures.icons import configured
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.cluster, pytest.mark.prove, pytest.mark.timeout(1800)]
 
 
 def weights(folder: Path) -> dict[str, bytes]:
