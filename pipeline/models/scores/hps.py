@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
@@ -89,8 +88,7 @@ def from_open_clip(weights: Weights, where: str) -> Any:
     try:
         config = _config(weights)
         renamed = dict(pair for name in weights for pair in _renamed(name, weights[name].float()))
-        with init_empty_weights(include_buffers=False):
-            model = CLIPModel(config)
+        model = CLIPModel(config)
         found = model.load_state_dict(renamed, strict=False, assign=True)
     except (KeyError, RuntimeError, ValueError) as error:
         raise UserError(f"{where} is no ViT-H-14 of OpenCLIP ({error})") from error
