@@ -81,9 +81,8 @@ ELSEWHERE = {
     "output_path": "use run",
     "pretrained_model_name_or_path": "use teacher.output, a folder of diffusers",
     "pretrained_teacher_model": "use teacher.output, a folder of diffusers",
-    "pretrained_vae_model_name_or_path": "nothing to set: the VAE is that of the "
-    "folder in teacher.output"
-    "",
+    "pretrained_vae_model_name_or_path": "nothing to set: the VAE is that of the folder in "
+    "teacher.output",
     "proportion_empty_prompts": "guidance is the teacher's own: use pairs.guidance",
     "push_to_hub": "use export.push, owner/name, with jobs/export.py",
     "random_flip": "nothing to set: images are taken as they are",

@@ -29,6 +29,7 @@ from tests.fixtures.image_sets import content, picture, save_files
 from tests.fixtures.in_process import encode_images, make_pairs
 from tests.fixtures.metrics import lines
 from tests.fixtures.tiny_models import save_tiny
+from tests.fixtures.trained import digests
 from tests.fixtures.workers import train
 
 BUCKETS = [
@@ -118,11 +119,6 @@ def die_after(monkeypatch, step: int) -> None:
             raise Killed
 
     monkeypatch.setattr(CheckpointStore, "commit", dying)
-
-
-def digests(config: Config) -> dict:
-    Run(config).finish()
-    return json.loads((Path(config.distill.output) / "state.json").read_text())
 
 
 def weights(config: Config) -> dict[str, torch.Tensor]:

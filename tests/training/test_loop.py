@@ -27,6 +27,7 @@ from pipeline.utils.errors import UserError
 from tests.fixtures.in_process import make_pairs
 from tests.fixtures.metrics import lines
 from tests.fixtures.runs import runs_in
+from tests.fixtures.trained import digests
 
 
 class Killed(BaseException):
@@ -47,11 +48,6 @@ def die_after(monkeypatch, step: int) -> None:
 
 def kept(config) -> list[int]:
     return [commit.step for commit in Run(config).checkpoints.commits()]
-
-
-def digests(config) -> dict:
-    Run(config).finish()
-    return json.loads((Path(config.distill.output) / "state.json").read_text())
 
 
 def states(config) -> dict[int, list[str]]:

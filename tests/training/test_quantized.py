@@ -1,6 +1,5 @@
 """A run over a base in 8 or 4 bits: it learns, resumes, is counted, and leaves an exact student."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from pipeline.training import build, loop
 from pipeline.training.memory import footprint
 from tests.families.builders import BUILDERS
 from tests.families.measures import changed, error, learnt, size
+from tests.fixtures.trained import digests
 
 FAMILIES = ("sd1", "qwen")
 """A UNet, and a transformer."""
@@ -64,8 +64,7 @@ def finished(config: Config, stops: tuple[int, ...] = ()) -> dict:
         ends = iter([True])
         assert loop.train(config, lambda ends=ends: next(ends)) == step
     assert loop.train(config) == config.distill.steps
-    Run(config).finish()
-    return json.loads((Path(config.distill.output) / "state.json").read_text())
+    return digests(config)
 
 
 @pytest.mark.parametrize(("family", "format"), [("sd1", "int8"), ("qwen", "nf4")])

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline.cli import main
@@ -19,8 +18,8 @@ from pipeline.training import build, loop
 from pipeline.utils.errors import UserError
 from pipeline.utils.image_grid import read_grid
 from tests.families.builders import BUILDERS
-from tests.families.measures import networks
 from tests.fixtures.in_process import embed_prompts
+from tests.fixtures.trained import trained
 
 ASKED = ("a red fox on a bicycle", "two owls")
 
@@ -49,14 +48,6 @@ def changed(config: Config, run: str, **distill: object) -> Config:
     tree = config.model_dump(mode="json")
     tree["distill"] |= {"output": f"{config.run}/{run}", **distill}
     return Config.model_validate(tree)
-
-
-def trained(config: Config) -> dict[str, torch.Tensor]:
-    run = Run(config)
-    run.claim()
-    assert loop.train(config) == config.distill.steps
-    with run.checkpoints.newest() as found:
-        return {k: v for file in networks(found[1]) for k, v in load_file(file).items()}
 
 
 def picture(config: Config, step: int) -> dict[str, list[bytes]]:

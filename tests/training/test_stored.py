@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from pipeline.config import Config
 from pipeline.models.condition import Prompts, Stored
 from pipeline.models.loading import load_teacher
 from pipeline.runs.run import Run
-from pipeline.training import build, loop
+from pipeline.training import build
 from pipeline.training.memory import footprint
 from tests.families.builders import BUILDERS
-from tests.families.measures import networks, size
+from tests.families.measures import size
 from tests.fixtures.in_process import embed_prompts, make_pairs
+from tests.fixtures.trained import trained
 
 
 @pytest.fixture
@@ -51,15 +51,6 @@ def stored(config: Config) -> Config:
     tree["run"] = f"{config.run}-stored"
     tree["distill"] |= {"conditions": "stored", "output": None}
     return Config.model_validate(tree)
-
-
-def trained(config: Config) -> dict[str, torch.Tensor]:
-    """All of the state after the last step."""
-    run = Run(config)
-    run.claim()
-    assert loop.train(config) == config.distill.steps
-    with run.checkpoints.newest() as found:
-        return {k: v for file in networks(found[1]) for k, v in load_file(file).items()}
 
 
 @pytest.mark.parametrize("online", ["sdxl", "sana"], indirect=True)

@@ -1,8 +1,5 @@
 """The same optimisation on any number of workers, whole, broken and resized."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -12,6 +9,7 @@ from pipeline.models.families.edm import new_unet
 from pipeline.runs.checkpoint import read_part
 from pipeline.runs.run import Run
 from tests.fixtures.metrics import lines
+from tests.fixtures.trained import digests
 from tests.fixtures.workers import train
 
 FOUR_LANES = {"lanes": 4, "checkpoint_every": 100}
@@ -26,11 +24,6 @@ def weights(config) -> dict[str, torch.Tensor]:
         assert found[0].step == config.distill.steps
         parts = ("student", "critic", "ema")
         return {f"{part}.{k}": v for part in parts for k, v in read_part(found[1], part).items()}
-
-
-def digests(config) -> dict:
-    Run(config).finish()
-    return json.loads((Path(config.distill.output) / "state.json").read_text())
 
 
 @pytest.mark.parametrize(

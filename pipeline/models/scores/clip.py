@@ -1,7 +1,6 @@
 """CLIP score and PickScore: how well an image fits its prompt, and how well people like it."""
 
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch.nn import functional
 
 from pipeline.models.perceptual.features import colours, normalised, pinned, weights_checksum
 from pipeline.models.precision import full_precision
+from pipeline.models.scores.score import transformers_version
 from pipeline.utils.errors import UserError
 
 OPENAI = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -38,7 +38,7 @@ class Clip:
         resize: str,
         formula: Callable[[Tensor], Tensor],
     ) -> None:
-        self.checksum, self.library = weights_checksum(model), _library()
+        self.checksum, self.library = weights_checksum(model), transformers_version()
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = model.eval().requires_grad_(False).to(self._device)
         self._tokenizer, self._prepare, self._formula = tokenizer, prepare, formula
@@ -139,7 +139,3 @@ def scaled_to(images: Tensor, size: tuple[int, int]) -> Tensor:
     if images.shape[2:] == size:
         return images
     return functional.interpolate(images, size, mode="bicubic", antialias=True)
-
-
-def _library() -> str:
-    return f"transformers {version('transformers')}"

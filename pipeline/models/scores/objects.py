@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from pipeline.models.perceptual.features import pinned, weights_checksum
 from pipeline.models.precision import full_precision
+from pipeline.models.scores.score import transformers_version
 
 SURE, SURE_OF_COUNTS = 0.3, 0.9
 """Confidence above which an object is seen, and where a prompt counts objects."""
@@ -39,10 +39,7 @@ class Objects:
     """
 
     def __init__(self, model: Any, processor: Any) -> None:
-        self.checksum, self.library = (
-            weights_checksum(model),
-            f"transformers {version('transformers')}",
-        )
+        self.checksum, self.library = weights_checksum(model), transformers_version()
         self.resize = f"8 bits; as {type(processor).__name__} does"
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = model.eval().requires_grad_(False).to(self._device)

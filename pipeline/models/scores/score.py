@@ -1,6 +1,7 @@
 """What a score is: images and their prompts in, a number for each image out."""
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Protocol
 
 from torch import Tensor
@@ -32,3 +33,8 @@ class Score(Protocol):
         Returns:
             (B,) float32; NaN for a prompt that it does not read.
         """
+
+
+def transformers_version() -> str:
+    """What the scores of transformers' models run in, as `Score.library`."""
+    return f"transformers {version('transformers')}"
