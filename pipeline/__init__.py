@@ -27,6 +27,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # diffusers loads bitsandbytes where it is installed, which then misses kernels of 4-bit networks.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+# transformers says of each class that it reads images with Pillow, where torchvision is missing.
+logging.getLogger("transformers.utils.import_utils").setLevel(logging.ERROR)
 
 # Ray Train and others look for a home as they are imported. A user without a name may have none;
 # containers call it so.

@@ -119,7 +119,10 @@ def merged(tree: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     "page", [page for page in PAGES if page.name != "new-loss.md"], ids=lambda page: page.name
 )
 def test_commands_are_valid(page, tmp_path, monkeypatch):
-    """With the settings file that a page has its reader copy from a recipe, and change."""
+    """With the settings file that a page has its reader copy from a recipe, and change.
+
+    A distillation leaves its settings for the commands after it.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(options, "settings", cache(options.settings))
     monkeypatch.delenv("DMD_CONFIG", raising=False)
@@ -135,7 +138,13 @@ def test_commands_are_valid(page, tmp_path, monkeypatch):
                 given, _ = options.parse(JOBS[job], arguments)
                 named = given[options.CONFIG] or "configs/digits.yaml"
                 if named.startswith("configs/") or own:
-                    load(arguments, JOBS[job])
+                    config = load(arguments, JOBS[job])
+                    if job == "distill" and (run := Path(config.distill.output)).is_relative_to(
+                        tmp_path
+                    ):
+                        run.mkdir(parents=True, exist_ok=True)
+                        kept = settings_yaml.dump(config.model_dump(mode="json"))
+                        (run / "config.yaml").write_text(kept)
 
 
 def forecasts() -> Iterator[Any]:

@@ -91,7 +91,7 @@ JOBS = {
     ),
     "distill": Job(
         "pipeline.cluster.distill:distill",
-        "Distil the teacher into a one-step student with Ray Train.",
+        "Distil the teacher into a student of one or a few steps with Ray Train.",
         reads=("distill",),
         writes=("distill",),
         examples=(

@@ -112,8 +112,8 @@ def estimate(
         price = hours * (share.gpus * prices.gpu_hour + share.cpus * prices.cpu_hour)
         total += price
         kind = "GPU" if share.gpus else "worker"
-        lines.append(f"{name.split('.')[0]}: {hours:.3g} {kind}-hours, {price:.2f}")
+        lines.append(f"{name.split('.')[0]}: {hours:.3g} {kind}-hours, price {price:.2f}")
     month = stored / GIB * prices.gib_month
-    lines.append(f"storage: {stored / GIB:.3g} GiB, {month:.2f} a month")
+    lines.append(f"storage: {stored / GIB:.3g} GiB, price {month:.2f} a month")
     lines.append(f"in all: {total:.2f}, and {month:.2f} a month (prices: doctor.*)")
     return lines

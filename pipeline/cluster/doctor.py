@@ -57,6 +57,8 @@ def doctor(config: Config) -> None:
     for finding in examination.findings():
         print(f"{finding.mark:4}  {finding.title:14} {finding.text}", flush=True)
         findings.append(finding)
+    for line in examination.work():
+        print(f"cost  {line}")
     if failed := [finding.title for finding in findings if finding.mark == "FAIL"]:
         raise UserError(f"{len(failed)} of {len(findings)} checks failed: {', '.join(failed)}")
     for line in examination.estimate():
@@ -175,7 +177,8 @@ class Examination(ClusterChecks):
         if self.config.distill.sample_prompts:
             check_sample_prompts(self.local.teacher)
         weights = sum(value.numel() for value in teacher.parameters())
-        return f"{teacher.buckets} images, {teacher.classes or 'no'} classes, {weights:,} weights"
+        kinds = "classes" if teacher.prompts is None else "prompts"
+        return f"{teacher.buckets} images, {teacher.classes or 'no'} {kinds}, {weights:,} weights"
 
     def check_solver(self) -> str:
         """Any will do; whether it takes the steps of the teacher's own scheduler is told."""
@@ -245,18 +248,31 @@ class Examination(ClusterChecks):
 
     def check_memory(self) -> str:
         """The networks of training fit a worker."""
-        distill, memory = self.config.distill, self.devices["distill.workers"].memory
+        distill = self.config.distill
         found = partial(footprint, self.config, self.teacher, distill.workers.min)
         beside = (CONTEXT, WORKSPACE) if distill.workers.gpus else ()
+        try:
+            memory = self.devices["distill.workers"].memory
+        except UserError as error:
+            needs = (found(distill.recompute).total + sum(beside[:1])) / GIB
+            raise UserWarning(
+                f"{needs:.2f} GiB for a worker of distill, if there were one"
+            ) from error
         return memory_verdict(found, distill.recompute, memory, *beside)
 
+    def work(self) -> list[str]:
+        """Work of a step, also where nothing could do it; nothing without a teacher."""
+        config, distill = self.config, self.config.distill
+        try:
+            whole = planned_flops(
+                distill, config.network, config.seed, config.pairs.guidance, self.teacher
+            )
+        except UserError:
+            return []
+        device = "" if isinstance(self._met, str) else self._met["distill.workers"].name
+        return [costs.work(whole, distill, device)] if whole else []
+
     def estimate(self) -> list[str]:
-        """Work of a step, hours and price of both jobs, from the measured speeds."""
+        """Hours and price of both jobs, from the measured speeds."""
         config, stored = self.config, sum(each.bytes for each in self.outputs.values())
-        distill, speeds = config.distill, self.speeds
-        whole = planned_flops(
-            distill, config.network, config.seed, config.pairs.guidance, self.teacher
-        )
-        device = speeds["distill.workers"].device
-        lines = [costs.work(whole, distill, device)] if whole else []
-        return [*lines, *costs.estimate(config.pairs, distill, config.doctor, stored, speeds)]
+        return costs.estimate(config.pairs, config.distill, config.doctor, stored, self.speeds)

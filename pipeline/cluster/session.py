@@ -4,9 +4,11 @@ import logging
 import os
 import secrets
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partialmethod
 from pathlib import Path
 
 import ray
@@ -54,12 +56,28 @@ def connect() -> None:
         logging.getLogger(f"ray.data._internal.{name}").setLevel(logging.ERROR)
     logging.getLogger(_TOKENS).addFilter(_no_advice_to_open)
     try:
-        joined = ray.init(logging_level="warning")
+        with _groups_apart():
+            joined = ray.init(logging_level="warning")
     except (OSError, RuntimeError, ray.exceptions.RayError) as error:
         raise UserError(_unjoined(error, address)) from error
     _close_token()
     if own:
         _OWN.add(joined.address_info["gcs_address"])
+
+
+@contextmanager
+def _groups_apart() -> Iterator[None]:
+    """Processes that are started meanwhile get process groups of their own: those of Ray.
+
+    A signal to the job's group (`timeout`, `kill %1`, the end of a batch job) would end them before
+    training has saved. They end with the job all the same, however that ends.
+    """
+    begin = subprocess.Popen.__init__
+    subprocess.Popen.__init__ = partialmethod(begin, process_group=0)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        subprocess.Popen.__init__ = begin  # type: ignore[method-assign]
 
 
 def owns_cluster() -> bool:

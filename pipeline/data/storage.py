@@ -207,6 +207,20 @@ def ensure_json(
     """
     if store.put(name, (json.dumps(values, indent=1) + "\n").encode()):
         return
+    if differing := differences(store, name, values):
+        told = "; ".join(differing.values())
+        raise UserError(
+            f"{setting}: {store.uri(name)} is of another one: it has {told}; choose another "
+            f"folder, or delete all of that one{way_out(list(differing))}"
+        )
+
+
+def differences(store: Store, name: str, values: dict[str, Any]) -> dict[str, str]:
+    """Dotted keys in which a stored JSON object is another than this one, and both values in words.
+
+    Raises:
+        DamagedError: If it is no JSON, or has names that nothing has.
+    """
     try:
         found = _flat(from_json(store.get(name)))
     except ValueError as error:
@@ -215,14 +229,9 @@ def ensure_json(
     differing = sorted(
         key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key)
     )
-    if differing:
-        told = "; ".join(f"{key} {found.get(key)!r}, not {wanted.get(key)!r}" for key in differing)
-        raise UserError(
-            f"{setting}: {store.uri(name)} is of another one: it has {told}; choose another "
-            f"folder, or delete all of that one{way_out(differing)}"
-        )
-    if unknown := sorted(found.keys() - wanted.keys()):  # all of them null
+    if not differing and (unknown := sorted(found.keys() - wanted.keys())):  # all of them null
         raise DamagedError(f"{store.uri(name)} is damaged (unknown: {unknown[0]}); delete it")
+    return {key: f"{key} {found.get(key)!r}, not {wanted.get(key)!r}" for key in differing}
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What networks conditioned on text share: the pipeline of diffusers that encodes their prompts."""
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import SimpleNamespace
@@ -24,6 +25,22 @@ from pipeline.models.vocabulary import chat_problem, drop_unpaired, text_problem
 
 TEXT = ("text_encoder", "tokenizer")
 """How the names of the components begin that encode text."""
+
+
+class _Once(logging.Filter):
+    """Lets through that a prompt was cut once, and not for each of thousands."""
+
+    _said = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if "input was truncated" not in record.getMessage():
+            return True
+        first, self._said = not self._said, True
+        return first
+
+
+for _handler in logging.getLogger("diffusers").handlers:
+    _handler.addFilter(_Once())
 
 
 class PromptedNetwork(ImageSizes, Network):

@@ -227,11 +227,11 @@ def _vp_student(config: Mapping[str, Any], schedule: VP, sampler: FewStepSampler
         more = {"trained_betas": betas[:count].tolist(), "rescale_betas_zero_snr": False}
     more |= {"num_train_timesteps": count, "clip_sample": False, "thresholding": False}
     if len(times) > 1 and sampler.renoise:
-        return diffusers.LCMScheduler.from_config(
-            config, **more, original_inference_steps=len(times)
-        )
-    more |= {"timestep_spacing": "trailing", "steps_offset": 1, "set_alpha_to_one": True}
-    return diffusers.DDIMScheduler.from_config(config, **more)
+        more |= {"_class_name": "LCMScheduler", "original_inference_steps": len(times)}
+    else:
+        more |= {"_class_name": "DDIMScheduler", "timestep_spacing": "trailing"}
+        more |= {"steps_offset": 1, "set_alpha_to_one": True}
+    return _made(completed({**config, **more}))
 
 
 def _vp(config: Mapping[str, Any]) -> VP:

@@ -68,6 +68,11 @@ class SingleFile:
 
     def __init__(self, file: Path, base: Path) -> None:
         self._file, self._weights = file, _read(file)
+        if self._weights and all("lora_" in name.lower() for name in self._weights):
+            raise UserError(
+                f"teacher.file: {file} is a LoRA; load it into its model with diffusers, save that "
+                "(fuse_lora, save_pretrained), and set teacher.output to the folder"
+            )
         try:
             way_out = "set teacher.base to another folder"
             self._base = replace(read_folder(base), way_out=way_out)

@@ -171,7 +171,7 @@ class CheckpointStore:
                         found.append(commit)
                         continue
                 unused.append(f"{self.store.uri(name)} {reason}")
-                _warn_once(f"{unused[-1]} and is not used; it may be deleted")
+                _warn_once(f"{unused[-1]} and is not used")
         if unused and not found:
             raise UserError(
                 f"{self.store.setting}: {unused[0]}, and there is no other checkpoint: move it "

@@ -87,6 +87,10 @@ class MetricsLog:
         self._went_back: events.Event | None = None
         self.bar = Progress(distill.steps, "distill", "steps", start)
 
+    def count(self, step: int) -> None:
+        """So many steps are done; shows it, between the lines too."""
+        self.bar.update(step - self.bar.done)
+
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line of metrics.jsonl, and one point on each curve."""
         line = {"step": step, "time": round(time.time(), 2), **values}
@@ -99,7 +103,7 @@ class MetricsLog:
         if self.wandb is not None:
             self.wandb.scalars(step, tagged)
         shown = {name: each for name, each in values.items() if name in _SHOWN}
-        self.bar.update(step - self.done, **shown)
+        self.bar.update(step - self.bar.done, **shown)
         self.done = step
 
     def grid(self, step: int, rows: dict[str, Tensor]) -> None:

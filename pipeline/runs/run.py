@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.config import Config, settings_yaml
 from pipeline.data.fetch import fetch_inputs
 from pipeline.data.shards import check_stored
-from pipeline.data.storage import Storage, ensure_json
+from pipeline.data.storage import Storage, differences, ensure_json
 from pipeline.methods.recipe import Recipe
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.encoders import check_sample_prompts
@@ -119,6 +119,18 @@ class Run:
         if Recipe.of(self.config.distill).needs.pairs:
             check_stored(self.pairs.storage, self.pairs.manifest)
         ensure_json(self.storage, RUN, self.definition, "distill.output", self._way_on)
+
+    def check_own(self) -> None:
+        """Make sure that what is in the folder, if anything is, is this run.
+
+        Raises:
+            UserError: If it is another (names every difference), as `claim`.
+        """
+        if self.is_claimed() and (told := differences(self.storage, RUN, self.definition)):
+            raise UserError(
+                f"distill.output: {self.config.distill.output} has a run of other settings: "
+                f"{'; '.join(told.values())}; its own: --config {self.storage.uri(SETTINGS)}"
+            )
 
     def hints(self) -> list[str]:
         """What the user may not expect of the run, a line each; raises as `RunPairs`."""

@@ -30,13 +30,9 @@ def export(config: Config) -> None:
     """
     asked, run = config.export, Run(config)
     storage = Storage(asked.output, config.s3, "export.output")
+    run.check_own()
     teacher = load_teacher(run.local.teacher)
     with _chosen(run) as (commit, folder):
-        if commit.fingerprint != run.fingerprint:
-            raise UserError(
-                f"distill.output: {config.distill.output} holds a run with other settings; export "
-                "it with its own"
-            )
         student = run.stored_student(teacher, folder, asked.weights)
     provenance = {"steps": commit.step, "weights": asked.weights, **run.definition}
     stored_provenance(storage)

@@ -56,6 +56,8 @@ class LogMetrics(Hook):
 
     def after_step(self, step: int, result: StepResult) -> None:
         self._since.append(result.figures)
+        if self._log is not None:
+            self._log.count(step)
         self._flops += self._flops_of(step - 1) if self._flops_of else 0.0
         if not due(step, self._distill.log_every, self._distill.steps):
             return

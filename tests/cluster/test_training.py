@@ -163,9 +163,9 @@ def test_a_node_lost_and_got_costs_less_than_another_seed(ray_cluster, digits, s
 def test_a_stopped_job_saves_and_says_where_it_stands(ray_cluster, start, tmp_path):
     one = Distillation(start, settings(tmp_path / "run", 2))
     make_pairs(one.config)
-    job = one.job()
+    job = start("jobs/distill.py", *one.settings, RAY_ADDRESS="local")
     job.wait_for(lambda: one.step() >= 10)
-    os.kill(job.process.pid, signal.SIGTERM)
+    os.killpg(job.process.pid, signal.SIGTERM)  # as `timeout` and batch systems do
     lines = job.finish(130)
     # What Ray passes on of other processes comes out of turn, and later where the machine is busy.
     lines = [line for line in lines if " pid=" not in line]

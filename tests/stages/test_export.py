@@ -80,7 +80,10 @@ def test_what_cannot_be_exported_is_said(tiny_run, going):
         export(asked(going, step=5))
     with pytest.raises(UserError, match="has no checkpoint yet"):
         export(tiny_run("empty"))
-    with pytest.raises(UserError, match=r"distill\.output: .*of another run"):
+    Run(going).claim()
+    with pytest.raises(
+        UserError, match=r"distill\.clip 10\.0, not 1\.0; its own: --config .*config\.yaml"
+    ):
         export(tiny_run(keep=4, clip=1.0))
     torn = next(Path(going.distill.output).glob("checkpoints/0000004-*/*.safetensors"))
     torn.write_bytes(torn.read_bytes()[:-10])

@@ -161,6 +161,13 @@ def test_what_the_log_alone_tells(name, last):
     assert findings(log(**last)).keys() == {name}
 
 
+def test_gradients_that_are_not_even_clipped_are_let_be():
+    """Those of a student of few steps depend on the step that was drawn."""
+    lines = [line | {"student_norm": line["student_norm"] / 100} for line in log(student_norm=50.0)]
+    assert max(line["student_norm"] for line in lines) < SETTINGS.clip
+    assert not findings(lines)
+
+
 def test_gradients_of_another_phase_are_no_measure():
     """The regression's are small at its end, and those of what follows are not."""
     lines = log()

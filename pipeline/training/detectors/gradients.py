@@ -10,7 +10,7 @@ _NETWORKS = ("student", "critic")
 
 
 class Gradients(Detector):
-    """Norms of the gradients before clipping, beside what they were in this phase."""
+    """Norms of the gradients above what is clipped, beside what they were in this phase."""
 
     needs = ()
 
@@ -30,5 +30,6 @@ class Gradients(Detector):
         phase = self.of_phase(lines)
         for network in _NETWORKS:
             norms = [norm for line in phase if (norm := line.get(f"{network}_norm"))]
-            if phase[-1].get(f"{network}_norm") and norms[-1] > MOST * (least := min(norms)):
-                yield network, norms[-1] / least
+            now = phase[-1].get(f"{network}_norm", 0.0)
+            if now > self.distill.clip and now > MOST * (least := min(norms)):
+                yield network, now / least
