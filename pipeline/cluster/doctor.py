@@ -269,7 +269,10 @@ class Examination(ClusterChecks):
             )
         except UserError:
             return []
-        device = "" if isinstance(self._met, str) else self._met["distill.workers"].name
+        try:
+            device = self.devices["distill.workers"].name
+        except UserError:
+            device = "none"
         return [costs.work(whole, distill, device)] if whole else []
 
     def estimate(self) -> list[str]:

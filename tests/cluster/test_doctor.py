@@ -286,13 +286,17 @@ def test_a_full_disk(ray_cluster, healthy):
     assert "free: free space, lower distill.keep or pairs.count" in found["disk"]
 
 
-def test_no_node_for_a_worker(ray_cluster, healthy):
+def test_no_node_for_a_worker(ray_cluster, healthy, capsys):
+    """Memory and work are told all the same."""
     own = {"actors": {"cpus": 1000}}
     found = faults(healthy(pairs=own, doctor={"patience": 3}))
     assert list(found) == ["room"]
     assert "pairs.actors needs 1000 CPU" in found["room"] and "3 seconds" in found["room"]
     with pytest.raises(UserError, match="1 of .* checks failed: room"):
         doctor(healthy(pairs=own, doctor={"patience": 3}))
+    told = capsys.readouterr().out
+    assert re.search(r"memory +\d+\.\d\d GiB for a worker of distill, if there were one", told)
+    assert re.search(r"cost  distill: \S+ TFLOP an image", told) and "price" not in told
 
 
 def test_a_gpu_that_a_cluster_of_its_own_lacks_is_told_at_once_and_without_a_teacher(
