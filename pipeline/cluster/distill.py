@@ -24,7 +24,7 @@ from pipeline.runs.roll_back import rolled_back
 from pipeline.runs.run import Run
 from pipeline.stages.plan import guidance_hints
 from pipeline.training import loop
-from pipeline.utils.errors import StoppedError, UserError, first_line
+from pipeline.utils.errors import CodeError, StoppedError, UserError, first_line
 
 RESTARTS = 3
 """How often in a row it begins again after a failure without a new checkpoint."""
@@ -113,14 +113,19 @@ class CheckpointWatch:
 def _until_finished(
     run: Run, signals: Signals, stopped: threading.Event, meanwhile: Callable[[], None]
 ) -> None:
-    """Fit again after a failure, a leave or a roll-back, as long as new checkpoints come."""
-    done, failures = run.step(), 0
+    """Fit again after a failure, a leave or a roll-back, as long as new checkpoints come.
+
+    A fault in the code may be one of a machine once; the same one again ends the run.
+    """
+    done, failures, fault = run.step(), 0, ""
     while done < run.config.distill.steps:
         signals.forget_group()
         before, back = done, rolled_back(run)
         failure, done = _fit(run, signals.driver, meanwhile), run.step()
         if isinstance(failure, UserError):
-            raise failure
+            if not isinstance(failure, CodeError) or str(failure) == fault:
+                raise failure
+            fault = str(failure)
         if stopped.is_set():
             raise StoppedError(f"stopped at step {done}; run the same command to go on")
         if failure is None:

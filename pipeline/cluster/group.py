@@ -2,7 +2,9 @@
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from ray.train import RunConfig, ScalingConfig
@@ -11,11 +13,16 @@ from ray.train.torch import TorchTrainer
 from pipeline.cluster.network import GroupConfig
 from pipeline.cluster.session import user_errors
 from pipeline.utils import scratch
-from pipeline.utils.errors import UserError
+from pipeline.utils.errors import CodeError, UserError, problem_line
 
 # Else every worker warns that DDP looks for unused parameters, which it does on purpose. (Other
 # warnings of PyTorch's C++ part go with it; errors stay.)
 _QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
+_FAULTS = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError),
+    *(NotImplementedError, TypeError, ValueError),
+)
+"""What code raises that is wrong; machines and networks that fail raise others."""
 
 
 def fit_group(
@@ -28,7 +35,8 @@ def fit_group(
     """Run a group of workers; returns what it failed with, or None.
 
     Args:
-        worker: What each does. A `UserError` of it is the driver's to tell, in one line.
+        worker: What each does. A `UserError` of it is the driver's to tell, in one line, and so is
+            a fault in its code, as a `CodeError`; its traceback is printed.
         given: Its arguments.
         scaling: How many workers, and what each needs.
         name: Of the group.
@@ -38,7 +46,8 @@ def fit_group(
 
     def one(given: dict[str, Any]) -> None:
         try:
-            worker(**given)
+            with faults_told():
+                worker(**given)
         except UserError as error:
             logging.getLogger("ray.train").setLevel(logging.CRITICAL)
             raise error.with_traceback(None) from None
@@ -68,3 +77,20 @@ def fit_group(
         thread.join(0.5)
         meanwhile()
     return failed[0] if failed else None
+
+
+@contextmanager
+def faults_told() -> Iterator[None]:
+    """Print the traceback of a fault in the code, and raise it as one line with its place.
+
+    Raises:
+        CodeError: If the block raises what wrong code does.
+    """
+    try:
+        yield
+    except _FAULTS as error:
+        traceback.print_exc()
+        frames = traceback.extract_tb(error.__traceback__)
+        ours = (each for each in reversed(frames) if "site-packages" not in each.filename)
+        place = next(ours, frames[-1])
+        raise CodeError(f"{problem_line(error)} ({place.filename}:{place.lineno})") from None

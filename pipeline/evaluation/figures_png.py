@@ -1,5 +1,6 @@
 """Pictures of an evaluation: the same noise side by side, nearest real images, failures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,32 @@ from pipeline.evaluation.image_sets import ImageSets, SetName
 from pipeline.evaluation.memorization import SHOWN, Memorization
 from pipeline.utils.image_grid import save_grid
 
-_COLUMNS = 20
+_COLUMNS, _PROMPTS = 20, 10
 _SHORT = {"reconstruction": "VAE"}
 
 
 def save_evaluation(sets: ImageSets, steps: int, path: Path) -> None:
-    """Two columns for each of the first ten classes or prompts: noise, teacher, student."""
-    labels = sets.labels("student")
+    """Noise, teacher, student: two columns for each of ten classes, or a row for each prompt."""
+    labels, prompts = sets.labels("student"), sets.teacher.prompts
+    if labels is not None and prompts is not None:
+        _save_by_prompt(sets, [prompts[label] for label in labels.tolist()], path)
+        return
     columns, headings = torch.arange(min(_COLUMNS, sets.count)), []
     if labels is not None:
         chosen = [(labels == label).nonzero()[:2] for label in range(10)]
         columns = torch.cat(chosen).flatten()
-        prompts = sets.teacher.prompts
-        names = labels[columns].tolist()
-        headings = [prompts[name] if prompts else str(name) for name in names]
+        headings = [str(label) for label in labels[columns].tolist()]
     save_grid(_same_noise(sets, columns, steps), path, columns=headings)
+
+
+def _save_by_prompt(sets: ImageSets, prompts: Sequence[str], path: Path) -> None:
+    """Of prompts that lie evenly among those of all images, one image each."""
+    first = {prompt: number for number, prompt in reversed(list(enumerate(prompts)))}
+    shown = sorted(first.values())[:: max(1, len(first) // _PROMPTS)][:_PROMPTS]
+    rows = _same_noise(sets, torch.tensor(shown), None)
+    turned = zip(*rows.values(), strict=True)
+    by_prompt = {prompts[n]: torch.stack(each) for n, each in zip(shown, turned, strict=True)}
+    save_grid(by_prompt, path, columns=list(rows))
 
 
 def save_neighbours(sets: ImageSets, found: Memorization | None, path: Path) -> None:

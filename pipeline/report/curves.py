@@ -134,6 +134,9 @@ def compared(runs: list[FoundRun]) -> list[Chart]:
             lines = [of_run(run, Line("", points(run, name), "")) for run in runs]
             label = title if len(names) == 1 else f"{title}: {LABELS[name][0]}"
             found.append(_chart(label, lines, kind, note, [], []))
+    for name in sorted({name for run in runs for name in _others(run)})[:_MOST]:
+        lines = [of_run(run, Line("", points(run, name), "")) for run in runs]
+        found.append(_chart(name.replace("_", " "), lines, "log", "", [], []))
     return [chart for chart in found if chart.lines]
 
 

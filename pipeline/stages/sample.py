@@ -21,7 +21,7 @@ _WIDTH = 10
 
 
 def sample(config: Config) -> None:
-    """Save a sheet of images as a PNG; a conditional student goes through its classes.
+    """Save a sheet of images as a PNG: all classes in turn, or a row for each of some prompts.
 
     Raises:
         UserError: If the student cannot be loaded or the file cannot be written.
@@ -29,17 +29,14 @@ def sample(config: Config) -> None:
     output = Path(config.sample.output)
     check_writable(output.parent, "sample.output")
     student = open_student(config)
-    labels, network = student.labels(config.sample.count), student.network
-    images = student.images(config.sample.count)
-    rows = {f"{n}": images[n : n + _WIDTH] for n in range(0, len(images), _WIDTH)}
-    headings = []
-    if labels is not None and _WIDTH % (network.classes or 1) == 0:
-        headings = [f"{label}" for label in labels[:_WIDTH].tolist()]
+    count, network = config.sample.count, student.network
+    sheet = _in_turn if network.prompts is None else _by_prompt
+    rows, headings = sheet(student, count)
     save_grid(rows, output, columns=headings)
     steps = len(network.sampler.timesteps)
     told = "1 step" if steps == 1 else f"{steps} steps"
-    kind = "images" if images.ndim == 4 else "videos"
-    print(f"sample   {len(images)} {kind}, {told} each: {output}")
+    kind = "images" if next(iter(rows.values())).ndim == 4 else "videos"
+    print(f"sample   {count} {kind}, {told} each: {output}")
 
 
 @dataclass(frozen=True)
@@ -78,6 +75,24 @@ class Student:
         """All classes or prompts in turn, (count,) int64; None for a student that has none."""
         classes = self.network.classes
         return None if classes is None else torch.arange(count) % classes
+
+
+def _in_turn(student: Student, count: int) -> tuple[dict[str, Tensor], list[str]]:
+    """Rows of the images of all classes in turn, and headings where a column has one class."""
+    images, labels, headings = student.images(count), student.labels(count), list[str]()
+    if labels is not None and _WIDTH % (student.network.classes or 1) == 0:
+        headings = [f"{label}" for label in labels[:_WIDTH].tolist()]
+    return {f"{n}": images[n : n + _WIDTH] for n in range(0, count, _WIDTH)}, headings
+
+
+def _by_prompt(student: Student, count: int) -> tuple[dict[str, Tensor], list[str]]:
+    """A row for each prompt, of several noises; the prompts lie evenly among all there are."""
+    number = {prompt: n for n, prompt in enumerate(student.network.prompts or ())}
+    prompts, most = list(number), min(_WIDTH, len(number), count)
+    each = -(-count // most)
+    chosen = [prompts[row * len(prompts) // most] for row in range(-(-count // each))]
+    images = student.images(count, [number[chosen[n // each]] for n in range(count)])
+    return {prompt: images[row * each :][:each] for row, prompt in enumerate(chosen)}, []
 
 
 def open_student(config: Config) -> Student:

@@ -16,6 +16,10 @@ class DamagedError(UserError):
     """One file of a set is not what it should be; the others may be sound."""
 
 
+class CodeError(UserError):
+    """A fault in the code, which may be the user's own: the message has the error and its place."""
+
+
 class StoppedError(UserError):
     """The user stopped the job, which can go on."""
 

@@ -133,7 +133,10 @@ def test_a_student_learns_and_opens_in_diffusers(config):
         with Image.open(Path(config.run) / name) as picture:
             assert picture.height > 16
     sheet = read_grid((Path(config.run) / "evaluation.png").read_bytes())
-    assert sheet is not None and sheet.columns[:4] == ["a cat", "a cat", "a dog", "a dog"]
+    assert sheet is not None and sheet.columns == ["noise", "teacher", "student"]
+    assert list(sheet.rows)[:2] == ["a cat", "a dog"], "a row for each prompt"
+    samples = read_grid((Path(config.run) / "samples.png").read_bytes())
+    assert samples is not None and list(samples.rows) == list(sheet.rows)
 
 
 @pytest.mark.parametrize("version", ["sana", "sd3"])
