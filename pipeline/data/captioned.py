@@ -17,6 +17,9 @@ from pipeline.utils.progress import Progress
 LARGEST = 2**33
 """Bytes of the images of one source: beyond, they do not belong in memory."""
 _TABLE = "metadata.csv"
+SOURCES = "sources.json"
+"""File beside a teacher's networks: what `image_sources` found of the images it learnt from."""
+_OF_SOURCE = ("set", "licence", "author", "url")
 
 
 @dataclass(frozen=True)
@@ -94,3 +97,13 @@ def load_columns(
             f"{setting}: {table} has no column or image {error}, which evaluate.judged needs; "
             "correct it, or set that to {} to judge nothing"
         ) from error
+
+
+def image_sources(path: str) -> list[dict[str, str]]:
+    """Set, licence, author and url that the `metadata.csv` of a local folder names, each once."""
+    try:
+        with (Path(path) / _TABLE).open(newline="", encoding="utf-8") as file:
+            named = {tuple(row[column] for column in _OF_SOURCE) for row in csv.DictReader(file)}
+    except (OSError, KeyError, ValueError):  # a folder need not say
+        return []
+    return [dict(zip(_OF_SOURCE, each, strict=True)) for each in sorted(named)]

@@ -7,12 +7,17 @@ from typing import Any
 
 from pipeline.config import TeacherConfig
 from pipeline.data import hub
+from pipeline.data.captioned import SOURCES
 from pipeline.data.storage import Storage
-from pipeline.models.export.card import PICTURE, README, Origin, model_card, read_origin
+from pipeline.models.export.card import PICTURE, README, Origin, model_card, read_origin, words
 from pipeline.models.network import Network
 from pipeline.models.weights import weights_digest
 from pipeline.runs.run_folder import Provenance
 from pipeline.utils.untrusted import read_json, read_start
+
+CAPTIONS = "captions.png"
+"""What `jobs/evaluate.py` draws of judged captions."""
+_EXAMPLES = 5
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class CardWriter:
         if picture:
             (folder / PICTURE).write_bytes(picture)
         origin, figures = self._origin(), self._figures(folder)
+        more = [*more, *self._captions(folder, student, judged=bool(figures))]
         card = model_card(student, name, origin, provenance, figures, bool(picture), more)
         (folder / README).write_text(card)
 
@@ -75,8 +81,30 @@ class CardWriter:
             return None
         if judged != weights_digest(folder):
             return None
-        found = {name: value for name, value in figures.items() if isinstance(value, int | float)}
-        return {"features": features, **found}
+        by_side = {
+            f"{name}, {side}": value
+            for name, sides in figures.items()
+            if isinstance(sides, dict) and name != "metrics"
+            for side, value in sides.items()
+        }
+        known = {
+            name: x for name, x in {**figures, **by_side}.items() if isinstance(x, int | float)
+        }
+        return {"features": features, **known}
+
+    def _captions(self, folder: Path, student: Network, judged: bool) -> list[str]:
+        """Some captions that a teacher trained here learnt, and the picture of judged ones."""
+        known = list(dict.fromkeys(student.prompts or ()))
+        if not known or not (Path(self.teacher.output) / SOURCES).is_file():
+            return []
+        some = known[:: max(1, len(known) // _EXAMPLES)][:_EXAMPLES]
+        lines = ["## Captions", "Its teacher learnt from captions such as:"]
+        lines.append("\n".join(f"- {words(each)}" for each in some))
+        if judged and (found := self.evaluation / CAPTIONS).is_file():
+            (folder / CAPTIONS).write_bytes(found.read_bytes())
+            rows = "Real images, what the VAE keeps of them, and those of student and teacher."
+            lines += [f"![captions]({CAPTIONS})", rows]
+        return ["\n\n".join(lines)]
 
     def _picture(self, step: int) -> bytes | None:
         """The run's newest grid of samples that is no later than a step."""

@@ -1,5 +1,6 @@
 """A teacher: a small one trained on real images, of classes or of text, or one of a file."""
 
+import json
 import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -17,7 +18,7 @@ from pipeline.config import (
     TeacherConfig,
     TrainingConfig,
 )
-from pipeline.data.captioned import CaptionedImages, load_captioned
+from pipeline.data.captioned import SOURCES, CaptionedImages, image_sources, load_captioned
 from pipeline.data.fetch import fetch, fetch_inputs
 from pipeline.data.images import load_images
 from pipeline.diffusion import seeds
@@ -61,6 +62,7 @@ def train_text(
     def save(pipeline: Any) -> None:
         with new_folder(teacher.output, provenance) as folder:
             pipeline.save_pretrained(folder)
+            (folder / SOURCES).write_text(json.dumps(image_sources(str(config.data.folder))))
 
     train_text_teacher(found, config.network, teacher.training, config.seed, _states(teacher), save)
 

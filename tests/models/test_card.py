@@ -83,6 +83,8 @@ def test_a_teacher_of_ones_own_has_no_licence_yet(tmp_path: Path) -> None:
     origin = read_origin(teacher(tmp_path, training={}, data={"name": "digits"}))
     assert origin.metadata == {} and "digits" in origin.teacher
     assert read_origin(None).metadata == {}
+    (tmp_path / "sources.json").write_text('[{"set": "noto", "licence": "Apache-2.0"}, 3]')
+    assert read_origin(tmp_path).terms.endswith("It learnt from images of noto, Apache-2.0.")
 
 
 def test_a_card_is_what_the_hub_reads(tiny: Callable[..., UNet2D], tmp_path: Path) -> None:
@@ -164,6 +166,7 @@ def test_words_of_others_stay_words(tiny: Callable[..., UNet2D], tmp_path: Path)
         """Cards with the text wherever a stranger's can be."""
         terms = {"license": "other", "license_name": text, "license_link": text}
         card = f"---\n{settings_yaml.dump(terms)}---\n{text}"
+        (tmp_path / "sources.json").write_text(json.dumps([{"set": text, "licence": text}]))
         teachers = ({"imported": text, "sha256": text}, {"training": 1, "data": {"name": text}})
         origins = [read_origin(teacher(tmp_path, card, **made)) for made in teachers]
         made = {"note": text, "list": [text], text: 1}

@@ -1,5 +1,6 @@
 """A small text-to-image teacher: trained, broken off, opened by diffusers and by ours."""
 
+import json
 import math
 from pathlib import Path
 
@@ -9,8 +10,13 @@ from diffusers import StableDiffusionPipeline
 
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
+from pipeline.data.storage import Storage
+from pipeline.models.export.save import save_denoiser
 from pipeline.models.loading import load_teacher
 from pipeline.models.sampling import sample_teacher
+from pipeline.models.students import new_student
+from pipeline.models.weights import weights_digest
+from pipeline.runs.card import CardWriter
 from pipeline.stages import teacher as stage
 from pipeline.stages.icons import make_icons
 from pipeline.stages.teacher import make_teacher
@@ -37,6 +43,28 @@ def changed(config: Config, run: str) -> Config:
     tree = config.model_dump(mode="json")
     tree["teacher"]["output"] = str(Path(config.run).parent / run)
     return Config.model_validate(tree)
+
+
+def test_its_students_card_shows_captions_figures_and_whose_images_it_learnt_from(
+    trained: Config, tmp_path: Path
+) -> None:
+    teacher = fetch_inputs(trained, "teacher").teacher
+    network = load_teacher(teacher)
+    student = new_student(network, trained.network, 0, trained.distill.student)
+    folder, evaluation = tmp_path / "student", tmp_path / "evaluation"
+    save_denoiser(student, str(folder), {"steps": 1})
+    evaluation.mkdir()
+    (evaluation / "captions.png").write_bytes(b"rows")
+    found = {"student": weights_digest(folder), "names_seen": {"teacher": 0.5}, "metrics": {}}
+    (evaluation / "evaluation.json").write_text(json.dumps(found))
+    run = Storage(str(tmp_path / "run"), trained.s3, "distill.output")
+    cards = CardWriter(teacher, trained.teacher.output, evaluation, run)
+    cards.write(folder, student, {"steps": 1}, 1, "student")
+    text = (folder / "README.md").read_text()
+    assert "| names_seen, teacher | 0.5 |" in text.replace("\\", "")
+    assert f"- {(student.prompts or ())[0]}" in text
+    assert "images of emojione, MIT, Author" in text
+    assert (folder / "captions.png").read_bytes() == b"rows" and "](captions.png)" in text
 
 
 class KilledError(Exception):

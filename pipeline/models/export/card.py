@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from pipeline.config import settings_yaml
+from pipeline.data.captioned import SOURCES
 from pipeline.models.export.save import PROVENANCE
 from pipeline.models.lora import SECOND, lora_files
 from pipeline.models.network import Network
@@ -83,7 +84,7 @@ def read_origin(folder: Path | None, repo: str | None = None, commit: str | None
         return Origin(teacher, _EDM, name, metadata | {"license": "cc-by-nc-sa-4.0"})
     if "training" in made:
         own = "The teacher was trained by the author, whose choice it is."
-        return Origin(teacher, own, name, metadata)
+        return Origin(teacher, own + _images(folder), name, metadata)
     unknown = "Unknown: that of the teacher, which names none."
     return Origin(teacher, unknown, name, metadata | {"license": "unknown"})
 
@@ -119,7 +120,7 @@ def model_card(
         **origin.metadata,  # type: ignore[arg-type]
     )
     sections = [
-        f"# {_words(teacher)} in {count} step{'s' * (steps > 1)} ({recipe})",
+        f"# {words(teacher)} in {count} step{'s' * (steps > 1)} ({recipe})",
         f"Makes an image in **{count}** network call{'s' * (steps > 1)}. Its teacher, which needs "
         f"more, is "
         f"{origin.teacher}; it was distilled by distribution matching (DMD, "
@@ -133,7 +134,7 @@ def model_card(
         sections.append(f"## Samples\n\n![samples]({PICTURE})\n\n{rows}")
     if figures:
         shown = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in figures.items()}
-        rows = "\n".join(f"| {_words(key)} | {_words(each)} |" for key, each in shown.items())
+        rows = "\n".join(f"| {words(key)} | {words(each)} |" for key, each in shown.items())
         sections.append(
             f"## Figures\n\n| figure | value |\n|---|---|\n{rows}\n\nOf `jobs/evaluate.py`. "
             "Fréchet distances (`fd`) are in these features, and may be compared with others in "
@@ -199,7 +200,7 @@ def _teacher(made: Mapping[str, Any]) -> str:
         kind = "model in" if "base" in made else "EDM file"
         return f"the {kind} {_code(made['imported'])} (SHA-256 {_code(made.get('sha256'))})"
     if "training" in made and isinstance(made.get("data"), dict):
-        return f"a small network, trained on {_words(made['data'].get('name'))}"
+        return f"a small network, trained on {words(made['data'].get('name'))}"
     if "distill" in made:
         return "an earlier student of ray-dmd"
     return "a diffusers model"
@@ -211,6 +212,13 @@ def _name(made: Mapping[str, Any]) -> str:
         return Path(str(made["imported"])).stem
     data = made.get("data")
     return str(data.get("name") or "") if "training" in made and isinstance(data, dict) else ""
+
+
+def _images(folder: Path) -> str:
+    """A sentence on the images that a teacher of captions learnt from, if its folder tells."""
+    found = _json_list(folder / SOURCES)
+    told = [", ".join(words(value) for value in each.values()) for each in found]
+    return f" It learnt from images of {'; '.join(told)}." if told else ""
 
 
 def _method(made: Mapping[str, Any]) -> str:
@@ -249,7 +257,16 @@ def _json(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _words(text: object) -> str:
+def _json_list(file: Path) -> list[dict[str, Any]]:
+    try:
+        content = read_json(read_start(file))
+    except (OSError, ValueError):
+        return []
+    rows = content if isinstance(content, list) else []
+    return [each for each in rows if isinstance(each, dict)]
+
+
+def words(text: object) -> str:
     """Words of others in a sentence or a table: no Markdown, no HTML, one line."""
     return _MARKUP.sub(r"\\\1", " ".join(str(text).split())[:_LONGEST])
 
