@@ -12,7 +12,7 @@ from pipeline.cluster.session import user_errors
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.runs.checkpoint_store import Commit, Score
-from pipeline.runs.metrics_log import board_score
+from pipeline.runs.metrics_log import board_scores
 from pipeline.runs.run import Run
 from pipeline.runs.run_folder import RunFolder
 from pipeline.stages.score import score
@@ -59,13 +59,15 @@ class Scoring(Hook):
         return self._task is not None
 
     def finish(self) -> None:
-        """Measure what is still without a score, and wait for it.
+        """Measure what is still without a score, wait for it, and put it on the curves.
 
         Raises:
             UserError: If the store refuses.
         """
         while self._task is not None or self._begin():
             self._take()
+        if self._scoring.count:
+            board_scores(RunFolder(self._run.storage), self._run.checkpoints)
 
     def _begin(self) -> bool:
         if not self._scoring.count:
@@ -95,7 +97,6 @@ class Scoring(Hook):
         checkpoints = self._run.checkpoints
         checkpoints.note(commit, found)
         self._gauge.set(found.fd_teacher)
-        board_score(RunFolder(self._run.storage), commit.step, found)
         best = checkpoints.best(self._run.commits())
         mark = "  the best so far" if best == commit else ""
         print(

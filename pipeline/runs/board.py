@@ -8,6 +8,7 @@ import os
 import re
 import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -70,6 +71,18 @@ class Board:
         """Markdown."""
         self._add(step, summary=summary.text(name, text))
 
+    def steps(self, name: str) -> set[int]:
+        """Those at which a curve has points that count."""
+        self._file.flush()
+        found = set[int]()
+        for event in _events(self._file):
+            if event.session_log.status == SessionLog.START:
+                found = {step for step in found if step < event.step}
+            if any(value.tag == name for value in event.summary.value):
+                found.add(event.step)
+        self._file.seek(0, os.SEEK_END)
+        return found
+
     def close(self) -> None:
         """Write what is still to be written."""
         with self._file:
@@ -99,16 +112,31 @@ def _open(path: Path) -> BinaryIO:
 
 def _whole(file: BinaryIO, size: int) -> int:
     """Bytes of the whole records at the beginning of a TFRecord file."""
+    return max(_ends(file, size), default=0)
+
+
+def _ends(file: BinaryIO, size: int) -> Iterator[int]:
+    """Where each whole record ends."""
     end = 0
     while True:
         file.seek(end)
         head = file.read(12)
         if len(head) < 12 or head[8:] != _checksum(head[:8]):
-            return end
+            return
         after = end + 16 + int(struct.unpack("<Q", head[:8])[0])
         if after > size:
-            return end
+            return
+        yield after
         end = after
+
+
+def _events(file: BinaryIO) -> Iterator[Any]:
+    """All that is in it."""
+    begin = 0
+    for end in _ends(file, os.fstat(file.fileno()).st_size):
+        file.seek(begin + 12)
+        yield Event.FromString(file.read(end - begin - 16))
+        begin = end
 
 
 def _checksum(data: bytes) -> bytes:

@@ -195,6 +195,15 @@ class CheckpointStore:
                 log.warning("%s is damaged: its checkpoint has no score", self.store.uri(name))
         return found
 
+    def scores_beyond(self, known: Collection[int]) -> dict[int, Score]:
+        """Step -> score, also of checkpoints that are gone; without steps that are known."""
+        names = {step: name for step, name in self.scored().items() if step not in known}
+        found = dict[int, Score]()
+        for step, name in sorted(names.items()):
+            with suppress(ValidationError):
+                found[step] = _SCORE.validate_json(self.store.get(name))
+        return found
+
     def scored(self) -> dict[int, str]:
         """Step -> name of the object with its score, also of checkpoints that are gone."""
         names = [name for name in self.store.list() if name.endswith(".score")]

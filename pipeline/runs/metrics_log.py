@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.config import DistillConfig, settings_yaml
 from pipeline.runs import events
 from pipeline.runs.board import FILE, Board, tag
-from pipeline.runs.checkpoint_store import Score
+from pipeline.runs.checkpoint_store import CheckpointStore
 from pipeline.runs.run_folder import RunFolder
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import write_file
@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 
 METRICS, BOARD = "metrics.jsonl", f"tensorboard/{FILE}"
 """Files of a run that go on after a restart, in its folder."""
-_SCORES = "tensorboard/eval"
-"""Folder of the scores' curves, which another process writes."""
 _SHOWN = ("regression", "matching_gradient", "critic", "sample_std", "student_norm", "skipped")
 
 
@@ -105,6 +103,11 @@ class MetricsLog:
         shown = {name: each for name, each in values.items() if name in _SHOWN}
         self.bar.update(step - self.bar.done, **shown)
         self.done = step
+
+    def scores(self, checkpoints: CheckpointStore) -> None:
+        """Points of the scores of checkpoints, those that have none yet."""
+        with self._writing():
+            put_scores(self.board, checkpoints)
 
     def grid(self, step: int, rows: dict[str, Tensor]) -> None:
         """A picture of captioned rows of images, (N, C, H, W) in [-1, 1]."""
@@ -205,14 +208,21 @@ def _parsed(line: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and isinstance(found.get("step"), int) else None
 
 
-def board_score(output: RunFolder, step: int, score: Score) -> None:
-    """Put the score of a checkpoint on TensorBoard's curves; what a store refuses, later."""
-    (folder := output.folder / _SCORES).mkdir(parents=True, exist_ok=True)
-    output.download(f"{_SCORES}/{FILE}")
+def put_scores(board: Board, checkpoints: CheckpointStore) -> None:
+    """Put the scores of checkpoints on TensorBoard's curves, those that are not there."""
+    name, floor = tag("fd_teacher"), tag("fd_floor")
+    for step, score in checkpoints.scores_beyond(board.steps(name)).items():
+        board.scalars(step, {name: score.fd_teacher})
+        if score.floor is not None:
+            board.scalars(step, {floor: score.floor})
+
+
+def board_scores(output: RunFolder, checkpoints: CheckpointStore) -> None:
+    """The same where no worker writes any more; what a store refuses, later."""
+    output.download(BOARD)
+    (folder := (output.folder / BOARD).parent).mkdir(parents=True, exist_ok=True)
     board = Board(folder)
-    board.scalars(step, {tag("fd_teacher"): score.fd_teacher})
-    if score.floor is not None:
-        board.scalars(step, {tag("fd_floor"): score.floor})
+    put_scores(board, checkpoints)
     board.close()
     output.try_upload()
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.config import DistillConfig
 from pipeline.runs.metrics_log import MetricsLog
+from pipeline.runs.run import Run
 from pipeline.training.build import TrainingRun
 from pipeline.training.clock import Clock
 from pipeline.training.hooks import Hook, due
@@ -109,6 +110,23 @@ class LogMetrics(Hook):
         """Of each step's gradients; that of a network that skipped it is not finite."""
         for figures in self._since:
             yield [value for name, value in figures.items() if name.endswith("_norm")]
+
+
+class LogScores(Hook):
+    """Puts the scores that the driver has had measured on the curves, at every checkpoint.
+
+    Args:
+        run: Whose checkpoints; without `distill.scoring.count` nothing is looked at.
+        log: The first worker's; None on others.
+    """
+
+    def __init__(self, run: Run, log: MetricsLog | None) -> None:
+        self._run = run
+        self._log = log if run.config.distill.scoring.count else None
+
+    def at_checkpoint(self, step: int) -> None:
+        if self._log is not None:
+            self._log.scores(self._run.checkpoints)
 
 
 def _means(since: list[dict[str, Tensor]], accelerator: Accelerator) -> dict[str, float]:

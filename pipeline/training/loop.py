@@ -20,7 +20,7 @@ from pipeline.training.compilations import Compilations
 from pipeline.training.detect import Detect, Measure
 from pipeline.training.draw_samples import DrawSamples
 from pipeline.training.hooks import EMA, Hook, Hooks, due, registered_hooks
-from pipeline.training.log_metrics import LogMetrics
+from pipeline.training.log_metrics import LogMetrics, LogScores
 from pipeline.training.watchdog import Watchdog
 from pipeline.utils.threads import ahead
 
@@ -62,6 +62,7 @@ def train(
             LogMetrics(distill, training, log, show),
             detect,
             DrawSamples(distill, training, log),
+            LogScores(run, log),
             SaveCheckpoints(run, training, output),
         ]
         hooks = Hooks(stack.enter_context(hook) for hook in own)

@@ -27,7 +27,7 @@ def test_every_phase_outlives_its_head(tmp_path: Path) -> None:
         tmp_path / "run",
         pairs=PAIRS,
         distill=DISTILL,
-        evaluate={"count": 20, "batch_size": 20, "judged": JUDGED},
+        evaluate={"count": 20, "features": "efficientnet-lite0", "judged": JUDGED},
     )
     (tmp_path / "config.yaml").write_text(config.model_dump_json())
     flags = ["--config", str(tmp_path / "config.yaml"), "--teacher.training.steps", "60"]

@@ -60,6 +60,16 @@ def curve(folder: Path) -> list[tuple[int, float]]:
     return [(each.step, each.value) for each in found]
 
 
+def test_points_behind_a_start_that_went_back_do_not_count(tmp_path: Path) -> None:
+    write(tmp_path, None, {2: 1.0, 4: 1.0, 6: 1.0})
+    board = Board(tmp_path, 5)
+    assert board.steps("loss/critic") == {2, 4} and not board.steps("loss/student")
+    board.scalars(8, {"loss/critic": 2.0})
+    assert board.steps("loss/critic") == {2, 4, 8}
+    board.close()
+    assert [step for step, _ in curve(tmp_path)] == [2, 4, 8]
+
+
 def test_a_board_without_a_step_leaves_older_points(tmp_path: Path) -> None:
     write(tmp_path, None, {7: 1.0, 8: 2.0})
     write(tmp_path, None, {7: 3.0})

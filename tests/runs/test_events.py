@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pipeline.runs.board import tag
 from pipeline.runs.checkpoint_store import Score
 from pipeline.runs.events import FILE, read_event
-from pipeline.runs.metrics_log import board_score
+from pipeline.runs.metrics_log import board_scores
 from pipeline.runs.run import Run
 from pipeline.runs.run_folder import RunFolder
 from pipeline.training import detect, loop
@@ -97,7 +97,10 @@ def test_every_key_of_metrics_is_documented_and_tensorboard_has_all(tiny_run, mo
     monkeypatch.setattr(detect, "SHARE", 1e3)  # a probe in every line
     config = tiny_run(gan={"real": "pairs", "smoothness": 0.1}, log_every=5)
     loop.train(config)
-    board_score(RunFolder(Run(config).storage), 8, Score(0.5, 10, 0.25))
+    checkpoints = Run(config).checkpoints
+    checkpoints.note(Run(config).commits()[-1], Score(0.5, 10, 0.25))
+    for _ in range(2):
+        board_scores(RunFolder(Run(config).storage), checkpoints)
     output = Path(config.distill.output)
     lines = (output / "metrics.jsonl").read_text().splitlines()
     written = {key for line in lines for key in json.loads(line)}
@@ -106,7 +109,8 @@ def test_every_key_of_metrics_is_documented_and_tensorboard_has_all(tiny_run, mo
     assert written | others == set(re.findall(r"^\| `(\w+)` \|", text, re.M))
 
     board = EventAccumulator(str(output / "tensorboard")).Reload()
-    assert {tag(name) for name in written - {"step", "time"}} == set(board.Tags()["scalars"])
+    scores = {"eval/fd_teacher", "eval/fd_floor"}
+    assert scores | {tag(x) for x in written - {"step", "time"}} == set(board.Tags()["scalars"])
     for name in written - {"step", "time"}:
         logged = {line["step"]: line[name] for line in map(json.loads, lines) if name in line}
         assert {each.step: each.value for each in board.Scalars(tag(name))} == approx(logged)
@@ -114,9 +118,21 @@ def test_every_key_of_metrics_is_documented_and_tensorboard_has_all(tiny_run, mo
     assert board.Tags()["tensors"] == ["config/text_summary"]
     (settings,) = board.Tensors("config/text_summary")
     assert b"regression_steps: 4" in settings.tensor_proto.string_val[0]
-    scores = EventAccumulator(str(output / "tensorboard" / "eval")).Reload()
-    assert [(each.step, each.value) for each in scores.Scalars("eval/fd_teacher")] == [(8, 0.5)]
-    assert scores.Scalars("eval/fd_floor")[0].value == 0.25
+    oldest = Run(config).commits()[-1].step
+    points = [(each.step, each.value) for each in board.Scalars("eval/fd_teacher")]
+    assert points == [(oldest, 0.5)] and board.Scalars("eval/fd_floor")[0].value == 0.25
+    assert len(list((output / "tensorboard").iterdir())) == 1
+
+
+def test_scores_that_came_meanwhile_are_on_the_curves_once(tiny_run):
+    config = tiny_run(scoring={"count": 10}, checkpoint_every=2, log_every=2, keep=9)
+    assert loop.train(config, lambda: True) == 2
+    run = Run(config)
+    run.checkpoints.note(run.commits()[0], Score(0.5, 10))
+    loop.train(config)
+    board_scores(RunFolder(run.storage), run.checkpoints)
+    board = EventAccumulator(str(Path(config.distill.output) / "tensorboard")).Reload()
+    assert [(x.step, x.value) for x in board.Scalars("eval/fd_teacher")] == [(2, 0.5)]
 
 
 def test_rates_and_phase_are_those_of_the_step(tiny_run):

@@ -12,7 +12,7 @@ from pipeline.models.students import load_student
 from pipeline.report.page import render
 from pipeline.report.source import find, read_run
 from pipeline.runs.checkpoint_store import Score
-from pipeline.runs.metrics_log import board_score
+from pipeline.runs.metrics_log import board_scores
 from pipeline.runs.run import Run
 from pipeline.runs.run_folder import RunFolder
 from pipeline.training import loop
@@ -63,10 +63,11 @@ def test_a_run_on_s3_goes_on_on_another_machine_and_ends_like_a_local_one(
     steps = [json.loads(line)["step"] for line in text(bucket, "metrics.jsonl").splitlines()]
     assert steps == [2, 4, 6, 8, 10]
     assert json.loads(text(bucket, "state.json"))["step"] == 10
-    board_score(RunFolder(Run(here).storage), 8, Score(0.5, 10))
-    board_score(RunFolder(Run(here).storage), 10, Score(0.25, 10))
-    assert curve(bucket, "", "loss/regression", tmp_path) == [2, 4, 8, 10]
-    assert curve(bucket, "eval/", "eval/fd_teacher", tmp_path) == [8, 10]
+    for commit, distance in zip(reversed(Run(here).commits()), (0.5, 0.25), strict=True):
+        Run(here).checkpoints.note(commit, Score(distance, 10))
+        board_scores(RunFolder(Run(here).storage), Run(here).checkpoints)
+    assert curve(bucket, "loss/regression", tmp_path) == [2, 4, 8, 10]
+    assert curve(bucket, "eval/fd_teacher", tmp_path) == [8, 10]
     assert {"samples/step-0000005.png", "samples/step-0000010.png"} <= set(names(bucket))
     assert load_student(fetch_inputs(here, "evaluate").evaluate.student).shape == (1, 4, 4)
 
@@ -77,12 +78,10 @@ def test_a_run_on_s3_goes_on_on_another_machine_and_ends_like_a_local_one(
     assert "runs/one" in render([seen])
 
 
-def curve(bucket, place: str, tag: str, tmp_path: Path) -> list[int]:
-    """Steps of a curve in the one file of events in a folder of the bucket."""
-    start = f"tensorboard/{place}"
-    (name,) = (each for each in names(bucket) if each.rpartition("/")[0] == start.rstrip("/"))
-    file = tmp_path / start / Path(name).name
-    file.parent.mkdir(parents=True)
+def curve(bucket, tag: str, tmp_path: Path) -> list[int]:
+    """Steps of a curve in the bucket's one file of events."""
+    (name,) = (each for each in names(bucket) if each.startswith("tensorboard/"))
+    file = tmp_path / Path(name).name
     bucket.download_file("bucket", f"runs/one/{name}", str(file))
     return [each.step for each in EventAccumulator(str(file)).Reload().Scalars(tag)]
 
