@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, create_model
 
 from pipeline.config.terms import (
     BUILT_IN,
+    FURTHER,
     TERMS,
     DenoisingConfig,
     GANConfig,
@@ -31,9 +32,9 @@ _EMBEDDED = "As teacher.embedded_guidance; null: the same value."
 
 
 def term_settings() -> dict[str, type[Branch]]:
-    """Settings of each further term that is registered, by its name in `distill.terms`."""
+    """Settings of each further term that is known, by its name in `distill.terms`."""
     table = registered(TERMS).items()
-    return {name: term.Settings for name, term in table if name not in BUILT_IN}
+    return FURTHER | {name: term.Settings for name, term in table if name not in BUILT_IN}
 
 
 def _terms(value: Any) -> Any:

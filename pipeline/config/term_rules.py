@@ -2,7 +2,7 @@
 
 from pipeline.config.distill import DistillConfig
 from pipeline.config.rules import Problems, multiple_problems
-from pipeline.config.terms import TERMS
+from pipeline.config.terms import FURTHER, TERMS
 from pipeline.utils.fields import registered
 
 
@@ -10,7 +10,8 @@ def term_problems(distill: DistillConfig) -> Problems:
     """What does not agree, of losses that are off too."""
     yield from _regression_problems(distill)
     yield from _divergence_problems(distill)
-    terms = [registered(TERMS)[name](name, own, distill) for name, own in distill.terms.items()]
+    outside = {name: own for name, own in distill.terms.items() if name not in FURTHER}
+    terms = [registered(TERMS)[name](name, own, distill) for name, own in outside.items()]
     for term in terms:
         yield from term.problems()
         if term.active and term.needs().real and distill.gan.real is None:
@@ -18,6 +19,7 @@ def term_problems(distill: DistillConfig) -> Problems:
     weights = [distill.matching.weight, distill.regression.weight]
     weights += [distill.gan.student_weight] if distill.gan.real else []
     weights += [term.weight for term in terms if term.active]
+    weights += [own.weight for name, own in distill.terms.items() if name in FURTHER]
     first = distill.regression_steps + distill.burn_in_steps
     last = distill.steps - first
     if last > 0 and not any(weights):

@@ -10,6 +10,8 @@ BUILT_IN = ("regression", "matching", "critic", "gan")
 """Losses with a branch of their own, in the order in which they draw and are taken."""
 TERMS = "pipeline.methods.terms:TERMS"
 """The table of all losses; see `registered`."""
+REWARDS = "pipeline.methods.terms.reward:REWARDS"
+"""The table of all rewards, which are all from outside."""
 MatchingLoss = Annotated[str, one_of("pipeline.diffusion.matching:MATCHING", "dmd", "sid")]
 Divergence = Annotated[
     str, one_of("pipeline.diffusion.adversarial:DIVERGENCES", "reverse-kl", "kl", "js")
@@ -92,3 +94,16 @@ class GANConfig(Branch):
         default=(0.0, 1.0),
         description="Noise levels drawn if distill.draws is separate, 0 clean to 1 pure noise.",
     )
+
+
+class RewardConfig(Branch):
+    """A reward that the student's images shall win beside matching."""
+
+    reward: Annotated[str, one_of(REWARDS)] = Field(
+        description="Name of the reward, which a module in plugins registers."
+    )
+    weight: Weight = Field(default=0.3, description="Weight of the reward.")
+
+
+FURTHER: dict[str, type[Branch]] = {"reward": RewardConfig}
+"""Losses in `distill.terms` that come with the project, by name."""

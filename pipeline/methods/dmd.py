@@ -108,6 +108,7 @@ class DMD:
             NoiseSample(fractions[0], matching_eps),
             NoiseSample(fractions[1], critic_eps),
             step_index,
+            labels,
         )
         if pairs is not None:
             of_pairs = self.conditioner(pairs.labels, len(pairs.noise), device)

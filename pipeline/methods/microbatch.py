@@ -85,6 +85,8 @@ class Microbatch:
         matching: Of the matching loss.
         critic: Of the critic's denoising loss.
         step_index: Which of the student's timesteps it trains; the same for all of a step.
+        labels: What the conditions were made of, (B,): classes, or numbers of prompts; None where
+            there are none.
         generator_noise, discriminator_noise: Of the GAN's losses of student and critic; None where
             those share the draws above.
         real: Real images, where there is a GAN.
@@ -99,6 +101,7 @@ class Microbatch:
     matching: NoiseSample
     critic: NoiseSample
     step_index: int = 0
+    labels: Tensor | None = None
     generator_noise: NoiseSample | None = None
     discriminator_noise: NoiseSample | None = None
     real: Real | None = None

@@ -1,5 +1,6 @@
 """Latents: what a VAE makes of images, in which most text-to-image models work."""
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,12 @@ class VAE:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "VAE":
         return self
+
+    def at_meta(self) -> "VAE":
+        """A copy on the meta device; nothing is computed or moved."""
+        copied = copy.copy(self)
+        copied.vae = copy.deepcopy(self.vae).to("meta")
+        return copied
 
     @property
     def channels(self) -> int:

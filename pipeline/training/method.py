@@ -1,6 +1,7 @@
 """From the settings and a loaded teacher to the method and its networks."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -8,11 +9,14 @@ from pipeline.config import DistillConfig, NetworkConfig
 from pipeline.methods.dmd import DMD
 from pipeline.methods.recipe import Recipe
 from pipeline.methods.terms.regression import Regression
+from pipeline.methods.terms.reward import REWARDS, Reward
+from pipeline.methods.terms.term import Term
 from pipeline.models.critic import Critic
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.network import Network
 from pipeline.models.perceptual.distance import new_distance
 from pipeline.models.students import few_step_sampler, new_critic, new_student
+from pipeline.utils.errors import UserError, first_line
 
 
 def build_method(distill: DistillConfig, teacher: Denoiser, device: torch.device) -> DMD:
@@ -24,21 +28,48 @@ def build_method(distill: DistillConfig, teacher: Denoiser, device: torch.device
         device: Of the networks that its terms have of their own.
 
     Raises:
-        UserError: If the weights of the distance cannot be read or do not fit the teacher, or its
-            schedule has no such times as the student's.
+        UserError: If the weights of the distance cannot be read or do not fit the teacher, its
+            schedule has no such times as the student's, or as `new_reward`.
     """
     recipe = Recipe.of(distill)
-    if recipe.needs.pairs:
-        distance = new_distance(distill.regression, teacher, device, bool(distill.recompute))
-        terms = (
-            replace(term, distance=distance) if isinstance(term, Regression) else term
-            for term in recipe.terms
-        )
-        recipe = replace(recipe, terms=tuple(terms))
+
+    def with_networks(term: Term[Any]) -> Term[Any]:
+        match term:
+            case Regression() if recipe.needs.pairs:
+                recompute = bool(distill.recompute)
+                distance = new_distance(distill.regression, teacher, device, recompute)
+                return replace(term, distance=distance)
+            case Reward():
+                return new_reward(term, teacher, device)
+        return term
+
+    recipe = replace(recipe, terms=tuple(map(with_networks, recipe.terms)))
     steps = few_step_sampler(teacher.schedule, distill.student)
     return DMD(
         teacher.schedule, teacher.error_weight, teacher.shape, teacher.conditioner, recipe, steps
     )
+
+
+def new_reward(term: Reward, teacher: Denoiser, device: torch.device) -> Reward:
+    """The term with the model that its settings name.
+
+    Args:
+        term: From the settings alone.
+        teacher: Whose images or latents are rewarded.
+        device: Of the student.
+
+    Raises:
+        UserError: If the model cannot be made, or as `Reward.tried`.
+    """
+    name = term.settings.reward
+    try:
+        model = REWARDS[name]().eval().requires_grad_(False).to(device)
+    except Exception as error:  # whatever a module from outside may come to
+        raise UserError(
+            f"distill.terms.reward.reward: cannot make {name}: {first_line(error)}; mend it"
+        ) from error
+    ready = replace(term, model=model, latents=teacher.latents, conditioner=teacher.conditioner)
+    return ready.tried(teacher.shape)
 
 
 def new_networks(

@@ -49,6 +49,8 @@ def one_of(table: str, *built_in: str) -> AfterValidator:
 
     def check(name: str) -> str:
         choices = dict.fromkeys((*built_in, *registered(table)))
+        if not choices:
+            raise ValueError(f"there is no {name}; name the module that registers it in plugins")
         if name not in choices:
             raise ValueError(f"must be one of {', '.join(choices)}")
         return name

@@ -106,6 +106,7 @@ def test_every_key_of_metrics_is_documented_and_tensorboard_has_all(tiny_run, mo
     written = {key for line in lines for key in json.loads(line)}
     text = (ROOT / "docs" / "metrics.md").read_text().partition("## events.jsonl")[0]
     others = {"mfu", "seconds_device", "seconds_host", "probe_motion"}  # of GPUs, of videos
+    others |= {"reward", "reward_gradient"}
     assert written | others == set(re.findall(r"^\| `(\w+)` \|", text, re.M))
 
     board = EventAccumulator(str(output / "tensorboard")).Reload()

@@ -6,6 +6,7 @@ from pipeline.methods.terms.denoising import Denoising
 from pipeline.methods.terms.gan import GAN
 from pipeline.methods.terms.matching import Matching
 from pipeline.methods.terms.regression import Regression
+from pipeline.methods.terms.reward import Reward
 from pipeline.methods.terms.term import Term
 
 TERMS: dict[str, type[Term[Any]]] = {
@@ -13,5 +14,6 @@ TERMS: dict[str, type[Term[Any]]] = {
     "matching": Matching,
     "critic": Denoising,
     "gan": GAN,
+    "reward": Reward,
 }
 """`TERMS["mine"] = Mine` elsewhere makes a term known; its settings are `distill.terms.mine`."""

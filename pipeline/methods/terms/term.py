@@ -92,7 +92,7 @@ class Held:
     """
 
     networks: Sequence[nn.Module]
-    call: Callable[[], object]
+    call: Callable[[], Tensor]
     rows: int
     shared: Sequence[nn.Module] = ()
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.config.terms import RegressionConfig
@@ -83,12 +83,9 @@ class Perceptual:
 
     def held(self, shape: tuple[int, ...], rows: int) -> Held:
         """What it holds beside student and teacher; see `Held`. Nothing is computed or moved."""
-        latents, lpips = self.latents, copy.deepcopy(self.lpips).to("meta")
-        decoders = list[nn.Module]()
-        if latents is not None:
-            latents = copy.copy(latents)  # the teacher's own stays where it is
-            latents.vae = copy.deepcopy(latents.vae).to("meta")
-            decoders.append(latents.vae)
+        latents = None if self.latents is None else self.latents.at_meta()
+        lpips = copy.deepcopy(self.lpips).to("meta")
+        decoders = [] if latents is None else [latents.vae]
         at_meta = replace(self, lpips=lpips, latents=latents)
         rows = 1 if self.recompute else rows
         x0 = torch.empty((1, *shape), device="meta")
