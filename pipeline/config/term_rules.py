@@ -2,7 +2,7 @@
 
 from pipeline.config.distill import DistillConfig
 from pipeline.config.rules import Problems, multiple_problems
-from pipeline.config.terms import FURTHER, TERMS
+from pipeline.config.terms import FURTHER, TERMS, DiversityConfig
 from pipeline.utils.fields import registered
 
 
@@ -10,6 +10,7 @@ def term_problems(distill: DistillConfig) -> Problems:
     """What does not agree, of losses that are off too."""
     yield from _regression_problems(distill)
     yield from _divergence_problems(distill)
+    yield from _diversity_problems(distill)
     outside = {name: own for name, own in distill.terms.items() if name not in FURTHER}
     terms = [registered(TERMS)[name](name, own, distill) for name, own in outside.items()]
     for term in terms:
@@ -77,4 +78,26 @@ def _divergence_problems(distill: DistillConfig) -> Problems:
         yield (
             f"distill.gan.divergence: {gan.divergence} weighs the matching loss by the logits "
             "of the same draws; it needs distill.gan.real, and distill.draws shared"
+        )
+
+
+def _diversity_problems(distill: DistillConfig) -> Problems:
+    """A first step without later ones, or later ones without matching."""
+    own = distill.terms.get("diversity")
+    if not isinstance(own, DiversityConfig):
+        return
+    if own.anchor > own.steps:
+        yield (
+            f"distill.terms.diversity.anchor: {own.anchor} is more than its steps ({own.steps}); "
+            "give fewer"
+        )
+    if len(distill.student.times or (0,)) == 1:
+        yield (
+            "distill.terms.diversity: it teaches the first of several steps, and the student has "
+            "one; set distill.student.times, or leave it out"
+        )
+    elif not distill.matching.weight:
+        yield (
+            "distill.matching.weight: 0, and distill.terms.diversity leaves the student's later "
+            "steps to matching; give it a weight above 0"
         )

@@ -105,5 +105,17 @@ class RewardConfig(Branch):
     weight: Weight = Field(default=0.3, description="Weight of the reward.")
 
 
-FURTHER: dict[str, type[Branch]] = {"reward": RewardConfig}
+class DiversityConfig(Branch):
+    """The first of several steps learns where the teacher's ODE leads, and no other loss."""
+
+    weight: Weight = Field(
+        default=0.05, description="Weight of the first step's loss; 0 turns it off."
+    )
+    steps: Positive = Field(default=30, description="Steps of the teacher's ODE (Euler).")
+    anchor: Positive = Field(
+        default=5, description="How many of these the first step takes at once."
+    )
+
+
+FURTHER: dict[str, type[Branch]] = {"reward": RewardConfig, "diversity": DiversityConfig}
 """Losses in `distill.terms` that come with the project, by name."""

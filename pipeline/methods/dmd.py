@@ -143,6 +143,7 @@ class DMD:
             teacher, critic: Their weights get no gradients; the teacher is under its guidance.
             microbatch: Its draws; with pairs and real images where terms need them.
         """
+        plan = self.recipe.at(plan, microbatch.step_index)
         sampler, inputs = self.sampler, list[Inputs]()
         if plan.on_samples:
             t = sampler.time(microbatch.step_index, microbatch.noise)

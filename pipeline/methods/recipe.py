@@ -1,7 +1,7 @@
 """What the settings alone say of the method: its phases, its terms, what it needs and costs."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -50,6 +50,13 @@ class Recipe:
             return StepPlan(critic=True)
         return self.both
 
+    def at(self, plan: StepPlan, step_index: int) -> StepPlan:
+        """The plan at one of the student's steps, which may be a term's alone; see `Term`."""
+        alone = {term.name for term in self.terms if term.alone_at == step_index}
+        names = alone & plan.on_samples.keys() or {t.name for t in self.terms if t.alone_at is None}
+        weights = {name: weight for name, weight in plan.on_samples.items() if name in names}
+        return replace(plan, on_samples=weights)
+
     @property
     def needs(self) -> Needs:
         """What any term needs."""
@@ -60,7 +67,7 @@ class Recipe:
         """Whether losses share draws and so passes."""
         return self.distill.draws == "shared"
 
-    def step_calls(self, plan: StepPlan, step_index: float, guided: int = 1) -> NetworkCalls:
+    def step_calls(self, plan: StepPlan, step_index: int, guided: int = 1) -> NetworkCalls:
         """Images through the networks in one step, all its microbatches together.
 
         Args:
@@ -68,7 +75,7 @@ class Recipe:
             step_index: Which of its steps the student learns at.
             guided: Images through the teacher for one prediction: 2 under guidance, else 1.
         """
-        rows, pairs = self.distill.batch_size, 0
+        plan, rows, pairs = self.at(plan, step_index), self.distill.batch_size, 0
         if plan.on_pairs and not (self.shared and plan.on_samples):
             pairs = self.pair_rows
         fresh = (step_index + 1) * rows if plan.on_samples or plan.critic else 0
@@ -78,18 +85,19 @@ class Recipe:
         return sum((term.calls(plan, guided) for term in self.terms), own)
 
     def network_calls(self, guided: int = 1) -> NetworkCalls:
-        """Of all steps, at the mean of the student's steps; argument as above."""
+        """Of all steps, each of the student's as often; argument as above."""
         distill = self.distill
         third = distill.steps - distill.regression_steps - distill.burn_in_steps
         both = third // distill.student.every
-        mean = (len(distill.student.times or (0,)) - 1) / 2
+        indices = range(len(distill.student.times or (0,)))
         found = NetworkCalls()
         for plan, steps in (
             (self._student_alone, distill.regression_steps),
             (StepPlan(critic=True), distill.burn_in_steps + third - both),
             (self.both, both),
         ):
-            found += self.step_calls(plan, mean, guided) * steps
+            for index in indices:
+                found += self.step_calls(plan, index, guided) * (steps / len(indices))
         return found
 
     @property

@@ -67,19 +67,22 @@ class StepFlops:
     @property
     def cycle(self) -> float:
         """The mean of the last phase, in which the student learns in every n-th step."""
-        distill, mean = self.method.recipe.distill, (len(self.method.sampler.timesteps) - 1) / 2
+        method, distill = self.method, self.method.recipe.distill
         last = range(max(0, distill.steps - distill.student.every), distill.steps)
-        return sum(self._of(self.method.plan(step), mean) for step in last) / len(last)
+        indices = range(len(method.sampler.timesteps))
+        every = [self._of(method.plan(step), index) for step in last for index in indices]
+        return sum(every) / len(every)
 
-    def _of(self, plan: StepPlan, index: float) -> float:
+    def _of(self, plan: StepPlan, index: int) -> float:
         return sum(share * self._images(plan, index, each) for share, each in self.shares)
 
-    def _images(self, plan: StepPlan, index: float, each: ImageFlops) -> float:
+    def _images(self, plan: StepPlan, index: int, each: ImageFlops) -> float:
         """Of a step, if all its images were of one shape.
 
         In the student's turn no other network's weights learn, and in the critic's all of it does.
         """
         recipe = self.method.recipe
+        plan = recipe.at(plan, index)
         first = recipe.step_calls(replace(plan, critic=False), index, self.guided)
         both = recipe.step_calls(plan, index, self.guided)
         learning = both + first * -1
@@ -150,7 +153,8 @@ def step_flops(
 def _of_image(method: DMD, given: Inputs, teacher: Any, student: Any, critic: Any) -> ImageFlops:
     """Of the shape of what is given, on the meta device."""
     image, t, condition = given
-    taught = method.recipe.step_calls(replace(method.recipe.both, critic=False), 0)
+    last = len(method.sampler.timesteps) - 1
+    taught = method.recipe.step_calls(replace(method.recipe.both, critic=False), last)
 
     def judge(x_t: Tensor) -> Tensor:
         x0, logits = critic.denoise_and_logits(Inputs(x_t, t, condition))

@@ -8,6 +8,7 @@ import torch
 from pipeline.config import DistillConfig, NetworkConfig
 from pipeline.methods.dmd import DMD
 from pipeline.methods.recipe import Recipe
+from pipeline.methods.terms.diversity import Diversity
 from pipeline.methods.terms.regression import Regression
 from pipeline.methods.terms.reward import REWARDS, Reward
 from pipeline.methods.terms.term import Term
@@ -29,7 +30,7 @@ def build_method(distill: DistillConfig, teacher: Denoiser, device: torch.device
 
     Raises:
         UserError: If the weights of the distance cannot be read or do not fit the teacher, its
-            schedule has no such times as the student's, or as `new_reward`.
+            schedule has no such times as the student's, or as `new_reward` and `Diversity.way`.
     """
     recipe = Recipe.of(distill)
 
@@ -41,6 +42,8 @@ def build_method(distill: DistillConfig, teacher: Denoiser, device: torch.device
                 return replace(term, distance=distance)
             case Reward():
                 return new_reward(term, teacher, device)
+            case Diversity():
+                term.way(teacher.schedule)
         return term
 
     recipe = replace(recipe, terms=tuple(map(with_networks, recipe.terms)))

@@ -50,6 +50,15 @@ CASES = {
     },
     "shared sid": {"gan": GAN, "draws": "shared", "matching": {"loss": "sid"}},
     "steps": {"student": {"times": [80.0, 5.0, 0.5]}},
+    "steps, diversity": {
+        "student": {"times": [80.0, 5.0, 0.5]},
+        "terms": {"diversity": {"anchor": 3, "steps": 7}},
+    },
+    "steps, gan, diversity": {
+        "student": {"times": [80.0, 5.0]},
+        "gan": GAN,
+        "terms": {"diversity": {}},
+    },
     "steps, gan": {"student": {"times": [80.0, 5.0, 0.5]}, "gan": GAN},
 }
 

@@ -9,6 +9,7 @@ import pytest
 from pytest import approx
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from pipeline.config.terms import FURTHER
 from pipeline.runs.board import tag
 from pipeline.runs.checkpoint_store import Score
 from pipeline.runs.events import FILE, read_event
@@ -106,7 +107,7 @@ def test_every_key_of_metrics_is_documented_and_tensorboard_has_all(tiny_run, mo
     written = {key for line in lines for key in json.loads(line)}
     text = (ROOT / "docs" / "metrics.md").read_text().partition("## events.jsonl")[0]
     others = {"mfu", "seconds_device", "seconds_host", "probe_motion"}  # of GPUs, of videos
-    others |= {"reward", "reward_gradient"}
+    others |= {f"{term}{part}" for term in FURTHER for part in ("", "_gradient")}
     assert written | others == set(re.findall(r"^\| `(\w+)` \|", text, re.M))
 
     board = EventAccumulator(str(output / "tensorboard")).Reload()

@@ -3,6 +3,7 @@
 from typing import Any
 
 from pipeline.methods.terms.denoising import Denoising
+from pipeline.methods.terms.diversity import Diversity
 from pipeline.methods.terms.gan import GAN
 from pipeline.methods.terms.matching import Matching
 from pipeline.methods.terms.regression import Regression
@@ -15,5 +16,6 @@ TERMS: dict[str, type[Term[Any]]] = {
     "critic": Denoising,
     "gan": GAN,
     "reward": Reward,
+    "diversity": Diversity,
 }
 """`TERMS["mine"] = Mine` elsewhere makes a term known; its settings are `distill.terms.mine`."""

@@ -159,6 +159,8 @@ class Term(Generic[S]):
     Settings: ClassVar[type[Branch]]
     on_pairs: ClassVar[bool] = False
     """Whether the student's loss is on its images of the pairs' noise, not of fresh noise."""
+    alone_at: ClassVar[int | None] = None
+    """The step of the student that no other loss on fresh noise teaches, and it no other step."""
 
     name: str
     settings: S
