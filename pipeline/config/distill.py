@@ -90,6 +90,11 @@ class StudentConfig(Branch):
         default=True,
         description="Fresh noise between two timesteps; false: the noise of its input (DDIM).",
     )
+    levels: Literal["all", "step", "above"] = Field(
+        default="all",
+        description="Noise levels at which matching and critic see the images of one of several "
+        "steps: all; step: from its time to the next; above: all from the next (TDM's two ways).",
+    )
     embedded_guidance: Guidance = Field(default=None, description=_EMBEDDED)
     lora: LoraConfig = Field(default_factory=LoraConfig)
 

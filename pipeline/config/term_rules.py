@@ -11,6 +11,7 @@ def term_problems(distill: DistillConfig) -> Problems:
     yield from _regression_problems(distill)
     yield from _divergence_problems(distill)
     yield from _diversity_problems(distill)
+    yield from _level_problems(distill)
     outside = {name: own for name, own in distill.terms.items() if name not in FURTHER}
     terms = [registered(TERMS)[name](name, own, distill) for name, own in outside.items()]
     for term in terms:
@@ -100,4 +101,21 @@ def _diversity_problems(distill: DistillConfig) -> Problems:
         yield (
             "distill.matching.weight: 0, and distill.terms.diversity leaves the student's later "
             "steps to matching; give it a weight above 0"
+        )
+
+
+def _level_problems(distill: DistillConfig) -> Problems:
+    """Noise levels of steps, where there is one, or where another noise is in their images."""
+    student = distill.student
+    if student.levels == "all":
+        return
+    if len(student.times or (0,)) == 1:
+        yield (
+            f"distill.student.levels: {student.levels} is of several steps, and the student has "
+            "one; set distill.student.times, or use all"
+        )
+    elif not student.renoise:
+        yield (
+            f"distill.student.levels: {student.levels} takes what fresh noise makes of a step's "
+            "images; set distill.student.renoise to true, or use all"
         )

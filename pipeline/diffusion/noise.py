@@ -48,6 +48,9 @@ class Schedule(Protocol):
     def time_from_fraction(self, fraction: Tensor) -> Tensor:
         """Time at a fraction of the way from the cleanest (0) to the noisiest (1) time."""
 
+    def fraction_from_time(self, t: Tensor) -> Tensor:
+        """The inverse of `time_from_fraction`."""
+
     def times(self, steps: int, spacing: str | None = None) -> Tensor:
         """Descending times of a solver, (steps + 1,) float64, from the start to the clean end.
 
@@ -109,9 +112,16 @@ class EDM:
 
     def time_from_fraction(self, fraction: Tensor) -> Tensor:
         """Karras spacing, Eq. 5: t^(1/rho) is linear in the fraction."""
-        low: float = self.sigma_min ** (1 / self.rho)
-        high: float = self.sigma_max ** (1 / self.rho)
+        low, high = self._roots
         return (low + fraction * (high - low)) ** self.rho
+
+    def fraction_from_time(self, t: Tensor) -> Tensor:
+        low, high = self._roots
+        return (t ** (1 / self.rho) - low) / (high - low)
+
+    @property
+    def _roots(self) -> tuple[float, float]:
+        return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
 
     def times(self, steps: int, spacing: str | None = None) -> Tensor:
         chosen = spacing or self.spacing
@@ -214,6 +224,9 @@ class VP:
         """The table position nearest to the fraction: discrete models know no other times."""
         return (fraction * self.start).round()
 
+    def fraction_from_time(self, t: Tensor) -> Tensor:
+        return t / self.start
+
     def times(self, steps: int, spacing: str | None = None) -> Tensor:
         chosen = spacing or self.spacing
         if isinstance(chosen, OwnSteps):
@@ -274,6 +287,9 @@ class Flow:
 
     def time_from_fraction(self, fraction: Tensor) -> Tensor:
         return self.shift * fraction / (1 + (self.shift - 1) * fraction)
+
+    def fraction_from_time(self, t: Tensor) -> Tensor:
+        return t / (self.shift - (self.shift - 1) * t)
 
     def times(self, steps: int, spacing: str | None = None) -> Tensor:
         chosen = spacing or self.spacing

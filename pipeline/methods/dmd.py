@@ -78,6 +78,23 @@ class DMD:
         """That of a step of a run, counted from 0."""
         return self.step_index(seeds.generator("exit", seed, step))
 
+    def space(self, step_index: int) -> Space:
+        """What terms draw in at one of the student's steps, counted from 0, without real images.
+
+        Its noise levels are those of the step. The next step is given these images with noise of
+        its own time, so that no lower level matters to it.
+
+        Source: TDM (Luo et al., 2025), arXiv 2503.06674, and the two ways of its authors' code; all
+        levels above are the nested intervals of Phased DMD (Fan et al., 2025), arXiv 2510.27684.
+        """
+        space, wanted = Space(self.schedule, self.shape), self.recipe.distill.student.levels
+        if wanted == "all":
+            return space
+        times = torch.tensor(self.sampler.timesteps, dtype=torch.float64)
+        ends = [*self.schedule.fraction_from_time(times).tolist(), 0.0]
+        high = ends[step_index] if wanted == "step" else 1.0
+        return replace(space, levels=(ends[step_index + 1], high))
+
     def draw(
         self,
         count: int,
@@ -113,19 +130,15 @@ class DMD:
         if pairs is not None:
             of_pairs = self.conditioner(pairs.labels, len(pairs.noise), device)
             microbatch = replace(microbatch, pairs=pairs, pairs_condition=of_pairs)
-        space = self._space(real, device)
+        space = self.space(step_index)
+        if real is not None:
+            images, classes = real
+            space = replace(space, real=(images, self.conditioner(classes, len(images), device)))
         for term in self.terms:
             own = term.name not in BUILT_IN
             its_rng = seeds.generator(term.name, rng.initial_seed()) if own else rng
             microbatch = term.draw(microbatch, its_rng, space)
         return microbatch.to(torch.device(device))
-
-    def _space(self, real: RealImages | None, device: torch.device | str) -> Space:
-        if real is None:
-            return Space(self.schedule, self.shape)
-        images, labels = real
-        condition = self.conditioner(labels, len(images), device)
-        return Space(self.schedule, self.shape, (images, condition))
 
     def student_loss(
         self,

@@ -60,6 +60,9 @@ def definition(config: Config) -> dict[str, Any]:
             pairs["precision"] = manifest.plan.precision
         distance = distance_fingerprint(distill.regression)
     start, real, buckets = None, {}, {}
+    parts = {"regression": _FREE_OF_REGRESSION}
+    if distill.student.levels == "all":  # runs from before there was a choice go on
+        parts["student"] = {"levels"}
     if len(config.teacher.buckets) > 1:
         buckets = {"buckets": [each.model_dump(mode="json") for each in config.teacher.buckets]}
     if distill.start_from:
@@ -83,9 +86,7 @@ def definition(config: Config) -> dict[str, Any]:
         "guidance": config.pairs.guidance,
         **config.pairs.guided.beyond_scale,
         "network": config.network.model_dump(mode="json"),
-        "distill": distill.model_dump(
-            mode="json", exclude=dict.fromkeys(free, True) | {"regression": _FREE_OF_REGRESSION}
-        ),
+        "distill": distill.model_dump(mode="json", exclude=dict.fromkeys(free, True) | parts),
         **distance,
         **real,
         **buckets,

@@ -30,7 +30,8 @@ def build_method(distill: DistillConfig, teacher: Denoiser, device: torch.device
 
     Raises:
         UserError: If the weights of the distance cannot be read or do not fit the teacher, its
-            schedule has no such times as the student's, or as `new_reward` and `Diversity.way`.
+            schedule has no such times as the student's, a range of noise levels has none of a
+            step's, or as `new_reward` and `Diversity.way`.
     """
     recipe = Recipe.of(distill)
 
@@ -48,9 +49,20 @@ def build_method(distill: DistillConfig, teacher: Denoiser, device: torch.device
 
     recipe = replace(recipe, terms=tuple(map(with_networks, recipe.terms)))
     steps = few_step_sampler(teacher.schedule, distill.student)
-    return DMD(
+    method = DMD(
         teacher.schedule, teacher.error_weight, teacher.shape, teacher.conditioner, recipe, steps
     )
+    for step, time in enumerate(method.sampler.timesteps):
+        space = method.space(step)
+        for name, ends in (("matching", distill.matching.range), ("critic", distill.critic.range)):
+            low, high = space.within(ends)
+            if low >= high:
+                raise UserError(
+                    f"distill.{name}.range: {list(ends)} has none of the noise levels "
+                    f"{space.levels[0]:.2f} to {space.levels[1]:.2f} of the student's step at "
+                    f"{time:g} (distill.student.levels); widen it"
+                )
+    return method
 
 
 def new_reward(term: Reward, teacher: Denoiser, device: torch.device) -> Reward:

@@ -63,7 +63,9 @@ class Prober:
         accelerator: Accelerator,
     ) -> None:
         self._method, self._teacher, self._solver = method, teacher, solver
-        self._span, self._rows = distill.critic.range, distill.batch_size // distill.lanes
+        last = len(method.sampler.timesteps) - 1
+        self._span = method.space(last).within(distill.critic.range)
+        self._rows = distill.batch_size // distill.lanes
         self._seed, self._accelerator = seed, accelerator
         most = max(_LEAST, min(_MOST, _NUMBERS // math.prod(method.shape)))
         self._conditions = min(teacher.classes or 1, _CONDITIONS, most // _EACH)

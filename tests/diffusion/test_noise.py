@@ -36,6 +36,8 @@ def test_times_run_down_from_the_start_to_the_clean_image(schedule):
 def test_fractions_run_up_to_the_start(schedule):
     at = schedule.time_from_fraction(torch.linspace(0, 1, 11, dtype=torch.float64))
     assert (at.diff() > 0).all() and at[-1] == pytest.approx(schedule.start)
+    back = schedule.time_from_fraction(schedule.fraction_from_time(at))
+    torch.testing.assert_close(back, at, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)

@@ -29,7 +29,8 @@ class Denoising(Term[DenoisingConfig]):
 
     def draw(self, microbatch: Microbatch, rng: torch.Generator, space: Space) -> Microbatch:
         """Its times; see `DMD.draw`."""
-        return replace(microbatch, critic=space.at(microbatch.critic, self.settings.range))
+        noise_sample = space.at(microbatch.critic, space.within(self.settings.range))
+        return replace(microbatch, critic=noise_sample)
 
     def critic_loss(self, seen: CriticPass) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean over samples and pixels."""

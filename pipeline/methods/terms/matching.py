@@ -40,7 +40,8 @@ class Matching(Term[MatchingConfig]):
 
     def draw(self, microbatch: Microbatch, rng: torch.Generator, space: Space) -> Microbatch:
         """Its times; see `DMD.draw`."""
-        return replace(microbatch, matching=space.at(microbatch.matching, self.settings.range))
+        noise_sample = space.at(microbatch.matching, space.within(self.settings.range))
+        return replace(microbatch, matching=noise_sample)
 
     def sample_loss(self, seen: SamplesSeen) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean over the samples."""

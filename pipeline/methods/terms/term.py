@@ -105,11 +105,17 @@ class Space:
         schedule: The noise schedule that student, teacher and critic share.
         shape: The shape of one image, (C, H, W).
         real: Real images (B, C, H, W) and their condition; None where the step has none.
+        levels: The lowest and the highest noise level of the student's step; see `DMD.space`.
     """
 
     schedule: Schedule
     shape: tuple[int, ...]
     real: tuple[Tensor, Condition] | None = None
+    levels: tuple[float, float] = (0.0, 1.0)
+
+    def within(self, ends: tuple[float, float]) -> tuple[float, float]:
+        """What of a range of noise levels is in that of the student's step."""
+        return max(ends[0], self.levels[0]), min(ends[1], self.levels[1])
 
     def at(self, uniform: NoiseSample, ends: tuple[float, float]) -> NoiseSample:
         """Turn uniform numbers into times of the schedule, (B,); the noise stays as it is.
