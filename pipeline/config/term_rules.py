@@ -2,7 +2,7 @@
 
 from pipeline.config.distill import DistillConfig
 from pipeline.config.rules import Problems, multiple_problems
-from pipeline.config.terms import FURTHER, TERMS, DiversityConfig
+from pipeline.config.terms import FURTHER, TERMS, DiversityConfig, RewardConfig
 from pipeline.utils.fields import registered
 
 
@@ -21,7 +21,8 @@ def term_problems(distill: DistillConfig) -> Problems:
     weights = [distill.matching.weight, distill.regression.weight]
     weights += [distill.gan.student_weight] if distill.gan.real else []
     weights += [term.weight for term in terms if term.active]
-    weights += [own.weight for name, own in distill.terms.items() if name in FURTHER]
+    further = distill.terms.values()
+    weights += [own.weight for own in further if isinstance(own, RewardConfig | DiversityConfig)]
     first = distill.regression_steps + distill.burn_in_steps
     last = distill.steps - first
     if last > 0 and not any(weights):

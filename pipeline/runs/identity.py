@@ -60,7 +60,7 @@ def definition(config: Config) -> dict[str, Any]:
             pairs["precision"] = manifest.plan.precision
         distance = distance_fingerprint(distill.regression)
     start, real, buckets = None, {}, {}
-    parts = {"regression": _FREE_OF_REGRESSION}
+    parts: dict[str, Any] = {"regression": _FREE_OF_REGRESSION}
     if distill.student.levels == "all":  # runs from before there was a choice go on
         parts["student"] = {"levels"}
     if len(config.teacher.buckets) > 1:

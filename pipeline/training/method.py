@@ -34,24 +34,35 @@ def build_method(distill: DistillConfig, teacher: Denoiser, device: torch.device
             step's, or as `new_reward` and `Diversity.way`.
     """
     recipe = Recipe.of(distill)
-
-    def with_networks(term: Term[Any]) -> Term[Any]:
-        match term:
-            case Regression() if recipe.needs.pairs:
-                recompute = bool(distill.recompute)
-                distance = new_distance(distill.regression, teacher, device, recompute)
-                return replace(term, distance=distance)
-            case Reward():
-                return new_reward(term, teacher, device)
-            case Diversity():
-                term.way(teacher.schedule)
-        return term
-
-    recipe = replace(recipe, terms=tuple(map(with_networks, recipe.terms)))
+    terms = (_with_networks(term, recipe, teacher, device) for term in recipe.terms)
+    recipe = replace(recipe, terms=tuple(terms))
     steps = few_step_sampler(teacher.schedule, distill.student)
     method = DMD(
         teacher.schedule, teacher.error_weight, teacher.shape, teacher.conditioner, recipe, steps
     )
+    _check_levels(method)
+    return method
+
+
+def _with_networks(
+    term: Term[Any], recipe: Recipe, teacher: Denoiser, device: torch.device
+) -> Term[Any]:
+    """The term with its own networks, and tried on the teacher; raises as `build_method`."""
+    distill = recipe.distill
+    match term:
+        case Regression() if recipe.needs.pairs:
+            distance = new_distance(distill.regression, teacher, device, bool(distill.recompute))
+            return replace(term, distance=distance)
+        case Reward():
+            return new_reward(term, teacher, device)
+        case Diversity():
+            term.way(teacher.schedule)
+    return term
+
+
+def _check_levels(method: DMD) -> None:
+    """Each of the student's steps has noise levels in both ranges; raises as `build_method`."""
+    distill = method.recipe.distill
     for step, time in enumerate(method.sampler.timesteps):
         space = method.space(step)
         for name, ends in (("matching", distill.matching.range), ("critic", distill.critic.range)):
@@ -62,7 +73,6 @@ def build_method(distill: DistillConfig, teacher: Denoiser, device: torch.device
                     f"{space.levels[0]:.2f} to {space.levels[1]:.2f} of the student's step at "
                     f"{time:g} (distill.student.levels); widen it"
                 )
-    return method
 
 
 def new_reward(term: Reward, teacher: Denoiser, device: torch.device) -> Reward:

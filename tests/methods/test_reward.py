@@ -109,7 +109,7 @@ def test_the_model_is_told_each_images_class_or_prompt():
 
 def test_a_run_wins_reward_logs_it_and_is_another_run(tiny_run):
     def last(name: str, **distill: object) -> dict[str, float]:
-        config = tiny_run(name, steps=30, **distill)
+        config = tiny_run(name, steps=30, warmup=0, student={"lr": 1e-3}, **distill)
         loop.train(config)
         lines = (Path(config.distill.output) / "metrics.jsonl").read_text().splitlines()
         return json.loads(lines[-1])

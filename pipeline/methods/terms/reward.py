@@ -45,8 +45,8 @@ class Decoder(Protocol):
 class Reward(Term[RewardConfig]):
     r"""-E[r(x)] of the student's images x, through the decoder of latents.
 
-    With matching's KL(p || q) of student and teacher it is KL(p || q exp(r / beta)) up to a
-    constant, with 1 / beta its weight beside that of matching.
+    With KL(p || q) of student and teacher it is KL(p || q exp(r / beta)) up to a constant, at
+    weight 1 / beta; matching has weights of its own beside.
 
     Args:
         model: What `reward` in the settings names, frozen, on the student's device.
