@@ -23,6 +23,7 @@ from pipeline.training.memory import footprint, kept_bytes
 from pipeline.training.method import build_method
 from pipeline.utils.errors import UserError
 from tests.fixtures.methods import new_method
+from tests.fixtures.tiny_models import save_tiny
 from tests.fixtures.tiny_parts import vae
 
 SHAPE, ROWS, WEIGHT, CPU = (2, 2, 2), 6, 0.7, torch.device("cpu")
@@ -120,6 +121,31 @@ def test_a_run_wins_reward_logs_it_and_is_another_run(tiny_run):
     assert abs(won["sample_mean"] - 0.5) < abs(plain["sample_mean"] - 0.5)
     found = definition(tiny_run("won", terms=terms))["distill"]["terms"]
     assert found == {"reward": {"reward": "near", "weight": 3.0}}
+
+
+def test_a_student_of_prompts_is_rewarded_for_decoded_images(tmp_path, monkeypatch):
+    """Of Stable Diffusion, in two steps, of which the first follows the teacher's ODE."""
+    model = Near()
+    monkeypatch.setitem(REWARDS, "near", lambda: model)
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
+    distill = {
+        **{"steps": 8, "regression_steps": 0, "burn_in_steps": 0, "batch_size": 4},
+        **{"regression": {"weight": 0.0, "batch_size": 4}, "log_every": 1},
+        "student": {"times": [999.0, 499.0], "renoise": False},
+        "terms": {"reward": {"reward": "near"}, "diversity": {"steps": 6, "anchor": 3}},
+    }
+    teacher = {"output": str(save_tiny(tmp_path / "sd")), "prompts": str(tmp_path / "prompts.txt")}
+    tree = {"run": str(tmp_path / "run"), "data": {"name": None}, "teacher": teacher}
+    config = Config.model_validate(tree | {"distill": distill, "pairs": {"guidance": 3.0}})
+    loop.train(config)
+    text = (Path(config.distill.output) / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert {tuple(each) for each in model.given} == {("a cat",), ("a dog",)}
+    assert len(model.given) == 4 * sum("reward" in line for line in lines)
+    for line in lines:  # a step teaches one of the student's two
+        assert ("diversity_gradient" in line) != ("matching_gradient" in line)
+        assert ("reward_gradient" in line) == ("matching_gradient" in line)
+    assert all(line["student_norm"] > 0 for line in lines)
 
 
 def test_memory_is_that_of_the_model_and_of_one_image(tiny_run):
