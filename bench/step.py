@@ -43,6 +43,7 @@ from pipeline.methods.recipe import Recipe  # noqa: E402
 from pipeline.models.condition import ClassLabels  # noqa: E402
 from pipeline.models.critic import Critic  # noqa: E402
 from pipeline.models.families.edm import new_unet  # noqa: E402
+from pipeline.models.sampling import guide  # noqa: E402
 
 SETTINGS = (
     *("--distill.regression_steps=0", "--distill.burn_in_steps=0", "--distill.student.every=1"),
@@ -90,8 +91,9 @@ class Cycle:
 
     def shared(self) -> None:
         """As training does it."""
+        teacher = guide(self.teacher, 1.0)
         loss = self.method.student_loss(
-            self.plan, self.student, self.teacher, self.critic, self.microbatches[0]
+            self.plan, self.student, teacher, self.critic, self.microbatches[0]
         )
         loss.total.backward()
         for number, microbatch in enumerate(self.microbatches):

@@ -151,7 +151,8 @@ def test_text_settings_take_any_text() -> None:
         (
             "--distill.critic 5",
             "distill.critic: a group of settings, not a setting; "
-            "it has distill.critic.lr, distill.critic.range, distill.critic.embedded_guidance, "
+            "it has distill.critic.lr, distill.critic.range, distill.critic.ida, "
+            "distill.critic.embedded_guidance, "
             "distill.critic.lora.rank, distill.critic.lora.alpha, distill.critic.lora.modules",
         ),
         ("5", "5: unexpected argument; write settings as `--distill.steps 500`"),

@@ -230,7 +230,7 @@ class Config(Branch):
         yield from rules.distill_problems(distill)
         yield from rules.conditions_problems(distill, teacher)
         yield from rules.gan_problems(distill, data, teacher)
-        yield from term_problems(distill)
+        yield from term_problems(distill, self.pairs.guidance)
         yield from rules.evaluate_problems(evaluate, data, teacher)
         yield from rules.overlap_problems("encode.source", self.encode.source, outputs["encode"])
         yield from rules.overlap_problems(

@@ -8,6 +8,7 @@ from pipeline.config.terms import (
     BUILT_IN,
     FURTHER,
     TERMS,
+    AugmentationConfig,
     DenoisingConfig,
     GANConfig,
     MatchingConfig,
@@ -21,6 +22,7 @@ from pipeline.utils.fields import (
     Every,
     Folder,
     Guidance,
+    Part,
     Positive,
     Prompts,
     Rate,
@@ -102,6 +104,11 @@ class StudentConfig(Branch):
 class CriticConfig(DenoisingConfig):
     """The critic: learns the score of the student's samples."""
 
+    ida: Part = Field(
+        default=1.0,
+        description="Share of its weights that the critic keeps after each update of the student, "
+        "such as 0.98; the rest is the student's (IDA of SenseFlow); 1: all.",
+    )
     embedded_guidance: Guidance = Field(default=None, description=_EMBEDDED)
     lora: LoraConfig = Field(default_factory=LoraConfig)
 
@@ -167,6 +174,7 @@ class DistillConfig(Branch):
     matching: MatchingConfig = Field(default_factory=MatchingConfig)
     critic: CriticConfig = Field(default_factory=CriticConfig)
     gan: GANConfig = Field(default_factory=GANConfig)
+    augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
     draws: Literal["separate", "shared"] = Field(
         default="separate",
         description="separate: every loss draws its own noise, as in the papers; shared: losses "

@@ -165,6 +165,12 @@ def distill_problems(distill: DistillConfig) -> Problems:
         )
     if distill.quantize is not None:
         yield from _quantize_problems(distill)
+    adapted = next((n for n in ("student", "critic") if getattr(distill, n).lora.rank), None)
+    if distill.critic.ida < 1 and adapted:
+        yield (
+            f"distill.critic.ida: {distill.critic.ida:g} mixes weights, and adapters "
+            f"(distill.{adapted}.lora.rank) are factors of them; set it to 1"
+        )
 
 
 def _quantize_problems(distill: DistillConfig) -> Problems:

@@ -6,10 +6,15 @@ from pipeline.config.terms import FURTHER, TERMS, DiversityConfig, RewardConfig
 from pipeline.utils.fields import registered
 
 
-def term_problems(distill: DistillConfig) -> Problems:
-    """What does not agree, of losses that are off too."""
+def term_problems(distill: DistillConfig, guidance: float) -> Problems:
+    """What does not agree, of losses that are off too; guidance is `pairs.guidance`."""
     yield from _regression_problems(distill)
     yield from _divergence_problems(distill)
+    if distill.augmentation.weight and guidance == 1:
+        yield (
+            f"distill.augmentation.weight: {distill.augmentation.weight:g} of what guidance adds, "
+            "and that is nothing at pairs.guidance 1; raise pairs.guidance, or set the weight to 0"
+        )
     yield from _diversity_problems(distill)
     yield from _level_problems(distill)
     outside = {name: own for name, own in distill.terms.items() if name not in FURTHER}
@@ -18,7 +23,7 @@ def term_problems(distill: DistillConfig) -> Problems:
         yield from term.problems()
         if term.active and term.needs().real and distill.gan.real is None:
             yield f"distill.terms: {term.name} needs real images; set distill.gan.real"
-    weights = [distill.matching.weight, distill.regression.weight]
+    weights = [distill.matching.weight, distill.regression.weight, distill.augmentation.weight]
     weights += [distill.gan.student_weight] if distill.gan.real else []
     weights += [term.weight for term in terms if term.active]
     further = distill.terms.values()

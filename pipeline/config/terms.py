@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pipeline.utils.fields import Branch, Input, Positive, Rate, Span, Weight, one_of
 
-BUILT_IN = ("regression", "matching", "critic", "gan")
+BUILT_IN = ("regression", "matching", "critic", "gan", "augmentation")
 """Losses with a branch of their own, in the order in which they draw and are taken."""
 TERMS = "pipeline.methods.terms:TERMS"
 """The table of all losses; see `registered`."""
@@ -93,6 +93,21 @@ class GANConfig(Branch):
     range: Span = Field(
         default=(0.0, 1.0),
         description="Noise levels drawn if distill.draws is separate, 0 clean to 1 pure noise.",
+    )
+
+
+class AugmentationConfig(Branch):
+    """The augmentation loss of Decoupled DMD: what guidance adds, at noise levels of its own."""
+
+    weight: Weight = Field(
+        default=0.0,
+        description="Weight of the loss, 1 in the paper: the matching loss's teacher is then not "
+        "guided; 0: it is.",
+    )
+    range: Span = Field(
+        default=(0.02, 0.98),
+        description="Noise levels drawn, as parts: 0 clean, 1 pure noise; never noisier than the "
+        "student's input.",
     )
 
 

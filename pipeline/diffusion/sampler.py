@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
@@ -11,6 +12,19 @@ from pipeline.diffusion.noise import Schedule, diffuse, expand
 
 Denoise = Callable[[Tensor, Tensor, Condition], Tensor]
 """A network as samplers and losses call it: (x_t, t, condition) -> x0."""
+
+
+class GuidedDenoise(Protocol):
+    """A frozen teacher under its guidance, as losses call it."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition, /) -> Tensor:
+        """x0 under guidance, (B, C, H, W)."""
+
+    def conditional(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """x0 without guidance, (B, C, H, W)."""
+
+    def both(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """x0 under guidance and without, (B, C, H, W) each, of one call."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pipeline.diffusion.buckets import Shape
 from pipeline.diffusion.condition import Conditioner, Inputs
 from pipeline.diffusion.noise import Schedule
 from pipeline.diffusion.pairs import PairBatch
-from pipeline.diffusion.sampler import Denoise, FewStepSampler
+from pipeline.diffusion.sampler import FewStepSampler, GuidedDenoise
 from pipeline.methods.microbatch import Loss, Microbatch, NoiseSample, RealImages, StepPlan
 from pipeline.methods.recipe import Recipe
 from pipeline.methods.samples import SamplesSeen
@@ -144,7 +144,7 @@ class DMD:
         self,
         plan: StepPlan,
         student: nn.Module,
-        teacher: Denoise,
+        teacher: GuidedDenoise,
         critic: Any,
         microbatch: Microbatch,
     ) -> Loss:
@@ -211,7 +211,7 @@ class DMD:
     def _sample_gradient(
         self,
         plan: StepPlan,
-        teacher: Denoise,
+        teacher: GuidedDenoise,
         critic: Any,
         samples: Tensor,
         microbatch: Microbatch,

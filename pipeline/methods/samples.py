@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.diffusion.condition import Inputs
 from pipeline.diffusion.noise import Schedule
-from pipeline.diffusion.sampler import Denoise
+from pipeline.diffusion.sampler import Denoise, GuidedDenoise
 from pipeline.methods.microbatch import Microbatch, NoiseSample
 
 Weigh = Callable[[Tensor, Tensor], Tensor]
@@ -37,7 +37,7 @@ class SamplesSeen:
     x0: Tensor
     microbatch: Microbatch
     schedule: Schedule
-    teacher: Denoise
+    teacher: GuidedDenoise
     critic: Any
     step: dict[str, int]
     weigh: Weigh | None = None
@@ -49,7 +49,7 @@ class SamplesSeen:
         return Inputs(x_t, noise_sample.t, self.microbatch.condition)
 
     def predictions(
-        self, inputs: Inputs, through: bool = False, judge: bool = False
+        self, inputs: Inputs, through: bool = False, judge: bool = False, guided: bool = True
     ) -> tuple[Tensor, Tensor]:
         """The teacher's and the critic's x0, (B, C, H, W).
 
@@ -57,14 +57,21 @@ class SamplesSeen:
             inputs: Diffused samples.
             through: Whether gradients flow through both networks.
             judge: Whether the critic may judge them in the same pass.
+            guided: Whether the teacher is under its guidance.
         """
+        teacher: Denoise = self.teacher if guided else self.teacher.conditional
         with torch.set_grad_enabled(through):
-            real = self.teacher(*inputs)
+            real = teacher(*inputs)
         if judge and self.weigh is not None:
             fake, self.logits = self.critic.denoise_and_logits(inputs, **self.step)
             return real, fake if through else fake.detach()
         with torch.set_grad_enabled(through):
             return real, self.critic(*inputs, **self.step)
+
+    @torch.no_grad()
+    def guidance(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """The teacher's x0 of diffused samples, under guidance and without, (B, C, H, W) each."""
+        return self.teacher.both(*inputs)
 
     def weighted(self, losses: Tensor) -> Tensor:
         """Losses (B,) on the samples that the critic judged, weighted by their logits."""

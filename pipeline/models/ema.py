@@ -1,10 +1,16 @@
 """Exponential moving average of weights, on PyTorch's own AveragedModel."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from pipeline.models.frozen import frozen, learnt, sharing_copy
+
+
+@torch.no_grad()
+def pull(weights: list[Tensor], toward: list[Tensor], share: float) -> None:
+    """Move weights in place by a share, in [0, 1], of the way toward others of their shapes."""
+    torch._foreach_lerp_(weights, toward, share)
 
 
 class Average(AveragedModel):
@@ -32,7 +38,7 @@ class Average(AveragedModel):
         else:
             n = int(self.n_averaged)
             decay = min(self._decay, (1 + n) / (10 + n))
-            torch._foreach_lerp_(mine, theirs, 1 - decay)
+            pull(mine, theirs, 1 - decay)
         self.n_averaged += 1
 
 

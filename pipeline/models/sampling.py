@@ -1,30 +1,67 @@
 """From noise to images: many steps of the teacher, one or a few of the student."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.guidance import Guidance
 from pipeline.diffusion.noise import Schedule, expand
-from pipeline.diffusion.sampler import Denoise
 from pipeline.diffusion.solver import SOLVERS
 from pipeline.models.denoiser import Denoiser
 from pipeline.utils.errors import UserError
 
 
-def guide(teacher: Denoiser, guidance: Guidance | float, times: Tensor | None = None) -> Denoise:
-    """The teacher under classifier-free guidance, in one call of twice the rows.
+@dataclass(frozen=True)
+class Guided:
+    """A teacher under classifier-free guidance, in one call of twice the rows.
 
     Where the scale is 1 for all rows it is called with the condition alone.
 
     Args:
         teacher: Any denoiser.
-        guidance: How it is guided; a number is a scale for all times.
+        guidance: How it is guided.
         times: Of the solver that calls it, (steps + 1,); None in training.
+    """
+
+    teacher: Denoiser
+    guidance: Guidance
+    times: Tensor | None = None
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """x0 under guidance, (B, C, H, W)."""
+        return self.both(x_t, t, condition)[0]
+
+    def conditional(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """x0 without guidance, (B, C, H, W)."""
+        x0: Tensor = self.teacher(x_t, t, condition)
+        return x0
+
+    def both(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """x0 under guidance and without, (B, C, H, W) each.
+
+        Raises:
+            UserError: At another scale than 1, if the teacher knows no unconditional branch.
+        """
+        teacher, wanted, each = self.teacher, self.guidance, t.expand(len(x_t))
+        scale = teacher.guidance_scale(wanted, each, self.times)
+        if torch.as_tensor(scale == 1).all():
+            x0 = self.conditional(x_t, t, condition)
+            return x0, x0
+        if isinstance(scale, Tensor):
+            scale = expand(scale, x_t)
+        null = teacher.conditioner.null(len(x_t), x_t.device)
+        both = Condition.cat([condition.without_prompts(null), condition])
+        uncond, cond = teacher(torch.cat([x_t, x_t]), each.repeat(2), both).chunk(2)
+        return teacher.guided(uncond, cond, scale, x_t, each, wanted.norm), cond
+
+
+def guide(teacher: Denoiser, guidance: Guidance | float, times: Tensor | None = None) -> Guided:
+    """The teacher under guidance; a number is a scale for all times, other arguments as `Guided`.
 
     Raises:
-        UserError: If its pipeline leaves no choice of the norm; or in a call at another scale than
-            1, if it knows no unconditional branch.
+        UserError: If its pipeline leaves no choice of the norm.
     """
     wanted = Guidance.of(guidance)
     if wanted.norm is not None and teacher.guidance_norm is None:
@@ -32,22 +69,7 @@ def guide(teacher: Denoiser, guidance: Guidance | float, times: Tensor | None = 
             f"pairs.guidance_norm: {wanted.norm}, but the teacher's pipeline leaves no choice; "
             "give null"
         )
-    if wanted.scale == 1.0:
-        return teacher
-
-    def denoise(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        each = t.expand(len(x_t))
-        scale = teacher.guidance_scale(wanted, each, times)
-        if isinstance(scale, Tensor):
-            if (scale == 1).all():
-                return teacher(x_t, t, condition)
-            scale = expand(scale, x_t)
-        null = teacher.conditioner.null(len(x_t), x_t.device)
-        both = Condition.cat([condition.without_prompts(null), condition])
-        uncond, cond = teacher(torch.cat([x_t, x_t]), each.repeat(2), both).chunk(2)
-        return teacher.guided(uncond, cond, scale, x_t, each, wanted.norm)
-
-    return denoise
+    return Guided(teacher, wanted, times)
 
 
 @torch.no_grad()

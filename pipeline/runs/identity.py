@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from pipeline.config import Config
+from pipeline.config import Config, DistillConfig
 from pipeline.data.plans import ConditionPlan, RealPlan
 from pipeline.data.shards import read_manifest
 from pipeline.data.storage import Storage
@@ -50,8 +50,6 @@ def definition(config: Config) -> dict[str, Any]:
     teacher = teacher_fingerprint(config.teacher)
     pairs: dict[str, Any] | None = None
     distance = {}
-    unset = {name for name in ("terms", "quantize") if not getattr(distill, name)}
-    free = _FREE | unset  # runs from before there were any go on
     if Recipe.of(config.distill).needs.pairs:
         manifest = RunPairs(config.pairs.output, distill.output, credentials).manifest
         manifest.check_teacher(teacher)
@@ -60,9 +58,6 @@ def definition(config: Config) -> dict[str, Any]:
             pairs["precision"] = manifest.plan.precision
         distance = distance_fingerprint(distill.regression)
     start, real, buckets = None, {}, {}
-    parts: dict[str, Any] = {"regression": _FREE_OF_REGRESSION}
-    if distill.student.levels == "all":  # runs from before there was a choice go on
-        parts["student"] = {"levels"}
     if len(config.teacher.buckets) > 1:
         buckets = {"buckets": [each.model_dump(mode="json") for each in config.teacher.buckets]}
     if distill.start_from:
@@ -86,9 +81,22 @@ def definition(config: Config) -> dict[str, Any]:
         "guidance": config.pairs.guidance,
         **config.pairs.guided.beyond_scale,
         "network": config.network.model_dump(mode="json"),
-        "distill": distill.model_dump(mode="json", exclude=dict.fromkeys(free, True) | parts),
+        "distill": distill.model_dump(mode="json", exclude=_left_out(distill)),
         **distance,
         **real,
         **buckets,
         **conditions,
     }
+
+
+def _left_out(distill: DistillConfig) -> dict[str, Any]:
+    """Settings that do not change the optimisation; new ones while they are off: old runs go on."""
+    free = dict[str, Any].fromkeys(_FREE, True) | {"regression": _FREE_OF_REGRESSION}
+    free |= {name: True for name in ("terms", "quantize") if not getattr(distill, name)}
+    if not distill.augmentation.weight:
+        free["augmentation"] = True
+    if distill.student.levels == "all":
+        free["student"] = {"levels"}
+    if distill.critic.ida == 1:
+        free["critic"] = {"ida"}
+    return free

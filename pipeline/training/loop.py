@@ -20,6 +20,7 @@ from pipeline.training.compilations import Compilations
 from pipeline.training.detect import Detect, Measure
 from pipeline.training.draw_samples import DrawSamples
 from pipeline.training.hooks import EMA, Hook, Hooks, due, registered_hooks
+from pipeline.training.ida import IDA
 from pipeline.training.log_metrics import LogMetrics, LogScores
 from pipeline.training.watchdog import Watchdog
 from pipeline.utils.threads import ahead
@@ -55,6 +56,7 @@ def train(
         detect = Detect(distill, run, log)
         own: list[Hook] = [
             EMA(training),
+            *([IDA(distill.critic.ida, training)] if distill.critic.ida < 1 else []),
             Watchdog(distill.bad_steps, output.folder, accelerator),
             *registered_hooks(distill, training),
             Compilations(len(config.teacher.sizes) or 1),

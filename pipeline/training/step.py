@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pipeline.diffusion.pairs import PairBatch
-from pipeline.diffusion.sampler import Denoise
+from pipeline.diffusion.sampler import GuidedDenoise
 from pipeline.methods.dmd import DMD
 from pipeline.methods.microbatch import Loss, Microbatch
 from pipeline.training.clock import Clock
@@ -99,7 +99,7 @@ class TrainStep:
     method: DMD
     student: Trained
     critic: Trained
-    teacher: Denoise
+    teacher: GuidedDenoise
     accelerator: Accelerator
     microbatches: int
     clip: float

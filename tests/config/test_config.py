@@ -101,6 +101,16 @@ def test_example_is_valid(path: Path) -> None:
             "pairs.count: 100 is not a multiple of pairs.shard_size (500); use 500",
         ),
         (
+            {"distill": {"augmentation": {"weight": 1.0}}},
+            "distill.augmentation.weight: 1 of what guidance adds, and that is nothing at "
+            "pairs.guidance 1; raise pairs.guidance, or set the weight to 0",
+        ),
+        (
+            {"distill": {"critic": {"ida": 0.97, "lora": {"rank": 4}}}},
+            "distill.critic.ida: 0.97 mixes weights, and adapters (distill.critic.lora.rank) are "
+            "factors of them; set it to 1",
+        ),
+        (
             {"pairs": {"guidance_until": 0.5}},
             "pairs.guidance_until: 0.5 needs guidance; set pairs.guidance, or take it out",
         ),

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from pipeline.config import Config, DistillConfig
-from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.pairs import PairBatch
 from pipeline.diffusion.sampler import FewStepSampler
 from pipeline.methods.microbatch import Microbatch, StepPlan
@@ -27,7 +26,7 @@ from pipeline.runs import identity
 from pipeline.stages.plan import training_calls
 from pipeline.training import loop
 from pipeline.utils.fields import Branch, Weight
-from tests.fixtures.methods import new_method
+from tests.fixtures.methods import first_class, new_method
 
 SHAPE, ROWS, PAIRS = (1, 8, 8), 4, 2
 GAN = {"real": "pairs"}
@@ -49,6 +48,12 @@ CASES = {
         "draws": "shared",
     },
     "shared sid": {"gan": GAN, "draws": "shared", "matching": {"loss": "sid"}},
+    "augmented": {"augmentation": {"weight": 1.0}},
+    "augmented sid": {
+        "augmentation": {"weight": 1.0},
+        "matching": {"loss": "sid"},
+    },
+    "augmentation alone": {"augmentation": {"weight": 1.0}, "matching": {"weight": 0.0}},
     "steps": {"student": {"times": [80.0, 5.0, 0.5]}},
     "steps, diversity": {
         "student": {"times": [80.0, 5.0, 0.5]},
@@ -121,11 +126,6 @@ def counted_calls(plan: StepPlan, step_index: int, guidance: float, **settings) 
         features=encoder.forward - decoder.forward,
         features_backward=encoder.backward - decoder.backward,
     )
-
-
-def first_class(self, count: int, device) -> Condition:
-    """Stands for no condition, which these networks do not know."""
-    return Condition({"labels": torch.zeros(count, dtype=torch.int64)})
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])

@@ -129,6 +129,7 @@ def test_a_card_is_what_the_hub_reads(tiny: Callable[..., UNet2D], tmp_path: Pat
         ),
         ({"gan": {"real": "data", "divergence": "js"}}, "f-distill"),
         ({"matching": {"loss": "sid"}}, "SiD"),
+        ({"augmentation": {"weight": 1.0}}, "Decoupled-DMD"),
         ({"gan": None, "matching": 7}, "DMD"),
     ],
 )

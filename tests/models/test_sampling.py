@@ -61,8 +61,14 @@ def test_guidance_is_one_call_of_twice_the_rows(teacher: GaussianMixture) -> Non
     rows = list[int]()
     teacher.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
     x_t, condition = torch.randn(4, 1, 4, 4), teacher.conditioner(LABELS, 4)
-    guide(teacher, 3.0)(x_t, torch.full((4,), 5.0), condition)
+    guided = guide(teacher, 3.0)
+    guided(x_t, torch.full((4,), 5.0), condition)
     assert rows == [8]
+    both = guided.both(x_t, torch.full((4,), 5.0), condition)
+    assert rows == [8, 8]
+    for x0, way in zip(both, (guided, guided.conditional), strict=True):
+        assert torch.equal(x0, way(x_t, torch.full((4,), 5.0), condition))
+    assert rows == [8, 8, 8, 4]
 
 
 def test_at_scale_one_the_teacher_is_called_once_and_with_labels(
@@ -70,7 +76,6 @@ def test_at_scale_one_the_teacher_is_called_once_and_with_labels(
 ) -> None:
     """So that a network without an unconditional branch works."""
     student, noise = tiny(), torch.randn(4, 1, 8, 8)
-    assert guide(student, 1.0) is student
     assert sample_teacher(student, noise, LABELS, "euler", 2, 1.0).isfinite().all()
     with pytest.raises(UserError, match=r"no unconditional branch.*pairs\.guidance"):
         sample_teacher(student, noise, LABELS, "euler", 2, 2.0)

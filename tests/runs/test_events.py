@@ -108,6 +108,7 @@ def test_every_key_of_metrics_is_documented_and_tensorboard_has_all(tiny_run, mo
     text = (ROOT / "docs" / "metrics.md").read_text().partition("## events.jsonl")[0]
     others = {"mfu", "seconds_device", "seconds_host", "probe_motion"}  # of GPUs, of videos
     others |= {f"{term}{part}" for term in FURTHER for part in ("", "_gradient")}
+    others |= {"augmentation_gradient"}  # of guidance
     assert written | others == set(re.findall(r"^\| `(\w+)` \|", text, re.M))
 
     board = EventAccumulator(str(output / "tensorboard")).Reload()

@@ -8,10 +8,15 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.config import Config
+from pipeline.models.condition import ClassLabels
+from pipeline.models.families import gaussian
+from pipeline.models.families.gaussian import GaussianMixture
 from pipeline.training import build, clock, log_metrics, loop
 from pipeline.training.clock import Clock
 from pipeline.training.peaks import PEAKS, peak
 from tests.fixtures.flops import ON_CPU
+from tests.fixtures.methods import first_class
 
 GAN = {"gan": {"real": "pairs", "student_weight": 0.1, "smoothness": 0.1}}
 FEW = {"student": {"times": [80.0, 2.0, 0.5], "every": 2}, "regression": {"weight": 0}}
@@ -34,6 +39,27 @@ def test_every_step_takes_what_torch_counts(name, tiny_run):
         with FlopCounterMode(display=False, custom_mapping=ON_CPU) as counter:
             training.step(step, microbatches)
         assert training.flops(step) == pytest.approx(counter.get_total_flops(), rel=0.01), step
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_guidance_counts_whichever_loss_has_it(weight, tiny_run, monkeypatch):
+    """Under a teacher with products of matrices; a class stands for none, which asks for all."""
+
+    def correlated(shape: tuple[int, int, int], classes: int, _: float) -> GaussianMixture:
+        basis = torch.eye(16).expand(classes, 16, 16)
+        return GaussianMixture(torch.randn(classes, 16), torch.ones(classes, 16), basis, shape)
+
+    monkeypatch.setattr(gaussian, "gaussian_teacher", correlated)
+    monkeypatch.setattr(ClassLabels, "null", first_class)
+    tree = tiny_run(regression_steps=0, regression={"weight": 0.0}).model_dump(mode="json")
+    tree["pairs"]["guidance"] = 3.0
+    tree["distill"]["augmentation"]["weight"] = weight
+    training = build.prepare(Config.model_validate(tree))
+    for step in (0, 5):
+        microbatches = training.microbatches(step)
+        with FlopCounterMode(display=False, custom_mapping=ON_CPU) as counter:
+            training.step(step, microbatches)
+        assert training.flops(step) == pytest.approx(counter.get_total_flops(), rel=1e-3), step
 
 
 def lines(config) -> list[dict]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pipeline.methods.terms.augmentation import Augmentation
 from pipeline.methods.terms.denoising import Denoising
 from pipeline.methods.terms.diversity import Diversity
 from pipeline.methods.terms.gan import GAN
@@ -15,6 +16,7 @@ TERMS: dict[str, type[Term[Any]]] = {
     "matching": Matching,
     "critic": Denoising,
     "gan": GAN,
+    "augmentation": Augmentation,
     "reward": Reward,
     "diversity": Diversity,
 }

@@ -32,10 +32,10 @@ class Matching(Term[MatchingConfig]):
         """One of each frozen network, and back through both if the loss sees through them."""
         if self.name not in plan.on_samples:
             return NetworkCalls()
-        rows = self.distill.batch_size
+        rows, each = self.distill.batch_size, guided if self._guided else 1
         back = rows if MATCHING[self.settings.loss].through_scores else 0
         return NetworkCalls(
-            teacher=guided * rows, teacher_backward=guided * back, critic=rows, critic_backward=back
+            teacher=each * rows, teacher_backward=each * back, critic=rows, critic_backward=back
         )
 
     def draw(self, microbatch: Microbatch, rng: torch.Generator, space: Space) -> Microbatch:
@@ -47,5 +47,12 @@ class Matching(Term[MatchingConfig]):
         """The mean over the samples."""
         matching = MATCHING[self.settings.loss]
         inputs = seen.diffused(seen.microbatch.matching)
-        real, fake = seen.predictions(inputs, matching.through_scores, judge=True)
+        real, fake = seen.predictions(
+            inputs, matching.through_scores, judge=True, guided=self._guided
+        )
         return seen.weighted(matching.loss(seen.x0, real, fake)).mean(), {}
+
+    @property
+    def _guided(self) -> bool:
+        """Whether the teacher is: guidance may be a term of its own."""
+        return not self.distill.augmentation.weight

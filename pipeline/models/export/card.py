@@ -231,6 +231,8 @@ def _method(made: Mapping[str, Any]) -> str:
 
     if setting("matching", "loss") == "sid":
         return "SiD"
+    if setting("augmentation", "weight"):
+        return "Decoupled-DMD"
     if setting("gan", "real") and setting("gan", "divergence") in ("kl", "js"):
         return "f-distill"
     return "DMD2" if setting("gan", "real") or setting("regression", "weight") == 0 else "DMD"
