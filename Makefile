@@ -14,14 +14,15 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 
 # What cluster tests and proofs need beside Python, from Debian's packages: the S3 server, a browser,
-# and what kills a process at a system call.
+# what kills a process at a system call, and images.
 S3_SERVER := ceph-mon ceph-osd radosgw
 TRACER := strace
 BROWSER := chromium-headless-shell
+FASHION_MNIST := /usr/share/datasets/fashion-mnist
 define install
 root=$$([ "$$(id -u)" = 0 ] || echo sudo) && $$root apt-get update -qq && \
 $$root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
-  $(1) >/dev/null || { echo "$@ needs on the PATH: $(1)" >&2; exit 1; }
+  $(1) >/dev/null || { echo "$@ needs: $(1)" >&2; exit 1; }
 endef
 
 .DEFAULT_GOAL := help
@@ -30,7 +31,7 @@ endef
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
-demo: $(READY) ## teacher, pairs, student, evaluation, report (SEED=0 CONFIG=digits; also CONFIG=mnist or icons)
+demo: $(READY) $(filter %/$(CONFIG),$(FASHION_MNIST)) ## teacher, pairs, student, evaluation, report (SEED=0 CONFIG=digits; also mnist, fashion-mnist, icons)
 	$(if $(filter icons,$(CONFIG)),$(BIN)/python jobs/icons.py $(JOB_ARGS))
 	$(BIN)/python jobs/teacher.py $(JOB_ARGS)
 	$(BIN)/python jobs/pairs.py $(JOB_ARGS)
@@ -50,7 +51,7 @@ test-cluster: $(READY) ## tests with kills, servers and several Ray nodes (about
 	@{ command -v $(BROWSER) || command -v chromium; } >/dev/null || { $(call install,$(BROWSER)); }
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "cluster and not prove"
 
-prove: $(READY) ## the long proofs (chaos, 3 seeds, ablations, methods): dated results, stamped with the commit
+prove: $(READY) $(FASHION_MNIST) ## the long proofs (chaos, 3 seeds, ablations, methods): dated results, stamped with the commit
 	@command -v radosgw >/dev/null || { $(call install,$(S3_SERVER)); }
 	@command -v $(TRACER) >/dev/null || { $(call install,$(TRACER)); }
 	$(BIN)/python -m pytest -m prove
@@ -75,6 +76,9 @@ docs: $(READY) ## the documentation as a site with search, in build/site
 	@cp -r --parents README.md CONTRIBUTING.md CHANGELOG.md CITATION.cff docs build/pages
 	$(BIN)/zensical build --strict
 	@echo "site: build/site/index.html"
+
+$(FASHION_MNIST):
+	@$(call install,dataset-fashion-mnist)
 
 # Without a GPU torch comes first and alone, from the index of CPU builds: its version (2.x.y+cpu)
 # meets the pin, so the second install leaves it there and brings no CUDA. An index that does not

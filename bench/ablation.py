@@ -21,27 +21,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from unittest import mock
 
-import torch
+from figures import Scale
 from prove import ROOT, spread, write
 from torch import Tensor
 
 from pipeline.cli import load
 from pipeline.cluster.pairs import make_pairs
 from pipeline.config import Config, DistillConfig
-from pipeline.data.images import load_images
-from pipeline.diffusion import matching, seeds
-from pipeline.evaluation.classifier import read, train_classifier
-from pipeline.evaluation.metrics.frechet import frechet_distance
-from pipeline.evaluation.metrics.neighbours import support
+from pipeline.diffusion import matching
 from pipeline.methods.recipe import Recipe
-from pipeline.models.loading import load_teacher
-from pipeline.models.sampling import sample_student, sample_teacher
-from pipeline.models.students import load_student
 from pipeline.runs.run import Run
 from pipeline.stages.teacher import make_teacher
 from pipeline.training import loop
 
-COUNT, BATCH = 10_000, 500
 FEW_BAR = 0.4
 
 
@@ -126,67 +118,6 @@ def without_normaliser() -> Iterator[None]:
 
     with mock.patch.object(matching, "matching_gradient", plain):
         yield
-
-
-class Scale:
-    """The figures of one seed's students, against the same teacher images.
-
-    Args:
-        config: With the teacher, its solver and the real images.
-        count: Number of images compared.
-    """
-
-    def __init__(self, config: Config, count: int = COUNT):
-        self.teacher, self.seed = load_teacher(config.teacher), config.seed
-        real = load_images(config.data.name, config.data.size, config.data.folder)
-        self.classifier = train_classifier(real.images, real.labels, real.classes)
-        self.real = read(self.classifier, real.images).features
-        self.labels = torch.arange(count) % real.classes
-        solver = (config.pairs.solver, config.pairs.steps, config.pairs.guided)
-
-        def solve(noise: Tensor, labels: Tensor) -> Tensor:
-            return sample_teacher(self.teacher, noise, labels, *solver)
-
-        self.images = self.make(solve)
-        self.other = self.make(solve, seeds.FLOOR)
-
-    def figures(self, config: Config) -> dict[str, float]:
-        """Of a student: against the teacher and its floor, and against the real images."""
-        return self._figures(self.student_images(config))
-
-    def teacher_figures(self) -> dict[str, float]:
-        """The teacher's own, from other noise than that of the comparison."""
-        return self._figures(self.other)
-
-    def student_images(self, config: Config) -> Tensor:
-        """What a run's student makes of the noise, (count, C, H, W)."""
-        student = load_student(config.evaluate.student, config.teacher)
-        return self.make(lambda noise, labels: sample_student(student, noise, labels))
-
-    def _figures(self, made: Tensor) -> dict[str, float]:
-        ours, teachers, others = (
-            read(self.classifier, images) for images in (made, self.images, self.other)
-        )
-        found = support(self.real, ours.features)
-        return {
-            "fd_teacher": frechet_distance(teachers.features, ours.features),
-            "fd_floor": frechet_distance(teachers.features, others.features),
-            "accuracy": float((ours.logits.argmax(1) == self.labels).double().mean()),
-            "pixel_fd": frechet_distance(self.images.flatten(1), made.flatten(1)),
-            "fd_real": frechet_distance(self.real, ours.features),
-            "precision": float(found.precision.mean()),
-            "recall": float(found.recall.mean()),
-        }
-
-    def make(
-        self, by: Callable[[Tensor, Tensor], Tensor], stream: int = seeds.EVALUATION
-    ) -> Tensor:
-        """Images (count, C, H, W) of a seeded noise by (noise, labels) -> images."""
-        made = []
-        for ids in torch.arange(len(self.labels)).split(BATCH):
-            noise = seeds.noise(self.seed, ids, self.teacher.shape, stream)
-            made.append(by(noise, self.labels[ids]))
-        return torch.cat(made)
 
 
 def main() -> int:

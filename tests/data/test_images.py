@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.data import images
 from pipeline.data.images import load_images
 from pipeline.utils.errors import UserError
 
@@ -82,6 +83,16 @@ def test_missing_and_damaged_idx_files_are_named(idx):
     labels.unlink()
     with pytest.raises(UserError, match="no .*t10k-labels.*data.folder"):
         load_images("mnist", 28, str(idx))
+
+
+def test_fashion_mnist_is_where_its_package_puts_it(idx, tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "FASHION_MNIST", str(idx))
+    data = load_images("fashion-mnist", 28, None)
+    assert torch.equal(data.images, load_images("fashion-mnist", 28, str(idx)).images)
+    monkeypatch.setattr(images, "FASHION_MNIST", str(tmp_path / "absent"))
+    message = "no .*absent/train-images.*package dataset-fashion-mnist, or set data.folder"
+    with pytest.raises(UserError, match=message):
+        load_images("fashion-mnist", 28, None)
 
 
 def test_an_unknown_set_is_refused():
