@@ -6,8 +6,8 @@ Ray, and trains every method's student in this process: one by regression, DMD1'
 and those of DMD2 and after from the teacher, without pairs. All are compared with 10,000 images of
 the teacher's ODE from the same noise, with 10,000 of its SDE, to whose distribution matching leads,
 and with the real training images. Every figure is kept in `bench/results/methods-<data>.json`, with
-its date, commit and settings, and is measured again only where settings have changed. Prints all
-that is known: mean and spread over the seeds.
+its date, commit and settings, and is measured again only where settings have changed or a column is
+new. Prints all that is known: mean and spread over the seeds.
 
     python bench/methods.py                            # all three data sets, seeds 0, 1, 2
     python bench/methods.py --data mnist --seeds 0 --only GAN
@@ -48,6 +48,8 @@ COLUMNS = {
     "pixel_fd": "in pixels",
     "cpu_seconds": "CPU seconds",
 }
+FIGURES = COLUMNS.keys() - {"cpu_seconds"}
+"""Of every row; the teacher's have no time."""
 JUDGED = ("fd_teacher", "fd_stochastic", "fd_real", "recall")
 Figures = dict[str, float]
 Seeds = dict[str, dict[str, Any]]
@@ -159,7 +161,8 @@ class Book:
         """Find the figures of a method and seed, unless they are known for these settings."""
         rows, seed, settings = self.rows(), str(config.seed), mark(config)
         known = rows.setdefault(name, {})
-        if seed in known and known[seed]["settings"] == settings:
+        row = known.get(seed, {})
+        if row.get("settings") == settings and row.keys() >= FIGURES:
             return
         figures = find()
         stamp = {"date": str(datetime.now(UTC).date()), "commit": commit(), "settings": settings}
