@@ -242,9 +242,14 @@ def gains(book: Book) -> list[str]:
 
 
 def change(before: Seeds, after: Seeds, figure: str) -> str:
-    """By how much a figure is more, over the seeds of both: mean and its standard error."""
-    common = sorted(before.keys() & after.keys())
-    each = [after[seed][figure] - before[seed][figure] for seed in common]
+    """By how much a figure is more, over the seeds that have both: mean and its standard error."""
+    each = [
+        row[figure] - before[seed][figure]
+        for seed, row in after.items()
+        if figure in row and figure in before.get(seed, {})
+    ]
+    if not each:
+        return "not measured"
     error = statistics.stdev(each) / len(each) ** 0.5 if len(each) > 1 else math.nan
     return f"{statistics.fmean(each):+.3g} ± {error:.2g} ({len(each)} seeds)"
 

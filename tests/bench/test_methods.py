@@ -17,7 +17,8 @@ def test_every_student_gets_as_many_updates(data: str) -> None:
     assert len(updates) == 1
 
 
-def test_a_change_is_that_of_the_seeds_of_both() -> None:
+def test_a_change_is_that_of_the_seeds_that_have_both() -> None:
     before = {str(seed): {"fd_real": value} for seed, value in enumerate((0.5, 0.2, 0.3))}
     after = {str(seed): {"fd_real": value} for seed, value in enumerate((0.4, 0.2))}
     assert change(before, after, "fd_real") == "-0.05 ± 0.05 (2 seeds)"
+    assert change(before, after, "recall") == "not measured"
