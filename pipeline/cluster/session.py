@@ -70,8 +70,12 @@ def _groups_apart() -> Iterator[None]:
     """Processes that are started meanwhile get process groups of their own: those of Ray.
 
     A signal to the job's group (`timeout`, `kill %1`, the end of a batch job) would end them before
-    training has saved. They end with the job all the same, however that ends.
+    training has saved. They end with the job all the same: by the kernel on Linux, elsewhere by a
+    reaper that needs them in one group, where they stay.
     """
+    if sys.platform != "linux":
+        yield
+        return
     begin = subprocess.Popen.__init__
     subprocess.Popen.__init__ = partialmethod(begin, process_group=0)  # type: ignore[assignment]
     try:
