@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 METRICS, BOARD = "metrics.jsonl", f"tensorboard/{FILE}"
 """Files of a run that go on after a restart, in its folder."""
+SCORE = tag("fd_teacher")
+"""Curve of the scores of checkpoints."""
 _SHOWN = ("regression", "matching_gradient", "critic", "sample_std", "student_norm", "skipped")
 
 
@@ -77,6 +79,7 @@ class MetricsLog:
         events.note(output, event)
         with self._writing():
             self.board = Board(output / "tensorboard", start + 1)
+            self._scored = self.board.steps(SCORE)
             self.board.text(start, "config", f"```yaml\n{settings_yaml.dump(settings)}```")
         self.wandb = None
         if distill.wandb:
@@ -107,7 +110,7 @@ class MetricsLog:
     def scores(self, checkpoints: CheckpointStore) -> None:
         """Points of the scores of checkpoints, those that have none yet."""
         with self._writing():
-            put_scores(self.board, checkpoints)
+            put_scores(self.board, checkpoints, self._scored)
 
     def grid(self, step: int, rows: dict[str, Tensor]) -> None:
         """A picture of captioned rows of images, (N, C, H, W) in [-1, 1]."""
@@ -208,13 +211,13 @@ def _parsed(line: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and isinstance(found.get("step"), int) else None
 
 
-def put_scores(board: Board, checkpoints: CheckpointStore) -> None:
-    """Put the scores of checkpoints on TensorBoard's curves, those that are not there."""
-    name, floor = tag("fd_teacher"), tag("fd_floor")
-    for step, score in checkpoints.scores_beyond(board.steps(name)).items():
-        board.scalars(step, {name: score.fd_teacher})
+def put_scores(board: Board, checkpoints: CheckpointStore, known: set[int]) -> None:
+    """Put the scores of checkpoints on TensorBoard's curves, but those of known steps."""
+    for step, score in checkpoints.scores_beyond(known).items():
+        board.scalars(step, {SCORE: score.fd_teacher})
         if score.floor is not None:
-            board.scalars(step, {floor: score.floor})
+            board.scalars(step, {tag("fd_floor"): score.floor})
+        known.add(step)
 
 
 def board_scores(output: RunFolder, checkpoints: CheckpointStore) -> None:
@@ -222,7 +225,7 @@ def board_scores(output: RunFolder, checkpoints: CheckpointStore) -> None:
     output.download(BOARD)
     (folder := (output.folder / BOARD).parent).mkdir(parents=True, exist_ok=True)
     board = Board(folder)
-    put_scores(board, checkpoints)
+    put_scores(board, checkpoints, board.steps(SCORE))
     board.close()
     output.try_upload()
 
