@@ -28,10 +28,7 @@ def file_beside(target: Path) -> Iterator[BinaryIO]:
         OSError: If it cannot be made.
     """
 
-    def make(path: Path) -> int:
-        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-
-    path, handle = _held(target, make)
+    path, handle = _held(target, lambda path: path.touch(exist_ok=False), os.O_WRONLY)
     try:
         with open(path, "wb", opener=lambda *_: handle) as file:
             yield file
@@ -47,11 +44,7 @@ def folder_beside(target: Path) -> Iterator[Path]:
         OSError: If it cannot be made.
     """
 
-    def make(path: Path) -> int:
-        path.mkdir()
-        return os.open(path, os.O_RDONLY)
-
-    path, handle = _held(target, make)
+    path, handle = _held(target, Path.mkdir, os.O_RDONLY)
     try:
         yield path
     finally:
@@ -103,16 +96,23 @@ def sweep_temporary() -> None:
     sweep(Path(tempfile.gettempdir()))
 
 
-def _held(target: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
-    """A new path beside a target, and the handle by which this process holds it."""
+def _held(target: Path, make: Callable[[Path], None], flags: int) -> tuple[Path, int]:
+    """A new path beside a target, and the handle by which this process holds it.
+
+    Another process may sweep it at any time before that; then it is made again.
+    """
     while True:
         path = target.with_name(name(target.name))
-        handle = make(path)
+        make(path)
+        try:
+            handle = os.open(path, flags)
+        except FileNotFoundError:
+            continue
         with suppress(OSError):  # a file system without locks: nobody takes it for left over
             fcntl.flock(handle, fcntl.LOCK_EX)
         if path.exists():
             return path, handle
-        os.close(handle)  # swept before it was held
+        os.close(handle)
 
 
 def _remove_unheld(path: Path) -> None:

@@ -90,18 +90,25 @@ def test_all_temporary_names_are_those_that_are_swept(tmp_path, monkeypatch):
     assert entries(tmp_path / "set") == ["deep"]
 
 
-def test_a_name_swept_before_it_is_held_is_made_again(tmp_path, monkeypatch):
-    lock, names = scratch.fcntl.flock, []
+@pytest.mark.parametrize("moment", ["open", "flock"])
+@pytest.mark.parametrize("kind", ["file_beside", "folder_beside"])
+def test_a_name_swept_before_it_is_held_is_made_again(tmp_path, monkeypatch, kind, moment):
+    """By another process, between its making and its opening, or before it is locked."""
+    of = {"open": os, "flock": scratch.fcntl}[moment]
+    real, swept = getattr(of, moment), []
 
-    def late(handle: int, how: int) -> None:
-        if not names:
-            names.extend(path.name for path in tmp_path.iterdir())
-            os.unlink(tmp_path / names[0])
-        lock(handle, how)
+    def late(*args: object, **more: object) -> object:
+        if not swept:
+            swept.extend(tmp_path.iterdir())
+        if swept and swept[0].exists():
+            swept[0].rmdir() if swept[0].is_dir() else swept[0].unlink()
+        return real(*args, **more)
 
-    monkeypatch.setattr(scratch.fcntl, "flock", late)
-    with scratch.file_beside(tmp_path / "x") as file:
-        assert Path(file.name).exists() and Path(file.name).name not in names
+    monkeypatch.setattr(of, moment, late)
+    with getattr(scratch, kind)(tmp_path / "x"):
+        assert len(swept) == 1
+        assert len(entries(tmp_path)) == 1
+        assert entries(tmp_path) != [swept[0].name]
 
 
 def test_a_file_system_without_locks_keeps_everything(tmp_path, monkeypatch):
