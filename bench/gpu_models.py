@@ -17,7 +17,8 @@ from pipeline.config import TeacherConfig
 from pipeline.diffusion.condition import Condition, Conditioner
 from pipeline.models.condition import ClassLabels
 from pipeline.models.latent_network import LatentNetwork
-from pipeline.models.released import flux2_klein, kl_vae, network, qwen_image, sd15, sdxl, wan
+from pipeline.models.released import network
+from pipeline.models.released_shapes import flux2_klein, kl_vae, qwen_image, sd15, sdxl, wan
 
 PROMPTS = [f"prompt {letter}" for letter in "abcdefgh"]
 

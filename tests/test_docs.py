@@ -15,9 +15,8 @@ from markdown_it.token import Token
 
 from pipeline.cli import load, options
 from pipeline.cli.jobs import JOBS
-from pipeline.cluster.costs import USUAL
 from pipeline.config import settings_yaml
-from pipeline.training.peaks import peak
+from pipeline.training.peaks import USUAL, peak
 
 ROOT = Path(__file__).parents[1]
 ENTRIES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]

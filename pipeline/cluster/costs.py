@@ -13,10 +13,7 @@ from pipeline.runs.conditions import RunConditions
 from pipeline.stages.plan import teacher_calls, training_calls
 from pipeline.training.flops import StepFlops
 from pipeline.training.memory import GIB, Footprint
-from pipeline.training.peaks import peak
-
-USUAL = 0.4
-"""Share of its peak that a GPU reaches in training that is going well."""
+from pipeline.training.peaks import USUAL, peak
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,9 @@ from pipeline.models.from_scratch.tokenizer import whole_tokenizer
 from pipeline.models.loading import load_teacher
 from pipeline.models.released import Released, released_teacher
 from pipeline.stages.to_do import encodes
+from pipeline.training.flops import planned_flops
 from pipeline.training.memory import CONTEXT, GIB, WORKSPACE, footprint
+from pipeline.training.peaks import PEAKS, USUAL
 from pipeline.utils.errors import UserError
 
 CARDS = {24: 23.6, 80: 79.1, 141: 139.7}
@@ -98,9 +100,21 @@ class Shipped:
         return self._tensors * (1 + WORKSPACE) + CONTEXT <= CARDS[card] * GIB
 
     @property
+    def hours(self) -> str:
+        """What its steps take of H100s together, or nothing of a recipe for CPUs."""
+        distill = self.config.distill
+        if not distill.workers.gpus:
+            return ""
+        flops = planned_flops(
+            distill, self.config.network, self.config.seed, self.config.pairs.guidance, self._model
+        )
+        most = PEAKS["H100"].bf16 * 1e12
+        return "not counted" if flops is None else f"{flops.run / (USUAL * most) / 3600:,.0f}"
+
+    @property
     def row(self) -> str:
         """All of it as a row of a table; what cannot be counted is told in its place."""
-        row = [self.teacher, f"`{self.name}`", self.student, self.needs, self.workers]
+        row = [self.teacher, f"`{self.name}`", self.student, self.needs, self.workers, self.hours]
         try:
             row += [f"{self.bytes / GIB:.1f}"]
             row += ["yes" if self.fits(card) else "no" for card in CARDS]
@@ -110,10 +124,11 @@ class Shipped:
 
     @cached_property
     def _tensors(self) -> int:
-        teacher = self._model()
+        teacher = self._model
         with torch.device("meta"):
             return footprint(self.config, teacher, self.config.distill.workers.min).total
 
+    @cached_property
     def _model(self) -> Denoiser:
         """The teacher in its shapes."""
         config = self.config
@@ -124,7 +139,7 @@ class Shipped:
         if config.data.name:
             return new_unet(config.network, config.shape, _CLASSES, config.seed)
         found = released_teacher(config.teacher)
-        assert found is not None, f"{self.teacher} has no shapes in pipeline/models/released.py"
+        assert found is not None, f"{self.teacher} is not among pipeline/models/released.py's"
         return found
 
     def _text_model(self) -> Denoiser:
@@ -144,7 +159,7 @@ class Shipped:
 
 def list_recipes(_: object = None) -> None:
     """Print every recipe with its teacher, its needs and the GPUs that it fits, as a table."""
-    head = ["teacher", "recipe", "student", "needs", "workers", "GiB on each"]
+    head = ["teacher", "recipe", "student", "needs", "workers", "H100 hours", "GiB on each"]
     head += [f"{card} GB" for card in CARDS]
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for recipe in shipped():

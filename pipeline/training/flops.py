@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -67,11 +68,22 @@ class StepFlops:
     @property
     def cycle(self) -> float:
         """The mean of the last phase, in which the student learns in every n-th step."""
-        method, distill = self.method, self.method.recipe.distill
-        last = range(max(0, distill.steps - distill.student.every), distill.steps)
-        indices = range(len(method.sampler.timesteps))
-        every = [self._of(method.plan(step), index) for step in last for index in indices]
-        return sum(every) / len(every)
+        return self._mean(0, self.method.recipe.distill.steps)
+
+    @property
+    def run(self) -> float:
+        """Of all steps."""
+        distill = self.method.recipe.distill
+        ends = [distill.regression_steps, distill.burn_in_steps, distill.steps]
+        ends[1] += ends[0]
+        return sum((end - begin) * self._mean(begin, end) for begin, end in pairwise([0, *ends]))
+
+    def _mean(self, begin: int, end: int) -> float:
+        """Of a phase, from one step up to another: of its last cycle, and of all timesteps."""
+        last = range(max(begin, end - self.method.recipe.distill.student.every), end)
+        indices = range(len(self.method.sampler.timesteps))
+        every = [self._of(self.method.plan(step), index) for step in last for index in indices]
+        return sum(every) / max(1, len(every))
 
     def _of(self, plan: StepPlan, index: int) -> float:
         return sum(share * self._images(plan, index, each) for share, each in self.shares)

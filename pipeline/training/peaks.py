@@ -16,6 +16,9 @@ class Peak(NamedTuple):
     tf32: float
 
 
+USUAL = 0.4
+"""Share of its peak that a GPU reaches in training that is going well."""
+
 PEAKS = {
     "A100": Peak(312, 156),
     "A800": Peak(312, 156),

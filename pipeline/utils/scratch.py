@@ -27,7 +27,6 @@ def file_beside(target: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: If it cannot be made.
     """
-
     path, handle = _held(target, lambda path: path.touch(exist_ok=False), os.O_WRONLY)
     try:
         with open(path, "wb", opener=lambda *_: handle) as file:
@@ -43,7 +42,6 @@ def folder_beside(target: Path) -> Iterator[Path]:
     Raises:
         OSError: If it cannot be made.
     """
-
     path, handle = _held(target, Path.mkdir, os.O_RDONLY)
     try:
         yield path

@@ -41,6 +41,13 @@ def test_every_step_takes_what_torch_counts(name, tiny_run):
         assert training.flops(step) == pytest.approx(counter.get_total_flops(), rel=0.01), step
 
 
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_run_takes_what_its_steps_do(every, tiny_run):
+    training = build.prepare(tiny_run(student={"every": every}))
+    steps = training.step.method.recipe.distill.steps
+    assert training.flops.run == pytest.approx(sum(map(training.flops, range(steps))), rel=1e-12)
+
+
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 def test_guidance_counts_whichever_loss_has_it(weight, tiny_run, monkeypatch):
     """Under a teacher with products of matrices; a class stands for none, which asks for all."""
