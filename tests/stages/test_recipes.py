@@ -117,7 +117,7 @@ def test_the_table_has_every_recipe_those_of_a_teacher_together(
     list_recipes()
     head, line, *rows = capsys.readouterr().out.splitlines()
     assert rows == [each.row for each in small]
-    assert {row.count("|") for row in (head, line, *rows)} == {10}
+    assert {row.count("|") for row in (head, line, *rows)} == {11}
 
 
 def test_configs_of_an_installed_package_are_found(
