@@ -12,7 +12,7 @@ TERMS = "pipeline.methods.terms:TERMS"
 """The table of all losses; see `registered`."""
 REWARDS = "pipeline.methods.terms.reward:REWARDS"
 """The table of all rewards, which are all from outside."""
-MatchingLoss = Annotated[str, one_of("pipeline.diffusion.matching:MATCHING", "dmd", "sid")]
+MatchingLoss = Annotated[str, one_of("pipeline.diffusion.matching:MATCHING", "dmd", "sid", "sgmd")]
 Divergence = Annotated[
     str, one_of("pipeline.diffusion.adversarial:DIVERGENCES", "reverse-kl", "kl", "js")
 ]
@@ -49,7 +49,8 @@ class MatchingConfig(Branch):
     """The matching loss: pulls the student's distribution to the teacher's."""
 
     loss: MatchingLoss = Field(
-        default="dmd", description="dmd, or sid (gradients through both scores)."
+        default="dmd",
+        description="dmd; sid (gradients through both scores); or sgmd (through the critic's).",
     )
     weight: Weight = Field(default=1.0, description="Weight of the loss; 0 turns it off.")
     range: Span = Field(

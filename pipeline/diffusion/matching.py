@@ -19,11 +19,16 @@ class Matching:
         loss: (x0, real, fake) -> the loss of every sample, (B,). x0 (B, C, H, W) are the student's
             samples, with gradient; real and fake the x0 that teacher and critic predict at the
             same diffused samples.
-        through_scores: Whether gradients flow through both predictions too, back into the samples.
+        through_teacher, through_critic: Whether gradients flow through that prediction too, back
+            into the samples.
+        by_level: Whether the loss is also told the share of noise in the diffused samples,
+            sigma / (alpha + sigma), (B,), in (0, 1].
     """
 
-    loss: Callable[[Tensor, Tensor, Tensor], Tensor]
-    through_scores: bool = False
+    loss: Callable[..., Tensor]
+    through_teacher: bool = False
+    through_critic: bool = False
+    by_level: bool = False
 
 
 def dmd(x0: Tensor, real: Tensor, fake: Tensor) -> Tensor:
@@ -46,7 +51,28 @@ def sid(x0: Tensor, real: Tensor, fake: Tensor, alpha: float = 1.2) -> Tensor:
     return loss / _size(x0, real).detach()
 
 
-MATCHING = {"dmd": Matching(dmd), "sid": Matching(sid, through_scores=True)}
+def sgmd(x0: Tensor, real: Tensor, fake: Tensor, level: Tensor) -> Tensor:
+    """0.5 mean((fake - real)^2) over the mean distance, less `RESIDUAL` of the critic's own error.
+
+    That error is 0.5 mean((fake - x0)^2) / level, with a gradient through fake alone. The level is
+    the time of the flow with the same ratio of noise to image.
+
+    Source: Score Gradient Matching Distillation (Wu et al., 2026), arXiv 2605.30116: the teacher
+    stop-gradient Fisher loss and the negative residual, with the weights of its authors' code
+    (LightX2V).
+    """
+    apart = (fake - real).square().flatten(1).mean(1) / _size(x0.detach(), real)
+    residual = (fake - x0.detach()).square().flatten(1).mean(1) / level.clamp(min=1e-5)
+    return 0.5 * (apart - RESIDUAL * residual)
+
+
+RESIDUAL = 0.1
+"""lambda of SGMD, of those in its paper the best."""
+MATCHING = {
+    "dmd": Matching(dmd),
+    "sid": Matching(sid, through_teacher=True, through_critic=True),
+    "sgmd": Matching(sgmd, through_critic=True, by_level=True),
+}
 
 
 def matching_gradient(x0: Tensor, real: Tensor, fake: Tensor) -> Tensor:

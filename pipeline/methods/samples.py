@@ -48,24 +48,34 @@ class SamplesSeen:
         x_t = noise_sample.add_noise(self.x0, self.schedule)
         return Inputs(x_t, noise_sample.t, self.microbatch.condition)
 
+    def noise_share(self, t: Tensor) -> Tensor:
+        """sigma / (alpha + sigma) at times t, same shape."""
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        return sigma / (alpha + sigma)
+
     def predictions(
-        self, inputs: Inputs, through: bool = False, judge: bool = False, guided: bool = True
+        self,
+        inputs: Inputs,
+        through: tuple[bool, bool] = (False, False),
+        judge: bool = False,
+        guided: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """The teacher's and the critic's x0, (B, C, H, W).
 
         Args:
             inputs: Diffused samples.
-            through: Whether gradients flow through both networks.
+            through: Whether gradients flow through the one and the other.
             judge: Whether the critic may judge them in the same pass.
             guided: Whether the teacher is under its guidance.
         """
         teacher: Denoise = self.teacher if guided else self.teacher.conditional
-        with torch.set_grad_enabled(through):
+        through_teacher, through_critic = through
+        with torch.set_grad_enabled(through_teacher):
             real = teacher(*inputs)
         if judge and self.weigh is not None:
             fake, self.logits = self.critic.denoise_and_logits(inputs, **self.step)
-            return real, fake if through else fake.detach()
-        with torch.set_grad_enabled(through):
+            return real, fake if through_critic else fake.detach()
+        with torch.set_grad_enabled(through_critic):
             return real, self.critic(*inputs, **self.step)
 
     @torch.no_grad()

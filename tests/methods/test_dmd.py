@@ -114,7 +114,7 @@ def distil_linear(loss: str, refresh_critic: bool, steps: int = 300) -> float:
     return float((learnt - covariance).norm() / covariance.norm())
 
 
-@pytest.mark.parametrize("loss", MATCHING)
+@pytest.mark.parametrize("loss", [each for each in MATCHING if each != "sgmd"])
 def test_with_exact_scores_a_linear_student_learns_the_covariance(loss):
     assert distil_linear(loss, refresh_critic=True) < 0.01
 

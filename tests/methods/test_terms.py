@@ -34,6 +34,7 @@ CASES = {
     "plain": {},
     "no regression": {"regression": {"weight": 0.0, "batch_size": PAIRS}},
     "sid": {"matching": {"loss": "sid"}},
+    "sgmd": {"matching": {"loss": "sgmd"}},
     "gan": {"gan": GAN},
     "gan alone": {"gan": GAN, "matching": {"weight": 0.0}},
     "gan's critic alone": {"gan": {**GAN, "student_weight": 0.0}},
@@ -48,6 +49,7 @@ CASES = {
         "draws": "shared",
     },
     "shared sid": {"gan": GAN, "draws": "shared", "matching": {"loss": "sid"}},
+    "shared sgmd": {"gan": GAN, "draws": "shared", "matching": {"loss": "sgmd"}},
     "augmented": {"augmentation": {"weight": 1.0}},
     "augmented sid": {
         "augmentation": {"weight": 1.0},

@@ -33,9 +33,12 @@ class Matching(Term[MatchingConfig]):
         if self.name not in plan.on_samples:
             return NetworkCalls()
         rows, each = self.distill.batch_size, guided if self._guided else 1
-        back = rows if MATCHING[self.settings.loss].through_scores else 0
+        matching = MATCHING[self.settings.loss]
         return NetworkCalls(
-            teacher=each * rows, teacher_backward=each * back, critic=rows, critic_backward=back
+            teacher=each * rows,
+            teacher_backward=each * rows * matching.through_teacher,
+            critic=rows,
+            critic_backward=rows * matching.through_critic,
         )
 
     def draw(self, microbatch: Microbatch, rng: torch.Generator, space: Space) -> Microbatch:
@@ -47,10 +50,10 @@ class Matching(Term[MatchingConfig]):
         """The mean over the samples."""
         matching = MATCHING[self.settings.loss]
         inputs = seen.diffused(seen.microbatch.matching)
-        real, fake = seen.predictions(
-            inputs, matching.through_scores, judge=True, guided=self._guided
-        )
-        return seen.weighted(matching.loss(seen.x0, real, fake)).mean(), {}
+        through = matching.through_teacher, matching.through_critic
+        real, fake = seen.predictions(inputs, through, judge=True, guided=self._guided)
+        level = (seen.noise_share(inputs.t),) if matching.by_level else ()
+        return seen.weighted(matching.loss(seen.x0, real, fake, *level)).mean(), {}
 
     @property
     def _guided(self) -> bool:
