@@ -10,6 +10,7 @@ def term_problems(distill: DistillConfig, guidance: float) -> Problems:
     """What does not agree, of losses that are off too; guidance is `pairs.guidance`."""
     yield from _regression_problems(distill)
     yield from _divergence_problems(distill)
+    yield from _heads_problems(distill)
     if distill.augmentation.weight and guidance == 1:
         yield (
             f"distill.augmentation.weight: {distill.augmentation.weight:g} of what guidance adds, "
@@ -85,6 +86,17 @@ def _divergence_problems(distill: DistillConfig) -> Problems:
         yield (
             f"distill.gan.divergence: {gan.divergence} weighs the matching loss by the logits "
             "of the same draws; it needs distill.gan.real, and distill.draws shared"
+        )
+
+
+def _heads_problems(distill: DistillConfig) -> Problems:
+    """Heads whose loss is scaled as the matching loss, without that at the same draws."""
+    gan, matching = distill.gan, distill.matching.weight
+    if gan.heads == "mean" and not (gan.real and matching and distill.draws == "shared"):
+        yield (
+            "distill.gan.heads: mean scales the student's loss as the matching loss of the same "
+            "draws; it needs distill.gan.real, distill.draws shared, and distill.matching.weight "
+            "above 0"
         )
 
 

@@ -12,7 +12,9 @@ TERMS = "pipeline.methods.terms:TERMS"
 """The table of all losses; see `registered`."""
 REWARDS = "pipeline.methods.terms.reward:REWARDS"
 """The table of all rewards, which are all from outside."""
-MatchingLoss = Annotated[str, one_of("pipeline.diffusion.matching:MATCHING", "dmd", "sid", "sgmd")]
+MatchingLoss = Annotated[
+    str, one_of("pipeline.diffusion.matching:MATCHING", "dmd", "sid", "sid-1", "sgmd")
+]
 Divergence = Annotated[
     str, one_of("pipeline.diffusion.adversarial:DIVERGENCES", "reverse-kl", "kl", "js")
 ]
@@ -50,7 +52,8 @@ class MatchingConfig(Branch):
 
     loss: MatchingLoss = Field(
         default="dmd",
-        description="dmd; sid (gradients through both scores); or sgmd (through the critic's).",
+        description="dmd; sid (gradients through both scores), or sid-1, with alpha 1 (SiDA); or "
+        "sgmd (through the critic's).",
     )
     weight: Weight = Field(default=1.0, description="Weight of the loss; 0 turns it off.")
     range: Span = Field(
@@ -81,6 +84,11 @@ class GANConfig(Branch):
         strict=False,
         min_length=1,
         description="Transformer blocks whose features the heads read; null: the middle one.",
+    )
+    heads: Literal["learnt", "mean"] = Field(
+        default="learnt",
+        description="learnt: convolutions to a logit; mean: each place's mean of the channels is "
+        "one, and the student's loss is over its images' distance as matching's is (SiDA).",
     )
     divergence: Divergence = Field(
         default="reverse-kl",

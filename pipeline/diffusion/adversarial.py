@@ -52,7 +52,7 @@ def ratio_weights(logits: Tensor, divergence: str) -> Tensor | None:
     """Weight of every sample's matching loss that makes it the gradient of another divergence.
 
     Args:
-        logits: Of the discriminator at the diffused samples, (B, heads): log(real / fake).
+        logits: Of the discriminator at the diffused samples, (B, any): each log(real / fake).
         divergence: A name in `DIVERGENCES`.
 
     Returns:

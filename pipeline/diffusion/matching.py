@@ -5,6 +5,7 @@ A further one is a function here and an entry of `MATCHING`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -44,11 +45,12 @@ def sid(x0: Tensor, real: Tensor, fake: Tensor, alpha: float = 1.2) -> Tensor:
     """mean((real - fake) ((real - x0) - alpha (real - fake))) over the mean distance.
 
     Source: Score identity Distillation (Zhou et al., 2024), arXiv 2404.04057, Algorithm 1, with the
-    paper's alpha.
+    paper's alpha; with an alpha of 1 that of SiDA (Zhou et al., 2024), arXiv 2410.14919, in its
+    authors' code.
     """
     apart = real - fake
     loss = (apart * ((real - x0) - alpha * apart)).flatten(1).mean(1)
-    return loss / _size(x0, real).detach()
+    return loss / mean_distance(x0, real).detach()
 
 
 def sgmd(x0: Tensor, real: Tensor, fake: Tensor, level: Tensor) -> Tensor:
@@ -61,7 +63,7 @@ def sgmd(x0: Tensor, real: Tensor, fake: Tensor, level: Tensor) -> Tensor:
     stop-gradient Fisher loss and the negative residual, with the weights of its authors' code
     (LightX2V).
     """
-    apart = (fake - real).square().flatten(1).mean(1) / _size(x0.detach(), real)
+    apart = (fake - real).square().flatten(1).mean(1) / mean_distance(x0.detach(), real)
     residual = (fake - x0.detach()).square().flatten(1).mean(1) / level.clamp(min=1e-5)
     return 0.5 * (apart - RESIDUAL * residual)
 
@@ -71,6 +73,7 @@ RESIDUAL = 0.1
 MATCHING = {
     "dmd": Matching(dmd),
     "sid": Matching(sid, through_teacher=True, through_critic=True),
+    "sid-1": Matching(partial(sid, alpha=1.0), through_teacher=True, through_critic=True),
     "sgmd": Matching(sgmd, through_critic=True, by_level=True),
 }
 
@@ -95,9 +98,9 @@ def matching_gradient(x0: Tensor, real: Tensor, fake: Tensor) -> Tensor:
     """
     if not x0.shape == real.shape == fake.shape:
         raise ValueError(f"shapes differ: {x0.shape}, real {real.shape}, fake {fake.shape}")
-    return (fake - real) / expand(_size(x0, real), x0)
+    return (fake - real) / expand(mean_distance(x0, real), x0)
 
 
-def _size(x0: Tensor, real: Tensor) -> Tensor:
-    """Mean distance of every sample, (B,)."""
+def mean_distance(x0: Tensor, real: Tensor) -> Tensor:
+    """mean|x0 - real| of every sample, (B,), kept from zero by 1e-5."""
     return (x0 - real).abs().flatten(1).mean(1).clamp(min=1e-5)

@@ -13,7 +13,7 @@ from pipeline.diffusion.sampler import Denoise, GuidedDenoise
 from pipeline.methods.microbatch import Microbatch, NoiseSample
 
 Weigh = Callable[[Tensor, Tensor], Tensor]
-"""(losses (B,), logits (B, heads)) -> weighted losses (B,)."""
+"""(losses (B,), logits (B, any)) -> weighted losses (B,)."""
 
 
 @dataclass
@@ -31,7 +31,8 @@ class SamplesSeen:
             not judge there.
 
     Attributes:
-        logits: Of that pass, (B, heads), with gradient; None before it.
+        logits: Of that pass, (B, logits), with gradient; None before it.
+        real: The teacher's x0 in that pass, (B, C, H, W), without gradient; None before it.
     """
 
     x0: Tensor
@@ -42,6 +43,7 @@ class SamplesSeen:
     step: dict[str, int]
     weigh: Weigh | None = None
     logits: Tensor | None = field(default=None, init=False)
+    real: Tensor | None = field(default=None, init=False)
 
     def diffused(self, noise_sample: NoiseSample) -> Inputs:
         """The samples with noise, as networks are called; gradients flow to x0."""
@@ -73,6 +75,7 @@ class SamplesSeen:
         with torch.set_grad_enabled(through_teacher):
             real = teacher(*inputs)
         if judge and self.weigh is not None:
+            self.real = real.detach()
             fake, self.logits = self.critic.denoise_and_logits(inputs, **self.step)
             return real, fake if through_critic else fake.detach()
         with torch.set_grad_enabled(through_critic):

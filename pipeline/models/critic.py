@@ -57,6 +57,18 @@ class Head(nn.Sequential):
         return maps
 
 
+class Mean(nn.Module):
+    """Logits of feature maps, (B, C, *space) -> (B, places): the mean of the channels at each.
+
+    Source: SiDA (Zhou et al., 2024), arXiv 2410.14919: no weight of its own, so that the encoder
+    itself learns to judge.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Judge maps, (B, C, *space) of any sides."""
+        return maps.mean(1).flatten(1)
+
+
 class Critic(nn.Module):
     """A network that denoises the student's samples, and tells them from real images.
 
@@ -71,13 +83,18 @@ class Critic(nn.Module):
         blocks: Numbers of its `stages` whose features are judged; None: the middle one; empty: it
             only denoises.
         exits: Number of the student's steps.
+        learnt: Whether a `Head` judges each block's features; else their `Mean`.
 
     Raises:
         UserError: If there is no such block, or its features are no maps.
     """
 
     def __init__(
-        self, denoiser: Network, blocks: Sequence[int] | None = None, exits: int = 1
+        self,
+        denoiser: Network,
+        blocks: Sequence[int] | None = None,
+        exits: int = 1,
+        learnt: bool = True,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
@@ -94,7 +111,9 @@ class Critic(nn.Module):
                 f"{len(stages) - 1}"
             )
         self.stages = [stages[number] for number in numbers]
-        self.heads = nn.ModuleList(Head(*shape[1:]) for shape in self._feature_shapes())
+        self.heads = nn.ModuleList(
+            Head(*shape[1:]) if learnt else Mean() for shape in self._feature_shapes()
+        )
 
     def forward(
         self,
@@ -124,7 +143,7 @@ class Critic(nn.Module):
         return x0
 
     def logits(self, inputs: Inputs, step_index: int | None = None) -> Tensor:
-        """How real diffused images look, (B, heads), in float32 at least; arguments as above."""
+        """How real diffused images look, (B, logits), in float32 at least; arguments as above."""
         return self._judge(self._features(inputs, step_index))
 
     def denoise_and_logits(
@@ -133,7 +152,7 @@ class Critic(nn.Module):
         """Both in one pass; the logits of further images follow those of the inputs.
 
         Returns:
-            x0, (B, C, H, W), and logits, (B + rows of more, heads).
+            x0, (B, C, H, W), and logits, (B + rows of more, logits of an image).
         """
         found: list[Any] = []
         network = self._at_step(step_index)
@@ -174,7 +193,8 @@ class Critic(nn.Module):
         return {name: Tap(network.get_submodule(name), found) for name in names}
 
     def _judge(self, maps: Sequence[Tensor]) -> Tensor:
-        logits = torch.stack([head(each) for head, each in zip(self.heads, maps, strict=True)], 1)
+        pairs = zip(self.heads, maps, strict=True)
+        logits = torch.cat([head(each).reshape(len(each), -1) for head, each in pairs], 1)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     @torch.no_grad()

@@ -127,7 +127,7 @@ def new_critic(
     blocks = distill.gan.blocks if heads else ()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.generator("heads", seed).initial_seed())
-        return Critic(denoiser, blocks, exits)
+        return Critic(denoiser, blocks, exits, distill.gan.heads == "learnt")
 
 
 def few_step_sampler(schedule: Schedule, student: StudentConfig) -> FewStepSampler | None:

@@ -97,6 +97,8 @@ def _left_out(distill: DistillConfig) -> dict[str, Any]:
         free["augmentation"] = True
     if distill.student.levels == "all":
         free["student"] = {"levels"}
+    if distill.gan.heads == "learnt":
+        free["gan"] = {"heads"}
     if distill.critic.ida == 1:
         free["critic"] = {"ida"}
     return free

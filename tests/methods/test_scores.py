@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -40,9 +41,11 @@ def score(network: GaussianMixture, one: Microbatch, x_t: Tensor) -> tuple[Tenso
     return x0, expand(alpha[:, 0], slope) * slope
 
 
-def sid(x0: Tensor, real: Tensor, fake: Tensor, slopes: list[Tensor], _: Tensor) -> Tensor:
+def sid(
+    x0: Tensor, real: Tensor, fake: Tensor, slopes: list[Tensor], _: Tensor, alpha: float
+) -> Tensor:
     apart, towards = real - fake, real - x0
-    by_apart = (slopes[0] - slopes[1]) @ (towards - 2 * 1.2 * apart)
+    by_apart = (slopes[0] - slopes[1]) @ (towards - 2 * alpha * apart)
     return by_apart + slopes[0] @ apart - apart
 
 
@@ -52,7 +55,11 @@ def sgmd(x0: Tensor, real: Tensor, fake: Tensor, slopes: list[Tensor], level: Te
 
 
 @pytest.mark.parametrize("schedule", [EDM(), Flow(shift=3.0)], ids=["EDM", "Flow"])
-@pytest.mark.parametrize(("loss", "form"), [("sid", sid), ("sgmd", sgmd)])
+@pytest.mark.parametrize(
+    ("loss", "form"),
+    [("sid", partial(sid, alpha=1.2)), ("sid-1", partial(sid, alpha=1.0)), ("sgmd", sgmd)],
+    ids=["sid", "sid-1", "sgmd"],
+)
 def test_its_gradient_is_the_closed_form(
     loss: str, form: Callable[..., Tensor], schedule: Schedule
 ):

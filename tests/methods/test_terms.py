@@ -49,6 +49,11 @@ CASES = {
         "draws": "shared",
     },
     "shared sid": {"gan": GAN, "draws": "shared", "matching": {"loss": "sid"}},
+    "sida": {
+        "gan": {**GAN, "heads": "mean"},
+        "draws": "shared",
+        "matching": {"loss": "sid-1"},
+    },
     "shared sgmd": {"gan": GAN, "draws": "shared", "matching": {"loss": "sgmd"}},
     "augmented": {"augmentation": {"weight": 1.0}},
     "augmented sid": {

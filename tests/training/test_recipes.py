@@ -184,6 +184,13 @@ def test_imagenet_with_real_images(name, tmp_path, capsys):
     run_it(small([*flags, *SHORT]), *GAN)
 
 
+def test_imagenet_by_scores_and_the_encoder(tmp_path, capsys):
+    flags = with_images(imagenet("imagenet64-sida", tmp_path), tmp_path, classes=10)
+    shown = plan_of(flags, capsys)
+    assert "loss: sid-1" in shown and "heads: mean" in shown
+    run_it(small([*flags, "--distill.burn_in_steps", "0"]), *GAN)
+
+
 def second_stage(name: str, tmp_path: Path) -> list[str]:
     """Flags of the command in the comment of a recipe, its runs in another folder."""
     lines = Path(f"configs/{name}.yaml").read_text().splitlines()

@@ -15,6 +15,7 @@ from pipeline.diffusion.adversarial import (
     smoothness_loss,
 )
 from pipeline.diffusion.condition import Inputs
+from pipeline.diffusion.matching import mean_distance
 from pipeline.diffusion.noise import Schedule
 from pipeline.methods.microbatch import Microbatch, NoiseSample, Real, StepPlan
 from pipeline.methods.samples import SamplesSeen
@@ -32,7 +33,8 @@ class GAN(Term[GANConfig]):
     With shared draws it judges what the matching and denoising losses diffused, in their passes.
 
     Source: DMD2 (Yin et al., 2024), arXiv 2405.14867, Section 4.3; the divergences are
-    f-distill's (Xu et al., 2025), arXiv 2502.15681.
+    f-distill's (Xu et al., 2025), arXiv 2502.15681; heads that are the mean of the channels, with
+    the scale of the student's loss, SiDA's (Zhou et al., 2024), arXiv 2410.14919.
     """
 
     Settings: ClassVar[type[Branch]] = GANConfig
@@ -101,6 +103,9 @@ class GAN(Term[GANConfig]):
             noise_sample = seen.microbatch.generator_noise or seen.microbatch.matching
             logits = seen.critic.logits(seen.diffused(noise_sample), **seen.step)
         loss = fool_loss(logits)
+        if self.settings.heads == "mean":
+            assert seen.real is not None
+            loss = loss * mean_distance(seen.x0.detach(), seen.real).reciprocal().mean()
         return loss, {"gan_student": loss.detach()}
 
     def judged_with(self, microbatch: Microbatch, samples: Tensor, schedule: Schedule) -> Inputs:

@@ -136,7 +136,7 @@ class CriticPass:
         samples: The student's samples, (B, C, H, W), without gradient.
         microbatch: All draws of the step.
         x0: What the critic makes of the diffused samples, (B, C, H, W), with gradient.
-        logits: The heads' logits, (rows, heads), with gradient: B rows of the diffused samples,
+        logits: The heads' logits, (rows, any), with gradient: B rows of the diffused samples,
             then those of `Term.judged_with`. None where nothing is judged.
         weight: The weight of each sample's denoising loss, (B,).
     """
@@ -224,7 +224,7 @@ class Term(Generic[S]):
         return False
 
     def weigh(self, losses: Tensor, logits: Tensor) -> Tensor:
-        """Weight the matching losses (B,) by the logits (B, heads) of the same diffused samples.
+        """Weight the matching losses (B,) by the logits (B, any) of the same diffused samples.
 
         Only a term that `joins` is asked. The result has the shape of the losses, (B,).
         """
