@@ -16,7 +16,7 @@ MatchingLoss = Annotated[
     str, one_of("pipeline.diffusion.matching:MATCHING", "dmd", "sid", "sid-1", "sgmd")
 ]
 Divergence = Annotated[
-    str, one_of("pipeline.diffusion.adversarial:DIVERGENCES", "reverse-kl", "kl", "js")
+    str, one_of("pipeline.diffusion.adversarial:DIVERGENCES", "reverse-kl", "kl", "js", "jeffreys")
 ]
 
 
@@ -92,8 +92,8 @@ class GANConfig(Branch):
     )
     divergence: Divergence = Field(
         default="reverse-kl",
-        description="Divergence that the matching loss minimises: reverse-kl (DMD), or kl or js "
-        "(f-distill).",
+        description="Divergence that the matching loss minimises: reverse-kl (DMD, SiD); kl, js or "
+        "jeffreys (f-distill, or with the loss sid-1 Uni-Instruct).",
     )
     smoothness: Weight = Field(
         default=0.0,

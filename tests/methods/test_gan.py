@@ -152,7 +152,7 @@ def test_a_discriminator_learns_to_tell_and_a_student_to_fool_it():
 
 
 @pytest.mark.parametrize("gan_weight", [0.0, 0.5])
-@pytest.mark.parametrize("divergence", ["kl", "js"])
+@pytest.mark.parametrize("divergence", ["kl", "js", "jeffreys"])
 def test_a_divergence_weighs_every_samples_pull_by_its_logit(divergence, gan_weight):
     plain = method()
     other = method(gan={**GAN, "divergence": divergence})
@@ -164,7 +164,8 @@ def test_a_divergence_weighs_every_samples_pull_by_its_logit(divergence, gan_wei
         x_t = one.matching.add_noise(x0, plain.schedule)
         ratio = critic.logits(Inputs(x_t, one.matching.t, one.condition)).mean(1).exp()
     clipped = ratio.clamp(0.1, 20)
-    weights = {"kl": clipped, "js": clipped / (1 + clipped)}[divergence]
+    jeffreys = 0.4 * clipped + 0.6
+    weights = {"kl": clipped, "js": clipped / (1 + clipped), "jeffreys": jeffreys}[divergence]
     expected = weights / weights.mean()
     assert expected.max() > 1.2 * expected.min()
     alone, _ = plain._sample_gradient(MATCHING_ALONE, teacher, critic, x0, one)

@@ -54,6 +54,11 @@ CASES = {
         "draws": "shared",
         "matching": {"loss": "sid-1"},
     },
+    "uni-instruct": {
+        "gan": {**GAN, "heads": "mean", "divergence": "jeffreys"},
+        "draws": "shared",
+        "matching": {"loss": "sid-1"},
+    },
     "shared sgmd": {"gan": GAN, "draws": "shared", "matching": {"loss": "sgmd"}},
     "augmented": {"augmentation": {"weight": 1.0}},
     "augmented sid": {
