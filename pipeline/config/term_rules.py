@@ -2,7 +2,7 @@
 
 from pipeline.config.distill import DistillConfig
 from pipeline.config.rules import Problems, multiple_problems
-from pipeline.config.terms import FURTHER, TERMS, DiversityConfig, RewardConfig
+from pipeline.config.terms import FURTHER, TERMS, DiversityConfig, ISGConfig, RewardConfig
 from pipeline.utils.fields import registered
 
 
@@ -27,8 +27,8 @@ def term_problems(distill: DistillConfig, guidance: float) -> Problems:
     weights = [distill.matching.weight, distill.regression.weight, distill.augmentation.weight]
     weights += [distill.gan.student_weight] if distill.gan.real else []
     weights += [term.weight for term in terms if term.active]
-    further = distill.terms.values()
-    weights += [own.weight for own in further if isinstance(own, RewardConfig | DiversityConfig)]
+    known = RewardConfig | DiversityConfig | ISGConfig
+    weights += [own.weight for own in distill.terms.values() if isinstance(own, known)]
     first = distill.regression_steps + distill.burn_in_steps
     last = distill.steps - first
     if last > 0 and not any(weights):

@@ -141,5 +141,15 @@ class DiversityConfig(Branch):
     )
 
 
-FURTHER: dict[str, type[Branch]] = {"reward": RewardConfig, "diversity": DiversityConfig}
+class ISGConfig(Branch):
+    """A step of the student comes where it would by way of the teacher (SenseFlow's ISG)."""
+
+    weight: Weight = Field(default=0.5, description="Weight of the loss; 0 turns it off.")
+
+
+FURTHER: dict[str, type[Branch]] = {
+    "reward": RewardConfig,
+    "diversity": DiversityConfig,
+    "isg": ISGConfig,
+}
 """Losses in `distill.terms` that come with the project, by name."""

@@ -34,6 +34,20 @@ def regression_loss(x0: Tensor, target: Tensor) -> Tensor:
     return ((x0 - target) ** 2).mean()
 
 
+def charbonnier_loss(x0: Tensor, target: Tensor, width: float = 1e-3) -> Tensor:
+    """mean(sqrt(d^2 + width^2) - width) of each value's distance d: absolute, but smooth at 0.
+
+    Args:
+        x0: Images, (B, C, H, W).
+        target: Same shape.
+        width: In data units.
+
+    Source: Charbonnier et al., 1994, "Two deterministic half-quadratic regularization algorithms";
+    the width is SenseFlow's (arXiv 2506.00523, authors' code).
+    """
+    return (((x0 - target) ** 2 + width**2).sqrt() - width).mean()
+
+
 HUBER = 0.00054
 """Error, in data units, below which `huber_loss` is quadratic."""
 

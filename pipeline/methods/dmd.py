@@ -16,7 +16,7 @@ from pipeline.diffusion.pairs import PairBatch
 from pipeline.diffusion.sampler import FewStepSampler, GuidedDenoise
 from pipeline.methods.microbatch import Loss, Microbatch, NoiseSample, RealImages, StepPlan
 from pipeline.methods.recipe import Recipe
-from pipeline.methods.samples import SamplesSeen
+from pipeline.methods.samples import SamplesSeen, Source
 from pipeline.methods.terms.term import CriticPass, Space, Term
 
 
@@ -173,7 +173,10 @@ class DMD:
         if plan.on_samples:
             fresh = images[: len(microbatch.noise)]
             samples = fresh.detach()
-            gradient, parts = self._sample_gradient(plan, teacher, critic, samples, microbatch)
+            source = Source(student, inputs[0])
+            gradient, parts = self._sample_gradient(
+                plan, teacher, critic, samples, microbatch, source
+            )
             total = total + (fresh * gradient).sum()
             parts["sample_mean"], parts["sample_std"] = samples.mean(), samples.std()
         if plan.on_pairs:
@@ -215,6 +218,7 @@ class DMD:
         critic: Any,
         samples: Tensor,
         microbatch: Microbatch,
+        source: Source | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Gradient of the losses on fresh noise with respect to the samples, and what to log.
 
@@ -229,6 +233,7 @@ class DMD:
             critic=critic,
             step=self._step_conditioned(microbatch),
             weigh=joined.weigh if joined else None,
+            source=source,
         )
         total, parts = torch.zeros_like(samples), dict[str, Tensor]()
         for term, weight in self._weighted(plan.on_samples):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,18 @@ from pipeline.methods.microbatch import Microbatch, NoiseSample
 
 Weigh = Callable[[Tensor, Tensor], Tensor]
 """(losses (B,), logits (B, any)) -> weighted losses (B,)."""
+
+
+class Source(NamedTuple):
+    """Where samples come from.
+
+    Attributes:
+        student: The network, for calls without gradient.
+        inputs: What it was given: x_t (B, C, H, W), times (B,) and condition.
+    """
+
+    student: Denoise
+    inputs: Inputs
 
 
 @dataclass
@@ -29,6 +41,7 @@ class SamplesSeen:
         step: Tells a critic which of the student's steps made the samples.
         weigh: What the logits of the matching term's pass do to its losses; None: the critic does
             not judge there.
+        source: The student, and what it made the samples of.
 
     Attributes:
         logits: Of that pass, (B, logits), with gradient; None before it.
@@ -42,6 +55,7 @@ class SamplesSeen:
     critic: Any
     step: dict[str, int]
     weigh: Weigh | None = None
+    source: Source | None = None
     logits: Tensor | None = field(default=None, init=False)
     real: Tensor | None = field(default=None, init=False)
 

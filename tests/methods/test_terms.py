@@ -71,6 +71,11 @@ CASES = {
         "student": {"times": [80.0, 5.0, 0.5]},
         "terms": {"diversity": {"anchor": 3, "steps": 7}},
     },
+    "isg": {"terms": {"isg": {}}},
+    "steps, isg, diversity": {
+        "student": {"times": [80.0, 5.0, 0.5]},
+        "terms": {"diversity": {"anchor": 3, "steps": 7}, "isg": {}},
+    },
     "steps, gan, diversity": {
         "student": {"times": [80.0, 5.0]},
         "gan": GAN,

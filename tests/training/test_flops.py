@@ -28,6 +28,7 @@ RECIPES = {
     "gan-recompute": {**GAN, "recompute": True},
     "few-steps": {**FEW, "gan": GAN["gan"]},
     "sid": {"matching": {"loss": "sid"}},
+    "isg": {**FEW, "terms": {"isg": {}}},
     "sgmd": {"matching": {"loss": "sgmd"}},
 }
 

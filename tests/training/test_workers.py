@@ -17,6 +17,7 @@ DMD2 = {
     "gan": {"real": "pairs", "student_weight": 0.5, "critic_weight": 0.5},
     "student": {"every": 2, "times": [80.0, 3.0]},
     "critic": {"ida": 0.9},
+    "terms": {"isg": {}},
 }
 
 

@@ -6,6 +6,7 @@ from pipeline.methods.terms.augmentation import Augmentation
 from pipeline.methods.terms.denoising import Denoising
 from pipeline.methods.terms.diversity import Diversity
 from pipeline.methods.terms.gan import GAN
+from pipeline.methods.terms.isg import ISG
 from pipeline.methods.terms.matching import Matching
 from pipeline.methods.terms.regression import Regression
 from pipeline.methods.terms.reward import Reward
@@ -19,5 +20,6 @@ TERMS: dict[str, type[Term[Any]]] = {
     "augmentation": Augmentation,
     "reward": Reward,
     "diversity": Diversity,
+    "isg": ISG,
 }
 """`TERMS["mine"] = Mine` elsewhere makes a term known; its settings are `distill.terms.mine`."""
