@@ -103,10 +103,11 @@ class GAN(Term[GANConfig]):
             noise_sample = seen.microbatch.generator_noise or seen.microbatch.matching
             logits = seen.critic.logits(seen.diffused(noise_sample), **seen.step)
         loss = fool_loss(logits)
+        log = {"gan_student": loss.detach()}
         if self.settings.heads == "mean":
             assert seen.real is not None
             loss = loss * mean_distance(seen.x0.detach(), seen.real).reciprocal().mean()
-        return loss, {"gan_student": loss.detach()}
+        return loss, log
 
     def judged_with(self, microbatch: Microbatch, samples: Tensor, schedule: Schedule) -> Inputs:
         """Real images; before them the samples diffused once more if the draws are separate.
