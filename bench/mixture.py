@@ -86,7 +86,7 @@ def train(method: Method, seed: int) -> Make:
     distill, teacher = method.distill, LAW.teacher()
     torch.manual_seed(seed)
     dmd, start = build_method(distill, teacher, torch.device("cpu")), beginning(seed)
-    judging = start.with_judged_layers() if method.apart else copy.deepcopy(start)
+    judging: Any = start.with_judged_layers() if method.apart else copy.deepcopy(start)
     exits = len(dmd.sampler.timesteps) if method.told else 1
     critic = Critic(judging, None if dmd.recipe.needs.heads else [], exits)
     student, accelerator = copy.deepcopy(start), Accelerator(cpu=True)

@@ -165,8 +165,8 @@ def distance(points: Tensor, others: Tensor) -> float:
     Source: Bonneel et al., 2015, "Sliced and Radon Wasserstein Barycenters of Measures", Section 3.
     """
     angles = torch.arange(DIRECTIONS) * torch.pi / DIRECTIONS
-    directions = torch.stack([angles.cos(), angles.sin()])
-    ours, theirs = ((x.flatten(1) @ directions).sort(0).values for x in (points, others))
+    directions = torch.stack([angles.cos(), angles.sin()], 1)
+    ours, theirs = ((directions @ x.flatten(1).T).sort(1).values for x in (points, others))
     return float((ours - theirs).square().mean().sqrt())
 
 

@@ -5,33 +5,15 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from pipeline.diffusion.condition import Condition
-from pipeline.diffusion.noise import expand
 from pipeline.diffusion.pairs import PairBatch
-from pipeline.diffusion.prediction import edm_inputs, edm_to_x0
 from pipeline.models.ema import ema_of
 from pipeline.models.families.gaussian import GaussianMixture
 from pipeline.models.sampling import sample_teacher
 from pipeline.training.step import Trained, TrainStep
 from tests.fixtures.methods import new_method
+from tests.fixtures.planar import SHAPE, Planar
 
-SHAPE, MODES, STD = (2, 1, 1), 4, 0.08
-
-
-class Planar(nn.Module):
-    """A small denoiser of points in EDM's preconditioning."""
-
-    def __init__(self, width: int = 96):
-        super().__init__()
-        self.net = nn.Sequential(
-            *(nn.Linear(3, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()),
-            *(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 2)),
-        )
-
-    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        sigma = expand(t, x_t)
-        scaled, c_noise = edm_inputs(x_t, sigma, 0.5)
-        output = self.net(torch.cat([scaled.flatten(1), c_noise.flatten(1)], 1))
-        return edm_to_x0(output.view_as(x_t), x_t, sigma, 0.5)
+MODES, STD = 4, 0.08
 
 
 def shares(points: Tensor, means: Tensor) -> tuple[Tensor, float]:
