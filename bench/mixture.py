@@ -106,10 +106,18 @@ def train(method: Method, seed: int) -> Make:
     for number in range(distill.steps):
         rows = torch.randint(PAIRS, (BATCH,), generator=rng)
         taken = pairs().rows(rows) if dmd.plan(number).on_pairs else None
-        real = (method.real.draw(BATCH, rng), None) if dmd.recipe.needs.real else None
+        real = (real_points(method, seed, rng), None) if dmd.recipe.needs.real else None
         drawn = dmd.draw(BATCH, rng, taken, real, dmd.step_index_at(seed, number))
         step(number, {0: drawn}, hooks.after_student_update)
     return lambda noise: dmd.sampler.images(average.module, noise, Condition())
+
+
+def real_points(method: Method, seed: int, rng: torch.Generator) -> Tensor:
+    """A batch for the GAN, (BATCH, 2, 1, 1), fresh or of the few that there are."""
+    if not method.few:
+        return method.real.draw(BATCH, rng)
+    few = method.real.draw(method.few, seeds.generator("few", seed))
+    return few[torch.randint(method.few, (BATCH,), generator=rng)]
 
 
 @torch.no_grad()
@@ -181,9 +189,10 @@ def table(names: Iterable[str]) -> list[str]:
     lines = [f"| | {' | '.join(COLUMNS.values())} |", "|---" * (len(COLUMNS) + 1) + "|"]
     rows = known()
     for name in names:
-        if name in rows:
-            cells = [cell(each, rows[name]) for each in COLUMNS]
-            lines.append(f"| {name} | {' | '.join(cells)} |")
+        if row := rows.get(name):
+            some = "" if len(row) == max(map(len, rows.values())) else f" (seeds {', '.join(row)})"
+            cells = [cell(each, row) for each in COLUMNS]
+            lines.append(f"| {name}{some} | {' | '.join(cells)} |")
     return lines
 
 

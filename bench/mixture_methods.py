@@ -25,23 +25,28 @@ class Method:
         settings: Branches of `distill`.
         regression: Updates by regression alone, before all else.
         real: Law of the GAN's real points.
+        few: How many of these there are; 0: fresh ones in every step.
         apart: Whether the heads have layers of their own, that denoise nothing.
         told: Whether the critic is told which step made the points.
+        longer: How many times the updates of the others.
     """
 
     critic_steps: int = 1
     settings: Mapping[str, Any] = field(default_factory=dict)
     regression: int = 0
     real: Law = LAW
+    few: int = 0
     apart: bool = False
     told: bool = True
+    longer: int = 1
 
     @property
     def distill(self) -> DistillConfig:
-        """The settings of the same number of updates."""
-        own, burn_in = dict(self.settings), BURN_IN if self.regression < UPDATES else 0
+        """The settings of so many updates."""
+        own, updates = dict(self.settings), self.longer * UPDATES
+        burn_in = BURN_IN if self.regression < updates else 0
         student = {"lr": 1e-3, "every": self.critic_steps, **own.pop("student", {})}
-        further = (UPDATES - self.regression) * self.critic_steps
+        further = (updates - self.regression) * self.critic_steps
         settings = {
             "steps": self.regression + burn_in + further,
             "regression_steps": self.regression,
@@ -58,8 +63,9 @@ class Method:
     def mark(self) -> str:
         """Short hash of all that defines its figures."""
         settings = self.distill.model_dump(mode="json", exclude_defaults=True)
-        known = [settings, self.real.numbers, self.apart, self.told, UPDATES]
-        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
+        own = {"real": self.real.numbers, "few": self.few, "apart": self.apart, "told": self.told}
+        known = json.dumps([settings, own], sort_keys=True)
+        return hashlib.sha256(known.encode()).hexdigest()[:12]
 
 
 class Rightward(nn.Module):
@@ -102,7 +108,6 @@ METHODS = {
     "DP-DMD, 4 steps, k = 5": Method(5, DIVERSE),
     "reward, k = 5": Method(5, {"terms": {"reward": {"reward": "rightward", "weight": 0.1}}}),
 }
-MOVED, NARROW, HEAVY = LAW.moved(0.15), LAW.narrowed(0.7), LAW.weighed((0.2, 0.2, 0.2, 0.4))
 ABLATIONS = {
     **{name: METHODS[name] for name in METHODS if name.startswith("DMD2")},
     "GAN, k = 10": Method(10, gan()),
@@ -118,10 +123,13 @@ ABLATIONS = {
     "GAN, k = 5, moved, student_weight 0.5": Method(5, gan(student=0.5), real=LAW.moved(0.15)),
     "GAN, k = 5, real modes narrower": Method(5, gan(), real=LAW.narrowed(0.7)),
     "GAN, k = 5, other real masses": Method(5, gan(), real=LAW.weighed((0.2, 0.2, 0.2, 0.4))),
+    "GAN, k = 5, 100 real points": Method(5, gan(), few=100),
     "4 steps, k = 5": METHODS["4 steps, k = 5"],
     "4 steps, k = 5, critic not told": Method(5, four(), told=False),
     "4 steps, k = 1": Method(1, four()),
     "4 steps, k = 1, critic not told": Method(1, four(), told=False),
+    "4 steps, k = 1, four times as long": Method(1, four(), longer=4),
+    "DMD2 without GAN, k = 1, four times as long": Method(1, longer=4),
 }
 """Each a change of another row."""
 BASE = "DMD2 without GAN, k = 5"
