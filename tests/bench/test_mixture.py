@@ -8,6 +8,8 @@ import torch
 from bench import mixture, mixture_methods
 from bench.mixture_law import BARS, COUNT, LAW, Law, distance
 from bench.mixture_methods import ABLATIONS, METHODS, RIGHT
+from pipeline.models.critic import Critic
+from pipeline.models.denoiser import blank
 
 FLOOR = 0.012
 """Above the distance of two sets of points of one law."""
@@ -59,6 +61,17 @@ def test_the_teacher_knows_the_masses() -> None:
     noise = torch.randn(20_000, 2, 1, 1, generator=torch.Generator().manual_seed(0))
     share = LAW.statistics(mixture.ode(18)(noise))[2:6]
     torch.testing.assert_close(share, LAW.masses, rtol=0.04, atol=0)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_heads_with_layers_of_their_own_teach_no_other(apart: bool) -> None:
+    network = mixture.Planar()
+    critic = Critic(network.with_judged_layers() if apart else network)
+    critic.logits(blank(network, 3)).sum().backward()
+    taught = {
+        name for name, weight in critic.denoiser.named_parameters() if weight.grad is not None
+    }
+    assert {name.split(".")[0] for name in taught} == {"judged" if apart else "layers"}
 
 
 def test_a_point_is_judged_by_the_same_settings_alone() -> None:
