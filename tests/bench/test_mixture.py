@@ -43,11 +43,11 @@ def test_what_is_wrong_is_found() -> None:
 
 def test_a_tilt_is_that_of_the_density() -> None:
     """Against points of the law that are drawn again by weights exp(s r(x))."""
-    tilted, points = LAW.tilted(RIGHT, 0.8), drawn()
-    weights = (0.8 * points.flatten(1) @ RIGHT).exp()
+    tilted, points = LAW.tilted(RIGHT, 3.0), drawn()
+    weights = (3.0 * points.flatten(1) @ RIGHT).exp()
     again = torch.multinomial(weights, COUNT, True, generator=torch.Generator().manual_seed(2))
     assert not missed(tilted.figures(points[again])) and missed(LAW.figures(points[again]))
-    assert LAW.nearest_tilt(RIGHT, points[again]) == pytest.approx(0.8, abs=0.05)
+    assert LAW.nearest_tilt(RIGHT, points[again]) == pytest.approx(3.0, abs=0.1)
 
 
 def test_the_distance_of_moved_points_is_the_move() -> None:
