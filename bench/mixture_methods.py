@@ -90,6 +90,8 @@ def four(**student: Any) -> dict[str, Any]:
 
 
 JS = {**gan(divergence="js"), "draws": "shared"}
+SIDA = {**gan(heads="mean"), "draws": "shared", "matching": {"loss": "sid-1"}}
+UNI = {**SIDA, **gan(heads="mean", divergence="jeffreys")}
 DIVERSE = {**four(renoise=False), "terms": {"diversity": {}}}
 METHODS = {
     "regression only": Method(regression=UPDATES),
@@ -101,11 +103,15 @@ METHODS = {
     "DMD2 with GAN, k = 5": Method(5, gan()),
     "f-distill, JS, k = 5": Method(5, JS),
     "SiD's loss, k = 5": Method(5, {"matching": {"loss": "sid"}}),
+    "SiDA, k = 5": Method(5, SIDA),
+    "Uni-Instruct, Jeffreys, k = 5": Method(5, UNI),
+    "SGMD, k = 1": Method(1, {"matching": {"loss": "sgmd"}}),
     "IDA, k = 5": Method(5, {"critic": {"ida": 0.98}}),
     "4 steps, k = 5": Method(5, four()),
     "4 steps, levels step, k = 5": Method(5, four(levels="step")),
     "4 steps, levels above, k = 5": Method(5, four(levels="above")),
     "DP-DMD, 4 steps, k = 5": Method(5, DIVERSE),
+    "ISG, 4 steps, k = 5": Method(5, {**four(), "terms": {"isg": {}}}),
     "reward, k = 5": Method(5, {"terms": {"reward": {"reward": "rightward", "weight": 0.1}}}),
 }
 ABLATIONS = {
