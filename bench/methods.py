@@ -80,6 +80,7 @@ FOOLING = {"digits": 0.05, "mnist": 0.01, "fashion-mnist": 0.006}
 with the root of the number of pixels, so it is MNIST's divided by that of 28^2 / 16^2."""
 SHARED = "--distill.draws=shared"
 TIMES = "--distill.student.times=[80, 6, 1.2, 0.3]"
+OWN_LEVELS = "--distill.student.levels=step"
 START, TEACHER, SDE = "regression only", "teacher", "teacher by its SDE"
 METHODS = {
     "DMD1": Method(1, pairs=True),
@@ -90,8 +91,11 @@ METHODS = {
     "DMD2 with GAN, k = 5": Method(5, gan=True),
     "DMD2 with GAN, k = 10": Method(10, gan=True),
     "f-distill, JS": Method(1, (SHARED, "--distill.gan.divergence=js"), gan=True),
+    "IDA, k = 5": Method(5, ("--distill.critic.ida=0.98",)),
+    "SGMD, k = 1": Method(1, ("--distill.matching.loss=sgmd",)),
     "DMD2 without GAN, k = 5, 4 steps": Method(5, (TIMES,)),
-    "TDM, k = 5, 4 steps": Method(5, (TIMES, "--distill.student.levels=step"), noisy=True),
+    "TDM, k = 5, 4 steps": Method(5, (TIMES, OWN_LEVELS), noisy=True),
+    "TDM, k = 10, 4 steps": Method(10, (TIMES, OWN_LEVELS), noisy=True),
 }
 GAINS = (
     ("DMD2 without GAN, k = 1", "DMD2 with GAN, k = 1"),
