@@ -32,7 +32,7 @@ import torch
 from accelerate import Accelerator
 from figures import sample_sde
 from mixture_law import BARS, COLUMNS, COUNT, LAW, distance
-from mixture_methods import ABLATIONS, BASE, BATCH, METHODS, RIGHT, Method
+from mixture_methods import ABLATIONS, BASE, BATCH, METHODS, RIGHT, Method, Rightward
 from prove import ROOT, commit, spread
 from torch import Tensor
 
@@ -40,6 +40,7 @@ from pipeline.diffusion import seeds
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.losses import denoising_loss
 from pipeline.diffusion.pairs import PairBatch
+from pipeline.methods.terms.reward import REWARDS
 from pipeline.models.critic import Critic
 from pipeline.models.ema import ema_of
 from pipeline.models.sampling import guide, sample_teacher
@@ -225,6 +226,7 @@ def main() -> int:
     parser.add_argument("--ablate", action="store_true", help="run the changes of the GAN's rows")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    REWARDS["rightward"] = Rightward
     methods = ABLATIONS if arguments.ablate else METHODS
     for seed in arguments.seeds:
         for name, make in references(seed).items():

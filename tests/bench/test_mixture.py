@@ -7,7 +7,8 @@ import torch
 
 from bench import mixture, mixture_methods
 from bench.mixture_law import BARS, COUNT, LAW, Law, distance
-from bench.mixture_methods import ABLATIONS, METHODS, RIGHT
+from bench.mixture_methods import ABLATIONS, METHODS, RIGHT, Rightward
+from pipeline.methods.terms.reward import REWARDS
 from pipeline.models.critic import Critic
 from pipeline.models.denoiser import blank
 
@@ -74,8 +75,9 @@ def test_heads_with_layers_of_their_own_teach_no_other(apart: bool) -> None:
     assert {name.split(".")[0] for name in taught} == {"judged" if apart else "layers"}
 
 
-def test_a_point_is_judged_by_the_same_settings_alone() -> None:
+def test_a_point_is_judged_by_the_same_settings_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that differ differ in what marks them, so that no figure stands for another's."""
+    monkeypatch.setitem(REWARDS, "rightward", Rightward)
     every = METHODS | ABLATIONS
     assert len({method.mark for method in every.values()}) == len(every)
 

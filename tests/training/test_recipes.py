@@ -166,9 +166,16 @@ def test_large_models_with_adapters_of_prompts_alone(name, model, steps, tmp_pat
 
 def imagenet(name: str, tmp_path: Path, run: str = "run", shared: bool = True) -> list[str]:
     """Flags of a run, its teacher made; one for all runs, or where the recipe has its own."""
+    return nvidia(name, tmp_path, network("adm", mult=(1, 1)), run, shared)
+
+
+def nvidia(
+    name: str, tmp_path: Path, model: object, run: str = "run", shared: bool = True
+) -> list[str]:
+    """The same of a teacher from a file of that network."""
     file = tmp_path / "edm.pkl"
     if not file.exists():
-        file.write_bytes(dump({"ema": network("adm", mult=(1, 1))}))
+        file.write_bytes(dump({"ema": model}))
     flags = [*flags_of(name, tmp_path, run), "--import", str(file)]
     if shared:
         flags += ["--teacher.output", str(tmp_path / "teacher")]
@@ -238,11 +245,15 @@ def test_stable_diffusion(name, count, tmp_path, capsys):
     run_it(small(flags), "regression")
 
 
-def test_imagenet_from_nvidias_file(tmp_path, capsys):
-    flags = imagenet("imagenet64", tmp_path)
+@pytest.mark.parametrize(
+    ("name", "family", "steps"),
+    [("imagenet64", "adm", 256), ("cifar10", "ddpmpp", 18)],
+)
+def test_from_nvidias_file(name, family, steps, tmp_path, capsys):
+    flags = nvidia(name, tmp_path, network(family, mult=(1, 1)))
     flags += ["--distill.regression.lpips", str(save_narrow(tmp_path / "lpips.safetensors"))]
     shown = plan_of(flags, capsys)
-    assert "511 teacher evaluations per pair (heun, 256 steps, fp32)" in shown
+    assert f"{2 * steps - 1} teacher evaluations per pair (heun, {steps} steps, fp32)" in shown
     run_it(small(flags), "regression")
 
 
