@@ -3,8 +3,8 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -29,6 +29,8 @@ WAVE = 2000
 """Shards handed to Ray at once: planning more would take its driver time and memory."""
 TRIES = 3
 """Times an actor tries a shard before it is reported as failed; once, if it cannot but fail."""
+LAST_SECONDS = 10.0
+"""For the next row, where no more are wanted."""
 
 
 class Maker(Protocol):
@@ -110,10 +112,11 @@ def outcomes(todo: list[int], work: Work) -> Iterator[dict[str, Any]]:
     Raises:
         UserError: If a maker refuses, or nothing comes for so long.
     """
-    for row in _patiently(_rows(todo, work), work):
-        if row["refused"]:
-            raise UserError(row["refused"])
-        yield row
+    with closing(_patiently(_rows(todo, work), work)) as rows:
+        for row in rows:
+            if row["refused"]:
+                raise UserError(row["refused"])
+            yield row
 
 
 def report(manifest: Manifest[Any], work: Work, output: str) -> None:
@@ -149,10 +152,11 @@ def _rows(todo: list[int], work: Work) -> Any:
 _Arrived = queue.SimpleQueue[dict[str, Any] | BaseException | None]
 
 
-def _patiently(rows: Iterable[dict[str, Any]], work: Work) -> Iterator[dict[str, Any]]:
+def _patiently(rows: Iterable[dict[str, Any]], work: Work) -> Generator[dict[str, Any]]:
     """Hand on what comes; where nothing comes for so long, raise a UserError.
 
-    Who stops asking also stops the work behind the rows, when the next of them comes.
+    Who closes it also stops the work behind the rows, when the next of them comes, and waits for
+    that a while: work that Ray's own end finds on its way prints tracebacks and starts Ray again.
     """
     arrived: _Arrived = queue.SimpleQueue()
     ended, actors = threading.Event(), work.settings.actors
@@ -171,7 +175,8 @@ def _patiently(rows: Iterable[dict[str, Any]], work: Work) -> Iterator[dict[str,
             arrived.put(error)
 
     waiting.look()
-    threading.Thread(target=wait, name=work.name, daemon=True).start()
+    reader = threading.Thread(target=wait, name=work.name, daemon=True)
+    reader.start()
     try:
         while True:
             row = _next(arrived, waiting, work.settings.patience)
@@ -181,6 +186,10 @@ def _patiently(rows: Iterable[dict[str, Any]], work: Work) -> Iterator[dict[str,
             if row is None:
                 return
             yield row
+    except GeneratorExit:
+        ended.set()
+        reader.join(LAST_SECONDS)
+        raise
     except queue.Empty:
         name, seconds = work.name, work.settings.patience
         raise UserError(
