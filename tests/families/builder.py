@@ -28,6 +28,10 @@ FLOW_FEW: dict[str, Few] = {
 """Of a flow."""
 
 
+Step = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Of a scheduler: its network's output, the time and x_t that it is given, and what it gives."""
+
+
 class Call(NamedTuple):
     """A step of a pipeline: the time, what its network was given, and the x0 read from it."""
 
@@ -311,9 +315,9 @@ class OnImages(Builder):
     channels: int = 3
     guidable: bool = False
 
-    def _steps(self, pipe: Any, teacher: Network, steps: int) -> list[tuple[Tensor, ...]]:
+    def _steps(self, pipe: Any, teacher: Network, steps: int) -> list[Step]:
         """Of every step of the scheduler: what it is given (output, time, x_t), and gives."""
-        seen, step = [], pipe.scheduler.step
+        seen, step = list[Step](), pipe.scheduler.step
 
         def noted(output: Tensor, time: Tensor, x_t: Tensor, **more: Any) -> Any:
             done = step(output, time, x_t, **more)

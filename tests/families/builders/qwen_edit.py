@@ -18,7 +18,7 @@ from tests.families.builders.qwen import OfFrames, qwen
 from tests.fixtures.prompt_images import picture, write_prompts
 from tests.fixtures.tiny_parts import qwen_vl_processor
 
-QWEN = QWEN_BUILDERS["qwen"]
+QWEN: Any = QWEN_BUILDERS["qwen"]
 SMALL = """
 import transformers
 from importlib.util import find_spec

@@ -17,7 +17,10 @@ from tests.families.builders.unet2d import FLOW
 from tests.fixtures.tiny_parts import clip, clip_tokenizer, vae
 
 EULER = EulerDiscreteScheduler(**BETAS, timestep_spacing="leading", steps_offset=1)
-CHANNELS = {"latents_mean": (-1.7, 1.9, -1.4, 2.5), "latents_std": (8.5, 5.9, 6.5, 5.2)}
+CHANNELS: dict[str, Any] = {
+    "latents_mean": (-1.7, 1.9, -1.4, 2.5),
+    "latents_std": (8.5, 5.9, 6.5, 5.2),
+}
 """Of Playground's VAE."""
 
 
