@@ -64,6 +64,10 @@ def line(errors: Sequence[ErrorDetails], names: Sequence[str]) -> str:
     reasons = dict.fromkeys(_reason(each) for each in own if _key(each) == key)
     reason = " or ".join(reasons).replace("or must be", "or")
     if kind == "extra_forbidden":
+        name, colon, given = f"{error['loc'][-1]}".partition(":")
+        if colon and name.isidentifier():
+            setting = f"{key}.{name}".lstrip(".")
+            return f"{setting}: YAML wants a space after the colon; write {name}: {given}"
         return unknown(key, names)
     if not key:
         return reason

@@ -6,9 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.cli.options import names
-from pipeline.config import Config
+from pipeline.config import Config, settings_yaml
 from pipeline.config.elsewhere import ELSEWHERE
-from pipeline.config.refusals import unknown
+from pipeline.config.refusals import line, unknown
 from pipeline.methods.terms import TERMS
 from pipeline.utils.fields import Branch, Weight
 
@@ -55,3 +55,17 @@ def test_a_misspelt_setting_of_a_term_is_told_with_the_term(
     (error,) = raised.value.errors()
     assert error["loc"] == ("distill", "terms", "ours", "wight")
     assert unknown("distill.terms.ours.wight", names()).endswith("distill.terms.ours.weight?")
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("distill: {gan: {real:data}}", "distill.gan.real: .* write real: data"),
+        ("distill: {terms: {isg: {weight:-1}}}", r"distill.terms.isg.weight: .* weight: -1"),
+        ("{seed:3}", "seed: .* write seed: 3"),
+    ],
+)
+def test_a_colon_without_a_space_is_named_as_that(text: str, told: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        Config.model_validate(settings_yaml.read_text(text.encode(), "a.yaml"))
+    assert re.fullmatch(told, line(raised.value.errors(), NAMES))
