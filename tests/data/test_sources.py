@@ -206,7 +206,7 @@ def _number(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (lambda at: at / "nowhere", "no images in .*nowhere; give a folder of"),
+        (lambda at: at / "nowhere", "no images in .*nowhere: nothing is there; give a folder of"),
         (lambda at: at / "nowhere.parquet", "there is no .*nowhere.parquet"),
         (lambda at: write(at / "x" / "a.svg", b"1").parent, "no images in"),
         (lambda at: _no_image(at / "a.parquet"), "a.parquet has no column of images .*caption, wi"),

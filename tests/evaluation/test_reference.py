@@ -274,8 +274,8 @@ def test_wrong_references_are_one_clear_error_and_leave_nothing(
     (tmp_path / "empty").mkdir()
     few = save_files(tmp_path / "few", items(19))
     for source, message in (
-        (tmp_path / "nowhere", "no images in .*nowhere; give a folder"),
-        (tmp_path / "empty", "no images in .*empty; give a folder"),
+        (tmp_path / "nowhere", "no images in .*nowhere: nothing is there; give a folder"),
+        (tmp_path / "empty", "no images in .*empty: nothing is there; give a folder"),
         (tmp_path / "a.tar", "there is no .*a.tar"),
         (few, "19 images of .*few to compare with, and 20 are needed"),
     ):

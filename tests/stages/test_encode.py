@@ -146,7 +146,7 @@ def test_another_size_gives_other_latents(teacher, source, tmp_path):
     [
         ({"source": None}, "encode.source: missing; give a folder"),
         ({"size": 15}, "encode.size: 15 is not a multiple of 2"),
-        ({"source": "/nowhere"}, "encode.source: no images in /nowhere"),
+        ({"source": "/nowhere"}, "encode.source: no images in /nowhere: nothing is there"),
     ],
 )
 def test_wrong_settings_are_one_clear_error(teacher, source, tmp_path, values, message):

@@ -213,9 +213,10 @@ def _kind(source: Store, names: Sequence[str], left: LeftOut) -> str:
         return "tar"
     for name in names:
         left.add_file(name)
+    found = _beside(left) or ": nothing is there"
     raise SourceError(
-        f"no images in {source.uri('')}{_beside(left)}; give a folder of images, of Parquet files "
-        "or of WebDataset's .tar files"
+        f"no images in {source.uri('')}{found}; give a folder of images, of Parquet files or of "
+        "WebDataset's .tar files"
     )
 
 
