@@ -1,6 +1,8 @@
 """A whole source of images with captions in memory: for a small model, or a judge, to learn."""
 
 import csv
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,13 @@ class CaptionedImages:
     pixels: Tensor
     captions: tuple[tuple[str, ...], ...]
     files: tuple[str, ...]
+
+    def digest(self) -> str:
+        """SHA-256 of all of it, in hex."""
+        texts = json.dumps([list(self.pixels.shape), self.captions, self.files])
+        found = hashlib.sha256(texts.encode())
+        found.update(self.pixels.contiguous().numpy())
+        return found.hexdigest()
 
 
 def load_captioned(path: str, size: int, s3: S3Config, setting: str) -> CaptionedImages:

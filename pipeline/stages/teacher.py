@@ -21,6 +21,7 @@ from pipeline.config import (
 from pipeline.data.captioned import SOURCES, CaptionedImages, image_sources, load_captioned
 from pipeline.data.fetch import fetch, fetch_inputs
 from pipeline.data.images import load_images
+from pipeline.data.storage import Storage, ensure_json
 from pipeline.diffusion import seeds
 from pipeline.diffusion.losses import denoising_loss
 from pipeline.diffusion.noise import EDM, diffuse
@@ -39,6 +40,8 @@ from pipeline.utils.uris import is_remote
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 _OF_CLASSES = {"steps", "batch_size", "lr", "ema", "p_mean", "p_std"}
 """Settings of a training on classes."""
+_FREE = {"workers", "cpus", "gpus", "checkpoint_every"}
+"""Settings of a training on text that may change before it is at its end."""
 
 TextTrainer = Callable[[CaptionedImages, dict[str, Any], dict[str, object]], None]
 """Who trains a teacher of text: gets images, settings and what to note, and runs `train_text`."""
@@ -121,6 +124,10 @@ def make_teacher(config: Config, train: TextTrainer = train_text) -> None:
             )
         source = str(config.data.folder)
         captioned = load_captioned(source, config.data.size, config.s3, "data.folder")
+        recipe["training"] = training.model_dump(mode="json", exclude={"text": _FREE})
+        states = Storage(str(_states(teacher)), config.s3, "teacher.output")
+        begun = {"seed": config.seed, **recipe, "images": captioned.digest()}
+        ensure_json(states, "provenance.json", begun, "teacher.output")
         train(captioned, config.model_dump(mode="json"), provenance)
         shutil.rmtree(_states(teacher), ignore_errors=True)
     else:

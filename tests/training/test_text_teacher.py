@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,10 @@ class KilledError(Exception):
     pass
 
 
+def killed(*_: object) -> None:
+    raise KilledError
+
+
 @pytest.mark.parametrize("saves", [1, 3, 5])
 def test_broken_off_it_ends_with_the_same_bits(trained, monkeypatch, saves):
     """In the VAE, then in the network: states are those of steps 2, 4; 2, 4, 6."""
@@ -89,6 +95,37 @@ def test_broken_off_it_ends_with_the_same_bits(trained, monkeypatch, saves):
     make_teacher(broken)
     assert files(broken) == files(trained)
     assert not stage._states(broken.teacher).exists(), "states are removed at the end"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("seed", 7, "seed 0, not 7"),
+        ("teacher.training.lr", 1e-3, r"training\.lr "),
+        ("teacher.training.steps", 4, r"training\.steps 6, not 4"),
+        ("teacher.training.text.dropout", 0.3, r"text\.dropout "),
+        ("images", None, "images '"),
+        ("teacher.training.text.workers", 1, None),
+        ("teacher.training.text.checkpoint_every", 3, None),
+    ],
+)
+def test_a_training_goes_on_with_its_own_settings_and_images_alone(
+    trained, tmp_path, path, value, told
+):
+    images, tree = tmp_path / "images", trained.model_dump(mode="json")
+    shutil.copytree(tree["data"]["folder"], images)
+    tree["data"]["folder"] = str(images)
+    tree["teacher"]["output"] = str(tmp_path / "teacher")
+    with pytest.raises(KilledError):
+        make_teacher(Config.model_validate(tree), killed)
+    if path == "images":
+        one, other = sorted(images.glob("*.png"))[:2]
+        one.write_bytes(other.read_bytes())
+    else:
+        *branches, leaf = path.split(".")
+        reduce(dict.__getitem__, branches, tree)[leaf] = value
+    with pytest.raises(UserError, match=told) if told else pytest.raises(KilledError):
+        make_teacher(Config.model_validate(tree), killed)
 
 
 def test_it_is_a_pipeline_of_diffusers_whose_images_are_ours(trained):
