@@ -18,7 +18,6 @@ from pipeline.cluster.scoring import Scoring
 from pipeline.cluster.session import connect
 from pipeline.cluster.signals import Signals, leaving, stoppable
 from pipeline.config import Config, WorkersConfig
-from pipeline.data.fetch import fetch_inputs
 from pipeline.data.lease import Lease
 from pipeline.runs.roll_back import rolled_back
 from pipeline.runs.run import Run
@@ -174,9 +173,8 @@ def _worker(settings: dict[str, Any], driver: str) -> None:
             "all nodes share, or s3://bucket/prefix"
         )
     Signals(run.storage, driver).begin()
-    config = fetch_inputs(config, "teacher")
     try:
-        loop.train(config, leaving(run.storage, driver), gauges())
+        loop.train(run.local, leaving(run.storage, driver), gauges())
     except OSError as error:
         if error.errno not in _FULL:
             raise

@@ -42,7 +42,7 @@ class CaptionedImages:
         """SHA-256 of all of it, in hex."""
         texts = json.dumps([list(self.pixels.shape), self.captions, self.files])
         found = hashlib.sha256(texts.encode())
-        found.update(self.pixels.contiguous().numpy())
+        found.update(self.pixels.contiguous().numpy().data)
         return found.hexdigest()
 
 

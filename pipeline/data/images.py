@@ -1,6 +1,7 @@
 """Small sets of real images, scaled to [-1, 1] and split into training and test parts."""
 
 import gzip
+import hashlib
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,6 +67,15 @@ def load_images(name: str | None, size: int, folder: str | None) -> RealImages:
         )
     images, test_images = (_at_size(each, size) for each in (found.images, found.test_images))
     return replace(found, images=images, test_images=test_images)
+
+
+def folder_digest(folder: str) -> str:
+    """SHA-256 of what `load_images` reads of a folder, in hex; raises as it."""
+    found = hashlib.sha256()
+    for part in ("train", "t10k"):
+        for values in _load_idx_part(Path(folder), part):
+            found.update(values.numpy().data)
+    return found.hexdigest()
 
 
 def _digits() -> tuple[Tensor, Tensor]:

@@ -39,7 +39,7 @@ def load_student(
 ) -> Denoiser:
     """A saved student, in eval mode and without gradients.
 
-    Arguments as `load_denoiser` and `new_student`.
+    Arguments as `load_denoiser`, and the embedded guidance of one that does not say its own.
 
     Raises:
         UserError: As `load_denoiser`, or if it is a teacher.
@@ -53,8 +53,8 @@ def load_student(
             "that jobs/distill.py or jobs/export.py saved"
         )
     saved = load_denoiser(folder, "run jobs/distill.py, or set evaluate.student", teacher)
-    student: Network = saved.with_guidance(embedded_guidance)
     own = made.get("distill", {}).get("student", {})
+    student: Network = saved.with_guidance(own.get("embedded_guidance", embedded_guidance))
     if times := own.get("times"):
         sampler = FewStepSampler(student.schedule, tuple(times), own["renoise"])
         student = student.with_sampler(sampler)

@@ -3,7 +3,8 @@
 import re
 from typing import Any
 
-from pipeline.config import Config, DistillConfig
+from pipeline.config import Config, DataConfig, DistillConfig
+from pipeline.data.images import folder_digest
 from pipeline.data.plans import ConditionPlan, RealPlan
 from pipeline.data.shards import read_manifest
 from pipeline.data.storage import Storage
@@ -35,11 +36,28 @@ OF_WEIGHTS = re.compile(r"teacher|start|network\..*|distill\.(student|critic)\.l
 """What in a definition says which weights fit: `start_from` takes them from no run of another."""
 
 
+def inputs(distill: DistillConfig) -> tuple[str, ...]:
+    """Branches of the settings whose folders a run reads itself."""
+    return ("teacher", "data") if distill.gan.real == "data" else ("teacher",)
+
+
+def seen(distill: DistillConfig, data: DataConfig) -> dict[str, str]:
+    """Digest of the real images in a local `data.folder`, where a GAN sees them.
+
+    A definition has their name alone, as those of older runs.
+
+    Raises:
+        UserError: As `load_images`.
+    """
+    folder = data.folder if "data" in inputs(distill) else None
+    return {"data.folder": folder_digest(folder)} if folder else {}
+
+
 def definition(config: Config) -> dict[str, Any]:
     """All that defines the optimisation, checked: networks, pairs, losses, optimisers, seed.
 
     Args:
-        config: Of the run, with its teacher here.
+        config: Of the run, with its inputs here.
 
     Raises:
         UserError: If the teacher, the pairs, the weights or decoder of the distance, or the weights

@@ -39,10 +39,15 @@ class RunPairs:
                 return read_manifest(self.storage, ids=count)
         return self._largest
 
-    @property
-    def added(self) -> int:
-        """How many pairs are there now beside those of `manifest`; raises as it."""
-        return self._largest.count - self.manifest.count
+    def hints(self) -> list[str]:
+        """What the user may not expect, a line each; raises as `manifest`."""
+        if not (added := self._largest.count - self.manifest.count):
+            return []
+        return [
+            f"it reads the {self.manifest.count} pairs it began with, not the {added} made since; "
+            "a new run reads all: choose another distill.output, and distill.start_from to begin "
+            "from this one"
+        ]
 
     def reader(self, seed: int, batch_size: int, shape: Shape) -> PairReader:
         """Batches of the pairs of one shape in `manifest`; raises as it, and if there are none."""

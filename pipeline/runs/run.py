@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 from pipeline.config import Config, settings_yaml
@@ -65,8 +66,8 @@ class Run:
 
     @cached_property
     def local(self) -> Config:
-        """The settings with a copy of the teacher on this machine; raises as `fetch_inputs`."""
-        return fetch_inputs(self.config, "teacher")
+        """The settings with copies of inputs on this machine; raises as `fetch_inputs`."""
+        return fetch_inputs(self.config, *identity.inputs(self.config.distill))
 
     @cached_property
     def definition(self) -> dict[str, Any]:
@@ -119,31 +120,27 @@ class Run:
         if Recipe.of(self.config.distill).needs.pairs:
             check_stored(self.pairs.storage, self.pairs.manifest)
         ensure_json(self.storage, RUN, self.definition, "distill.output", self._way_on)
+        if seen := identity.seen(self.config.distill, self.local.data):
+            ensure_json(self.storage, "data.json", seen, "distill.output")
 
     def check_own(self) -> None:
-        """Make sure that what is in the folder, if anything is, is this run.
+        """Make sure that what is in the folder, if anything is, is this run, by this node's files.
 
         Raises:
             UserError: If it is another (names every difference), as `claim`.
         """
         if self.is_claimed() and (told := differences(self.storage, RUN, self.definition)):
             raise UserError(
-                f"distill.output: {self.config.distill.output} has a run of other settings: "
-                f"{'; '.join(told.values())}; its own: --config {self.storage.uri(SETTINGS)}"
+                f"distill.output: {self.config.distill.output} has a run of other settings, or of "
+                f"other files than are on {gethostname()}: {'; '.join(told.values())}; its own: "
+                f"--config {self.storage.uri(SETTINGS)}"
             )
 
     def hints(self) -> list[str]:
         """What the user may not expect of the run, a line each; raises as `RunPairs`."""
         if not Recipe.of(self.config.distill).needs.pairs or not self.is_claimed():
             return []
-        pairs = self.pairs
-        if not (added := pairs.added):
-            return []
-        return [
-            f"it reads the {pairs.manifest.count} pairs it began with, not the {added} made since; "
-            "a new run reads all: choose another distill.output, and distill.start_from to begin "
-            "from this one"
-        ]
+        return self.pairs.hints()
 
     def sweep(self) -> None:
         """Remove what killed processes have left.

@@ -81,11 +81,12 @@ def prepare(config: Config) -> TrainingRun:
 
     Raises:
         UserError: If the teacher, the pairs, the weights to start from or those of the distance
-            cannot be read, or do not belong together.
+            cannot be read, do not belong together, or are not those that the run was begun with.
     """
     distill, accelerator = config.distill, _accelerator()
     device = accelerator.device
     run = Run(config)
+    run.check_own()
     teacher = quantized(run.load_teacher(), distill.quantize, device)
     # A base that all share stays on the host until it has the type that it is held in.
     if distill.quantize or not distill.shares_base:

@@ -2,14 +2,19 @@
 
 import builtins
 import gzip
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from pipeline.config import Config, NetworkConfig
 from pipeline.data import images
 from pipeline.data.images import load_images
+from pipeline.models.export.save import save_denoiser
+from pipeline.models.families.edm import new_unet
+from pipeline.runs.run import Run
 from pipeline.utils.errors import UserError
 
 
@@ -50,6 +55,26 @@ def idx(tmp_path: Path) -> Path:
         _write_idx(tmp_path / f"{part}-images-idx3-ubyte.gz", pixels)
         _write_idx(tmp_path / f"{part}-labels-idx1-ubyte.gz", np.arange(count) % 10)
     return tmp_path
+
+
+def test_a_run_that_sees_real_images_is_told_from_one_that_sees_others(idx, tmp_path_factory):
+    run = tmp_path_factory.mktemp("run")
+    tree = {
+        "run": str(run),
+        "data": {"name": "mnist", "size": 28, "folder": str(idx)},
+        "distill": {"regression_steps": 0, "regression": {"weight": 0.0}, "gan": {"real": "data"}},
+    }
+    copy = shutil.copytree(idx, tmp_path_factory.mktemp("copy") / "idx")
+    there = {**tree, "data": {**tree["data"], "folder": str(copy)}}
+    save_denoiser(new_unet(NetworkConfig(), (1, 28, 28), 10, 0), run / "teacher", {})
+    Run(Config.model_validate(tree)).claim()
+    Run(Config.model_validate(there)).claim()
+    _write_idx(copy / "train-labels-idx1-ubyte.gz", np.arange(30)[::-1] % 10)
+    with pytest.raises(UserError, match=r"data\.folder"):
+        Run(Config.model_validate(there)).claim()
+    (copy / "train-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(UserError, match=r"no .*train-labels"):
+        Run(Config.model_validate(there)).claim()
 
 
 def test_idx_files_bring_their_own_split(idx):

@@ -21,7 +21,7 @@ from pipeline.models.loading import (
     vae_fingerprint,
 )
 from pipeline.models.sampling import sample_teacher
-from pipeline.models.students import few_step_sampler, new_student
+from pipeline.models.students import few_step_sampler, load_student, new_student
 from pipeline.utils.errors import UserError
 from tests.families.builder import PROMPTS, OnLatents
 from tests.families.builders import BUILDERS
@@ -89,6 +89,19 @@ def test_guidance_as_an_input_is_each_networks_own(tmp_path):
     assert (x0[0] - x0[1]).abs().max() > 1e-4
     with pytest.raises(UserError, match=r"no unconditional branch .*teacher\.embedded_guidance"):
         denoise(teacher, x_t, t, None)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("guidance", [1.0, None])
+def test_a_saved_student_keeps_the_guidance_it_learnt_with(tmp_path, guidance):
+    teacher = settings_of("flux-dev", tmp_path)
+    learnt = new_student(load_teacher(teacher), None, 0, StudentConfig(embedded_guidance=guidance))
+    own = {"distill": {"student": {"times": None, "embedded_guidance": guidance}}}
+    save_denoiser(learnt, str(tmp_path / "student"), own)
+    loaded = load_student(tmp_path / "student", teacher, 2.0)
+    x_t, t = BUILDERS["flux-dev"].noise(), torch.tensor([0.9, 0.5])
+    labels = torch.tensor([1, 0])
+    assert torch.equal(denoise(loaded, x_t, t, labels), denoise(learnt, x_t, t, labels))
 
 
 def test_stable_diffusion_3_may_come_without_its_largest_encoder(tmp_path, monkeypatch):

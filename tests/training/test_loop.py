@@ -240,6 +240,16 @@ def test_an_output_folder_belongs_to_one_run(tiny_run):
         Run(tiny_run(clip=1.0)).claim()
 
 
+def test_a_node_with_another_teacher_than_the_job_does_not_train(tiny_run):
+    config = tiny_run(regression_steps=0, regression={"weight": 0.0})
+    Run(config).claim()
+    gaussian = config.teacher.gaussian.model_copy(update={"classes": 4})
+    teacher = config.teacher.model_copy(update={"gaussian": gaussian})
+    with pytest.raises(UserError, match="or of other files than are on .*: teacher "):
+        loop.train(config.model_copy(update={"teacher": teacher}))
+    assert kept(config) == []
+
+
 def test_without_regression_no_pairs_are_needed(tiny_run):
     config = tiny_run(regression_steps=0, regression={"weight": 0.0})
     shutil.rmtree(config.pairs.output)
