@@ -82,16 +82,22 @@ def _divergence_problems(distill: DistillConfig) -> Problems:
             "against each other, and distill.lanes "
             f"({distill.lanes}) leaves one in each; use fewer lanes"
         )
-    if gan.real is None or distill.draws != "shared":
+    if not (gan.real and distill.matching.weight and distill.draws == "shared"):
         yield (
             f"distill.gan.divergence: {gan.divergence} weighs the matching loss by the logits "
-            "of the same draws; it needs distill.gan.real, and distill.draws shared"
+            "of the same draws; it needs distill.gan.real, distill.draws shared, and "
+            "distill.matching.weight above 0"
         )
 
 
 def _heads_problems(distill: DistillConfig) -> Problems:
     """Heads whose loss is scaled as the matching loss, without that at the same draws."""
     gan, matching = distill.gan, distill.matching.weight
+    if gan.heads == "mean" and distill.batch_size == distill.lanes:
+        yield (
+            "distill.gan.heads: mean scales the loss by a mean over a microbatch, and "
+            f"distill.lanes ({distill.lanes}) leaves one sample in each; use fewer lanes"
+        )
     if gan.heads == "mean" and not (gan.real and matching and distill.draws == "shared"):
         yield (
             "distill.gan.heads: mean scales the student's loss as the matching loss of the same "

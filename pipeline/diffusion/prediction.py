@@ -25,7 +25,7 @@ def to_x0(kind: str, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) 
         alpha, sigma: Its factors of image and noise, broadcastable to x_t.
 
     Returns:
-        x0, same shape as x_t.
+        x0, same shape and dtype as x_t.
 
     Raises:
         ValueError: If the kind is unknown.
@@ -40,7 +40,7 @@ def to_x0(kind: str, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) 
         return (alpha * x_t - sigma * output) / (alpha**2 + sigma**2)
     if kind == "flow_prediction":
         return (x_t - sigma * output) / (alpha + sigma)
-    return output
+    return output.to(x_t.dtype)
 
 
 def error_weight(kind: str, alpha: Tensor, sigma: Tensor) -> Tensor:

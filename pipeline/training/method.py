@@ -8,7 +8,9 @@ import torch
 from pipeline.config import DistillConfig, NetworkConfig
 from pipeline.methods.dmd import DMD
 from pipeline.methods.recipe import Recipe
+from pipeline.methods.terms.augmentation import Augmentation
 from pipeline.methods.terms.diversity import Diversity
+from pipeline.methods.terms.isg import ISG
 from pipeline.methods.terms.regression import Regression
 from pipeline.methods.terms.reward import REWARDS, Reward
 from pipeline.methods.terms.term import Term
@@ -31,7 +33,7 @@ def build_method(distill: DistillConfig, teacher: Denoiser, device: torch.device
     Raises:
         UserError: If the weights of the distance cannot be read or do not fit the teacher, its
             schedule has no such times as the student's, a range of noise levels has none of a
-            step's, or as `new_reward` and `Diversity.way`.
+            step's, or as `new_reward`, `Augmentation.levels`, `ISG.check` and `Diversity.way`.
     """
     recipe = Recipe.of(distill)
     terms = (_with_networks(term, recipe, teacher, device) for term in recipe.terms)
@@ -55,8 +57,14 @@ def _with_networks(
             return replace(term, distance=distance)
         case Reward():
             return new_reward(term, teacher, device)
+        case Augmentation() if term.active:
+            for step in range(len(distill.student.times or (0,))):
+                term.levels(step, teacher.schedule)
+        case ISG():
+            term.check(teacher.schedule)
         case Diversity():
-            term.way(teacher.schedule)
+            for shape in teacher.buckets.shapes:
+                term.way(teacher.at(shape).schedule)
     return term
 
 

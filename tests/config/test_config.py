@@ -191,7 +191,7 @@ def test_example_is_valid(path: Path) -> None:
         (
             {"distill": {"gan": {"real": "data", "divergence": "js"}}},
             "distill.gan.divergence: js weighs the matching loss by the logits of the same draws; "
-            "it needs distill.gan.real, and distill.draws shared",
+            "it needs distill.gan.real, distill.draws shared, and distill.matching.weight above 0",
         ),
         (
             {
@@ -206,7 +206,27 @@ def test_example_is_valid(path: Path) -> None:
         (
             {"distill": {"gan": {"divergence": "kl"}, "draws": "shared"}},
             "distill.gan.divergence: kl weighs the matching loss by the logits of the same draws; "
-            "it needs distill.gan.real, and distill.draws shared",
+            "it needs distill.gan.real, distill.draws shared, and distill.matching.weight above 0",
+        ),
+        (
+            {
+                "distill": {
+                    **{"gan": {"real": "data", "divergence": "js"}, "draws": "shared"},
+                    "matching": {"weight": 0.0},
+                }
+            },
+            "distill.gan.divergence: js weighs the matching loss by the logits of the same draws; "
+            "it needs distill.gan.real, distill.draws shared, and distill.matching.weight above 0",
+        ),
+        (
+            {
+                "distill": {
+                    **{"gan": {"real": "data", "heads": "mean"}, "draws": "shared"},
+                    **{"batch_size": 4, "lanes": 4, "regression": {"batch_size": 4}},
+                }
+            },
+            "distill.gan.heads: mean scales the loss by a mean over a microbatch, and "
+            "distill.lanes (4) leaves one sample in each; use fewer lanes",
         ),
         (
             {"distill": {"regression": {"batch_size": 256}, "draws": "shared"}},

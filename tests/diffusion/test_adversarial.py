@@ -10,6 +10,7 @@ from pipeline.diffusion.adversarial import (
     ratio_weights,
     smoothness_loss,
 )
+from pipeline.methods.terms.gan import NEARBY
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,23 @@ def test_losses_are_least_where_they_should_be():
     assert fool_loss(high) < 0.01 < fool_loss(low)
     assert discriminator_loss(low, high) < 0.01 < discriminator_loss(high, low)
     assert discriminator_loss(0 * low, 0 * low).item() == pytest.approx(2 * 0.6931, rel=1e-3)
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("fp32", "float32"), ("bf16", "bfloat16")])
+def test_smoothness_is_the_gradients_in_either_precision(precision, kind):
+    """Of a network of two layers, whose logits are rounded as those of a step are."""
+    rng, nearby = torch.Generator().manual_seed(0), NEARBY[precision]
+    one, two = torch.randn(64, 16, generator=rng) / 4, torch.randn(1, 64, generator=rng) / 8
+
+    def logits(x: torch.Tensor) -> torch.Tensor:
+        x, weights, last = (each.to(getattr(torch, kind)) for each in (x, one, two))
+        return (torch.tanh(x @ weights.mT) @ last.mT).float()
+
+    x, shift = torch.randn(2, 20_000, 16, generator=rng)
+    exact = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad((torch.tanh(exact @ one.mT) @ two.mT).sum(), exact)
+    loss = smoothness_loss(logits(x), logits(x + nearby * shift), nearby)
+    assert loss.item() == pytest.approx(slope.square().sum(1).mean().item(), rel=0.1)
 
 
 def test_smoothness_is_near_the_squared_gradient_of_the_logit():

@@ -33,6 +33,12 @@ def test_every_prediction_makes_the_round_trip(kind, schedule):
     assert torch.allclose(to_x0(kind, output, x_t, alpha, sigma), X0, atol=1e-8)
 
 
+@pytest.mark.parametrize("kind", PREDICTIONS)
+def test_x0_is_as_precise_as_the_input_whatever_the_network_computes_in(kind):
+    x_t, alpha, sigma = noisy("VP")
+    assert to_x0(kind, EPS.bfloat16(), x_t, alpha, sigma).dtype == x_t.dtype
+
+
 @pytest.mark.parametrize("schedule", SIGMAS)
 def test_predictions_are_what_they_are_called(schedule):
     x_t, alpha, sigma = noisy(schedule)

@@ -1,6 +1,7 @@
 """What guidance adds as a loss of its own, on a mixture whose scores and classes are exact."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from pipeline.models.families.gaussian import GaussianMixture
 from pipeline.models.sampling import guide
 from pipeline.runs import identity
 from pipeline.training import loop
+from pipeline.training.method import build_method
+from pipeline.utils.errors import UserError
 from tests.fixtures.double import double
 from tests.fixtures.methods import new_method
 
@@ -105,7 +108,7 @@ def test_at_one_noise_both_parts_are_the_guided_matching():
 
 
 @pytest.mark.parametrize("index", range(len(TIMES)))
-def test_its_noise_is_its_own_and_none_above_the_students(index):
+def test_its_noise_is_its_own_and_after_the_first_step_none_above_the_students(index):
     student = {"times": TIMES}
     with_it, without = (
         new_method(SHAPE, CLASSES, FewStepSampler(new_method(SHAPE).schedule, TIMES), **settings)
@@ -123,16 +126,25 @@ def test_its_noise_is_its_own_and_none_above_the_students(index):
         assert not torch.equal(getattr(ours, name).eps, own.eps)
     schedule = with_it.schedule
     ends = schedule.time_from_fraction(torch.tensor([0.02, 0.98], dtype=torch.float64))
-    highest = min(TIMES[index], float(ends[1]))
+    highest = float(ends[1]) if index == 0 else TIMES[index]
     assert 0.95 * highest < own.t.max() < 1.0001 * highest
     assert 0.999 * ends[0] < own.t.min() < 2 * ends[0]
 
 
-def test_a_student_that_starts_below_its_range_is_asked_where_it_starts():
+def test_a_first_step_from_any_time_has_the_whole_range_for_its_input_is_noise():
     augmentation = {"weight": 1.0, "range": (0.5, 0.9)}
     method = new_method(SHAPE, augmentation=augmentation, student={"times": [0.5]})
-    own = method.draw(5, torch.Generator().manual_seed(1)).draws["augmentation"]
-    torch.testing.assert_close(own.t, torch.full((5,), 0.5))
+    own = method.draw(2000, torch.Generator().manual_seed(1)).draws["augmentation"]
+    low, high = method.schedule.time_from_fraction(torch.tensor([0.5, 0.9])).tolist()
+    assert low <= own.t.min() < 1.05 * low and 0.95 * high < own.t.max() <= high
+
+
+def test_a_range_above_a_later_steps_input_is_refused():
+    settings = {"augmentation": {"weight": 1.0, "range": (0.5, 0.98)}}
+    for times, refused in (((80.0, 20.0), False), ((80.0, 0.1), True)):
+        distill = new_method(SHAPE, student={"times": times}, **settings).recipe.distill
+        with pytest.raises(UserError, match="augmentation.range") if refused else nullcontext():
+            build_method(distill, TEACHER, torch.device("cpu"))
 
 
 def test_a_run_takes_it_and_runs_without_it_are_what_they_were(tiny_run):

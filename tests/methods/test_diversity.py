@@ -13,6 +13,7 @@ from pipeline.diffusion.noise import EDM, Flow
 from pipeline.diffusion.sampler import FewStepSampler
 from pipeline.methods.dmd import DMD
 from pipeline.methods.microbatch import Microbatch
+from pipeline.methods.terms.diversity import Way
 from pipeline.models.families.gaussian import GaussianMixture
 from pipeline.models.loading import load_teacher
 from pipeline.training.method import build_method
@@ -94,8 +95,18 @@ def test_a_student_that_hits_the_target_is_where_the_teacher_is():
     for here, ahead in pairwise(times.tolist()):
         x_t = x_t + (ahead - here) * (x_t - teacher(x_t, here, None)) / here
     velocity = (one.noise - x_t) / (1 - times[-1])
-    found = term.target(Seen(one, flow, teacher))
+    of_flow = replace(one, draws={"diversity": Way(times)})
+    found = term.target(Seen(of_flow, flow, teacher))
     torch.testing.assert_close(found, one.noise - velocity)
+
+
+@pytest.mark.parametrize("shift", [1.5, 6.0])
+def test_the_way_is_that_of_the_samples_own_size(shift):
+    """Flow teachers shift their times by the size; the loss knows the default size's alone."""
+    method = replace(method_of(), schedule=Flow(shift=3.0))
+    drawn_at = method.at((2, 4, 4), Flow(shift=shift)).draw(1, torch.Generator().manual_seed(0))
+    found = drawn_at.draws["diversity"].times
+    assert torch.equal(found, Flow(shift=shift).times(12)[:5])
 
 
 class Linear(nn.Module):

@@ -1,5 +1,6 @@
 """A step comes where it would by way of the teacher, on Gaussians whose ODE is a line."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,8 @@ from pipeline.methods.dmd import DMD
 from pipeline.methods.microbatch import Microbatch
 from pipeline.methods.samples import Source
 from pipeline.models.families.gaussian import GaussianMixture
+from pipeline.training.method import build_method
+from pipeline.utils.errors import UserError
 from tests.fixtures.double import double
 from tests.fixtures.methods import new_method
 
@@ -119,3 +122,20 @@ def test_its_times_are_within_the_segment(schedule, times, steps):
         found = schedule.fraction_from_time(one.draws["isg"])
         part = (found - low) / (high - low)
         assert 0.195 < part.min() < 0.22 and 0.78 < part.max() < 0.805
+
+
+@pytest.mark.parametrize(
+    ("name", "times", "taken"),
+    [
+        ("EDM", (2.5,), True),
+        ("VP", (999.0, 499.0), True),
+        ("VP", (399.0,), False),
+        ("Flow", (1.0, 0.5), True),
+        ("Flow", (0.7, 0.3), False),
+    ],
+)
+def test_a_first_input_that_is_not_on_the_teachers_way_is_refused(name, times, taken):
+    schedule = CASES[name][0]
+    distill = method_of(schedule, times).recipe.distill
+    with nullcontext() if taken else pytest.raises(UserError, match="terms.isg: .*begin distill"):
+        build_method(distill, gaussian(0.4, 0.09, schedule), torch.device("cpu"))

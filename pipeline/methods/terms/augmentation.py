@@ -8,9 +8,11 @@ from torch import Tensor
 
 from pipeline.config.terms import AugmentationConfig
 from pipeline.diffusion.matching import dmd
+from pipeline.diffusion.noise import Schedule
 from pipeline.methods.microbatch import Microbatch, NoiseSample, StepPlan
 from pipeline.methods.samples import SamplesSeen
 from pipeline.methods.terms.term import NetworkCalls, Space, Term
+from pipeline.utils.errors import UserError
 from pipeline.utils.fields import Branch
 
 
@@ -45,16 +47,31 @@ class Augmentation(Term[AugmentationConfig]):
         rows = self.distill.batch_size if self.name in plan.on_samples else 0
         return NetworkCalls(teacher=guided * rows)
 
+    def levels(self, step_index: int, schedule: Schedule) -> tuple[float, float]:
+        """Ends of the noise levels of one of the student's steps; the first one's input is noise.
+
+        Raises:
+            UserError: If the range has none of them.
+        """
+        low, high = self.settings.range
+        if not step_index:
+            return low, high
+        time = (self.distill.student.times or ())[step_index]
+        most = float(schedule.fraction_from_time(torch.tensor(time, dtype=torch.float64)))
+        if low >= most:
+            raise UserError(
+                f"distill.augmentation.range: {[low, high]} has no noise level below {most:.2f}, "
+                f"that of the student's input at {time:g} (distill.student.times); lower it"
+            )
+        return low, min(high, most)
+
     def draw(self, microbatch: Microbatch, rng: torch.Generator, space: Space) -> Microbatch:
         """Noise of its own, at most that of the student's input."""
-        times = self.distill.student.times or (space.schedule.start,)
-        time = torch.tensor(times[microbatch.step_index], dtype=torch.float64)
-        most = float(space.schedule.fraction_from_time(time))
-        low, high = self.settings.range
+        ends = self.levels(microbatch.step_index, space.schedule)
         count = len(microbatch.noise)
         eps = torch.randn(count, *space.shape, generator=rng)
         uniform = NoiseSample(torch.rand(count, generator=rng), eps)
-        own = space.at(uniform, (min(low, most), min(high, most)))
+        own = space.at(uniform, ends)
         return replace(microbatch, draws={**microbatch.draws, self.name: own})
 
     def sample_loss(self, seen: SamplesSeen) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,6 +1,6 @@
 """The diversity term: of several steps the first goes where the teacher's ODE goes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -10,11 +10,22 @@ from pipeline.config.terms import DiversityConfig
 from pipeline.diffusion.losses import regression_loss
 from pipeline.diffusion.noise import Schedule
 from pipeline.diffusion.solver import euler
-from pipeline.methods.microbatch import StepPlan
+from pipeline.methods.microbatch import Microbatch, StepPlan
 from pipeline.methods.samples import SamplesSeen
-from pipeline.methods.terms.term import NetworkCalls, Term
+from pipeline.methods.terms.term import NetworkCalls, Space, Term
 from pipeline.utils.errors import UserError
 from pipeline.utils.fields import Branch
+
+
+@dataclass(frozen=True)
+class Way:
+    """Times of the teacher's ODE, (anchor + 1,) float64, on the host: its solver reads them."""
+
+    times: Tensor
+
+    def to(self, device: torch.device) -> "Way":
+        """The same: it stays."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,12 @@ class Diversity(Term[DiversityConfig]):
             )
         return times
 
+    def draw(self, microbatch: Microbatch, rng: torch.Generator, space: Space) -> Microbatch:
+        """The way at the size of the samples."""
+        return replace(
+            microbatch, draws={**microbatch.draws, self.name: Way(self.way(space.schedule))}
+        )
+
     def sample_loss(self, seen: SamplesSeen) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean over samples and pixels."""
         loss = regression_loss(seen.x0, self.target(seen))
@@ -75,7 +92,7 @@ class Diversity(Term[DiversityConfig]):
     def target(self, seen: SamplesSeen) -> Tensor:
         """The x0 that leads to the anchor, (B, C, H, W)."""
         noise, condition = seen.microbatch.noise, seen.microbatch.condition
-        schedule, times = seen.schedule, self.way(seen.schedule)
+        schedule, times = seen.schedule, seen.microbatch.draws[self.name].times
         anchor = euler(lambda x_t, t: seen.teacher(x_t, t, condition), noise, schedule, times)
         here, there = times.new_tensor(self.start), times[-1]
         ratio = (schedule.sigma(there) / schedule.sigma(here)).item()

@@ -22,8 +22,12 @@ from pipeline.methods.samples import SamplesSeen
 from pipeline.methods.terms.term import CriticPass, Needs, NetworkCalls, Space, Term
 from pipeline.utils.fields import Branch
 
-NEARBY = 0.01
-"""Distance of the neighbours that the discriminator shall judge alike (arXiv 2501.08316)."""
+NEARBY = {"fp32": 0.01, "bf16": 0.1}
+"""Distance of the neighbours that the discriminator shall judge alike, of a precision.
+
+The source (arXiv 2501.08316) has 0.01 for images and 0.1 for videos. In bf16 logits of inputs 0.01
+apart differ by rounding more than by what they are.
+"""
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ class GAN(Term[GANConfig]):
         x_t, t = real.noise_sample.add_noise(real.images, schedule), real.noise_sample.t
         parts.append(Inputs(x_t, t, real.condition))
         if self.settings.smoothness:
-            parts.append(Inputs(x_t + NEARBY * real.shift, t, real.condition))
+            parts.append(Inputs(x_t + self._nearby * real.shift, t, real.condition))
         return Inputs.cat(parts)
 
     def critic_loss(self, seen: CriticPass) -> tuple[Tensor, dict[str, Tensor]]:
@@ -137,10 +141,14 @@ class GAN(Term[GANConfig]):
             "gan_accuracy": 0.5 * ((real > 0).float().mean() + (fake < 0).float().mean()),
         }
         if self.settings.smoothness:
-            uneven = smoothness_loss(real, parts.pop(0), NEARBY)
+            uneven = smoothness_loss(real, parts.pop(0), self._nearby)
             log["gan_smoothness"] = uneven.detach()
             loss = loss + self.settings.smoothness * uneven
         return self.settings.critic_weight * loss, log
+
+    @property
+    def _nearby(self) -> float:
+        return NEARBY[self.distill.precision]
 
     @property
     def _shared(self) -> bool:

@@ -13,10 +13,13 @@ from pipeline.diffusion.noise import Schedule, expand
 from pipeline.methods.microbatch import Microbatch, StepPlan
 from pipeline.methods.samples import SamplesSeen
 from pipeline.methods.terms.term import NetworkCalls, Space, Term
+from pipeline.utils.errors import UserError
 from pipeline.utils.fields import Branch
 
 MARGIN = 0.2
 """Part of a segment at either end in which no time is drawn: the source's 50 of 250 timesteps."""
+NOISE = 0.98
+"""Least share of noise in the student's first input: at most 4% of the variance is missing."""
 Factors = tuple[Tensor, Tensor]
 """alpha and sigma at a time, as they broadcast over images."""
 
@@ -39,6 +42,21 @@ class ISG(Term[ISGConfig]):
     def weight(self) -> float:
         """In the third phase."""
         return self.settings.weight
+
+    def check(self, schedule: Schedule) -> None:
+        """Whether the student's input at its first time, pure noise, is on the teacher's way.
+
+        Raises:
+            UserError: If there is an image in what the teacher knows of that time.
+        """
+        first = torch.tensor((self.distill.student.times or (schedule.start,))[0]).double()
+        share = float(schedule.sigma(first) / schedule.init_noise_sigma(first))
+        if share < NOISE:
+            raise UserError(
+                f"distill.terms.{self.name}: the student is given noise at {first:g}, its first "
+                f"time, where the teacher knows images of {share:.2f} parts of noise; begin "
+                f"distill.student.times at {schedule.start:g}, or leave this term out"
+            )
 
     def calls(self, plan: StepPlan, guided: int) -> NetworkCalls:
         """One of the teacher, and one more of the student."""
