@@ -58,7 +58,9 @@ class ReadingActor:
         UserError: If this node has other weights.
     """
 
-    def __init__(self, reader: ImageReader, batch_size: int, weights: Mapping[str, str]) -> None:
+    def __init__(
+        self, reader: ImageReader, batch_size: int, weights: Mapping[str, str | None]
+    ) -> None:
         self._reader = reader
         for setting, checksum in reader.weights.items():
             if checksum != weights[setting]:

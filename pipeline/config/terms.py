@@ -115,8 +115,8 @@ class AugmentationConfig(Branch):
     )
     range: Span = Field(
         default=(0.02, 0.98),
-        description="Noise levels drawn, as parts: 0 clean, 1 pure noise; after the first step none "
-        "noisier than the student's input.",
+        description="Noise levels drawn, as parts: 0 clean, 1 pure noise; after the first step "
+        "none noisier than the student's input.",
     )
 
 

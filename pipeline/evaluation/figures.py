@@ -46,6 +46,7 @@ class AgainstReal:
         precision, recall, teacher_precision, teacher_recall: Against the real images, k = 3.
         classifier_accuracy: On real images that it was not trained on; None without one.
         n_real: Real images, and images of student and of teacher.
+        n_real_compared: Of these in precision and recall.
         n_real_floor: Images in a half.
     """
 
@@ -58,6 +59,7 @@ class AgainstReal:
     teacher_recall: float | None = None
     classifier_accuracy: float | None = None
     n_real: int | None = None
+    n_real_compared: int | None = None
     n_real_floor: int | None = None
 
 
@@ -91,6 +93,7 @@ def against_real(sets: Statistics, blocks: list[Comparison]) -> AgainstReal:
         teacher_recall=recall["teacher"].value,
         classifier_accuracy=_accuracy(sets["held_out"]) if "held_out" in sets else None,
         n_real=real.count,
+        n_real_compared=blocks[-1].n,
         n_real_floor=len(kept) // 2,
     )
 

@@ -41,6 +41,7 @@ class ImageReader:
         classifier: Trained on real images that the teacher learnt from, or None without such.
         net: The network whose features are compared; None for the classifier or pixels.
         scores: What scores images by their prompts, by name.
+        makers: Setting -> checksum of the networks that make the images; None without weights.
     """
 
     def __init__(
@@ -50,15 +51,17 @@ class ImageReader:
         classifier: Classifier | None,
         net: FeatureNet | None,
         scores: Mapping[str, Score],
+        makers: Mapping[str, str | None],
     ) -> None:
         self.sets, self.classifier, self.net, self.scores = sets, classifier, net, scores
+        self._makers = makers
 
     @property
-    def weights(self) -> dict[str, str]:
-        """Setting -> checksum of the public networks that it names."""
+    def weights(self) -> dict[str, str | None]:
+        """Setting -> checksum of the networks that it names."""
         features = {} if self.net is None else {"evaluate.weights": self.net.checksum}
         scores = {f"evaluate.scores.{name}": each.checksum for name, each in self.scores.items()}
-        return features | scores
+        return {**self._makers, **features, **scores}
 
     def read(self, task: Task) -> Batch:
         """Make the images of a task and read them; raises as `ImageSets.images`."""

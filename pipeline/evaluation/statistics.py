@@ -103,14 +103,15 @@ class SetStatistics:
     def feature_set(self, groups: Sequence[int] | None = None) -> FeatureSet:
         """The features of these parts, or of all; once all images were taken.
 
-        Of the features themselves no more than `KEPT` are given, in order.
+        Of the features themselves those of the first `KEPT` images are given, in order: so many
+        are kept of all sets.
         """
         assert self._seen == self.count, "images are missing"
         chosen = self._moments if groups is None else [self._moments[group] for group in groups]
-        features = self.features
+        features = self.features[:KEPT]
         if groups is not None:
             features = features[torch.isin(self.groups[: len(features)], torch.tensor(groups))]
-        return FeatureSet([part for part in chosen if part is not None], features[:KEPT])
+        return FeatureSet([part for part in chosen if part is not None], features)
 
     @property
     def pixel_moments(self) -> Moments | None:

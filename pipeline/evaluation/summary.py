@@ -9,8 +9,8 @@ _TABLE = (
     ("accuracy", "accuracy", "teacher_accuracy", None, "n_teacher"),
     ("Fréchet to real images", "fd_real", "teacher_fd_real", None, "n_real"),
     ("real, half to half", None, None, "real_floor", "n_real_floor"),
-    ("precision", "precision", "teacher_precision", None, "n_real"),
-    ("recall", "recall", "teacher_recall", None, "n_real"),
+    ("precision", "precision", "teacher_precision", None, "n_real_compared"),
+    ("recall", "recall", "teacher_recall", None, "n_real_compared"),
     ("ms per image, batch 1", "latency_ms", "teacher_latency_ms", None, None),
 )
 """Title, and the figures of student, teacher, floor, and n."""

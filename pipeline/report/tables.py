@@ -15,8 +15,8 @@ FIGURES = (
     ("Fréchet distance to real images", "fd_real", "teacher_fd_real", None, "n_real"),
     ("real images, half to half", None, None, "real_floor", "n_real_floor"),
     ("accuracy", "accuracy", "teacher_accuracy", None, "n_teacher"),
-    ("precision", "precision", "teacher_precision", None, "n_real"),
-    ("recall", "recall", "teacher_recall", None, "n_real"),
+    ("precision", "precision", "teacher_precision", None, "n_real_compared"),
+    ("recall", "recall", "teacher_recall", None, "n_real_compared"),
     ("network calls", None, "nfe_teacher", None, None),
     ("ms per image, batch 1", "latency_ms", "teacher_latency_ms", None, None),
 )

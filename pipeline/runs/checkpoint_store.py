@@ -211,10 +211,14 @@ class CheckpointStore:
         return {int(step): name for name, step in parts.items() if step.isdecimal()}
 
     def best(self, commits: list[Commit]) -> Commit | None:
-        """The one nearest to the teacher; None if none has a score."""
+        """The one nearest to the teacher, of as many images as the newest score; None without any.
+
+        The distance falls with the number of images: `distill.scoring.count` may change.
+        """
         scores = self.scores(commits)
         scored = [commit for commit in commits if commit.name in scores]
-        return min(scored, key=lambda each: scores[each.name].fd_teacher, default=None)
+        alike = [each for each in scored if scores[each.name].n == scores[scored[0].name].n]
+        return min(alike, key=lambda each: scores[each.name].fd_teacher, default=None)
 
     def step(self, fingerprint: str | None = None) -> int:
         """Steps of the newest whole checkpoint, 0 without any; as `newest`."""

@@ -103,7 +103,8 @@ def evaluate(config: Config, stream: Stream = in_process) -> Evaluation:
 
     Raises:
         UserError: If a network or the images cannot be loaded or do not fit each other, the
-            output cannot be written, or a network makes values that are not finite.
+            output cannot be written, a network makes values that are not finite, or the student is
+            replaced meanwhile.
     """
     output = Path(config.evaluate.output)
     check_writable(output, "evaluate.output")
@@ -126,7 +127,12 @@ def evaluate(config: Config, stream: Stream = in_process) -> Evaluation:
     )
     evaluation.metrics["memory"] = {"makers_peak_mib": peak, "own_peak_mib": peak_mib()}
     figures: dict[str, Any] = {**evaluation.figures()}
-    if digest := weights_digest(config.evaluate.student):
+    if (digest := weights_digest(config.evaluate.student)) != reader.weights["evaluate.student"]:
+        raise UserError(
+            f"evaluate.student: {config.evaluate.student} was replaced while it was evaluated; run "
+            "the same command again"
+        )
+    if digest:
         figures["student"] = digest
     if of_captions is not None:
         figures |= of_captions.main
@@ -169,6 +175,10 @@ def open_reader(
             could compare images of the teacher's size.
     """
     evaluate = config.evaluate
+    makers = {
+        "evaluate.student": weights_digest(evaluate.student),
+        "teacher.output": teacher_fingerprint(config.teacher),
+    }
     student = load_student(
         evaluate.student, config.teacher, config.distill.student.embedded_guidance
     )
@@ -189,7 +199,7 @@ def open_reader(
         seed=config.seed,
         real=real,
     )
-    return ImageReader(sets, classifier=classifier, net=net, scores=scores)
+    return ImageReader(sets, classifier=classifier, net=net, scores=scores, makers=makers)
 
 
 def _check_values(teacher: Denoiser, reference: str | None) -> None:

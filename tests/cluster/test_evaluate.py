@@ -1,6 +1,7 @@
 """The evaluate job on a pool of actors: the figures of one process, in memory that stays flat."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,8 +128,8 @@ def test_ten_times_the_images_take_no_more_memory(start, tmp_path) -> None:
         assert peaks[1][name] < peaks[0][name] + room, peaks
 
 
-def test_a_node_with_other_weights_is_refused() -> None:
-    """Of any public network: one of a score here."""
-    reader: Any = SimpleNamespace(weights={"evaluate.scores.pick": "one"})
-    with pytest.raises(UserError, match=r"evaluate\.scores\.pick: this node has other weights"):
-        job.ReadingActor(reader, 8, {"evaluate.scores.pick": "other"})
+@pytest.mark.parametrize("name", ["evaluate.scores.pick", "evaluate.student", "teacher.output"])
+def test_a_node_with_other_weights_is_refused(name: str) -> None:
+    reader: Any = SimpleNamespace(weights={name: "one"})
+    with pytest.raises(UserError, match=f"{re.escape(name)}: this node has other weights"):
+        job.ReadingActor(reader, 8, {name: "other"})

@@ -65,8 +65,9 @@ def test_every_set_is_scored_by_its_own_prompts(shape: tuple[int, ...]) -> None:
         classifier=None,
         net=None,
         scores={"brightness": Brightness()},
+        makers={"evaluate.student": "1"},
     )
-    assert reader.weights == {"evaluate.scores.brightness": "0" * 64}
+    assert reader.weights == {"evaluate.scores.brightness": "0" * 64, "evaluate.student": "1"}
     sets: Any = {}
     for name in ("student", "teacher", "floor", "real"):
         sets[name] = SetStatistics(COUNT, reader.sets.labels(name))

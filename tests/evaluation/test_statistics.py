@@ -34,6 +34,17 @@ def test_batches_in_any_order_give_the_same() -> None:
     torch.testing.assert_close(many.pixel_moments.scatter, 4 * together.scatter)
 
 
+def test_parts_of_large_sets_are_of_one_size_whatever_is_kept_of_each() -> None:
+    """Of training images all features are kept, to look for neighbours among them."""
+    features, labels = torch.randn(KEPT + 4000, 3), torch.arange(KEPT + 4000) % 10
+    whole, cut = (SetStatistics(len(features), labels, kept) for kept in (None, KEPT))
+    for found in (whole, cut):
+        found.take(0, rows(features))
+    half = range(GROUPS // 2)
+    assert torch.equal(whole.feature_set(half).kept, cut.feature_set(half).kept)
+    assert len(whole.features) == len(features) and len(whole.feature_set().kept) == KEPT
+
+
 def test_of_a_large_set_only_the_first_are_kept() -> None:
     features = torch.randn(KEPT + 2000, 3)
     found = filled(features, None, list(torch.arange(len(features)).split(999)))

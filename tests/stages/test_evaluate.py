@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,14 @@ from pipeline.data.images import load_images
 from pipeline.diffusion.condition import Condition
 from pipeline.diffusion.noise import EDM, expand
 from pipeline.evaluation import classifier, speed
+from pipeline.evaluation.image_reader import Batch, in_process
 from pipeline.evaluation.metrics import bootstrap
 from pipeline.models.denoiser import Denoiser
+from pipeline.models.export.save import save_denoiser
+from pipeline.models.families.edm import new_unet
 from pipeline.models.families.gaussian import GaussianMixture, gaussian_teacher
 from pipeline.models.sampling import sample_teacher
+from pipeline.models.weights import weights_digest
 from pipeline.stages import evaluate
 from pipeline.utils.errors import UserError
 
@@ -27,12 +33,13 @@ KEYS = {
     *("accuracy", "teacher_accuracy", "precision", "recall", "teacher_precision"),
     *("teacher_recall", "pixel_fd", "pixel_fd_floor", "latency_ms", "teacher_latency_ms"),
     *("speedup", "nfe_teacher", "n_teacher", "n_real", "classifier_accuracy", "seed"),
+    "n_real_compared",
     *("metrics", "verdict"),
 }
 OF_REAL = {
     *("fd_real", "teacher_fd_real", "real_floor", "n_real_floor", "accuracy", "n_real"),
     *("teacher_accuracy", "precision", "recall", "teacher_precision", "teacher_recall"),
-    "classifier_accuracy",
+    *("classifier_accuracy", "n_real_compared"),
 }
 
 
@@ -112,6 +119,31 @@ def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Config, Den
     monkeypatch.setattr(classifier, "_steps", lambda count: 40)
     kinds = {"data": {"name": "digits"}, "teacher": {"kind": "diffusers"}}
     return settings(tmp_path, 300, **kinds), teacher
+
+
+def test_a_student_that_is_replaced_meanwhile_gets_no_figures(tmp_path: Path) -> None:
+    student = tmp_path / "student"
+    evaluated = {"count": 32, "student": str(student)}
+    config = settings(
+        tmp_path, 32, evaluate=evaluated, network={"channels": [8, 8], "norm_groups": 4}
+    )
+
+    def save(seed: int) -> None:
+        network = new_unet(config.network, (1, 8, 8), 10, seed)
+        save_denoiser(network, str(student), {})
+
+    def replaced(*given: Any) -> Iterator[Batch]:
+        yield from in_process(*given)
+        shutil.rmtree(student)
+        save(1)
+
+    save(0)
+    with pytest.raises(UserError, match=r"evaluate\.student: .* was replaced"):
+        evaluate.evaluate(config, replaced)
+    assert not (tmp_path / "evaluation.json").exists()
+    evaluate.evaluate(config)
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    assert found["student"] == weights_digest(student)
 
 
 def test_a_perfect_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
