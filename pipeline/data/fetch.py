@@ -1,4 +1,4 @@
-"""Inputs in a bucket or on the Hub: copied to this machine once, by whichever process is first."""
+"""Folders in a bucket or on the Hub: copied here once, by whichever process is first; and there."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from filelock import FileLock
 from pipeline.config import Config, S3Config
 from pipeline.data import hub
 from pipeline.data.prompts import local_prompts
-from pipeline.data.storage import Storage
+from pipeline.data.storage import Storage, Store
 from pipeline.utils import scratch
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import CACHE_WAY_OUT, cache_folder
@@ -17,6 +17,8 @@ from pipeline.utils.uris import is_remote
 
 INPUTS = {"teacher": "output", "data": "folder", "evaluate": "student"}
 """Group of settings -> its field that names an input folder."""
+INCOMPLETE = "INCOMPLETE"
+"""Object in a folder of which not all is there yet."""
 
 
 def fetch_inputs(config: Config, *branches: str) -> Config:
@@ -43,6 +45,22 @@ def fetch_inputs(config: Config, *branches: str) -> Config:
     return config if teacher is config.teacher else config.model_copy(update={"teacher": teacher})
 
 
+def store_folder(folder: Path, store: Store) -> None:
+    """Put a local folder in the place of all that a store has; till it is whole `fetch` refuses it.
+
+    Raises:
+        UserError: If the store refuses.
+    """
+    files = (path for path in folder.rglob("*") if path.is_file())
+    new = {path.relative_to(folder).as_posix(): path for path in files}
+    store.put(INCOMPLETE, b"")
+    for name, path in sorted(new.items()):
+        store.upload(path, name)
+    for name in store.tree().keys() - new.keys() - {INCOMPLETE}:
+        store.delete(name)
+    store.delete(INCOMPLETE)
+
+
 def fetch(url: str, credentials: S3Config, setting: str) -> Path:
     """The local copy of a folder in a bucket, or of a model on the Hub; a local folder as it is.
 
@@ -63,6 +81,11 @@ def fetch(url: str, credentials: S3Config, setting: str) -> Path:
     objects, where = store.tree(), store.uri()
     if not objects:
         raise UserError(f"{setting}: there is nothing in {where}")
+    if INCOMPLETE in objects:
+        raise UserError(
+            f"{setting}: {where} is not complete: the job that saves it is at work, or was "
+            "stopped; run that job again"
+        )
     for name in objects:
         if not {"", ".", ".."}.isdisjoint(name.split("/")):
             raise UserError(f"{setting}: {where}{name} is no name of a file; remove it")

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from pipeline.data.fetch import INCOMPLETE, store_folder
 from pipeline.data.storage import Storage
 from pipeline.models.export.save import PROVENANCE, AddFiles, save_denoiser
 from pipeline.models.network import Network
@@ -96,7 +97,7 @@ def save_student(
     Args:
         student: The network.
         storage: Its folder.
-        provenance: What made it, stored last.
+        provenance: What made it.
         add_files: Adds files, as in `save_denoiser`.
 
     Raises:
@@ -105,23 +106,20 @@ def save_student(
     if storage.folder:
         save_denoiser(student, storage.folder, provenance, add_files)
         return
-    storage.delete(PROVENANCE)  # an older student's, while the new one's files come
     with scratch.temporary_folder() as copy:
         folder = copy / "student"
         save_denoiser(student, folder, provenance, add_files)
-        files = [path for path in folder.rglob("*") if path.is_file()]
-        for path in sorted(files, key=lambda path: (path.name == PROVENANCE, path)):
-            storage.upload(path, path.relative_to(folder).as_posix())
+        store_folder(folder, storage)
 
 
 def stored_provenance(storage: Storage) -> Provenance | None:
-    """What made the student that is there; None if there is none.
+    """What made the student that is there; None if there is none, or none that is complete.
 
     Raises:
         UserError: If the folder holds something else.
     """
     names = storage.tree()
-    if not names:
+    if not names or INCOMPLETE in names:
         return None
     content = None
     if PROVENANCE in names:

@@ -1,7 +1,11 @@
 """Laws of inputs on S3, on moto's S3 in this process."""
 
+import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -9,8 +13,9 @@ from moto import mock_aws
 
 from pipeline.config import Config, S3Config
 from pipeline.data import s3
-from pipeline.data.fetch import INPUTS, fetch, fetch_inputs
+from pipeline.data.fetch import INPUTS, fetch, fetch_inputs, store_folder
 from pipeline.data.s3 import S3Store
+from pipeline.data.storage import Storage
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import cache_folder
 
@@ -122,6 +127,56 @@ def test_a_folder_that_changes_while_it_is_copied_is_refused(bucket, monkeypatch
     monkeypatch.setattr(S3Store, "download", download)
     with pytest.raises(UserError, match="has changed meanwhile; run again"):
         fetch("s3://bucket/some/model", REGION, "teacher.output")
+
+
+def stored(uri: str, folder: Path, files: dict[str, bytes]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    store_folder(folder, Storage(uri, REGION, "export.output"))
+
+
+def copied(uri: str) -> dict[str, bytes]:
+    copy = fetch(uri, REGION, "evaluate.student")
+    return {f"{p.relative_to(copy)}": p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+
+
+OLD = {"unet/half": b"old half", "unet/weights": b"old", "provenance.json": b"old"}
+NEW = {"unet/weights": b"new", "more": b"new", "provenance.json": b"new"}
+CALLS = ["put", *["upload"] * len(NEW), *["delete"] * 2]
+
+
+@pytest.mark.parametrize("last", range(len(CALLS) + 1))
+def test_a_stored_folder_is_the_old_one_or_the_new_one_or_refused(
+    bucket, tmp_path, monkeypatch, last
+):
+    """Killed before each of its calls in turn, and run again."""
+    uri, calls = "s3://bucket/exports/student", list[str]()
+    stored(uri, tmp_path / "files", OLD)
+
+    def counting(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            if len(calls) == last:
+                raise KeyboardInterrupt
+            calls.append(name)
+            return plain(*given)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("put", "upload", "delete"):
+            patch.setattr(S3Store, name, counting(name, getattr(S3Store, name)))
+        with pytest.raises(KeyboardInterrupt) if last < len(CALLS) else nullcontext():
+            stored(uri, tmp_path / "files", NEW)
+    assert calls == CALLS[:last]
+    if 0 < last < len(CALLS):
+        with pytest.raises(UserError, match=r"evaluate\.student: .* is not complete"):
+            copied(uri)
+    else:
+        assert copied(uri) == (NEW if last else OLD)
+    stored(uri, tmp_path / "files", NEW)
+    assert copied(uri) == NEW
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline.config import Config, S3Config
 from pipeline.data.fetch import fetch_inputs
+from pipeline.data.s3 import S3Store
 from pipeline.data.storage import Storage
 from pipeline.models.students import load_student
 from pipeline.report.page import render
@@ -102,3 +104,27 @@ def test_what_a_store_refuses_at_the_end_is_tried_again(bucket, monkeypatch):
     assert not storage.list()
     output.try_upload(tries=4)
     assert list(storage.list()) == ["metrics.jsonl"]
+
+
+def test_a_student_of_which_not_all_came_to_the_bucket_is_saved_again(
+    tiny_run, bucket, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    here, plain = remote(tiny_run("any")), S3Store.upload
+    Run(here).claim()
+    loop.train(here)
+
+    def killed(self: S3Store, file: Path, name: str) -> None:
+        if name.endswith("scheduler_config.json"):
+            raise KeyboardInterrupt
+        plain(self, file, name)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(S3Store, "upload", killed)
+        Run(here).finish()
+    assert not Run(here).is_finished()
+    with pytest.raises(UserError, match=r"evaluate\.student: .* is not complete"):
+        fetch_inputs(here, "evaluate")
+    Run(here).finish()
+    assert Run(here).is_finished()
+    load_student(fetch_inputs(here, "evaluate").evaluate.student)
