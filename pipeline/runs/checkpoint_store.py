@@ -211,10 +211,7 @@ class CheckpointStore:
         return {int(step): name for name, step in parts.items() if step.isdecimal()}
 
     def best(self, commits: list[Commit]) -> Commit | None:
-        """The one nearest to the teacher, of as many images as the newest score; None without any.
-
-        The distance falls with the number of images: `distill.scoring.count` may change.
-        """
+        """The nearest to the teacher, by as many images as the newest score has; None without."""
         scores = self.scores(commits)
         scored = [commit for commit in commits if commit.name in scores]
         alike = [each for each in scored if scores[each.name].n == scores[scored[0].name].n]

@@ -111,7 +111,8 @@ def test_sdxl_starts_at_399_and_opens_so(tmp_path, capsys):
         UserError,
         match=r"distill\.student\.times: 1000 is no time of the teacher; it has whole .* 0 to 999",
     ):
-        loop.train(small([*flags, *short, "--distill.student.times", "[1000]"]))
+        other = [*flags, *short, "--distill.output", f"{tmp_path / 'other'}"]
+        loop.train(small([*other, "--distill.student.times", "[1000]"]))
 
 
 def test_sdxl_in_four_steps_with_adapters(tmp_path, capsys):
