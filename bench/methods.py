@@ -64,14 +64,14 @@ class Method:
         critic_steps: To one of the student.
         settings: Other changes.
         pairs: Whether it begins with the regression, and goes on with it.
-        gan: Whether it has one.
+        gan: Weight of its GAN beside `FOOLING`; 0: it has none.
         noisy: Whether it needs noise levels above those of the recipe, for its first step.
     """
 
     critic_steps: int
     settings: tuple[str, ...] = ()
     pairs: bool = False
-    gan: bool = False
+    gan: float = 0.0
     noisy: bool = False
 
 
@@ -79,7 +79,9 @@ FOOLING = {"digits": 0.05, "mnist": 0.01, "fashion-mnist": 0.006}
 """Weight of the student's GAN loss, tried on seed 0. Fashion-MNIST's is not: the gradient grows
 with the root of the number of pixels, so it is MNIST's divided by that of 28^2 / 16^2."""
 SHARED = "--distill.draws=shared"
+SIDA = ("--distill.matching.loss=sid-1", "--distill.gan.heads=mean", SHARED)
 TIMES = "--distill.student.times=[80, 6, 1.2, 0.3]"
+DIVERSE = ("--distill.student.renoise=false", "--distill.terms={diversity: {}}")
 OWN_LEVELS = "--distill.student.levels=step"
 START, TEACHER, SDE = "regression only", "teacher", "teacher by its SDE"
 METHODS = {
@@ -87,19 +89,29 @@ METHODS = {
     "DMD2 without GAN, k = 1": Method(1),
     "DMD2 without GAN, k = 5": Method(5),
     "DMD2 without GAN, k = 10": Method(10),
-    "DMD2 with GAN, k = 1": Method(1, gan=True),
-    "DMD2 with GAN, k = 5": Method(5, gan=True),
-    "DMD2 with GAN, k = 10": Method(10, gan=True),
-    "f-distill, JS": Method(1, (SHARED, "--distill.gan.divergence=js"), gan=True),
+    "DMD2 with GAN, k = 1": Method(1, gan=1.0),
+    "DMD2 with GAN, k = 5": Method(5, gan=1.0),
+    "DMD2 with GAN, k = 5, a fifth of its weight": Method(5, gan=0.2),
+    "DMD2 with GAN, k = 10": Method(10, gan=1.0),
+    "f-distill, JS": Method(1, (SHARED, "--distill.gan.divergence=js"), gan=1.0),
+    "SiD's loss, k = 5": Method(5, ("--distill.matching.loss=sid",)),
+    "SiDA, k = 5": Method(5, SIDA, gan=1.0),
+    "Uni-Instruct, Jeffreys, k = 5": Method(
+        5, (*SIDA, "--distill.gan.divergence=jeffreys"), gan=1.0
+    ),
     "IDA, k = 5": Method(5, ("--distill.critic.ida=0.98",)),
     "SGMD, k = 1": Method(1, ("--distill.matching.loss=sgmd",)),
     "DMD2 without GAN, k = 5, 4 steps": Method(5, (TIMES,)),
+    "DP-DMD, k = 5, 4 steps": Method(5, (TIMES, *DIVERSE)),
+    "ISG, k = 5, 4 steps": Method(5, (TIMES, "--distill.terms={isg: {}}")),
     "TDM, k = 5, 4 steps": Method(5, (TIMES, OWN_LEVELS), noisy=True),
     "TDM, k = 10, 4 steps": Method(10, (TIMES, OWN_LEVELS), noisy=True),
+    "TDM with GAN, k = 5, 4 steps": Method(5, (TIMES, OWN_LEVELS), gan=1.0, noisy=True),
 }
 GAINS = (
     ("DMD2 without GAN, k = 1", "DMD2 with GAN, k = 1"),
     ("DMD2 without GAN, k = 5", "DMD2 with GAN, k = 5"),
+    ("DMD2 without GAN, k = 5", "DMD2 with GAN, k = 5, a fifth of its weight"),
     ("DMD2 without GAN, k = 10", "DMD2 with GAN, k = 10"),
     ("DMD2 without GAN, k = 5", "DMD2 without GAN, k = 5, 4 steps"),
     ("DMD2 without GAN, k = 5", "TDM, k = 5, 4 steps"),
@@ -142,7 +154,7 @@ def following(data: str, seed: int, name: str) -> Config:
     if method.noisy and data != "digits":
         flags += ["--distill.matching.range=[0.1, 0.75]", "--distill.critic.range=[0.05, 0.8]"]
     if method.gan:
-        fooling = f"--distill.gan.student_weight={FOOLING[data]}"
+        fooling = f"--distill.gan.student_weight={method.gan * FOOLING[data]:g}"
         flags += ["--distill.gan.real=data", fooling, "--distill.gan.critic_weight=1.0"]
     return configure(data, seed, (*flags, *method.settings))
 
@@ -163,9 +175,13 @@ class Book:
         return ROOT / "bench" / "results" / f"methods-{self.data}.json"
 
     def rows(self) -> Rows:
-        """All rows, in the order of the table."""
-        found: Rows = json.loads(self.file.read_text()) if self.file.is_file() else {}
+        """The rows of the methods that there are, in the order of the table."""
+        found = self._read()
         return {name: found[name] for name in (TEACHER, SDE, START, *METHODS) if name in found}
+
+    def _read(self) -> Rows:
+        found: Rows = json.loads(self.file.read_text()) if self.file.is_file() else {}
+        return found
 
     def once(self, name: str, config: Config, find: Callable[[], Figures]) -> None:
         """Find the figures of a method and seed, unless they are known for these settings."""
@@ -175,7 +191,7 @@ class Book:
             return
         figures = find()
         stamp = {"date": str(datetime.now(UTC).date()), "commit": commit(), "settings": settings}
-        rows = self.rows()  # another seed may have been measured meanwhile
+        rows = self._read()  # others may have been measured meanwhile
         rows.setdefault(name, {})[seed] = {**stamp, **figures}
         self.file.write_text(json.dumps(rows, indent=1) + "\n")
         print(self.data, seed, name, figures, flush=True)
