@@ -22,21 +22,19 @@ from pipeline.utils.uris import split
 
 _ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([^@]+))?/?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_NETWORKS = ("unet", "transformer")
-_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
-_FILES = (
+_NETWORKS = ("unet", "transformer", "transformer_2")
+_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "image_encoder")
+_READERS = ("tokenizer", "tokenizer_2", "tokenizer_3", "processor", "image_processor")
+FETCHED = (
     "README.md",
     "provenance.json",
     "model_index.json",
     "pytorch_lora_weights.safetensors",
+    "pytorch_lora_weights_2.safetensors",
     "scheduler/scheduler_config.json",
     "scheduler_config.json",
     "guider/guider_config.json",
-    *(
-        f"tokenizer{n}/*{kind}"
-        for n in ("", "_2", "_3")
-        for kind in (".json", ".txt", ".model", ".jinja")
-    ),
+    *(f"{part}/*{kind}" for part in _READERS for kind in (".json", ".txt", ".model", ".jinja")),
     *(
         f"{part}{name}"
         for stem, parts in (
@@ -52,7 +50,7 @@ _FILES = (
         )
     ),
 )
-"""What is fetched: the parts in use, weights in full precision; nothing here is a pickle."""
+"""Patterns of what is: the parts in use, weights in full precision; nothing here is a pickle."""
 
 
 def is_model(uri: str) -> bool:
@@ -95,7 +93,7 @@ def fetch_model(url: str, setting: str) -> Path:
             f"hf://{repo}@{now}: write that"
         )
     with _told(setting, repo, revision):
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(_FILES)))
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(FETCHED)))
     if not (folder / "model_index.json").is_file():
         raise UserError(f"{setting}: {url} is no diffusers model: it has no model_index.json")
     weights = "diffusion_pytorch_model*.safetensors"

@@ -10,11 +10,13 @@ import pytest
 import torch
 import transformers
 from diffusers.pipelines.kolors import ChatGLMModel
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
 from pipeline.config import BucketConfig
+from pipeline.data.hub import FETCHED
 from pipeline.diffusion.buckets import Buckets
 from pipeline.models.critic import Critic
 from pipeline.models.denoiser import blank
@@ -22,6 +24,7 @@ from pipeline.models.family import FAMILIES
 from pipeline.models.folder import part_class
 from pipeline.models.loading import load_teacher, teacher_fingerprint
 from pipeline.models.sampling import sample_teacher
+from pipeline.models.weights import part_files
 from pipeline.utils.errors import UserError
 from tests.families.builder import shown
 from tests.families.measures import UNREAD, networks, refused
@@ -60,6 +63,12 @@ class FolderLaws:
             file.write_bytes(content)
         load_teacher(config)
         assert not looked_up
+
+    def test_all_that_it_reads_is_fetched_from_the_hub(self, stock, config):
+        folder = Path(config.output)
+        parts = [each for each in folder.iterdir() if each.is_dir() and each.name != "scheduler"]
+        read = {f"{part.name}/{file.name}" for part in parts for file in part_files(part)}
+        assert read == {*filter_repo_objects(read, allow_patterns=list(FETCHED))}
 
     def test_weights_are_those_of_the_network_and_no_others(self, stock, copy):
         for file in networks(Path(copy.output)):
