@@ -73,6 +73,12 @@ class EvaluateConfig(Branch):
         description="What a judge trained on data.folder reads from images: figure -> columns of "
         "the metadata.csv there, {names: [name], attributes: [size]}; {}: nothing.",
     )
+    guidances: tuple[Annotated[float, Field(ge=0, le=100)], ...] = Field(
+        default=(),
+        strict=False,
+        description="Further guidances at which the teacher's images are judged beside those at "
+        "pairs.guidance.",
+    )
     held_out: Input | None = Field(
         default=None,
         description="Folder of images of combinations that no network has seen, with a "

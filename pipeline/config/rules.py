@@ -232,6 +232,11 @@ def evaluate_problems(
             f"evaluate.judged: {', '.join(evaluate.judged)}, but data.name is {data.name}: a judge "
             "learns from images with captions; set it to {}"
         )
+    if evaluate.guidances and not evaluate.judged:
+        yield (
+            f"evaluate.guidances: {[*evaluate.guidances]} needs evaluate.judged, which is how "
+            "images are held against their captions"
+        )
     if evaluate.reference and data.name not in (None, "captions") and teacher.kind != "gaussian":
         yield (
             f"evaluate.reference: {evaluate.reference}, but data.name {data.name} names the "

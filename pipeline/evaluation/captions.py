@@ -1,4 +1,7 @@
-"""Whether images show what their captions say: seen captions, and held-out combinations."""
+"""Whether images show what their captions say: seen captions, and held-out combinations.
+
+And how much two images of one caption differ.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,18 +14,20 @@ from pipeline.config import EvaluateConfig, PairsConfig, S3Config
 from pipeline.data.captioned import CaptionedImages, load_captioned, load_columns
 from pipeline.data.sources.source import scaled
 from pipeline.diffusion import seeds
-from pipeline.evaluation.generate import generate, generators
+from pipeline.evaluation.caption_images import CaptionImages, variety
 from pipeline.evaluation.judge import Judge, judged, train_judge
 from pipeline.evaluation.metrics import bootstrap
 from pipeline.evaluation.reconstruction import mean_psnr, pca_psnr
-from pipeline.models.condition import Prompts
 from pipeline.models.denoiser import Denoiser
+from pipeline.models.perceptual.features import FeatureNet
 from pipeline.models.vae import VAE
 from pipeline.utils.errors import UserError
 
 Part = Literal["seen", "held_out"]
 _SHOWN = 10
 """Images of each part in a picture."""
+_TWICE = 100
+"""Captions of each part that two images are made of."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +90,17 @@ class CaptionFigures:
     """What comes of judging images by their captions.
 
     Attributes:
-        main: Figure and part -> who made the images -> accuracy; the VAE's and PCA's mean PSNR.
+        main: Figure and part -> who made the images -> accuracy, or how much those of one caption
+            differ; the VAE's and PCA's mean PSNR.
         records: Part -> question -> who -> accuracy with its interval.
+        diversity: Part -> who -> how much two images of one caption differ, with its interval.
         captions: Of the images that are shown.
         shown: Who -> those images, (n, 3, H, W) in [-1, 1].
     """
 
     main: dict[str, Any]
     records: dict[str, Any]
+    diversity: dict[str, Any]
     captions: tuple[str, ...]
     shown: dict[str, Tensor]
 
@@ -103,6 +111,7 @@ def caption_figures(
     pairs: PairsConfig,
     evaluate: EvaluateConfig,
     seed: int,
+    net: FeatureNet | None = None,
 ) -> CaptionFigures:
     """Judge the images that student and teacher make of captions of both parts.
 
@@ -110,18 +119,22 @@ def caption_figures(
         parts: As of `open_judged`.
         networks: "student" and "teacher", on the latents of one VAE.
         pairs: How the teacher makes images.
-        evaluate: Figure -> the questions whose mean it is; images per part and at once.
+        evaluate: Figure -> the questions whose mean it is; images per part and at once; further
+            guidances of the teacher.
         seed: Of the run.
+        net: Whose features tell how much images differ; None: the judge's.
     """
     seen, held_out = parts["seen"], parts["held_out"]
     teacher, judge = networks["teacher"], train_judge(seen.images, seen.answers)
+    makers = CaptionImages.of(networks, pairs, evaluate.guidances, evaluate.batch_size)
     main: dict[str, Any] = {}
-    records: dict[str, Any] = {}
+    records, differ = dict[str, Any](), dict[str, Any]()
     captions, shown = list[str](), dict[str, list[Tensor]]()
     for part, whole in parts.items():
         rng = seeds.generator("captions", part)
         some = whole.rows(torch.randperm(len(whole.captions), generator=rng)[: evaluate.count])
-        made = _made(some.captions, networks, pairs, evaluate, (seed, part))
+        first = 0 if part == "seen" else evaluate.count
+        made = makers.images(some.captions, seed, first)
         sets = {"real": some.images, "reconstruction": _reconstructed(teacher, some.images), **made}
         right = {who: _right(judge, images, some.answers) for who, images in sets.items()}
         for figure, questions in evaluate.judged.items():
@@ -135,6 +148,11 @@ def caption_figures(
             }
             for question in some.answers
         }
+        others = makers.only(*networks).images(
+            some.captions[:_TWICE], seed, first + 2 * evaluate.count
+        )
+        differ[part] = variety(net or judge.body, made, others)
+        main[f"diversity_{part}"] = {who: each["value"] for who, each in differ[part].items()}
         note = " (held out)" if part == "held_out" else ""
         captions += [caption + note for caption in some.captions[:_SHOWN]]
         for who, images in sets.items():
@@ -144,31 +162,7 @@ def caption_figures(
     main["vae_psnr_held_out"] = mean_psnr(again, held_out.images)
     main["pca_psnr_held_out"] = pca_psnr(seen.images, held_out.images, factor, channels)
     together = {who: torch.cat(images) for who, images in shown.items()}
-    return CaptionFigures(main, records, tuple(captions), together)
-
-
-def _made(
-    captions: Sequence[str],
-    networks: Mapping[str, Denoiser],
-    pairs: PairsConfig,
-    evaluate: EvaluateConfig,
-    key: tuple[int, Part],
-) -> dict[str, Tensor]:
-    """Images of these captions, both networks from the same noise."""
-    by_student, by_teacher = generators(networks["student"], networks["teacher"], pairs)
-    seed, part = key
-    first = 0 if part == "seen" else evaluate.count
-    found = {}
-    for who, by in (("student", by_student), ("teacher", by_teacher)):
-        network = networks[who]
-        ids = first + torch.arange(len(captions))
-        noise = seeds.noise(seed, ids, network.shape, seeds.EVALUATION)
-        labels = _labels(network, captions)
-        images = generate(
-            by, noise, labels, evaluate.batch_size, f"{who}, {part.replace('_', ' ')}"
-        )
-        found[who] = network.decode(images).cpu()
-    return found
+    return CaptionFigures(main, records, differ, tuple(captions), together)
 
 
 def _numbered(answers: Sequence[str]) -> dict[str, int]:
@@ -186,17 +180,6 @@ def _judged(
     }
     captions = tuple(each[0] for each in images.captions)
     return Judged(scaled(images.pixels), captions, answers)
-
-
-def _labels(network: Denoiser, captions: Sequence[str]) -> Tensor:
-    """Numbers of any captions, as the network's conditioner knows them."""
-    conditioner = network.conditioner
-    if not isinstance(conditioner, Prompts):
-        raise UserError(
-            "evaluate.judged: captions are judged of a network that encodes them; set it to {} or "
-            "leave distill.conditions out"
-        )
-    return torch.tensor([conditioner.label(caption) for caption in captions])
 
 
 @torch.no_grad()

@@ -27,13 +27,14 @@ def summary(figures: Mapping[str, float | int | None]) -> str:
 
 
 def caption_summary(figures: Mapping[str, Any]) -> str:
-    """Lines of the accuracies by captions, and of the VAE's reconstructions."""
-    who = ("student", "teacher", "reconstruction", "real")
+    """Lines of the accuracies and diversity by captions, and of the VAE's reconstructions."""
+    rows = {name: values for name, values in figures.items() if isinstance(values, Mapping)}
+    usual = ("student", "teacher", "reconstruction", "real")
+    who = dict.fromkeys([*usual, *(each for values in rows.values() for each in values)])
     lines = [" " * 24 + "".join(f"{word:>16}" for word in who)]
-    for name, values in figures.items():
-        if isinstance(values, Mapping):
-            cells = "".join(f"{values[each]:>16.3f}" for each in who)
-            lines.append(f"{name.replace('_', ' '):24}{cells}")
+    for name, values in rows.items():
+        cells = "".join(f"{values[each]:>16.3f}" if each in values else " " * 16 for each in who)
+        lines.append(f"{name.replace('_', ' '):24}{cells}")
     psnr, pca = figures["vae_psnr_held_out"], figures["pca_psnr_held_out"]
     return "\n".join([*lines, f"VAE, held out: {psnr:.1f} dB; a linear map: {pca:.1f} dB"])
 

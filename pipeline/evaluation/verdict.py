@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 COLLAPSED, NARROWER = 0.5, 0.9
-"""Of the yardstick's recall or coverage, below which a student is called collapsed or narrower."""
+"""Of the yardstick's recall or coverage, below which a student is called collapsed or narrower;
+narrower for its diversity too."""
 REMEMBERED = 0.5
 """Of the usual distance to training images, below which a set of images is called remembered."""
 COPIES = 0.2
@@ -22,7 +23,7 @@ def verdict(figures: Figures) -> list[str]:
     A figure is only held against others of the same comparison, which have the same n, reference
     and features.
     """
-    faults = [*_variety(figures), *_memory(figures), *_likeness(figures)]
+    faults = [*_variety(figures), *_within(figures), *_memory(figures), *_likeness(figures)]
     return [*faults, *([] if faults else [_praise(figures)]), _speed(figures)]
 
 
@@ -46,6 +47,20 @@ def _variety(figures: Figures) -> Iterator[str]:
         elif ours < NARROWER * usual:
             yield f"Less variety than its teacher among {what} ({both}, n {comparison['n']})."
         return
+
+
+def _within(figures: Figures) -> Iterator[str]:
+    """How much images of one prompt or class differ, beside the teacher's."""
+    found = figures["metrics"]
+    records = [found.get("diversity"), found.get("caption_diversity", {}).get("seen")]
+    for record in filter(None, records):
+        ours, usual = record["student"]["value"], record["teacher"]["value"]
+        if ours < NARROWER * usual:
+            yield (
+                "Less variety than its teacher among images of one prompt or class (diversity "
+                f"{ours:.2f} against the teacher's {usual:.2f})."
+            )
+            return
 
 
 def _memory(figures: Figures) -> Iterator[str]:

@@ -11,14 +11,11 @@ from torch import Tensor
 
 from pipeline.config import (
     Config,
-    DataConfig,
-    EvaluateConfig,
     PairsConfig,
-    S3Config,
     TeacherConfig,
 )
 from pipeline.data.fetch import INPUTS, fetch_inputs
-from pipeline.evaluation.captions import CaptionFigures, caption_figures, open_judged
+from pipeline.evaluation.captions import caption_figures, open_judged
 from pipeline.evaluation.classifier import Classifier
 from pipeline.evaluation.comparison import compare_all
 from pipeline.evaluation.failures import failures
@@ -111,10 +108,11 @@ def evaluate(config: Config, stream: Stream = in_process) -> Evaluation:
     config = fetch_inputs(config, *INPUTS)
     reader = open_reader(config)
     of_captions = None
-    if config.evaluate.judged:
-        of_captions = _of_captions(
-            config.evaluate, config.data, config.pairs, config.s3, reader.sets
-        )
+    if (settings := config.evaluate).judged:
+        parts = open_judged(settings, str(config.data.folder), config.data.size, config.s3)
+        networks = {"student": reader.sets.student, "teacher": reader.sets.teacher}
+        more = reader.sets.seed, reader.net
+        of_captions = caption_figures(parts, networks, config.pairs, settings, *more)
     sets, peak = _read(reader, config.evaluate.batch_size, stream)
     found = memorization(sets) if "real" in sets else None
     evaluation = _evaluation(
@@ -137,6 +135,7 @@ def evaluate(config: Config, stream: Stream = in_process) -> Evaluation:
     if of_captions is not None:
         figures |= of_captions.main
         evaluation.metrics["captions"] = of_captions.records
+        evaluation.metrics["caption_diversity"] = of_captions.diversity
     figures["metrics"] = evaluation.metrics
     figures["verdict"] = verdict(figures)
     save_evaluation(reader.sets, config.pairs.steps, output / "evaluation.png")
@@ -151,14 +150,6 @@ def evaluate(config: Config, stream: Stream = in_process) -> Evaluation:
     print("\n".join([*lines, *figures["verdict"]]))
     print(f"picture  {output / 'evaluation.png'}\nfigures  {output / 'evaluation.json'}")
     return evaluation
-
-
-def _of_captions(
-    evaluate: EvaluateConfig, data: DataConfig, pairs: PairsConfig, s3: S3Config, sets: ImageSets
-) -> CaptionFigures:
-    parts = open_judged(evaluate, str(data.folder), data.size, s3)
-    networks = {"student": sets.student, "teacher": sets.teacher}
-    return caption_figures(parts, networks, pairs, evaluate, sets.seed)
 
 
 def open_reader(

@@ -19,6 +19,7 @@ from pipeline.stages.teacher import make_teacher
 from pipeline.utils.errors import UserError
 from tests.fixtures.icons import configured
 
+BOTH, GUIDED = {"student", "teacher"}, ("teacher at 2", "teacher at 9")
 JUDGED = {"names": ["name"], "attributes": ["background", "size"]}
 
 
@@ -65,8 +66,8 @@ def test_psnr_is_that_of_the_definition_and_a_linear_map_keeps_what_is_linear():
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
     config = configured(
         tmp_path_factory.mktemp("captions") / "run",
-        evaluate={"judged": JUDGED, "count": 20, "batch_size": 20},
-        pairs={"solver": "euler", "steps": 2, "count": 4, "shard_size": 4},
+        evaluate={"judged": JUDGED, "count": 20, "batch_size": 20, "guidances": [2.0, 9.0]},
+        pairs={"solver": "euler", "steps": 2, "count": 4, "shard_size": 4, "guidance": 2.0},
     )
     make_icons(config)
     make_teacher(config)
@@ -87,14 +88,21 @@ def test_all_figures_are_there_real_ones_high_and_those_of_noise_low(trained, tm
     for part in ("seen", "held_out"):
         for figure in JUDGED:
             sides = found.main[f"{figure}_{part}"]
-            assert sides.keys() == {"student", "teacher", "real", "reconstruction"}
+            assert sides.keys() == {*BOTH, "real", "reconstruction", *GUIDED}
+            assert sides["teacher at 2"] == sides["teacher"]
             assert sides["real"] > 0.7, "judged after few steps"
         assert found.main[f"names_{part}"]["student"] < 0.65, "it has learnt for six steps"
         record = found.records[part]["name"]["real"]
         assert record["low"] <= record["value"] <= record["high"]
         assert found.main[f"names_{part}"]["real"] == pytest.approx(record["value"])
+        differ, intervals = found.main[f"diversity_{part}"], found.diversity[part]
+        assert differ == {who: each["value"] for who, each in intervals.items()}
+        assert differ.keys() == BOTH and min(differ.values()) > 0
+    guided, usual, further = (found.shown[who] for who in (GUIDED[0], "teacher", GUIDED[1]))
+    assert torch.equal(guided, usual) and not torch.equal(further, usual)
     assert found.main["vae_psnr_held_out"] < found.main["pca_psnr_held_out"]
-    assert "held out" in caption_summary(found.main)
+    lines = caption_summary(found.main).splitlines()
+    assert "teacher at 9" in lines[0] and any("diversity held out" in each for each in lines)
     save_captions(found, tmp_path / "captions.png")
     assert (tmp_path / "captions.png").stat().st_size > 1000
     save_captions(None, tmp_path / "captions.png")
@@ -112,3 +120,5 @@ def test_what_cannot_be_judged_is_one_line(trained, tmp_path):
         opened(held_out=str(tmp_path))
     with pytest.raises(ValueError, match=r"evaluate\.judged"):
         configured(tmp_path / "x", data={"name": "digits"}, teacher={}, evaluate={"judged": JUDGED})
+    with pytest.raises(ValueError, match=r"evaluate\.guidances: \[4\.0\] needs evaluate\.judged"):
+        configured(tmp_path / "x", evaluate={"judged": {}, "guidances": [4.0]})

@@ -18,6 +18,8 @@ def evaluation(
     ratio: float = 1.0,
     closer: float = 0.05,
     teacher_ratio: float = 1.0,
+    diversity: float = 0.2,
+    caption_diversity: float = 0.2,
     **main: Any,
 ) -> dict[str, Any]:
     """A good student, all but what is given."""
@@ -36,6 +38,8 @@ def evaluation(
             {"reference": {"name": "real"}, "n": 1000, "figures": figures},
         ],
         "neighbours": {"features": space, "pixels": space},
+        "diversity": {"student": side(diversity), "teacher": side(0.2)},
+        "caption_diversity": {"seen": {"student": side(caption_diversity), "teacher": side(0.2)}},
         "speed": {"student": {"nfe": 1}, "teacher": {"nfe": 35}},
     }
     usual = {"fd_teacher": 0.02, "fd_floor": 0.01, "fd_real": 0.2, "teacher_fd_real": 0.2}
@@ -55,6 +59,8 @@ def test_a_good_student_is_praised_and_timed() -> None:
         ({"recall": 0.1}, "Collapsed: .*recall 0.10 against the teacher's 0.90, n 1000"),
         ({"coverage": 0.2}, "Collapsed: .*coverage 0.20"),
         ({"recall": 0.7}, "Less variety than its teacher among the real images .*0.70"),
+        ({"diversity": 0.1}, "Less variety .*one prompt or class .*0.10 against .* 0.20"),
+        ({"caption_diversity": 0.1}, "Less variety .*one prompt or class .*0.10 against .* 0.20"),
         (
             {"ratio": 0.2},
             "Memorising: .* 0.20 times as far .*held-out images are, in features; see",
