@@ -16,8 +16,9 @@ aten_ratio                 operators called, ours / autocast's; blocks recompute
 aten_ratio_all_kept        the same, in neither                                               no
 casts_per_weight           of our weights to bfloat16, for each weight and update              1
 
-With --compiled ours has its blocks compiled, as by default on a GPU, which here takes a C++
-compiler some minutes, of sd1 fifteen; casts are not counted then. Ratios are medians of interleaved
+With --compiled blocks ours has its blocks compiled, as by default on a GPU, with --compiled whole
+its networks, which here takes a C++ compiler some minutes, of sd1 fifteen; casts are not counted
+then. Ratios are medians of interleaved
 timings. Products of matrices in bfloat16 are slow on a CPU that has no instructions for them; they
 count on both sides, though a GPU would do them: so prompts of Wan have 16 words, not 512.
 """
@@ -204,11 +205,6 @@ WAYS = {
     "ours": {"precision": "bf16", "recompute": "true"},
     "best": {"precision": "bf16", "recompute": "false"},
 }
-COMPILED = {
-    "ours": {"precision": "bf16", "recompute": "true", "compile": "blocks"},
-    "best": {"precision": "bf16", "recompute": "false", "compile": "blocks"},
-}
-"""With compiled blocks, as by default on a GPU."""
 
 
 @contextmanager
@@ -251,13 +247,14 @@ def under_autocast(training: build.TrainingRun) -> build.TrainingRun:
     return replace(training, step=step)
 
 
-def measure(model: str, pairs: int, compiled: bool) -> Figures:
-    """The figures of a model."""
-    ways = WAYS | (COMPILED if compiled else {})
+def measure(model: str, pairs: int, compiled: str) -> Figures:
+    """The figures of a model, ours compiled as `distill.compile` would have it."""
+    compilation = {"ours": {"compile": compiled}, "best": {"compile": compiled}}
+    ways = {name: way | compilation.get(name, {}) for name, way in WAYS.items()}
     with prepared(model, ways) as runs:
         operators = {name: run.operators() / CYCLE for name, run in runs.items()}
         times = [{name: 1e3 * run.seconds() for name, run in runs.items()} for _ in range(pairs)]
-        step, casts = runs["ours"].training.step, runs["ours"].casts() if not compiled else 0
+        step, casts = runs["ours"].training.step, runs["ours"].casts() if compiled == "none" else 0
         weights = [
             len(each.masters.weights) for each in (step.student, step.critic) if each.masters
         ]
@@ -282,7 +279,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=7, help="interleaved timings of each")
     parser.add_argument("--only", choices=MODELS, help="one model")
-    parser.add_argument("--compiled", action="store_true", help="with compiled blocks")
+    parser.add_argument("--compiled", choices=("none", "blocks", "whole"), default="none")
     parser.add_argument("--json", type=Path, help="where the figures go too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
