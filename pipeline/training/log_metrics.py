@@ -102,7 +102,8 @@ class LogMetrics(Hook):
             self._hinted = True
             log.warning(
                 "the GPU waits for the host in %.0f%% of its time: raise distill.batch_size, or "
-                "lower distill.lanes, so that a microbatch has more images",
+                "lower distill.lanes, so that a microbatch has more images; distill.compile: whole "
+                "leaves the host less to do",
                 100 * host / device,
             )
 
