@@ -6,6 +6,7 @@ import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
 
@@ -63,6 +64,32 @@ def test_command_line_before_file_before_defaults(empty_file: Path) -> None:
     assert config.distill.critic.lr == 1e-4
     assert config.distill.matching.range == (0.3, 0.6)
     assert config.distill.lanes == Config().distill.lanes
+
+
+@pytest.mark.parametrize("own", ["distill.student.lora.rank", "distill.critic.lora.alpha"])
+def test_a_setting_changes_itself_alone_where_an_alias_names_two(own: str) -> None:
+    file = "configs/flux2-klein-4-step.yaml"
+    assert "*lora" in Path(file).read_text()
+    before, after = (
+        dict(flat(load([f"--config={file}", *more]).model_dump())) for more in ([], [f"--{own}=1"])
+    )
+    assert {name for name, value in after.items() if value != before[name]} == {own}
+
+
+@pytest.mark.parametrize("name", [name for name, _, _ in settings()])
+def test_an_empty_value_is_refused(name: str) -> None:
+    """A variable of the shell that is not set."""
+    with pytest.raises(UserError, match="its value is empty; write null"):
+        load([f"--{name}="])
+
+
+def flat(tree: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Leaves by their dotted names."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def test_words_without_a_name_go_to_their_setting() -> None:

@@ -154,11 +154,16 @@ def _recorded(run: str) -> str | None:
 
 
 def _put(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key; a branch that is no mapping stays, for `Config` to refuse."""
+    """Set a dotted key; a branch that is no mapping stays, for `Config` to refuse.
+
+    Branches on the way are copied: an alias in YAML has two names share one.
+    """
     *groups, leaf = key.split(".")
-    branch: Any = tree
+    branch = tree
     for group in groups:
-        branch = branch.setdefault(group, {})
-        if not isinstance(branch, dict):
+        found = branch.get(group, {})
+        if not isinstance(found, dict):
             return
+        branch[group] = dict(found)
+        branch = branch[group]
     branch[leaf] = value

@@ -40,7 +40,7 @@ def parse(
     """
     own = parser(job, prog)
     for name in sorted(_within_mappings(arguments)):
-        own.add_argument(f"--{name}", default=argparse.SUPPRESS, type=settings_yaml.parse)
+        own.add_argument(f"--{name}", default=argparse.SUPPRESS, type=_value)
     reader = own.parse_known_intermixed_args if job.words else own.parse_known_args
     known, unknown = reader(arguments)
     if unknown and not unknown[0].startswith("--"):
@@ -179,7 +179,7 @@ def _add_setting(group: Any, name: str, schema: dict[str, Any], shown: bool, who
         *(f"--{option}" for option in (name, schema.get("short")) if option),
         metavar=kind,
         default=argparse.SUPPRESS,
-        type=_text if kind == "TEXT" else settings_yaml.parse,
+        type=_text if kind == "TEXT" else _value,
         help=text.replace("%", "%%") if shown else argparse.SUPPRESS,
     )
 
@@ -224,4 +224,15 @@ def _describe(schema: dict[str, Any]) -> tuple[str, list[str]]:
 
 
 def _text(text: str) -> str | None:
-    return None if text == "null" else text
+    return None if _given(text) == "null" else text
+
+
+def _value(text: str) -> Any:
+    return settings_yaml.parse(_given(text))
+
+
+def _given(text: str) -> str:
+    """The same; of a variable of the shell that is not set nothing is given."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("its value is empty; write null for none")
+    return text

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from pipeline.utils.fields import Branch, Decay, Folder, Part, Positive, Rate
+from pipeline.utils.fields import Branch, Decay, Folder, NullableText, Part, Positive, Rate
 
 Size = Positive | Annotated[tuple[Positive, ...], Field(strict=False, min_length=2, max_length=3)]
 
@@ -134,8 +134,9 @@ class TeacherConfig(Branch):
         description="Columns of teacher.prompts with the images that a model edits, or starts a "
         "video from: file names, or the images themselves.",
     )
-    negative_prompt: str = Field(
-        default="", description="What guidance steers a text-to-image teacher away from."
+    negative_prompt: NullableText = Field(
+        default="",
+        description="What guidance steers a text-to-image teacher away from; null: nothing.",
     )
     embedded_guidance: float = Field(
         default=3.5,

@@ -68,7 +68,11 @@ def line(errors: Sequence[ErrorDetails], names: Sequence[str]) -> str:
         if colon and name.isidentifier():
             setting = f"{key}.{name}".lstrip(".")
             return f"{setting}: YAML wants a space after the colon; write {name}: {given}"
-        return unknown(key, names)
+        setting = f"{_named(error['loc'][:-1])}.{error['loc'][-1]}".lstrip(".")
+        if (known := setting.replace("-", "_")) in names and not name.isidentifier():
+            nested = known.replace(".", ": {")
+            return f"{setting}: in YAML write {nested}: {value}{'}' * known.count('.')}"
+        return unknown(setting, names)
     if not key:
         return reason
     if kind == "missing":
@@ -82,7 +86,11 @@ def line(errors: Sequence[ErrorDetails], names: Sequence[str]) -> str:
 
 def _key(error: ErrorDetails) -> str:
     """Of the setting, without the names of types."""
-    loc = [p for p in error["loc"] if isinstance(p, int) or p.isidentifier()]
+    return _named(error["loc"])
+
+
+def _named(loc: Sequence[int | str]) -> str:
+    loc = [p for p in loc if isinstance(p, int) or p.isidentifier()]
     return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in loc).lstrip(".")
 
 

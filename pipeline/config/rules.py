@@ -150,6 +150,8 @@ def distill_problems(distill: DistillConfig) -> Problems:
     """Batches in microbatches, scores and sharding; the terms have rules of their own."""
     lanes = f"distill.lanes ({distill.lanes})"
     yield from multiple_problems("distill.batch_size", distill.batch_size, distill.lanes, lanes)
+    if distill.scoring.count == 1:
+        yield "distill.scoring.count: 1 is no set of images; compare 2000, say, or 0 for no scores"
     if distill.pick == "best" and not distill.scoring.count:
         yield "distill.pick: best needs scores; set distill.scoring.count to 2000, say"
     if distill.shard_teacher and not distill.sharded:
@@ -231,6 +233,11 @@ def evaluate_problems(
         yield (
             f"evaluate.judged: {', '.join(evaluate.judged)}, but data.name is {data.name}: a judge "
             "learns from images with captions; set it to {}"
+        )
+    if evaluate.clip and evaluate.scores.get("clip", evaluate.clip) != evaluate.clip:
+        yield (
+            f"evaluate.clip: {evaluate.clip}, but evaluate.scores has other weights for clip "
+            f"({evaluate.scores['clip']}); name one of them"
         )
     if evaluate.guidances and not evaluate.judged:
         yield (

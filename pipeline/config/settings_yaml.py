@@ -21,6 +21,13 @@ DEEPEST = 50
 _SHOWN = 300
 """Characters of a problem that are shown."""
 _NUMBER = r"[-+]?(?!0\d)\d[\d.]*([eE][-+]?\d+)?"
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_WHOLE, _POWER = r"(0|[1-9][\d_]*)", r"[eE][-+]?\d+"
+_NUMBERS = {
+    _INT: rf"[-+]?{_WHOLE}$",
+    _FLOAT: rf"[-+]?({_WHOLE}{_POWER}|({_WHOLE}\.\d*|\.\d+)({_POWER})?|\.(inf|Inf|INF))$|\.nan$",
+}
+"""What is one, as in YAML 1.2: 010 and 20:00 are none, 1e-4 is."""
 _LONGEST = 1000
 """Characters of a value that is no text at most."""
 
@@ -79,7 +86,7 @@ def dump(tree: dict[str, Any]) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML of bounded size: 1e-4 and 1e3 are numbers, a key said twice is an error."""
+    """Safe YAML of bounded size, in which a key said twice is an error."""
 
     def __init__(self, stream: bytes | str) -> None:
         super().__init__(stream)
@@ -129,11 +136,6 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
 def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
     """1e3 and 1.5e3 are the integers that they say."""
     value = loader.construct_yaml_float(node)
@@ -141,13 +143,20 @@ def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
     return int(value) if whole else value
 
 
-_Loader.add_constructor("tag:yaml.org,2002:float", _number)
+_Loader.add_constructor(_FLOAT, _number)
 
 
 class _Dumper(yaml.SafeDumper):
     """Block YAML with lists on one line."""
 
 
+for _kind in (_Loader, _Dumper):
+    _kind.yaml_implicit_resolvers = {
+        first: [each for each in known if each[0] not in _NUMBERS]
+        for first, known in _kind.yaml_implicit_resolvers.items()
+    }
+    for _tag, _form in _NUMBERS.items():
+        _kind.add_implicit_resolver(_tag, re.compile(_form), list("-+.0123456789"))
 _Dumper.add_representer(
     list, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, True)
 )

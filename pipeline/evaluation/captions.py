@@ -93,7 +93,8 @@ class CaptionFigures:
         main: Figure and part -> who made the images -> accuracy, or how much those of one caption
             differ; the VAE's and PCA's mean PSNR.
         records: Part -> question -> who -> accuracy with its interval.
-        diversity: Part -> who -> how much two images of one caption differ, with its interval.
+        diversity: Part -> who -> how much two images of one caption differ, with its interval;
+            and the number of captions, n.
         captions: Of the images that are shown.
         shown: Who -> those images, (n, 3, H, W) in [-1, 1].
     """
@@ -151,8 +152,9 @@ def caption_figures(
         others = makers.only(*networks).images(
             some.captions[:_TWICE], seed, first + 2 * evaluate.count
         )
-        differ[part] = variety(net or judge.body, made, others)
-        main[f"diversity_{part}"] = {who: each["value"] for who, each in differ[part].items()}
+        differ[part] = {"n": len(some.captions[:_TWICE])}
+        differ[part] |= variety(net or judge.body, made, others)
+        main[f"diversity_{part}"] = {who: differ[part][who]["value"] for who in networks}
         note = " (held out)" if part == "held_out" else ""
         captions += [caption + note for caption in some.captions[:_SHOWN]]
         for who, images in sets.items():

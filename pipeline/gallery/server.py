@@ -119,7 +119,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:  # noqa: N802
         """The page at /, images at /image."""
-        address = urlsplit(self.path)
+        try:
+            address = urlsplit(self.path)
+        except ValueError:
+            self._refuse(HTTPStatus.BAD_REQUEST, "that is no address")
+            return
         if not known_host(self.headers.get("Host", ""), self.name):
             text = "open it under the address it prints, or set sample.host to this name"
             self._refuse(HTTPStatus.FORBIDDEN, text)

@@ -80,10 +80,11 @@ class Studio:
         self._lock = threading.Lock()
 
     @property
-    def calls(self) -> int:
-        """Network evaluations of one image of the teacher."""
-        pairs = self.pairs
-        return network_calls(self.teacher, pairs.solver, pairs.steps, pairs.guided)
+    def calls(self) -> dict[By, int]:
+        """Network evaluations of one image."""
+        pairs, own = self.pairs, len(self.student.sampler.timesteps)
+        teachers = network_calls(self.teacher, pairs.solver, pairs.steps, pairs.guided)
+        return {"student": own, "teacher": teachers}
 
     @property
     def prompts(self) -> list[str] | None:

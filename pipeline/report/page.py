@@ -37,7 +37,7 @@ _PICTURES = {
     ),
     "evaluation.png": (
         "The same noise",
-        "Noise, what the teacher's many steps make of it, and what the student makes of it in one.",
+        "Noise, what the teacher's many steps make of it, and what the student makes of it.",
     ),
     "neighbours.png": (
         "The nearest real images",

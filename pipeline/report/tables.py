@@ -17,7 +17,7 @@ FIGURES = (
     ("accuracy", "accuracy", "teacher_accuracy", None, "n_teacher"),
     ("precision", "precision", "teacher_precision", None, "n_real_compared"),
     ("recall", "recall", "teacher_recall", None, "n_real_compared"),
-    ("network calls", None, "nfe_teacher", None, None),
+    ("network calls", "metrics.speed.student.nfe", "nfe_teacher", None, None),
     ("ms per image, batch 1", "latency_ms", "teacher_latency_ms", None, None),
 )
 """Title, and the names in evaluation.json of student, teacher, floor and n."""
@@ -42,13 +42,19 @@ def figures(evaluation: dict[str, Any]) -> list[Row]:
     """The main figures, those that are there."""
     rows = []
     for title, *names in FIGURES:
-        student, teacher, floor, n = (value(evaluation.get(name)) if name else "" for name in names)
-        if title == "network calls" and teacher:
-            student = "1"
+        student, teacher, floor, n = (value(_named(evaluation, name)) for name in names)
         if student or teacher or floor:
             real = real_images(evaluation) if (names[-1] or "").startswith("n_real") else ""
             rows.append(Row(title, student, teacher, floor, n, real))
     return rows + _by_captions(evaluation)
+
+
+def _named(evaluation: dict[str, Any], name: str | None) -> Any:
+    """The figure of a dotted name; None if there is none."""
+    found: Any = evaluation if name else None
+    for key in (name or "").split("."):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
 
 
 def _by_captions(evaluation: dict[str, Any]) -> list[Row]:
@@ -56,10 +62,13 @@ def _by_captions(evaluation: dict[str, Any]) -> list[Row]:
     rows = []
     for name, sides in evaluation.items():
         if isinstance(sides, dict) and {"student", "teacher"} <= sides.keys():
-            title = name.replace("_", " ")
-            if "real" in sides:
+            title, judged = name.replace("_", " "), "real" in sides
+            if judged:
                 title += f": right (real images {value(sides['real'])})"
-            rows.append(Row(title, value(sides["student"]), value(sides["teacher"]), "", ""))
+            kind = _named(evaluation, f"metrics.{'captions' if judged else 'caption_diversity'}")
+            parts = [each for each in kind or () if name.endswith(f"_{each}")]
+            n = value(_named(kind, f"{parts[0]}.n")) if parts else ""
+            rows.append(Row(title, value(sides["student"]), value(sides["teacher"]), "", n))
     return rows
 
 
@@ -115,8 +124,7 @@ def changed(run: FoundRun) -> list[tuple[str, str, str]]:
     usual = dict(_flat(Config(run="/").model_dump(mode="json")))
     rows = []
     for name, each in _flat(run.settings):
-        inside = isinstance(each, str) and isinstance(folder, str) and each.startswith(folder)
-        if each != usual.get(name) and not inside:
+        if each != usual.get(name) and not _within(folder, each):
             rows.append((name, _said(each), _said(usual.get(name))))
     return rows
 
@@ -128,13 +136,16 @@ def differences(runs: list[FoundRun]) -> list[tuple[str, list[str]]]:
     rows = []
     for name in dict.fromkeys(name for tree in trees for name in tree):
         cells = [tree.get(name) for tree in trees]
-        inside = all(
-            isinstance(cell, str) and isinstance(folder, str) and cell.startswith(folder)
-            for cell, folder in zip(cells, folders, strict=True)
-        )
+        inside = all(map(_within, folders, cells))
         if not inside and any(cell != cells[0] for cell in cells):
             rows.append((name, [_said(cell) for cell in cells]))
     return rows
+
+
+def _within(folder: Any, place: Any) -> bool:
+    """Whether a setting is a folder, or a place in it."""
+    both = isinstance(folder, str) and isinstance(place, str)
+    return both and f"{place}/".startswith(f"{folder.rstrip('/')}/")
 
 
 def _flat(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -165,5 +165,7 @@ def verdict(evaluation: dict[str, Any]) -> list[str]:
         )
     ratio, calls = evaluation.get("speedup"), evaluation.get("nfe_teacher")
     if isinstance(ratio, float) and isinstance(calls, int):
-        sentences.append(f"It is {ratio:.0f} times faster: one network call instead of {calls}.")
+        sentences.append(
+            f"It is {ratio:.0f} times faster than its teacher's {calls} network calls."
+        )
     return sentences

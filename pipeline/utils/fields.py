@@ -60,7 +60,8 @@ def one_of(table: str, *built_in: str) -> AfterValidator:
 
 def _found(name: str) -> str:
     """A local path from the root; what is none here stays, such as a name on the Hub."""
-    return os.path.abspath(name) if os.path.exists(name) else name
+    path = os.path.abspath(os.path.expanduser(name))
+    return path if os.path.exists(path) else name
 
 
 Positive = Annotated[int, Field(gt=0)]
@@ -80,7 +81,9 @@ Every = Annotated[bool | int, BeforeValidator(_every)]
 """Of many: none (false), all (true), or every n-th (2 or more)."""
 Input = Annotated[str, Field(min_length=1), AfterValidator(absolute)]
 Model = Annotated[str, Field(min_length=1), AfterValidator(_found)]
-Folder = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
+NullableText = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
+"""Null is no text, ""."""
+Folder = NullableText
 """A folder of output; null or "" until `Config` fills in its place under `run`."""
 
 

@@ -37,4 +37,4 @@ def split(uri: str) -> tuple[str, str]:
 
 def absolute(uri: str) -> str:
     """A local path from the root, for workers that start in folders of their own; URIs stay."""
-    return uri if is_remote(uri) else os.path.abspath(uri)
+    return uri if is_remote(uri) else os.path.abspath(os.path.expanduser(uri))

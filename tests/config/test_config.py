@@ -275,6 +275,11 @@ def test_example_is_valid(path: Path) -> None:
             "as the 2 levels of network.channels need",
         ),
         (
+            {"evaluate": {"clip": "/one", "scores": {"clip": "/other"}}},
+            "evaluate.clip: /one, but evaluate.scores has other weights for clip (/other)",
+        ),
+        ({"distill": {"scoring": {"count": 1}}}, "distill.scoring.count: 1 is no set of images"),
+        (
             {"teacher": {"kind": "gaussian", "file": "/edm.pkl"}},
             "teacher.file: /edm.pkl needs teacher.kind diffusers; a gaussian reads none",
         ),

@@ -79,3 +79,19 @@ def test_an_alias_is_what_it_stands_for() -> None:
 def test_a_file_without_end_is_refused() -> None:
     with pytest.raises(UserError, match="/dev/zero"):
         settings_yaml.read("/dev/zero")
+
+
+NUMBERS = ["1e-4", "2e5", "1.5e3", "5", "-3", "+4", "1_000", ".5", "5."]
+TEXTS = ["010", "0100000", "20:00", "12:30.5", "0x10", "0b1", "00.5", "1.2.3", "+", "_1"]
+
+
+def test_numbers_are_those_that_people_mean() -> None:
+    """YAML 1.1 reads octal and sexagesimal ones: 010 as 8, 20:00 as 1200."""
+    assert [settings_yaml.parse(text) for text in NUMBERS] == list(map(float, NUMBERS))
+    assert [settings_yaml.parse(text) for text in TEXTS] == TEXTS
+
+
+@given(st.one_of(st.sampled_from([*NUMBERS, *TEXTS, "null", "true", "no", "~", ""]), st.text()))
+def test_what_is_written_is_read_again(text: str) -> None:
+    with contextlib.suppress(UserError):  # of what YAML cannot hold
+        assert settings_yaml.read_text(settings_yaml.dump({"a": text}).encode(), "it")["a"] == text

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from pipeline.config import PairsConfig, TeacherConfig
+from pipeline.diffusion.sampler import FewStepSampler
 from pipeline.gallery import server
 from pipeline.gallery.server import known_host, new_server
 from pipeline.gallery.studio import Studio
@@ -123,6 +124,7 @@ def test_a_wrong_wish_is_refused_in_words(get: Get, words: str, said: str) -> No
 def test_other_paths_and_methods_and_long_lines_are_refused(get: Get) -> None:
     for path in ("/images", "/../etc/passwd", "//evil.example/image?class=0"):
         assert get(path)[0] == 404
+    assert get("//[")[0] == 400
     assert get("/", "POST")[0] == 501
     assert get("/image?prompt=" + 70_000 * "x")[0] == 414
 
@@ -145,9 +147,18 @@ def test_the_page_runs_its_own_script_alone(get: Get) -> None:
     page = body.decode()
     assert status == 200 and page.count("<script") == 1
     assert [label for label in range(9) if f'data-class="{label}"' in page] == [0, 1, 2]
-    assert "35 calls" in page and "http:" not in page and "https:" not in page
+    assert "Student, 1 call<" in page and "One step, or 35 calls" in page
+    assert "http:" not in page and "https:" not in page
     assert headers["Content-Security-Policy"].startswith("default-src 'none'")
     assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+
+
+def test_a_student_of_several_steps_is_called_that() -> None:
+    student, teacher = (gaussian_teacher((1, 4, 4), 3) for _ in range(2))
+    student = student.with_sampler(FewStepSampler(student.schedule, (80.0, 6.0, 0.3)))
+    with served(Studio(student, teacher, PairsConfig(), seed=0)) as get:
+        page = get("/")[2].decode()
+    assert "Student, 3 calls<" in page and "3 steps, or 35 calls" in page
 
 
 def test_any_prompt_can_be_asked_for(tmp_path: Path) -> None:

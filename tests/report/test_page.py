@@ -262,6 +262,39 @@ def test_figures_at_different_n_are_never_side_by_side(made: Path, folder: Path)
     assert large == 2 * ["Faster than the teacher", "Steps"]
 
 
+def test_captions_have_their_number_and_students_of_several_steps_their_calls(
+    folder: Path,
+) -> None:
+    sides = {"student": 0.8, "teacher": 0.9}
+    runs = []
+    for n, calls in ((600, 4), (50, 1)):
+        captions = {"seen": {"n": n}, "held_out": {"n": n + 1}}
+        metrics = {
+            **FIGURES["metrics"],
+            "captions": captions,
+            "caption_diversity": {"seen": {"n": n // 10}},
+            "speed": {"student": {"nfe": calls}},
+        }
+        judged = {"names_seen": sides | {"real": 1.0}, "my_names_held_out": sides | {"real": 1.0}}
+        evaluation = {**FIGURES, **judged, "diversity_seen": sides, "metrics": metrics}
+        runs.append(replace(read(folder), evaluation=evaluation))
+    rows = {(title, n): cells for title, n, cells in page.tables.side_by_side(runs)}
+    assert rows["names seen: right (real images 1)", "600"] == ["0.8", ""]
+    assert rows["my names held out: right (real images 1)", "51"] == ["", "0.8"]
+    assert rows["diversity seen", "60"] == ["0.8", ""]
+    assert rows["network calls", ""] == ["4", "1"]
+
+
+def test_a_place_beside_the_run_is_not_in_it(folder: Path) -> None:
+    settings = {"run": "/x/sdxl", "teacher": {"output": "/x/sdxl-other"}}
+    settings |= {"pairs": {"output": "/x/sdxl/pairs"}}
+    runs = [replace(read(folder), settings=settings)]
+    assert "teacher.output" in [name for name, *_ in page.tables.changed(runs[0])]
+    runs.append(replace(runs[0], settings={"run": "/y/wan", "teacher": {"output": "/y/wan-b"}}))
+    found = [name for name, _ in page.tables.differences(runs)]
+    assert "teacher.output" in found and "run" not in found
+
+
 def test_figures_against_other_real_images_are_never_side_by_side(folder: Path) -> None:
     runs = []
     for digest in ("abc", "def"):

@@ -14,6 +14,11 @@ def test_a_local_path_is_made_absolute(path):
     assert absolute(path) == os.path.abspath(path)
 
 
+def test_a_home_is_that_of_the_user(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert absolute("~/runs") == "/home/someone/runs"
+
+
 @pytest.mark.parametrize("uri", ["s3://bucket/some/run", "hf://owner/name@main", "gs://bucket"])
 def test_a_uri_stays(uri):
     assert is_remote(uri)
