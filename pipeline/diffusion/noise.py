@@ -249,7 +249,7 @@ class Flow:
             "whole" (CogView4) is that in whole training times; "trailing" (Flux) shifts 1 to
             1/steps; "multistep" (SANA's DPMSolverMultistepScheduler) shifts 1 - 1/N to 0 and
             leaves out the last; "unipc" (Wan's UniPCMultistepScheduler) shifts 1 to 1/N, and leaves
-            out the last.
+            out the last; "unipc-trailing" is "trailing" told to that one.
         respaced: What a sampler makes of these times, (steps,) -> (steps,); None: nothing.
 
     Source: Esser et al., 2024, arXiv 2403.03206, Eq. 23.
@@ -267,7 +267,7 @@ class Flow:
     @property
     def whole(self) -> bool:
         """Whether its sampler tells its network whole training times, cut off."""
-        return self.spacing in ("multistep", "unipc")
+        return self.spacing in ("multistep", "unipc", "unipc-trailing")
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t

@@ -8,7 +8,7 @@ from torch import Tensor
 
 _MULTISTEP = ("multistep-leading", "multistep-linspace")
 _IN_TABLE = ("leading", "trailing", "linspace", "rounded", *_MULTISTEP)
-_IN_FLOW = ("linspace", "trailing", "once", "whole", "multistep", "unipc")
+_IN_FLOW = ("linspace", "trailing", "once", "whole", "multistep", "unipc", "unipc-trailing")
 _INSIDE = 2.0**-12
 """How far a time stays below the next that is told otherwise: float32 tells them apart."""
 
@@ -92,9 +92,11 @@ def in_flow(spacing: str, steps: int, total: int, shift: Callable[[Tensor], Tens
     if spacing in ("trailing", "multistep"):
         first = 1 if spacing == "trailing" else 1 - 1 / total
         return shift(torch.linspace(first, 0, steps + 1, dtype=torch.float64)[:-1])
-    if spacing == "unipc":
-        even = torch.linspace(1, 1 / total, steps + 1, dtype=torch.float64)[:-1]
-        return shift(even).clamp(max=1 - 1e-6)
+    if spacing.startswith("unipc"):
+        last, apart = (1 / steps, steps - 1) if spacing == "unipc-trailing" else (1 / total, steps)
+        even = 1 + torch.arange(steps, dtype=torch.float64) * ((last - 1) / max(apart, 1))
+        places = shift(even).clamp(max=1 - 1e-6) * total
+        return places.clamp(max=places.floor() + 1 - _INSIDE) / total
     if spacing == "whole":  # in the order of NumPy's sums: next to a whole number a bit decides
         apart = (1 - total) / max(steps - 1, 1)
         places = torch.arange(steps, dtype=torch.float64) * apart + total

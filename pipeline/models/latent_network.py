@@ -43,6 +43,7 @@ class LatentNetwork(PromptedNetwork):
         shifts_by_size: Whether the pipeline tells its scheduler a shift that follows the size.
         optional: Components that a folder may lack.
         pipeline_spacing: Of a flow's times, where the pipeline names them itself.
+        names_flow_sigmas: Whether it does so too where the scheduler has `use_flow_sigmas`.
     """
 
     latents: VAE
@@ -52,6 +53,7 @@ class LatentNetwork(PromptedNetwork):
     shifts_by_size: ClassVar[bool] = False
     optional: ClassVar[frozenset[str]] = frozenset()
     pipeline_spacing: ClassVar[str | None] = None
+    names_flow_sigmas: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -152,8 +154,11 @@ class LatentNetwork(PromptedNetwork):
         schedule, prediction = read_scheduler(config, tokens if cls.shifts_by_size else None)
         if isinstance(schedule, EDM):
             schedule = replace(schedule, image_variance=1.0)
-        if cls.pipeline_spacing and isinstance(schedule, Flow) and not schedule.whole:
-            schedule = replace(schedule, spacing=cls.pipeline_spacing)
+        if cls.pipeline_spacing and isinstance(schedule, Flow):
+            if not schedule.whole:
+                schedule = replace(schedule, spacing=cls.pipeline_spacing)
+            elif cls.names_flow_sigmas and schedule.spacing == "unipc":
+                schedule = replace(schedule, spacing=f"unipc-{cls.pipeline_spacing}")
         return schedule, prediction
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
@@ -181,6 +186,12 @@ class LatentNetwork(PromptedNetwork):
     def size(self) -> tuple[int, ...]:
         """In pixels, a number for each of `axes`."""
         return self.latents.pixels(self.shape)[1:]
+
+    def inputs(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        scaled, told = super().inputs(x_t, t)
+        if isinstance(self.schedule, Flow) and self.schedule.whole:
+            told = self.position(t) / self.schedule.steps_table
+        return scaled, told
 
     def position(self, t: Tensor) -> Tensor:
         """Flow time in [0, 1] as a position in the table of training steps."""

@@ -154,7 +154,8 @@ def _flow(config: Mapping[str, Any], tokens: int | None) -> Flow:
         spacing = _FLOW_SIGMAS[config["_class_name"]]
     elif config.get("use_dynamic_shifting"):
         spacing = "once"
-    if config.get("use_dynamic_shifting") and (tokens is not None or spacing == "once"):
+    by_size = tokens is not None or spacing != "multistep"  # DPM-Solver shifts by nothing then
+    if config.get("use_dynamic_shifting") and by_size:
         shift = _dynamic_shift(config, tokens)
     respace = None
     if config.get("shift_terminal") or any(map(config.get, SPACINGS)):

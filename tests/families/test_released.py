@@ -37,6 +37,12 @@ DPM = {
 }
 FLOW_DPM = {**DPM, "prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
 
+UNIPC = {
+    **{"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction"},
+    **{"use_flow_sigmas": True, "flow_shift": 7.0, "final_sigmas_type": "zero"},
+    **{"solver_order": 1, "disable_corrector": [*range(50)]},  # Euler's steps
+}
+
 Case = tuple[str, str, dict[str, Any]]
 RELEASED: dict[str, Case] = {
     "sd15": ("sd1", "plms", {"_class_name": "PNDMScheduler", **OLD, "steps_offset": 1}),
@@ -159,6 +165,14 @@ CHANGED: dict[str, Case] = {
         "euler",
         {**EULER, "timestep_type": "continuous", "prediction_type": "v_prediction"},
     ),
+    **{
+        f"{name} by UniPC": (name, "euler", UNIPC)
+        for name in ("ltx", "hunyuan-video", "lumina2", "chroma", "qwen", "flux-dev", "flux2-klein")
+    },
+    **{
+        f"{name} by UniPC, by size": (name, "euler", {**UNIPC, "use_dynamic_shifting": True})
+        for name in ("ltx", "chroma", "qwen", "flux-dev", "flux2-klein")
+    },
     "SANA shifts by nothing": ("sana", "dpmpp_2m", {**FLOW_DPM, "use_dynamic_shifting": True}),
 }
 
@@ -204,6 +218,14 @@ def test_cogview4_is_told_times_that_its_noise_follows(
     scheduler: dict[str, Any], named: str, with_scheduler: Callable
 ) -> None:
     assert named in refused(with_scheduler("cogview4", scheduler))
+
+
+@pytest.mark.parametrize("name", ["lumina2", "hunyuan-video", "wan-unipc"])
+def test_a_shift_by_size_that_no_pipeline_tells_unipc_is_refused(
+    name: str, with_scheduler: Callable
+) -> None:
+    settings = with_scheduler(name, {**UNIPC, "use_dynamic_shifting": True})
+    assert "UniPCMultistepScheduler: use_dynamic_shifting is not supported" in refused(settings)
 
 
 def test_the_index_says_which_class_takes_the_file(with_scheduler: Callable) -> None:

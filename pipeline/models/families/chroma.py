@@ -40,6 +40,7 @@ class Chroma(Flux):
 
     family = "chroma"
     pipelines = ("ChromaPipeline",)
+    names_flow_sigmas = True
     widths: ClassVar = {"joint_attention_dim": {"text_encoder.hidden_size": 1}}
     time_embedding = "distilled_guidance_layer.in_proj"
     reads_padding = True  # its mask is a number that attention adds

@@ -74,6 +74,7 @@ class HunyuanVideo15(VideoNetwork):
         "text_embed_2_dim": {"text_encoder_2.hidden_size": 1},
     }
     pipeline_spacing = "trailing"
+    names_flow_sigmas = True
 
     @classmethod
     def problem(cls, folder: ModelFolder) -> str | None:

@@ -53,6 +53,7 @@ class LTX(VideoNetwork):
     widths: ClassVar = {"caption_channels": {"text_encoder.hidden_size": 1}}
     shifts_by_size = True
     pipeline_spacing = "trailing"
+    names_flow_sigmas = True
     own = (161, 512, 704)
 
     @classmethod

@@ -43,6 +43,7 @@ class Lumina2(LatentTransformer):
     takes = {Flow: ("flow_prediction",)}
     shifts_latents = True
     pipeline_spacing = "trailing"
+    names_flow_sigmas = True
     guidance_norm = True
     widths: ClassVar = {"cap_feat_dim": {"text_encoder.hidden_size": 1}}
     blocks = ("noise_refiner", "layers")

@@ -33,6 +33,7 @@ class QwenImage(Flux):
 
     family = "qwen"
     pipelines = ("QwenImagePipeline",)
+    names_flow_sigmas = True
     vaes = ("AutoencoderKLQwenImage",)
     widths: ClassVar = {"joint_attention_dim": {"text_encoder.hidden_size": 1}}
     call_defaults: ClassVar[dict[str, Any]] = {"true_cfg_scale": 1.0}
