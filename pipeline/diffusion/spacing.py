@@ -93,8 +93,8 @@ def in_flow(spacing: str, steps: int, total: int, shift: Callable[[Tensor], Tens
         first = 1 if spacing == "trailing" else 1 - 1 / total
         return shift(torch.linspace(first, 0, steps + 1, dtype=torch.float64)[:-1])
     if spacing.startswith("unipc"):
-        last, apart = (1 / steps, steps - 1) if spacing == "unipc-trailing" else (1 / total, steps)
-        even = 1 + torch.arange(steps, dtype=torch.float64) * ((last - 1) / max(apart, 1))
+        most, gaps = (steps, steps - 1) if spacing == "unipc-trailing" else (total, steps)
+        even = 1 + torch.arange(steps, dtype=torch.float64) * ((1 / most - 1) / max(gaps, 1))
         places = shift(even).clamp(max=1 - 1e-6) * total
         return places.clamp(max=places.floor() + 1 - _INSIDE) / total
     if spacing == "whole":  # in the order of NumPy's sums: next to a whole number a bit decides

@@ -12,7 +12,7 @@ from pipeline.diffusion.condition import Inputs
 from pipeline.models.family import refuse
 from pipeline.models.folder import ModelFolder
 from pipeline.models.latent_transformer import LatentTransformer
-from pipeline.models.schedulers import student_scheduler
+from pipeline.models.student_scheduler import student_scheduler
 
 _RATIO = "boundary_ratio"
 

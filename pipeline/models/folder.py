@@ -73,7 +73,7 @@ class ModelFolder:
 def one_side(size: Any) -> int | None:
     """The one number that a `sample_size` is, or has twice; else None."""
     sides = {*size} if isinstance(size, list | tuple) else {size}
-    side = sides.pop()
+    side = sides.pop() if sides else None
     return side if isinstance(side, int) and not sides else None
 
 
@@ -264,7 +264,7 @@ def _module(library: str) -> str | None:
 
 def _open(kind: Any, part: Path) -> Any:
     """A network, tokenizer, scheduler or guider."""
-    if issubclass(kind, torch.nn.Module):
+    if issubclass(kind, torch.nn.Module) or kind.__name__ == "AutoModel":
         return load_network(kind, part)
     tokenizer = part.name.startswith("tokenizer")
     if part.name == "processor":

@@ -17,7 +17,8 @@ from pipeline.models.family import refuse
 from pipeline.models.folder import ModelFolder, load_parts, need_package, need_parts, size_problem
 from pipeline.models.frozen_pipeline import FrozenPipeline
 from pipeline.models.prompted_network import PromptedNetwork
-from pipeline.models.schedulers import completed, read_scheduler, student_scheduler
+from pipeline.models.schedulers import completed, read_scheduler
+from pipeline.models.student_scheduler import student_scheduler
 from pipeline.models.vae import VAE
 from pipeline.models.views import view
 from pipeline.utils.errors import UserError

@@ -21,7 +21,7 @@ from pipeline.models.comfyui import ComfyUI
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.family import Family
 from pipeline.models.folder import one_side
-from pipeline.models.schedulers import spaced_timesteps
+from pipeline.models.student_scheduler import spaced_timesteps
 
 
 class Network(Denoiser, Family):

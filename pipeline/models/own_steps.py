@@ -59,7 +59,7 @@ def levels(scheduler: Any, steps: int) -> tuple[Tensor, Tensor]:
 
 def respaced(scheduler: Any, times: Tensor) -> Tensor:
     """What a scheduler of flows without a shift makes of times that are shifted, (steps,)."""
-    scheduler.set_timesteps(sigmas=times.tolist())
+    scheduler.set_timesteps(sigmas=times.numpy())
     made: Tensor = scheduler.sigmas[:-1]
     return made.double()
 

@@ -1,4 +1,4 @@
-"""diffusers' scheduler configs: the noise schedules in them, and those of students."""
+"""diffusers' scheduler configs: the noise schedules in them."""
 
 import inspect
 import math
@@ -12,9 +12,7 @@ from torch import Tensor
 
 from pipeline.diffusion.noise import EDM, VP, Flow, Schedule
 from pipeline.diffusion.prediction import PREDICTIONS
-from pipeline.diffusion.sampler import FewStepSampler
 from pipeline.diffusion.spacing import OwnSteps
-from pipeline.models.even_steps import even_settings
 from pipeline.models.own_steps import SPACINGS, ends, levels, own_steps, respaced
 from pipeline.utils.errors import UserError
 
@@ -33,8 +31,8 @@ _MULTISTEP = (
     *("DEISMultistepScheduler", "SASolverScheduler"),
 )
 """Schedulers that make one time more than steps and leave out the cleanest."""
-_CONSISTENCY = "CMStochasticIterativeScheduler"
-_EDM = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", _CONSISTENCY)
+CONSISTENCY = "CMStochasticIterativeScheduler"
+_EDM = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", CONSISTENCY)
 _FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 KNOWN = (*_STEPS, *_SIGMAS, *_MULTISTEP, *_EDM, *_FLOW)
 """Classes whose files are read."""
@@ -50,6 +48,7 @@ _FLOW_SIGMAS = {
     "UniPCMultistepScheduler": "unipc",
 }
 """Schedulers whose `use_flow_sigmas` is read, and their spacings of a flow's times."""
+_SPACINGS = ("leading", "trailing", "linspace")
 _ENDS_AT_TABLE = ("DEISMultistepScheduler", "SASolverScheduler")
 """Schedulers whose last step ends at the table's first level."""
 
@@ -110,6 +109,14 @@ def read_scheduler(config: Mapping[str, Any], tokens: int | None = None) -> tupl
 def _check(config: Mapping[str, Any]) -> None:
     """Raises UserError for the first setting that has a value which is not read."""
     name = config["_class_name"]
+    for key, each in inspect.signature(getattr(diffusers, name).__init__).parameters.items():
+        kind, value = str(getattr(each.annotation, "__name__", each.annotation)), config.get(key)
+        number, _, optional = kind.partition(" | ")
+        if number not in ("int", "float") or (value is None and (optional or each.default is None)):
+            continue
+        least = 1 if key == "num_train_timesteps" else -math.inf
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < least:
+            raise UserError(f"{name}: {key} is {value!r} in scheduler_config.json, not a number")
     for key, known in _ALONE.items():
         if (value := config.get(key, known[0])) not in known:
             values = " and ".join(map(str, known))
@@ -119,6 +126,11 @@ def _check(config: Mapping[str, Any]) -> None:
     if name not in _FLOW_SIGMAS:
         read = " and ".join(_FLOW_SIGMAS)
         raise UserError(f"{name}: use_flow_sigmas is known of {read} alone")
+    if config.get("final_sigmas_type", "zero") != "zero":
+        raise UserError(
+            f"{name}: final_sigmas_type 'sigma_min' with use_flow_sigmas is not supported: a flow "
+            "ends at its image; set it to zero in scheduler_config.json"
+        )
     for key in filter(config.get, SPACINGS):
         raise UserError(
             f"{name}: {key} with use_flow_sigmas is not supported: diffusers takes its levels from "
@@ -130,18 +142,18 @@ def _check(config: Mapping[str, Any]) -> None:
 def _edm(config: Mapping[str, Any]) -> tuple[EDM, str]:
     name, keys = config["_class_name"], ("sigma_min", "sigma_max", "sigma_data", "rho")
     schedule = EDM(**{key: config[key] for key in keys})
-    if name == _CONSISTENCY:
+    if name == CONSISTENCY:
         return schedule, "consistency"
     kinds = {"epsilon": "edm", "v_prediction": "edm_v"}
     _known(name, prediction := config["prediction_type"], tuple(kinds))
     if (config["sigma_schedule"], config["final_sigmas_type"]) != ("karras", "zero"):
-        schedule = replace(schedule, spacing=OwnSteps(partial(levels, _made(config))))
+        schedule = replace(schedule, spacing=OwnSteps(partial(levels, made(config))))
     return schedule, kinds[prediction]
 
 
 def _continuous(config: Mapping[str, Any]) -> EDM:
     """Of Euler's scheduler, which is EDM's for data of variance 1."""
-    scheduler = _made(config)
+    scheduler = made(config)
     low, high = ends(config, scheduler)
     own, leads = OwnSteps(partial(levels, scheduler)), config["timestep_spacing"] == "leading"
     return EDM(low, high, sigma_data=1.0, spacing=own, starts_at_prior=leads)
@@ -159,85 +171,20 @@ def _flow(config: Mapping[str, Any], tokens: int | None) -> Flow:
         shift = _dynamic_shift(config, tokens)
     respace = None
     if config.get("shift_terminal") or any(map(config.get, SPACINGS)):
-        as_told = {**config, "shift": 1.0, "use_dynamic_shifting": False}
-        respace = partial(respaced, _made(as_told))
+        as_told = {**config, "use_dynamic_shifting": False}
+        as_told |= dict.fromkeys({"shift", "flow_shift"} & config.keys(), 1.0)
+        respace = partial(respaced, made(as_told))
     return Flow(float(shift), table, spacing, respace)
-
-
-def student_scheduler(
-    config: Mapping[str, Any], sampler: FewStepSampler, named: bool = True, trailing: bool = False
-) -> Any:
-    """A scheduler of diffusers that takes a student's steps, the last one to x0 itself.
-
-    For EDM it takes the one step from the noisiest time, whatever the student's are.
-
-    Args:
-        config: That of its teacher, `completed`; of EDM it may be empty.
-        sampler: The student's.
-        named: Whether a flow's times are told to it; else it has them from their number.
-        trailing: As for `even_settings`, where they are not.
-    """
-    schedule = sampler.schedule
-    match schedule:
-        case EDM(sigma_min, sigma_max, sigma_data, rho):
-            settings = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho}
-            if config.get("_class_name") == _CONSISTENCY:
-                return diffusers.CMStochasticIterativeScheduler(
-                    **settings, sigma_data=sigma_data, clip_denoised=False
-                )
-            kind = config.get("prediction_type", "epsilon")
-            return diffusers.EDMDPMSolverMultistepScheduler(
-                **settings, sigma_data=sigma_data, prediction_type=kind
-            )
-        case Flow(shift, table):
-            if (times := sampler.timesteps) != (schedule.start,):  # taken as they are, not shifted
-                spaced = {} if named else even_settings(times, table, trailing)
-                return diffusers.FlowMatchEulerDiscreteScheduler(
-                    table, **spaced, stochastic_sampling=sampler.renoise and len(times) > 1
-                )
-            if config.get("_class_name") == "FlowMatchEulerDiscreteScheduler":
-                plain = dict.fromkeys(SPACINGS[:3], False) | {"shift_terminal": None}
-                return diffusers.FlowMatchEulerDiscreteScheduler.from_config(config, **plain)
-            return diffusers.FlowMatchEulerDiscreteScheduler(table, shift=shift)
-    assert isinstance(schedule, VP)
-    return _vp_student(config, schedule, sampler)
-
-
-def spaced_timesteps(sampler: FewStepSampler) -> tuple[float, ...]:
-    """The times at which `student_scheduler` asks a student that is only told their number."""
-    schedule, count = sampler.schedule, len(sampler.timesteps)
-    if not isinstance(schedule, VP):
-        return (schedule.start,)
-    if count == 1:  # its table ends there
-        return sampler.timesteps
-    if not sampler.renoise:
-        return tuple(schedule.times(count, "trailing")[:-1].tolist())
-    apart = len(schedule.alphas_cumprod) // count
-    return tuple(float(apart * (count - place) - 1) for place in range(count))
-
-
-def _vp_student(config: Mapping[str, Any], schedule: VP, sampler: FewStepSampler) -> Any:
-    table, times = schedule.alphas_cumprod, sampler.timesteps
-    count = int(times[0]) + 1 if len(times) == 1 else len(table)
-    more: dict[str, Any] = {}
-    raised = config.get("rescale_betas_zero_snr") and table[-1] > 0
-    if raised or count < config["num_train_timesteps"]:
-        betas = _made(config).betas
-        if raised:
-            betas[-1] = 1 - table[-1] / table[-2]
-        more = {"trained_betas": betas[:count].tolist(), "rescale_betas_zero_snr": False}
-    more |= {"num_train_timesteps": count, "clip_sample": False, "thresholding": False}
-    if len(times) > 1 and sampler.renoise:
-        more |= {"_class_name": "LCMScheduler", "original_inference_steps": len(times)}
-    else:
-        more |= {"_class_name": "DDIMScheduler", "timestep_spacing": "trailing"}
-        more |= {"steps_offset": 1, "set_alpha_to_one": True}
-    return _made(completed({**config, **more}))
 
 
 def _vp(config: Mapping[str, Any]) -> VP:
     name, spacing = config["_class_name"], config.get("timestep_spacing", "linspace")
-    scheduler, steps = _made(config), config["num_train_timesteps"]
+    if spacing not in _SPACINGS:
+        raise UserError(
+            f"{name}: timestep_spacing {spacing!r} is unknown; set it to one of "
+            f"{', '.join(_SPACINGS)} in scheduler_config.json"
+        )
+    scheduler, steps = made(config), config["num_train_timesteps"]
     table: Tensor = scheduler.alphas_cumprod
     if len(table) != steps:
         raise UserError(
@@ -269,13 +216,20 @@ def _vp(config: Mapping[str, Any]) -> VP:
     )
 
 
-def _made(config: Mapping[str, Any]) -> Any:
-    """The scheduler itself."""
+def made(config: Mapping[str, Any]) -> Any:
+    """The scheduler itself.
+
+    Args:
+        config: Of it, `completed`.
+
+    Raises:
+        UserError: If its class does not take it.
+    """
     own = dict(config)
     name = own.pop("_class_name")
     try:
         return getattr(diffusers, name)(**own)
-    except (NotImplementedError, TypeError, ValueError) as error:
+    except (NotImplementedError, TypeError, ValueError, LookupError) as error:
         raise UserError(f"{name}: diffusers does not take it: {error}") from error
 
 
@@ -288,6 +242,11 @@ def _dynamic_shift(config: Mapping[str, Any], tokens: int | None) -> float:
         )
     few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    if None in (few, many, low, high):
+        raise UserError(
+            f"{config['_class_name']}: use_dynamic_shifting needs the numbers of base_shift, "
+            "max_shift and their image_seq_len in scheduler_config.json; one is null"
+        )
     mu = low + (high - low) * (tokens - few) / (many - few)
     return float(mu if config["time_shift_type"] == "linear" else math.exp(mu))
 

@@ -56,7 +56,7 @@ def _extras(run: Run, student: Network, provenance: Provenance, step: int) -> Ad
     def add_files(folder: Path) -> None:
         more = []
         if asked.variant:
-            add_variant(folder, asked.variant)
+            add_variant(folder, asked.variant, student.left_out)
             code = usage(student, name, half=True)
             more.append(f"## In half precision\n\n```python\n{code}```")
         if asked.comfyui:

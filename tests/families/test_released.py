@@ -169,6 +169,7 @@ CHANGED: dict[str, Case] = {
         f"{name} by UniPC": (name, "euler", UNIPC)
         for name in ("ltx", "hunyuan-video", "lumina2", "chroma", "qwen", "flux-dev", "flux2-klein")
     },
+    "qwen by UniPC, to a share": ("qwen", "euler", {**UNIPC, "shift_terminal": 0.02}),
     **{
         f"{name} by UniPC, by size": (name, "euler", {**UNIPC, "use_dynamic_shifting": True})
         for name in ("ltx", "chroma", "qwen", "flux-dev", "flux2-klein")

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from diffusers import UNet2DConditionModel
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from safetensors.torch import load_file, save_file
 
 from pipeline.config import CriticConfig, StudentConfig, TeacherConfig
 from pipeline.diffusion.noise import Flow
 from pipeline.models.export.card import usage
-from pipeline.models.export.save import save_denoiser
+from pipeline.models.export.save import add_variant, save_denoiser
+from pipeline.models.folder import load_parts
 from pipeline.models.loading import (
     load_teacher,
     load_vae,
@@ -25,6 +28,7 @@ from pipeline.models.students import few_step_sampler, load_student, new_student
 from pipeline.utils.errors import UserError
 from tests.families.builder import PROMPTS, OnLatents
 from tests.families.builders import BUILDERS
+from tests.families.measures import refused
 from tests.fixtures.denoise import denoise
 from tests.fixtures.tiny_models import save_tiny
 
@@ -122,6 +126,26 @@ def test_stable_diffusion_3_may_come_without_its_largest_encoder(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     exec(usage(student, "student"), {})
     assert (tmp_path / "image.png").is_file()
+    add_variant(tmp_path / "student", "fp16", student.left_out)
+    assert (tmp_path / "student/transformer/diffusion_pytorch_model.fp16.safetensors").is_file()
+
+
+def test_an_encoder_that_the_index_calls_automodel_is_read_as_any_other(tmp_path):
+    config = settings_of("lumina2", tmp_path)
+    folder = Path(config.output)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["text_encoder"] = ["transformers", "AutoModel"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    part = folder / "text_encoder"
+    encoder = transformers.AutoModel.from_pretrained(part)
+    encoder.to(torch.bfloat16).save_pretrained(part)
+    opened = load_parts(folder, index, {"text_encoder"})["text_encoder"]
+    assert type(opened) is type(encoder) and opened.dtype == torch.float32
+    (file,) = part.glob("*.safetensors")
+    weights = load_file(file)
+    weights.pop(sorted(weights)[0])
+    save_file(weights, file, {"format": "pt"})
+    assert "no weights for" in refused(config)
 
 
 def test_steps_that_diffusers_cannot_take_are_told(tmp_path):

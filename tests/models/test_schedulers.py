@@ -20,12 +20,14 @@ from diffusers import (
     KDPM2AncestralDiscreteScheduler,
     KDPM2DiscreteScheduler,
     PNDMScheduler,
+    UniPCMultistepScheduler,
 )
 from torch import Tensor
 
 from pipeline.diffusion.noise import EDM, VP, Flow
 from pipeline.diffusion.sampler import FewStepSampler
-from pipeline.models.schedulers import KNOWN, completed, read_scheduler, student_scheduler
+from pipeline.models.schedulers import KNOWN, completed, read_scheduler
+from pipeline.models.student_scheduler import student_scheduler
 from pipeline.utils.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # thousands, of NumPy
@@ -107,6 +109,18 @@ def test_the_schedule_of_flow_is_read() -> None:
             saved(DPMSolverMultistepScheduler(use_karras_sigmas=True, use_flow_sigmas=True)),
             "DPMSolverMultistepScheduler: use_karras_sigmas with use_flow_sigmas is not supported",
         ),
+        *(
+            (
+                saved(kind(use_flow_sigmas=True, final_sigmas_type="sigma_min")),
+                "final_sigmas_type 'sigma_min' with use_flow_sigmas is not .* set it to zero",
+            )
+            for kind in (DPMSolverMultistepScheduler, UniPCMultistepScheduler)
+        ),
+        *(
+            (saved(DDPMScheduler(), timestep_spacing=each), "timestep_spacing .* is unknown; set")
+            for each in ("wild", None)
+        ),
+        (saved(DDPMScheduler(), trained_betas=[]), "trained_betas has 0 values"),
     ],
 )
 def test_what_is_not_known_is_named(config: dict[str, Any], message: str) -> None:
@@ -315,6 +329,17 @@ def test_every_setting_is_read_or_refused_or_the_solvers_own(name: str) -> None:
         file = {"_class_name": name, key: REFUSED[key]}
         with pytest.raises(UserError, match=f"{name}: {key} "):
             read_scheduler(file, tokens=64)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("value", ["x", True, [1.0], {}])
+def test_what_must_be_a_number_is_one(name: str, value: Any) -> None:
+    parameters = inspect.signature(getattr(diffusers, name).__init__).parameters
+    numbers = [key for key, each in parameters.items() if type(each.default) in (int, float)]
+    assert "num_train_timesteps" in numbers
+    for key in numbers:
+        with pytest.raises(UserError, match=f"{name}: {key} is .* not a number"):
+            read_scheduler({"_class_name": name, key: value}, tokens=64)
 
 
 CHANGES: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """A network out of this house: a folder that diffusers opens without code of ours."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -100,14 +100,19 @@ def read_provenance(folder: str | Path) -> dict[str, object] | None:
     return content
 
 
-def add_variant(folder: Path, variant: Variant) -> None:
+def add_variant(folder: Path, variant: Variant, left_out: Iterable[str] = ()) -> None:
     """Put half-precision weights beside the full ones, under the names that diffusers gives them.
 
     `from_pretrained(folder, variant="fp16", torch_dtype=torch.float16)` reads them.
+
+    Args:
+        folder: Of a student.
+        variant: Its name.
+        left_out: Parts of its pipeline that the folder does not have.
     """
     with scratch.folder_beside(folder) as fresh:
         half = diffusers.DiffusionPipeline.from_pretrained(
-            folder, torch_dtype=torch.float16, local_files_only=True
+            folder, torch_dtype=torch.float16, local_files_only=True, **dict.fromkeys(left_out)
         )
         half.save_pretrained(fresh, variant=variant)
         for file in fresh.glob(f"*/*.{variant}*"):

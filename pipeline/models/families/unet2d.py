@@ -20,7 +20,8 @@ from pipeline.models.folder import (
     size_problem,
 )
 from pipeline.models.network import Network
-from pipeline.models.schedulers import completed, is_edm, read_scheduler, student_scheduler
+from pipeline.models.schedulers import completed, is_edm, read_scheduler
+from pipeline.models.student_scheduler import student_scheduler
 from pipeline.utils.errors import UserError
 
 
