@@ -98,7 +98,9 @@ def test_what_cannot_be_exported_is_said(tiny_run, going):
     assert (Path(going.export.output) / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("made", [{}, {"package": "icons", "size": 16}, {"seed": 0, "training": {}}])
+@pytest.mark.parametrize(
+    "made", [{}, {"package": "icons", "size": 16}, {"seed": 0, "training": {}}]
+)
 def test_only_a_student_is_replaced(going, made):
     folder = Path(going.export.output)
     export(going)

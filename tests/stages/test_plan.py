@@ -137,7 +137,7 @@ def test_a_smaller_set_of_pairs_is_not_the_set_that_is_asked_for(run: Any, tmp_p
 
 
 def test_bytes_of_pairs_are_told_where_their_shape_is_known(run: Any, tmp_path: Path) -> None:
-    """At other sizes than the model's own, and of latents that are still to be learnt, it is not."""
+    """It is not of other sizes than the model's own, nor of latents that are still to be learnt."""
     (tmp_path / "model" / "unet").mkdir(parents=True)
     (tmp_path / "model" / "unet" / "config.json").write_text('{"in_channels": 4, "sample_size": 8}')
 
