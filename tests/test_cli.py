@@ -381,7 +381,7 @@ def test_dry_run_prints_tree_and_plan_and_starts_nothing(
     assert text.startswith("\n".join(plan)), "the plan is first"
     assert plan[-12:-7] == [
         "# teacher: 4000 training steps",
-        "# pairs: 5000 pairs in 10 shards, 1360000 bytes on disk before compression",
+        "# pairs: 5000 pairs in 10 shards, 1360000 bytes on disk",
         "# pairs: 70 teacher evaluations per pair (heun, 18 steps, fp32), 350000 in all",
         "# distill: 3000 steps: 1000 regression, 200 critic burn-in, 1800 DMD "
         "with 1800 student steps",

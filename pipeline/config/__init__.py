@@ -214,6 +214,7 @@ class Config(Branch):
             "teacher",
             "pairs",
             "encode",
+            "embed",
             "distill",
             "export",
             "evaluate",
@@ -236,7 +237,7 @@ class Config(Branch):
         yield from rules.overlap_problems(
             "evaluate.reference", evaluate.reference, outputs["evaluate"]
         )
-        yield from rules.push_problems(self.export.push)
+        yield from rules.export_problems(self.export.push, outputs)
         yield from rules.bucket_problems(
             {name: getattr(self, name).output for name in ("evaluate", "sample", "report")}
         )

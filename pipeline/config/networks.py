@@ -183,3 +183,8 @@ class TeacherConfig(Branch):
     def first_size(self) -> Size | None:
         """The size that stands for the teacher: its first bucket's, else `image_size`."""
         return self.sizes[0] if self.buckets else self.image_size
+
+    @property
+    def picture_size(self) -> Size | None:
+        """The size of pictures, of evaluation and of images beside prompts."""
+        return self.image_size or self.first_size

@@ -278,8 +278,11 @@ def overlap_problems(setting: str, source: str | None, output: str) -> Problems:
         yield f"{branch}.output: {output} is in {setting} ({source}); choose another folder"
 
 
-def push_problems(push: str | None) -> Problems:
-    """The name of a repository of the Hub."""
+def export_problems(push: str | None, outputs: Mapping[str, str]) -> Problems:
+    """A folder of another branch, which it would replace; the name of a repository of the Hub."""
+    for branch, output in outputs.items():
+        if branch != "export" and output == outputs["export"]:
+            yield f"export.output: {output} is {branch}.output too; choose another folder"
     if push and not re.fullmatch(r"[\w.-]+/[\w.-]+", push):
         yield f"export.push: {push!r} is no repository of the Hub; give owner/name"
 

@@ -234,3 +234,8 @@ class PromptFile(Sequence[str]):
 def read_prompts(file: str | None) -> Sequence[str]:
     """The prompts in a file, as `PromptFile`; none without a file."""
     return [] if file is None else PromptFile(Path(file))
+
+
+def images_of(prompts: Sequence[str], at: int) -> list[Path]:
+    """The files of the images beside a prompt; a list of prompts alone has none."""
+    return prompts.images(at) if isinstance(prompts, PromptFile) else []

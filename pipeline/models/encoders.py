@@ -154,7 +154,7 @@ def _prompted(teacher: TeacherConfig) -> tuple[ModelFolder, type[PromptedNetwork
 def _images(folder: ModelFolder, family: type[PromptedNetwork], teacher: TeacherConfig) -> str:
     """Fingerprint of what encodes images, and of their size."""
     files = [file for part in (*family.beside, "vae") for file in _files(folder, part)]
-    return f"{_digest(files)} {teacher.image_size}"
+    return f"{_digest(files)} {teacher.picture_size}"
 
 
 def _files(folder: ModelFolder, kind: str) -> list[Path]:

@@ -102,7 +102,7 @@ class LatentNetwork(PromptedNetwork):
         frozen = cls.load_frozen(folder, backbone, encoders=conditioner is None)
         vae = frozen.vae
         cls.check_sizes(folder, backbone, vae, teacher)
-        size = cls.size_for(backbone, vae, teacher.image_size or teacher.first_size)
+        size = cls.size_for(backbone, vae, teacher.picture_size)
         tokens = cls.tokens(backbone, cls.shape_for(backbone, vae, size))
         schedule, prediction = cls.read_schedule(frozen.scheduler, tokens)
         made = cls(backbone, schedule, prediction, frozen, size, teacher)

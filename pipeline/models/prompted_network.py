@@ -118,7 +118,7 @@ class PromptedNetwork(ImageSizes, Network):
         if not cls.images:
             encode = partial(cls._encode, frozen, partial(cls.encode, frozen.pipe))
             return Prompts(prompts, negative, encode, guidable)
-        size = cls.size_for(backbone, frozen.vae, teacher.image_size)
+        size = cls.size_for(backbone, frozen.vae, teacher.picture_size)
         beside = partial(cls._encode, frozen, partial(cls.encode_beside, frozen, size))
         return ImagePrompts(prompts, negative, beside, guidable, size[-2:], cls.sees_images)
 

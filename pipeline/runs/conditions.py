@@ -21,7 +21,7 @@ _WORDS = {
     "template": "chat template",
     "prompts": "teacher.prompts",
     "negative_prompt": "teacher.negative_prompt",
-    "images": "reader of images, VAE or teacher.image_size",
+    "images": "reader of images, VAE, teacher.image_size or teacher.buckets",
 }
 """What differs where a field of the plan does; of others the name tells it."""
 

@@ -23,6 +23,8 @@ RUN, SETTINGS, STATE = "run.json", "config.yaml", "state.json"
 
 Provenance = dict[str, Any]
 """What made a student: all that defines its run, and which of the run's students it is."""
+_OF_STUDENTS = {"steps", "distill"}
+"""In the provenance of every student, and of nothing else that is saved."""
 
 
 class RunFolder:
@@ -127,7 +129,7 @@ def stored_provenance(storage: Storage) -> Provenance | None:
             content = from_json(storage.get(PROVENANCE))
         except ValueError:
             pass
-    if not isinstance(content, dict):
+    if not (isinstance(content, dict) and content.keys() >= _OF_STUDENTS):
         raise UserError(
             f"{storage.setting}: {storage.uri()} is in use by something else: choose another folder"
         )

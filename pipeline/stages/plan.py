@@ -33,7 +33,7 @@ def set_bytes(count: int, buckets: Buckets) -> int:
 
 
 def _stored_shape(teacher: TeacherConfig) -> tuple[int, ...] | None:
-    """Of the teacher that is there already, if there is one."""
+    """Of the teacher that is there already, if there is one, at its own size."""
     try:
         unet = from_json((Path(teacher.output) / "unet" / "config.json").read_text())
     except (OSError, ValueError):
@@ -135,7 +135,7 @@ class Plan:
             yield made("embed", config.embed.output, "manifest-*")
         yield ToDo("doctor", "what would stop the rest, its time and price")
         if self._needs.pairs:
-            yield made("pairs", config.pairs.output, "manifest-*")
+            yield made("pairs", config.pairs.output, f"manifest-{config.pairs.count}.json")
         yield made("distill", config.distill.output, "student/provenance.json")
         yield ToDo("evaluate", f"evaluate.output {config.evaluate.output}: figures and a report")
         yield ToDo("export", f"export.output {config.export.output}")
@@ -174,14 +174,14 @@ class Plan:
     @property
     def _pairs(self) -> list[str]:
         config, pairs = self._config, self._config.pairs
-        described = config.teacher.kind == "gaussian" or (
-            config.data.name and not config.teacher.file
-        )
-        shape = _stored_shape(config.teacher) or (config.shape if described else None)
+        teacher = config.teacher
+        of_images = config.data.name and not teacher.file and teacher.training.kind == "classes"
+        described = teacher.kind == "gaussian" or of_images
+        shape = _stored_shape(teacher) or (config.shape if described else None)
         calls, most = teacher_calls(pairs), "at most " if pairs.guidance_until < 1 else ""
         size = ""
-        if shape:
-            size = f", {pairs.count * pair_bytes(shape)} bytes on disk before compression"
+        if shape and not teacher.first_size:
+            size = f", {pairs.count * pair_bytes(shape)} bytes on disk"
         return [
             f"pairs: {pairs.count} pairs in {pairs.count // pairs.shard_size} shards{size}",
             f"pairs: {most}{calls} teacher evaluations per pair ({pairs.solver}, {pairs.steps} "

@@ -10,6 +10,7 @@ from torch import Tensor
 from pipeline.config import Config
 from pipeline.data.fetch import fetch_inputs
 from pipeline.diffusion import seeds
+from pipeline.models.condition import images_of
 from pipeline.models.denoiser import Denoiser
 from pipeline.models.sampling import sample_student
 from pipeline.models.students import load_student
@@ -86,13 +87,22 @@ def _in_turn(student: Student, count: int) -> tuple[dict[str, Tensor], list[str]
 
 
 def _by_prompt(student: Student, count: int) -> tuple[dict[str, Tensor], list[str]]:
-    """A row for each prompt, of several noises; the prompts lie evenly among all there are."""
-    number = {prompt: n for n, prompt in enumerate(student.network.prompts or ())}
-    prompts, most = list(number), min(_WIDTH, len(number), count)
+    """A row for each prompt, of several noises; the prompts lie evenly among all there are.
+
+    Equal prompts beside which other images stand are told apart by their numbers.
+    """
+    prompts = student.network.prompts or ()
+    unlike = {(prompt, *images_of(prompts, n)): n for n, prompt in enumerate(prompts)}
+    numbers, most = list(unlike.values()), min(_WIDTH, len(unlike), count)
     each = -(-count // most)
-    chosen = [prompts[row * len(prompts) // most] for row in range(-(-count // each))]
-    images = student.images(count, [number[chosen[n // each]] for n in range(count)])
-    return {prompt: images[row * each :][:each] for row, prompt in enumerate(chosen)}, []
+    chosen = [numbers[row * len(numbers) // most] for row in range(-(-count // each))]
+    images = student.images(count, [chosen[n // each] for n in range(count)])
+    texts = [prompts[n] for n in chosen]
+    titles = [
+        text if texts.count(text) == 1 else f"{text} ({n})"
+        for n, text in zip(chosen, texts, strict=True)
+    ]
+    return {title: images[row * each :][:each] for row, title in enumerate(titles)}, []
 
 
 def open_student(config: Config) -> Student:

@@ -54,17 +54,18 @@ def verify_conditions(config: Config) -> None:
     """
     store = Storage(config.embed.output, config.s3, "embed.output")
     manifest = shards.read_manifest(store, ConditionPlan)
-    plan, kinds = manifest.plan, set[tuple[str, ...]]()
+    plan, first = manifest.plan, tuple[str, ...]()
     stored = store.list(f"{plan.kind.prefix}-")
 
     def check(shard: Shard) -> None:
+        nonlocal first
         content = read_shard(store, plan, shard, stored.get(shard.name), conditions.decode_all)
         rows = content.batch
         if list(rows) != list(range(shard.first, shard.first + shard.rows)):
             raise DamagedError("holds other ids than its name says")
-        kinds.update(map(_types, rows.values()))
-        if len(kinds) > 1:
-            raise DamagedError("has other tensors than the shards before it")
+        first = first or _types(rows[shard.first])
+        if any(_types(row) != first for row in rows.values()):
+            raise DamagedError("has other tensors than the first conditions")
         if not all(each.isfinite().all() for row in rows.values() for each in row.tensors.values()):
             raise DamagedError("holds values that are not finite")
 

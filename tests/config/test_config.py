@@ -51,6 +51,14 @@ def test_folders_stand_under_run_unless_given() -> None:
     assert config.evaluate.output == run
 
 
+@pytest.mark.parametrize(
+    "branch", ["icons", "teacher", "pairs", "encode", "embed", "distill", "evaluate"]
+)
+def test_an_export_does_not_go_into_the_folder_of_another_branch(branch: str) -> None:
+    with pytest.raises(ValidationError, match=f"export.output: /one is {branch}.output too; "):
+        Config.model_validate({branch: {"output": "/one"}, "export": {"output": "/one"}})
+
+
 def test_numbers_are_strict_but_floats_take_whole_ones() -> None:
     assert Config.model_validate({"distill": {"clip": 3}}).distill.clip == 3.0
     for wrong in ("abc", "5", 1.5, True):

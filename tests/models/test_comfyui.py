@@ -126,9 +126,6 @@ def test_other_families_are_refused_by_name(tiny: Callable[..., UNet2D], tmp_pat
     with pytest.raises(UserError, match="the student takes guidance as an input"):
         check_comfyui(network)
     network.unet.register_to_config(time_cond_proj_dim=None)
-    network.frozen.pipe.scheduler.register_to_config(beta_end=0.02)
-    with pytest.raises(UserError, match="the noise schedule of the student is not Stable Diff"):
-        check_comfyui(network)
     for version, problem in (("playground", "predicts edm, not"), ("cosxl", "predicts edm_v, not")):
         edm = load_teacher(TeacherConfig(output=str(save_deep(tmp_path / version, version))))
         with pytest.raises(UserError, match=f"export.comfyui: the student {problem}"):
@@ -147,6 +144,34 @@ def test_other_families_are_refused_by_name(tiny: Callable[..., UNet2D], tmp_pat
     student.prediction = "epsilon"
     with pytest.raises(UserError, match="the student starts at 399, not at 999"):
         check_comfyui(student)
+
+
+OWN = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "fits"),
+    [
+        ({"trained_betas": OWN.tolist(), "beta_schedule": "linear", "beta_end": 0.02}, True),
+        ({"trained_betas": (1.01 * OWN).tolist()}, False),
+        ({"trained_betas": OWN[:-1].tolist(), "num_train_timesteps": 999}, True),
+        ({"trained_betas": [*OWN.tolist(), 0.012], "num_train_timesteps": 1001}, False),
+        ({"beta_end": 0.0121}, False),
+        ({"beta_schedule": "linear"}, False),
+    ],
+)
+def test_noise_is_comfyuis_own_whatever_settings_make_it(
+    tmp_path: Path, settings: dict[str, Any], fits: bool
+) -> None:
+    folder = save_deep(tmp_path / "model", "sd1")
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    network = load_teacher(TeacherConfig(output=str(folder)))
+    if fits:
+        check_comfyui(network)
+        return
+    with pytest.raises(UserError, match="the noise schedule of the student is not Stable Diff"):
+        check_comfyui(network)
 
 
 SSD_1B = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.config import TeacherConfig
+from pipeline.config import BucketConfig, TeacherConfig
 from pipeline.data.plans import ConditionPlan
 from pipeline.models import encoders
 from pipeline.models.loading import load_teacher
@@ -16,6 +16,7 @@ from pipeline.utils.errors import UserError
 from tests.families.builders import BUILDERS
 
 TEXT = ("text_encoder", "tokenizer")
+SIDES, VIDEOS = ((32, 64), (64, 32)), ((5, 16, 32), (5, 32, 16))
 
 
 @pytest.fixture
@@ -92,6 +93,24 @@ def test_encoders_alone_encode_as_the_teacher_does_and_load_no_backbone(version,
     cpu = torch.device("cpu")
     one, other = (each.row(0, cpu) for each in (alone, whole))
     assert all(one[name].equal(other[name]) for name in other.tensors)
+
+
+@pytest.mark.parametrize(("version", "sizes"), [("qwen-edit", SIDES), ("wan-image", VIDEOS)])
+def test_images_beside_prompts_have_the_size_of_one_bucket(version, sizes, settings):
+    teacher = settings(version)
+    named, bucketed = (
+        [teacher.model_copy(update={"image_size": None} | update) for update in updates]
+        for updates in (
+            [{"image_size": size} for size in sizes],
+            [{"buckets": (BucketConfig(size=size),)} for size in sizes],
+        )
+    )
+    assert [planned(each) for each in bucketed] == [planned(each) for each in named]
+    assert planned(bucketed[0]) != planned(bucketed[1])
+    cpu = torch.device("cpu")
+    one, other = (encoders.load_prompts(each[1]).row(0, cpu) for each in (named, bucketed))
+    assert one.tensors.keys() == other.tensors.keys()
+    assert all(one[name].equal(other[name]) for name in one.tensors)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import torch
 
 from pipeline.cli import main
 from pipeline.cli.job import Job
-from pipeline.config import Config
-from pipeline.data import shards
+from pipeline.config import Config, EmbedConfig
+from pipeline.data import conditions, shards
 from pipeline.data.plans import ConditionPlan
 from pipeline.data.storage import Storage
 from pipeline.diffusion.condition import Condition
@@ -129,6 +129,19 @@ def test_a_sound_set_passes_and_a_flipped_byte_of_any_column_is_found(config, ca
                 with pytest.raises(UserError, match=told):
                     verify_conditions(config)
         path.write_bytes(whole)
+
+
+def test_of_shards_with_other_tensors_none_is_named_but_they(config, tmp_path):
+    new = EmbedConfig(output=str(tmp_path / "new"))
+    config = config.model_copy(update={"embed": new})
+    store, plan = store_of(config), condition_plan(config.teacher, "fp32", 1)
+    shards.open_plan(store, plan)
+    for span in plan.spans(plan.rows):
+        kind = torch.float64 if 1 in span else torch.float32
+        conditions.write(store, plan, span, [Condition({"pooled": torch.ones(1, 2, dtype=kind)})])
+    shards.close(store, plan, plan.rows)
+    with pytest.raises(UserError, match=r"1 of 4 shards are bad, .*1-\d*2.parquet: has other tens"):
+        verify_conditions(config)
 
 
 def test_a_short_or_missing_shard_is_found_by_the_command(config, capsys):

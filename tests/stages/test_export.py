@@ -1,5 +1,6 @@
 """Students of checkpoints, taken out of a run that has not ended."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,17 @@ def test_what_cannot_be_exported_is_said(tiny_run, going):
     with pytest.raises(UserError, match=r"export.output: .*/export is in use by something else"):
         export(going)
     assert (Path(going.export.output) / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "made", [{}, {"package": "icons", "size": 16}, {"seed": 0, "training": {}}]
+)
+def test_only_a_student_is_replaced(going, made):
+    folder = Path(going.export.output)
+    export(going)
+    export(going)
+    (folder / "provenance.json").write_text(json.dumps(made))
+    before = {file: file.read_bytes() for file in folder.rglob("*.*")}
+    with pytest.raises(UserError, match=r"export.output: .*/export is in use by something else"):
+        export(asked(going, step=4))
+    assert {file: file.read_bytes() for file in folder.rglob("*.*")} == before

@@ -114,7 +114,7 @@ def test_jobs_come_in_order_and_those_whose_output_is_there_are_done(
     assert list(jobs_of(digits)) == ["teacher", "doctor", "pairs", "distill", "evaluate", "export"]
     assert not any(jobs_of(digits).values())
     (tmp_path / "run" / "pairs").mkdir(parents=True)
-    (tmp_path / "run" / "pairs" / "manifest-500.json").touch()
+    (tmp_path / "run" / "pairs" / "manifest-5000.json").touch()
     save_model(tmp_path / "run" / "teacher")
     assert {job for job, done in jobs_of(digits).items() if done} == {"teacher", "pairs"}
     stored = run(**TEXT, distill={**GAN, "conditions": "stored"})
@@ -127,3 +127,27 @@ def test_jobs_come_in_order_and_those_whose_output_is_there_are_done(
     told = stored.told(lambda job: f"do {job}")
     commands = [line.split("#")[0].split() for line in told if line.startswith("  ")]
     assert commands == [["do", job] for job in jobs_of(stored)]
+
+
+def test_a_smaller_set_of_pairs_is_not_the_set_that_is_asked_for(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "run" / "pairs").mkdir(parents=True)
+    (tmp_path / "run" / "pairs" / "manifest-500.json").touch()
+    done = {count: jobs_of(run(pairs={"count": count}))["pairs"] for count in (500, 1000)}
+    assert done == {500: True, 1000: False}
+
+
+def test_bytes_of_pairs_are_told_where_their_shape_is_known(run: Any, tmp_path: Path) -> None:
+    """It is not of other sizes than the model's own, nor of latents that are still to be learnt."""
+    (tmp_path / "model" / "unet").mkdir(parents=True)
+    (tmp_path / "model" / "unet" / "config.json").write_text('{"in_channels": 4, "sample_size": 8}')
+
+    def told(teacher: dict[str, Any], data: dict[str, Any]) -> str:
+        plan = run(teacher=teacher, data=data, pairs={"count": 500})
+        line = next(line for line in plan.lines if line.startswith("pairs: 500"))
+        return line.partition("in 1 shards")[2]
+
+    text, nothing = TEXT["teacher"], {"name": None}
+    assert told(text, nothing) == f", {500 * (2 * 2 * 4 * 8 * 8 + 16)} bytes on disk"
+    assert told({**text, "image_size": 128}, nothing) == ""
+    assert told({**text, "buckets": [{"size": [64, 128]}]}, nothing) == ""
+    assert told({"training": {"kind": "text"}}, {"name": "captions", "size": 32}) == ""

@@ -8,9 +8,11 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.config import Config
+from pipeline.models.condition import read_prompts
 from pipeline.models.families.gaussian import GaussianMixture, gaussian_teacher
 from pipeline.stages import sample
 from pipeline.utils.errors import UserError
+from tests.fixtures.prompt_images import picture, write_prompts
 
 
 @pytest.fixture
@@ -64,3 +66,20 @@ def test_an_open_student_makes_images_of_the_classes_that_are_asked_for(
     means = student.means.view(-1, 1, 8, 8)
     torch.testing.assert_close(asked, means[torch.tensor([7, 7, 0])], atol=0.01, rtol=0)
     torch.testing.assert_close(in_turn, means[torch.arange(12) % 10], atol=0.01, rtol=0)
+
+
+def test_equal_prompts_have_a_row_for_each_image_beside_them(
+    tmp_path: Path, student: GaussianMixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [("make it blue", 1), ("a hat", 2), ("make it blue", 3), ("a hat", 2)]
+    given = [(prompt, [picture(seed)]) for prompt, seed in rows]
+    file = write_prompts(tmp_path / "all.prompts", given)
+    student.conditioner.prompts = read_prompts(str(file))
+    sheets = []
+    monkeypatch.setattr(sample, "save_grid", lambda rows, *_, **__: sheets.append(rows))
+    sample.sample(settings(tmp_path, 6))
+    (sheet,) = sheets
+    means = student.means.view(-1, 1, 8, 8)
+    assert list(sheet) == ["make it blue (0)", "a hat", "make it blue (2)"]
+    for images, label in zip(sheet.values(), (0, 3, 2), strict=True):
+        torch.testing.assert_close(images, means[[label, label]], atol=0.01, rtol=0)

@@ -4,13 +4,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from pipeline.diffusion.noise import Flow
 from pipeline.models.comfyui import ComfyUI, Depths
 from pipeline.models.network import Network
 from pipeline.utils.errors import UserError
 
-_NOISE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012}
-"""Of Stable Diffusion."""
+_BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+"""Of Stable Diffusion's noise schedule."""
 
 
 def check_comfyui(network: Network) -> None:
@@ -61,16 +63,15 @@ def _whole(times: Sequence[float], table: int) -> bool:
 
 def _unet_problem(network: Any, comfyui: ComfyUI) -> str | None:
     """Of one of Stable Diffusion, whose noise schedule ComfyUI takes for granted."""
-    scheduler = network.scheduler
     if network.backbone.config.time_cond_proj_dim:
         return "the student takes guidance as an input (time_cond_proj_dim)"
     if network.prediction != "epsilon":
         return f"the student predicts {network.prediction}, not epsilon"
     if not isinstance(network.latents.normaliser.scale, float):
         return "the student's VAE has latents_mean and latents_std"
-    if scheduler.get("beta_schedule") != "scaled_linear" or not all(
-        math.isclose(scheduler.get(name, math.nan), value) for name, value in _NOISE.items()
-    ):
+    table = network.schedule.alphas_cumprod.double()
+    own = (1 - _BETAS).cumprod(0)[: len(table)]
+    if table.shape != own.shape or not torch.allclose(table, own, rtol=1e-3, atol=0):
         return "the noise schedule of the student is not Stable Diffusion's"
     if (depths := _depths(network.backbone)) not in comfyui.depths:
         return f"ComfyUI knows no UNet of these transformers down, in the middle, up: {depths}"
