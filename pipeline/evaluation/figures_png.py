@@ -87,7 +87,9 @@ def save_captions(found: CaptionFigures | None, path: Path) -> None:
         caption: torch.stack([images[number] for images in found.shown.values()])
         for number, caption in enumerate(found.captions)
     }
-    save_grid(rows, path, columns=[_SHORT.get(who, who) for who in found.shown])
+    save_grid(
+        rows, path, columns=[_SHORT.get(who, who.removeprefix("teacher ")) for who in found.shown]
+    )
 
 
 def _same_noise(sets: ImageSets, numbers: Tensor, steps: int | None) -> dict[str, Tensor]:
