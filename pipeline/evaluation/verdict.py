@@ -50,15 +50,16 @@ def _variety(figures: Figures) -> Iterator[str]:
 
 
 def _within(figures: Figures) -> Iterator[str]:
-    """How much images of one prompt or class differ, beside the teacher's."""
+    """How much images of one prompt or class differ, beside the teacher's, or real ones if less."""
     found = figures["metrics"]
     records = [found.get("diversity"), found.get("caption_diversity", {}).get("seen")]
     for record in filter(None, records):
-        ours, usual = record["student"]["value"], record["teacher"]["value"]
+        ours, sides = record["student"]["value"], [record["teacher"], record.get("real")]
+        usual = min(each["value"] for each in sides if each)
         if ours < NARROWER * usual:
             yield (
                 "Less variety than its teacher among images of one prompt or class (diversity "
-                f"{ours:.2f} against the teacher's {usual:.2f})."
+                f"{ours:.2f} against {usual:.2f})."
             )
             return
 
