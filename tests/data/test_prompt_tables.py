@@ -77,6 +77,15 @@ def test_nothing_but_the_prompts_is_read(tmp_path, monkeypatch):
     assert pa.default_memory_pool().max_memory() <= max(peak, before + 500_000)
 
 
+def test_a_byte_that_has_changed_is_no_other_prompt(tmp_path):
+    file = tmp_path / "p.parquet"
+    pq.write_table(pa.table(CAT), file, compression="none", write_page_checksum=True)
+    assert read(file) == CAT["prompt"]
+    file.write_bytes(file.read_bytes().replace(b"a dog", b"a fog", 1))
+    with pytest.raises(UserError, match="teacher.prompts: cannot read .*p.parquet"):
+        read(file)
+
+
 def saved(folder):
     datasets.Dataset.from_dict(CAT).save_to_disk(folder)
     return folder
