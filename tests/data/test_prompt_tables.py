@@ -57,6 +57,19 @@ def test_a_character_that_no_shard_may_hold_is_refused(tmp_path):
         read(tmp_path / "p.parquet")
 
 
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_text_that_is_not_utf8_is_refused(tmp_path, ending):
+    column = pa.array([b"a cat", b"caf\xe9"]).view(pa.string())
+    table, path = pa.table({"prompt": column}), tmp_path / f"p.{ending}"
+    if ending == "parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_stream(path, table.schema) as stream:
+            stream.write_table(table)
+    with pytest.raises(UserError, match=f"cannot read .*p.{ending} .*; write it again, text as UT"):
+        read(path)
+
+
 def test_nothing_but_the_prompts_is_read(tmp_path, monkeypatch):
     noise = np.random.default_rng(0)
     rows = [noise.bytes(50_000) for _ in range(40)]
