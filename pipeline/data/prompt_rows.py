@@ -124,7 +124,7 @@ def _column(names: list[str], where: str) -> str:
 
 def _parquet(source: pa.NativeFile, where: str, columns: Sequence[str]) -> Iterator[Row]:
     """These columns alone, one row group in memory; of a listing all captions."""
-    file = pq.ParquetFile(source)
+    file = pq.ParquetFile(source, page_checksum_verification=True)
     ours = _LISTED in (file.metadata.metadata or {})
     column = _text_column(file.schema_arrow, where, ours)
     _need(file.schema_arrow.names, columns, where)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -38,7 +38,7 @@ def local_prompts(teacher: TeacherConfig, credentials: S3Config) -> TeacherConfi
     Raises:
         UserError: If the file cannot be read or has no prompts, or an image cannot be read.
     """
-    if teacher.prompts is None or teacher.prompts.endswith(_COPY):
+    if teacher.prompts is None or _is_copy(teacher.prompts):
         return teacher
     digest, cache = hashlib.sha256(), cache_folder()
     rows = read_rows(teacher.prompts, credentials, teacher.prompt_images)
@@ -59,6 +59,15 @@ def local_prompts(teacher: TeacherConfig, credentials: S3Config) -> TeacherConfi
     except OSError as error:
         raise UserError(f"cannot write to {cache}: {error.strerror}; {CACHE_WAY_OUT}") from error
     return teacher.model_copy(update={"prompts": str(file)})
+
+
+def _is_copy(path: str) -> bool:
+    """Whether a file is such a local one already, by its name and first line."""
+    with suppress(OSError, ValueError):
+        if path.endswith(_COPY):
+            with open(path, "rb") as file:
+                return isinstance(json.loads(file.readline()), str | list)
+    return False
 
 
 def read_prompts(path: str, credentials: S3Config) -> Iterator[str]:
@@ -184,9 +193,11 @@ def _readable(where: str) -> Iterator[None]:
         yield
     except (SourceError, TextError) as error:
         raise UserError(f"teacher.prompts: {error}") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"teacher.prompts: cannot read {where}: {reason}") from error
+        raise UserError(
+            f"teacher.prompts: cannot read {where} ({reason}); write it again, text as UTF-8"
+        ) from error
 
 
 def _clean(prompt: str, where: str) -> str:

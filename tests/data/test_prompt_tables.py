@@ -57,6 +57,19 @@ def test_a_character_that_no_shard_may_hold_is_refused(tmp_path):
         read(tmp_path / "p.parquet")
 
 
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_text_that_is_not_utf8_is_refused(tmp_path, ending):
+    column = pa.array([b"a cat", b"caf\xe9"]).view(pa.string())
+    table, path = pa.table({"prompt": column}), tmp_path / f"p.{ending}"
+    if ending == "parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_stream(path, table.schema) as stream:
+            stream.write_table(table)
+    with pytest.raises(UserError, match=f"cannot read .*p.{ending} .*; write it again, text as UT"):
+        read(path)
+
+
 def test_nothing_but_the_prompts_is_read(tmp_path, monkeypatch):
     noise = np.random.default_rng(0)
     rows = [noise.bytes(50_000) for _ in range(40)]
@@ -75,6 +88,15 @@ def test_nothing_but_the_prompts_is_read(tmp_path, monkeypatch):
     assert len(read(tmp_path / "p.parquet")) == 40
     assert asked == [(group, ["prompt"]) for group in range(4)]
     assert pa.default_memory_pool().max_memory() <= max(peak, before + 500_000)
+
+
+def test_a_byte_that_has_changed_is_no_other_prompt(tmp_path):
+    file = tmp_path / "p.parquet"
+    pq.write_table(pa.table(CAT), file, compression="none", write_page_checksum=True)
+    assert read(file) == CAT["prompt"]
+    file.write_bytes(file.read_bytes().replace(b"a dog", b"a fog", 1))
+    with pytest.raises(UserError, match="teacher.prompts: cannot read .*p.parquet"):
+        read(file)
 
 
 def saved(folder):

@@ -156,6 +156,8 @@ def test_a_copy_stays_while_others_read_it(tmp_path, monkeypatch):
     assert Path(local_prompts(teacher, S3Config()).prompts) == first
     assert (first.stat().st_ino, first.stat().st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
     assert list(first.parent.iterdir()) == [first]
+    copy = teacher.model_copy(update={"prompts": str(first)})
+    assert local_prompts(copy, S3Config()) == copy
     monkeypatch.setenv("XDG_CACHE_HOME", str(first))
     with pytest.raises(UserError, match="cannot write .*; free space, or set XDG_CACHE_HOME"):
         local_prompts(teacher, S3Config())
@@ -217,13 +219,16 @@ class Fake:
         ("p.jsonl", b'{"prompt": "a\\u0000"}\n', "p.jsonl has a prompt with a NUL character"),
         ("p.parquet", b"none", "teacher.prompts: cannot read .*p.parquet"),
         ("p.arrow", b"none", "teacher.prompts: cannot read .*p.arrow"),
+        ("my.prompts", b"a cat\n", "teacher.prompts: no prompts in .*my.prompts; give a file that"),
+        ("my.prompts", None, "teacher.prompts: no prompts in .*my.prompts; give a file that"),
         ("p.docx", b"", "teacher.prompts: no prompts in .*p.docx; give a file that ends"),
         ("there.txt", None, "teacher.prompts: there is no .*there.txt"),
     ],
 )
-def test_what_cannot_be_read_is_one_clear_error(tmp_path, name, content, message):
+def test_what_cannot_be_read_is_one_clear_error(tmp_path, monkeypatch, name, content, message):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message) as error:
-        prompts_of(str(tmp_path / name), S3Config())
+        local_prompts(TeacherConfig(prompts=str(tmp_path / name)), S3Config())
     assert "\n" not in str(error.value)

@@ -249,8 +249,12 @@ def test_what_cannot_be_listed_is_one_clear_error(source, message, tmp_path):
 
 
 def test_a_damaged_listing_is_named(tmp_path):
-    source = save(tmp_path / "source", "a.png")
+    source = save(tmp_path / "source", "a.png", "b.png", "c.png")
     listed(tmp_path, source, "nothing")
-    _cut(tmp_path / "set" / "listing.parquet", 50)
+    file = tmp_path / "set" / "listing.parquet"
+    pq.write_table(pq.read_table(file), file, row_group_size=2)
+    with pytest.raises(UserError, match="listing.parquet is damaged"):
+        listed(tmp_path, source, "nothing").samples(range(3))
+    _cut(file, 50)
     with pytest.raises(UserError, match="listing.parquet is damaged"):
         listed(tmp_path, source, "nothing")

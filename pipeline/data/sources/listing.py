@@ -26,6 +26,9 @@ class Listing:
     Args:
         store: Of the set.
 
+    Attributes:
+        source: Fingerprint of the source's files, and of what was asked of them.
+
     Raises:
         UserError: If there is none, or it is damaged; so does whatever reads it.
     """
@@ -35,12 +38,8 @@ class Listing:
         self._store = store
         with self._readable():
             self._file = pq.ParquetFile(store.open(NAME), page_checksum_verification=True)
-            self._footer = footer(self._file)
-
-    @property
-    def source(self) -> str:
-        """Fingerprint of the source's files, and of what was asked of them."""
-        return self._footer["source"]
+            said = footer(self._file)
+            self.source, self._kind = said["source"], said["kind"]
 
     @property
     def count(self) -> int:
@@ -49,7 +48,7 @@ class Listing:
 
     def reader(self, path: str, s3: S3Config) -> Reader:
         """Gives the images of the source at this path."""
-        return Reader(path, self._footer["kind"], s3, SETTING)
+        return Reader(path, self._kind, s3, SETTING)
 
     @twice
     def samples(self, ids: range) -> list[Sample]:
@@ -57,14 +56,14 @@ class Listing:
         groups = range(ids.start // GROUP, (ids.stop - 1) // GROUP + 1)
         with self._readable():
             table = self._file.read_row_groups(list(groups), use_threads=False)
-        start = ids.start - groups.start * GROUP
-        return to_samples(table, range(start, start + len(ids)))
+            start = ids.start - groups.start * GROUP
+            return to_samples(table, range(start, start + len(ids)))
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
         try:
             yield
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except (pa.ArrowException, LookupError, OSError, ValueError) as error:
             raise DamagedError(
                 f"{self._store.uri(NAME)} is damaged ({str(error).partition(chr(10))[0]}); choose "
                 "another encode.output"
