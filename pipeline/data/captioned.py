@@ -1,9 +1,8 @@
 """A whole source of images with captions in memory: for a small model, or a judge, to learn."""
 
-import csv
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +10,10 @@ import torch
 from torch import Tensor
 
 from pipeline.config import S3Config
+from pipeline.data import text
 from pipeline.data.crop import UnreadableError
 from pipeline.data.sources.source import Source, to_samples
+from pipeline.data.text import TextError
 from pipeline.utils.errors import UserError
 from pipeline.utils.progress import Progress
 
@@ -89,18 +90,19 @@ def load_columns(
     """What the `metadata.csv` of a local folder says of these images, column by column.
 
     Raises:
-        UserError: If it is not there, or lacks a column or an image.
+        UserError: If it is not there, is no table, or lacks a column or an image.
     """
     table = Path(path) / _TABLE
     try:
-        with table.open(newline="", encoding="utf-8") as file:
-            rows = {row["file_name"]: row for row in csv.DictReader(file)}
+        rows = {row["file_name"]: row for row in _rows(table)}
         return {column: [rows[name][column] for name in files] for column in columns}
     except OSError as error:
         raise UserError(
             f"{setting}: cannot read {table} ({error.strerror}), whose columns evaluate.judged "
             "names; set that to {} to judge nothing"
         ) from error
+    except TextError as error:
+        raise UserError(f"{setting}: {error}") from error
     except KeyError as error:
         raise UserError(
             f"{setting}: {table} has no column or image {error}, which evaluate.judged needs; "
@@ -111,8 +113,13 @@ def load_columns(
 def image_sources(path: str) -> list[dict[str, str]]:
     """Set, licence, author and url that the `metadata.csv` of a local folder names, each once."""
     try:
-        with (Path(path) / _TABLE).open(newline="", encoding="utf-8") as file:
-            named = {tuple(row[column] for column in _OF_SOURCE) for row in csv.DictReader(file)}
-    except (OSError, KeyError, ValueError):  # a folder need not say
+        rows = _rows(Path(path) / _TABLE)
+        named = {tuple(row[column] for column in _OF_SOURCE) for row in rows}
+    except (OSError, KeyError, TextError):  # a folder need not say
         return []
     return [dict(zip(_OF_SOURCE, each, strict=True)) for each in sorted(named)]
+
+
+def _rows(table: Path) -> Iterator[dict[str, str]]:
+    with table.open("rb") as file:
+        yield from text.rows(text.lines(file, str(table)), str(table))

@@ -81,9 +81,13 @@ def test_captions_stand_in_a_table_beside_the_images(kind, tmp_path):
     }
 
 
-def test_labels_are_folders_by_name_or_by_number(tmp_path):
+def test_labels_are_folders_by_name_or_by_number(tmp_path, capsys):
     named = save(tmp_path / "named", "train/cat/1.png", "train/ant/1.png", "train/bee/1.png")
     assert list(annotations(tmp_path / "1", named, "labels", 3).values()) == [0, 1, 2]
+    assert "folders: ant is 0, bee is 1, cat is 2\n" in capsys.readouterr().out
+    split = save(tmp_path / "split", "cat/train/1.png", "cat/val/1.png", "dog/train/1.png")
+    with pytest.raises(UserError, match="folders named train, val, which are no classes"):
+        annotations(tmp_path / "5", split, "labels", 2)
     numbered = save(tmp_path / "numbered", "10/a.png", "9/b.png")
     assert annotations(tmp_path / "2", numbered, "labels", 1000) == {"10/a.png": 10, "9/b.png": 9}
     with pytest.raises(UserError, match=r"3 folders of images \(ant, .* teacher's 10 classes"):

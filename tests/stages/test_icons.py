@@ -82,6 +82,7 @@ def test_a_second_run_draws_nothing_and_other_icons_are_refused(drawn, capsys):
     [
         ({"licence": "GPL-3.0"}, r"icons\.package.*GPL-3\.0"),
         ({"without": "collections.json"}, r"icons\.package.*collections"),
+        ({"package": "@iconify/json@2.0.1"}, r"is no @iconify/json@2\.2.* \(it is .*@2\.0\.1\)"),
         ({"without": "json/noto.json"}, r"icons\.package.*noto"),
     ],
 )

@@ -73,6 +73,9 @@ def open_package(file: str | None) -> dict[str, IconSet]:
     path = Path(file) if file else _fetched()
     try:
         with tarfile.open(path) as package:
+            about = _read(package, "package.json")
+            if (found := f"{about['name']}@{about['version']}") != PACKAGE:
+                raise ValueError(f"it is {found}")
             collections = _read(package, _COLLECTIONS)
             return {
                 style: _icon_set(name, _read(package, f"json/{name}.json"), collections[name])

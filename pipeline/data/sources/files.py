@@ -140,9 +140,18 @@ def _captions(store: Store, texts: Mapping[str, str]) -> Callable[[str], Annotat
     return caption
 
 
+_SPLITS = {"train", "val", "valid", "validation", "test"}
+"""Of a set, as folders are named."""
+
+
 def _folders(images: Sequence[str], classes: int | None) -> Callable[[str], Annotation]:
     """The class of an image's folder: its name if all are numbers, else its place among all."""
     folders = sorted({PurePosixPath(image).parent.name for image in images} - {""})
+    if folders and _SPLITS.issuperset(folders):
+        raise SourceError(
+            f"the images lie in folders named {', '.join(folders)}, which are no classes; an "
+            f"image's class is its own folder: {folders[0]}/CLASS/, not CLASS/{folders[0]}/"
+        )
     if all(folder.isdecimal() for folder in folders):
         numbers = {folder: int(folder) for folder in folders}
     elif len(folders) == classes:
@@ -152,4 +161,7 @@ def _folders(images: Sequence[str], classes: int | None) -> Callable[[str], Anno
             f"{len(folders)} folders of images ({', '.join(folders[:3])}, ...) for "
             f"the teacher's {classes} classes; give one folder a class, or name them 0, 1, 2, ..."
         )
+    some = ", ".join(f"{folder} is {numbers[folder]}" for folder in folders[:3])
+    more = f" and {len(folders) - 3} more" if len(folders) > 3 else ""
+    print(f"listing  labels are the images' folders: {some}{more}", flush=True)
     return lambda image: numbers.get(PurePosixPath(image).parent.name)
