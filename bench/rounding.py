@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """How far a step in bfloat16 is from one in float32: as it is done here, and under autocast.
 
-python bench/rounding.py [--widths 1 4 8] [--seeds 3] [--json FILE]
+python bench/rounding.py [--models NAME ...] [--widths 1 4 8] [--seeds 3] [--json FILE]
 
 A step of configs/sd15-dmd2.yaml in which student and critic learn, of four images, with the tests'
-tiny Stable Diffusion 1.5 and ones so many times as wide. The critic has left the teacher: of two
-equal networks' difference nothing is left but rounding. Norms of the difference, relative, the
-medians of the seeds:
+tiny models, and with Stable Diffusion 1.5's so many times as wide. The critic has left the teacher:
+of two equal networks' difference nothing is left but rounding. Norms of the difference, relative,
+the medians of the seeds:
 
 samples    the student's images
 direction  the gradient at them, which is the critic's prediction less the guided teacher's
@@ -36,19 +36,24 @@ from host import under_autocast  # noqa: E402
 
 from pipeline.cli import load  # noqa: E402
 from pipeline.training.build import TrainingRun, prepare  # noqa: E402
+from tests.families.builders import BUILDERS  # noqa: E402
 from tests.fixtures.tiny_models import save_tiny  # noqa: E402
 
 BOTH = 9
 """A step in which both learn."""
 BAR = 1.2
+WIDER = "sd1"
+"""The model that is measured at several widths."""
+MODELS = (WIDER, "sdxl", "sd3", "qwen", "wan", "z-image", "sana")
 FIGURES = ("samples", "direction", "student", "critic")
 Figures = dict[str, float]
 
 
-def prepared(teacher: Path, folder: Path, precision: str, seed: int) -> TrainingRun:
+def prepared(model: str, teacher: Path, folder: Path, precision: str, seed: int) -> TrainingRun:
     """A run whose critic has left the teacher.
 
     Args:
+        model: Of the tests.
         teacher: The model's folder.
         folder: The run's.
         precision: As `distill.precision`, or "autocast".
@@ -64,6 +69,7 @@ def prepared(teacher: Path, folder: Path, precision: str, seed: int) -> Training
         "distill.lanes": 1,
         "distill.workers.max": 1,
         "distill.precision": "bf16" if precision == "bf16" else "fp32",
+        **{f"teacher.{name}": value for name, value in BUILDERS[model].settings.items()},
     }
     given = [f"--config={ROOT / 'configs/sd15-dmd2.yaml'}"]
     training = prepare(load([*given, *(f"--{name}={value}" for name, value in settings.items())]))
@@ -84,7 +90,7 @@ def step(training: TrainingRun) -> dict[str, Tensor]:
 
     def learns(name: str, optimizer: Optimizer) -> None:
         weights = optimizer.param_groups[0]["params"]
-        found[name] = torch.cat([weight.grad.flatten() for weight in weights])
+        found[name] = torch.cat([w.grad.flatten() for w in weights if w.grad is not None])
 
     each.student.network.register_forward_hook(made)
     for name, trained in (("student", each.student), ("critic", each.critic)):
@@ -93,10 +99,12 @@ def step(training: TrainingRun) -> dict[str, Tensor]:
     return found
 
 
-def errors(teacher: Path, folder: Path, seed: int) -> dict[str, Figures]:
+def errors(model: str, teacher: Path, folder: Path, seed: int) -> dict[str, Figures]:
     """How far a step in bfloat16 is from one in float32, either way; arguments as `prepared`."""
-    exact = step(prepared(teacher, folder, "fp32", seed))
-    found = {way: step(prepared(teacher, folder, way, seed)) for way in ("bf16", "autocast")}
+    exact, *others = (
+        step(prepared(model, teacher, folder, way, seed)) for way in ("fp32", "bf16", "autocast")
+    )
+    found = dict(zip(("bf16", "autocast"), others, strict=True))
     return {
         way: {name: float((it[name] - exact[name]).norm() / exact[name].norm()) for name in FIGURES}
         for way, it in found.items()
@@ -114,12 +122,14 @@ def wider(tiny: Path, folder: Path, times: int) -> Path:
     return folder
 
 
-def measure(times: int, seeds: Sequence[int]) -> dict[str, Figures]:
+def measure(model: str, times: int, seeds: Sequence[int]) -> dict[str, Figures]:
     """Medians of the seeds, of a model so many times as wide as the tests'."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        teacher = wider(save_tiny(folder / "tiny"), folder / "wide", times)
-        found = [errors(teacher, folder, seed) for seed in seeds]
+        teacher = save_tiny(folder / "tiny", model)
+        if model == WIDER:
+            teacher = wider(teacher, folder / "wide", times)
+        found = [errors(model, teacher, folder, seed) for seed in seeds]
     return {
         way: {name: statistics.median(each[way][name] for each in found) for name in FIGURES}
         for way in found[0]
@@ -129,18 +139,21 @@ def measure(times: int, seeds: Sequence[int]) -> dict[str, Figures]:
 def main() -> int:
     """Measure, print, write; 0 if the bar holds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="of the tests")
     parser.add_argument("--widths", type=int, nargs="+", default=[1, 4, 8], help="times the tests'")
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--json", type=Path, help="where the figures go too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{'width':>5} {'':8}", *(f"{name:>10}" for name in FIGURES))
+    print(f"{'':18}", *(f"{name:>10}" for name in FIGURES))
     found, held = {}, True
-    for times in arguments.widths:
-        found[times] = measure(times, range(arguments.seeds))
-        for way, figures in found[times].items():
-            print(f"{times:5} {way:8}", *(f"{100 * figures[name]:9.2f}%" for name in FIGURES))
-        ours, autocast = found[times]["bf16"], found[times]["autocast"]
+    widths = {model: arguments.widths if model == WIDER else [1] for model in arguments.models}
+    for model, times in ((model, times) for model, each in widths.items() for times in each):
+        name = f"{model} x {times}" if model == WIDER else model
+        found[name] = measure(model, times, range(arguments.seeds))
+        for way, figures in found[name].items():
+            print(f"{name:9} {way:8}", *(f"{100 * figures[each]:9.2f}%" for each in FIGURES))
+        ours, autocast = found[name]["bf16"], found[name]["autocast"]
         held &= all(ours[name] <= BAR * autocast[name] for name in FIGURES)
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")
