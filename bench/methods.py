@@ -81,7 +81,8 @@ with the root of the number of pixels, so it is MNIST's divided by that of 28^2 
 SHARED = "--distill.draws=shared"
 SIDA = ("--distill.matching.loss=sid-1", "--distill.gan.heads=mean", SHARED)
 TIMES = "--distill.student.times=[80, 6, 1.2, 0.3]"
-DIVERSE = ("--distill.student.renoise=false", "--distill.terms={diversity: {}}")
+FOLLOWING = "--distill.terms={diversity: {}}"
+DIVERSE = ("--distill.student.renoise=false", FOLLOWING)
 OWN_LEVELS = "--distill.student.levels=step"
 START, TEACHER, SDE = "regression only", "teacher", "teacher by its SDE"
 METHODS = {
@@ -105,6 +106,10 @@ METHODS = {
     "DP-DMD, k = 5, 4 steps": Method(5, (TIMES, *DIVERSE)),
     "ISG, k = 5, 4 steps": Method(5, (TIMES, "--distill.terms={isg: {}}")),
     "TDM, k = 5, 4 steps": Method(5, (TIMES, OWN_LEVELS), noisy=True),
+    "TDM with DP-DMD, k = 5, 4 steps": Method(5, (TIMES, OWN_LEVELS, FOLLOWING), noisy=True),
+    "TDM with DP-DMD, a fifth of its weight": Method(
+        5, (TIMES, OWN_LEVELS, "--distill.terms={diversity: {weight: 0.01}}"), noisy=True
+    ),
     "TDM, k = 10, 4 steps": Method(10, (TIMES, OWN_LEVELS), noisy=True),
     "TDM with GAN, k = 5, 4 steps": Method(5, (TIMES, OWN_LEVELS), gan=1.0, noisy=True),
 }
@@ -115,6 +120,12 @@ GAINS = (
     ("DMD2 without GAN, k = 10", "DMD2 with GAN, k = 10"),
     ("DMD2 without GAN, k = 5", "DMD2 without GAN, k = 5, 4 steps"),
     ("DMD2 without GAN, k = 5", "TDM, k = 5, 4 steps"),
+    ("DMD2 without GAN, k = 5", "TDM with DP-DMD, a fifth of its weight"),
+    *(
+        ("DMD2 without GAN, k = 5", name)
+        for name in METHODS
+        if name.startswith(("SiD", "Uni-Instruct", "DP-DMD", "ISG"))
+    ),
 )
 """Pairs of methods, without and with something, compared seed by seed."""
 
