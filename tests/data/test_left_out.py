@@ -162,7 +162,18 @@ def test_images_without_a_caption_are_refused_or_left_out(tmp_path, capsys):
     assert left_out(capsys.readouterr().out) == (
         "2 others left out: 2 without a caption (the first b.png)"
     )
-    assert annotations(tmp_path, source) == {"a.png": "a"}, "the set goes on"
+    assert annotations(tmp_path, source, skip=True) == {"a.png": "a"}, "the set goes on"
+    said = left_out(capsys.readouterr().out)
+    assert said.startswith("2 images without a caption left out, as ")
+    with pytest.raises(
+        UserError, match="encode.unannotated: refuse, .* leaves out 2 .*; give skip"
+    ):
+        listed(tmp_path, source)
+    file = tmp_path / "set" / "listing.parquet"
+    table = pq.read_table(file)
+    made = {key: value for key, value in table.schema.metadata.items() if key != b"unannotated"}
+    pq.write_table(table.replace_schema_metadata(made), file)
+    assert annotations(tmp_path, source) == {"a.png": "a"}, "an older version's listing"
     with pytest.raises(UserError, match="hold no images, but 2 without a caption"):
         listed(tmp_path / "2", save(tmp_path / "none", "a.png", "b.png"), skip=True)
 

@@ -29,6 +29,10 @@ class LeftOut:
         end = PurePosixPath(name).suffix.lower()
         self.add(end if 0 < len(end) <= _LONGEST else "without an ending", name)
 
+    def count(self, kind: str) -> int:
+        """How many there are of a kind."""
+        return self._counts[kind]
+
     def extend(self, other: "LeftOut") -> None:
         """Count what another one has as well."""
         self._counts.update(other._counts)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from pipeline.config import S3Config
 from pipeline.data.schema import footer
 from pipeline.data.sources.sample import Sample, Wanted
-from pipeline.data.sources.source import Reader, Source, to_samples
+from pipeline.data.sources.source import UNANNOTATED, Reader, Source, to_samples
 from pipeline.data.storage import Store
 from pipeline.data.twice import twice
 from pipeline.utils.errors import DamagedError, UserError
@@ -28,6 +28,7 @@ class Listing:
 
     Attributes:
         source: Fingerprint of the source's files, and of what was asked of them.
+        unannotated: Number of images that it leaves out; 0 where an older version made it.
 
     Raises:
         UserError: If there is none, or it is damaged; so does whatever reads it.
@@ -40,6 +41,7 @@ class Listing:
             self._file = pq.ParquetFile(store.open(NAME), page_checksum_verification=True)
             said = footer(self._file)
             self.source, self._kind = said["source"], said["kind"]
+            self.unannotated = int(said.get("unannotated", 0))
 
     @property
     def count(self) -> int:
@@ -86,23 +88,35 @@ def open_listing(
         s3: Where S3 is.
         wanted: What the teacher needs to know of each image.
         classes: Number of class labels, where labels are wanted.
-        skip: A new listing leaves out the images without what is wanted.
+        skip: Leave out the images without what is wanted; a line counts them, every time.
 
     Raises:
         UserError: If there are no images, something cannot be read or has no annotation, or the
-            listing that is there is of another source or state of it.
+            listing that is there is of another source or state of it, or leaves out what should
+            not be.
     """
     source = Source(path, s3, SETTING)
     fingerprint = source.fingerprint(wanted, classes)
-    if NAME not in store.list(NAME):
+    if new := NAME not in store.list(NAME):
         table = source.table(wanted, classes, skip)
-        store.put(NAME, _dump(table, {"source": fingerprint, "kind": source.kind}))
+        said = {"source": fingerprint, "kind": source.kind}
+        said["unannotated"] = table.schema.metadata[UNANNOTATED].decode()
+        store.put(NAME, _dump(table, said))
     listing = Listing(store)
     if listing.source != fingerprint:
         raise UserError(
             f"{SETTING}: {path} is not what {store.uri(NAME)} lists, or has changed since; "
             "choose another encode.output, or delete all of that one"
         )
+    if listing.unannotated:
+        lacking = f"{listing.unannotated} images without a {wanted[:-1]}"
+        if not skip:
+            raise UserError(
+                f"encode.unannotated: refuse, but {store.uri(NAME)} leaves out {lacking}; give "
+                "skip, or add what they lack and choose another encode.output"
+            )
+        if not new:
+            print(f"listing  {lacking} left out, as {store.uri(NAME)} says", flush=True)
     return listing
 
 

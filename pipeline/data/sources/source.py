@@ -25,6 +25,8 @@ from pipeline.utils.threads import ahead
 
 THREADS = 8
 """Images that are read, decoded and resized at once."""
+UNANNOTATED = b"unannotated"
+"""Where the metadata of a table says how many images it leaves out."""
 _KINDS = {"image": files, "Parquet": rows, "tar": tars}
 _SKIPPING = {"encode.source": "encode.unannotated"}
 """Setting of a source -> the one that leaves out images without caption or label."""
@@ -70,7 +72,7 @@ class Source:
     def table(self, wanted: Wanted, classes: int | None, skip: bool = False) -> pa.Table:
         """All images, a row each: `file`, `at`, `size`, and `caption` or `label`.
 
-        What is not read is counted in a line at the end.
+        What is not read is counted in a line at the end, and in the metadata the images left out.
 
         Args:
             wanted: What to find out of each image.
@@ -90,7 +92,7 @@ class Source:
             table = _table(_annotated(found, wanted, left) if skip else found, wanted)
             self._check(table, wanted, classes, left)
         left.tell()
-        return table
+        return table.replace_schema_metadata({UNANNOTATED: str(left.count(_lacking(wanted)))})
 
     def _check(self, table: pa.Table, wanted: Wanted, classes: int | None, left: LeftOut) -> None:
         """Every image is there for something."""
@@ -228,9 +230,13 @@ def _annotated(samples: Iterable[Sample], wanted: Wanted, left: LeftOut) -> Iter
     """Those with an annotation, where one is wanted."""
     for sample in samples:
         if sample.annotation is None and wanted != "nothing":
-            left.add(f"without a {wanted[:-1]}", sample.name)
+            left.add(_lacking(wanted), sample.name)
         else:
             yield sample
+
+
+def _lacking(wanted: Wanted) -> str:
+    return f"without a {wanted[:-1]}"
 
 
 def _shown(samples: Iterable[Sample], bar: Progress) -> Iterator[Sample]:
