@@ -58,6 +58,7 @@ prove: $(READY) $(FASHION_MNIST) ## the long proofs (chaos, 3 seeds, ablations, 
 	$(BIN)/python bench/prove.py
 	$(BIN)/python bench/ablation.py
 	$(BIN)/python bench/methods.py
+	$(BIN)/python bench/captions.py
 	$(BIN)/python bench/mixture.py
 	$(BIN)/python bench/mixture.py --ablate
 
