@@ -40,6 +40,8 @@ def encode_images(config: Config) -> None:
     if manifest is None:
         pool.make_missing(store, plan, plan.count, work)
         manifest = real.close(store, plan, encode.max_damaged)
+    else:
+        real.check_share(store, plan.count, encode.max_damaged)
     pool.report(manifest, work, encode.output)
     if damaged := list(real.damaged(store)):
         first = damaged[0]

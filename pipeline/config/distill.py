@@ -22,6 +22,7 @@ from pipeline.utils.fields import (
     Every,
     Folder,
     Guidance,
+    OneOrNone,
     Part,
     Positive,
     Prompts,
@@ -119,7 +120,7 @@ class WorkersConfig(Branch):
     min: Positive = Field(default=1, description="Workers at least.")
     max: Positive = Field(default=2, description="Workers at most; no more than distill.lanes.")
     cpus: float = Field(default=1.0, ge=0, description="CPU cores per worker.")
-    gpus: float = Field(default=0.0, ge=0, le=1, description="GPUs per worker, 0 or 1.")
+    gpus: OneOrNone = Field(default=0.0, description="GPUs per worker, 0 or 1.")
 
 
 class ScoringConfig(Branch):

@@ -4,7 +4,16 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from pipeline.utils.fields import Branch, Decay, Folder, NullableText, Part, Positive, Rate
+from pipeline.utils.fields import (
+    Branch,
+    Decay,
+    Folder,
+    NullableText,
+    OneOrNone,
+    Part,
+    Positive,
+    Rate,
+)
 
 Size = Positive | Annotated[tuple[Positive, ...], Field(strict=False, min_length=2, max_length=3)]
 
@@ -83,7 +92,7 @@ class TextConfig(Branch):
     )
     workers: Positive = Field(default=2, description="Ray Train workers.")
     cpus: float = Field(default=1.0, ge=0, description="CPU cores per worker.")
-    gpus: float = Field(default=0.0, ge=0, le=1, description="GPUs per worker, 0 or 1.")
+    gpus: OneOrNone = Field(default=0.0, description="GPUs per worker, 0 or 1.")
     checkpoint_every: Positive = Field(default=250, description="Steps between checkpoints.")
 
 

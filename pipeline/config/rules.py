@@ -279,10 +279,12 @@ def overlap_problems(setting: str, source: str | None, output: str) -> Problems:
 
 
 def export_problems(push: str | None, outputs: Mapping[str, str]) -> Problems:
-    """A folder of another branch, which it would replace; the name of a repository of the Hub."""
-    for branch, output in outputs.items():
-        if branch != "export" and output == outputs["export"]:
-            yield f"export.output: {output} is {branch}.output too; choose another folder"
+    """A place among another branch's files, which it would replace; the name of a repository."""
+    ours, *others = (f"{outputs[each].rstrip('/')}/" for each in ("export", *outputs))
+    for branch, output in zip(outputs, others, strict=True):
+        among = ours == output if branch == "evaluate" else ours.startswith(output)
+        if among and branch != "export":
+            yield f"export.output: {ours} is in {branch}.output; choose another folder"
     if push and not re.fullmatch(r"[\w.-]+/[\w.-]+", push):
         yield f"export.push: {push!r} is no repository of the Hub; give owner/name"
 

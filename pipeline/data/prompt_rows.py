@@ -123,16 +123,27 @@ def _column(names: list[str], where: str) -> str:
 
 
 def _parquet(source: pa.NativeFile, where: str, columns: Sequence[str]) -> Iterator[Row]:
-    """These columns alone, one row group in memory; of a listing all captions."""
+    """These columns alone, one row group in memory; of a listing all captions.
+
+    Raises:
+        TextError: If these have other rows than the file says.
+    """
     file = pq.ParquetFile(source, page_checksum_verification=True)
     ours = _LISTED in (file.metadata.metadata or {})
     column = _text_column(file.schema_arrow, where, ours)
     _need(file.schema_arrow.names, columns, where)
+    left = file.metadata.num_rows
     for group in range(file.num_row_groups):
         table = file.read_row_group(group, columns=[column, *columns], use_threads=False)
+        left -= table.num_rows
         for row in _of_table(table, column, columns):
             for prompt in row.prompt if isinstance(row.prompt, list) else [row.prompt]:
                 yield row._replace(prompt=prompt)
+    if left:
+        raise TextError(
+            f"{where} is damaged: it says {file.metadata.num_rows} rows, and has "
+            f"{file.metadata.num_rows - left}; fetch it again"
+        )
 
 
 def _arrow(source: pa.NativeFile, where: str, columns: Sequence[str]) -> Iterator[Row]:

@@ -126,13 +126,24 @@ def close(store: Store, plan: RealPlan, max_damaged: float = 1) -> Manifest[Real
         UserError: If a shard is missing, or not the one an earlier manifest lists; if more images
             lack a row, or all.
     """
+    check_share(store, plan.count, max_damaged)
     notes = {name: _damaged(store, name) for name in store.list(_DAMAGED)}
-    _check_share([each for found in notes.values() for each in found], plan.count, max_damaged)
     rows = {int(name[len(_DAMAGED) :][:12]): len(found) for name, found in notes.items()}
     return shards.close(store, plan, plan.count, rows)
 
 
-def _check_share(lacking: Sequence[Damaged], count: int, most: float) -> None:
+def check_share(store: Store, count: int, most: float) -> None:
+    """Make sure that no more than a share of a set's images lack a row, and not all of them.
+
+    Args:
+        store: Where the set is.
+        count: Its images.
+        most: The share, 0 to 1.
+
+    Raises:
+        UserError: If more do; names the first.
+    """
+    lacking = list(damaged(store))
     if len(lacking) < count and len(lacking) <= most * count:
         return
     first = "; ".join(f"{each.image} (id {each.id}): {each.reason}" for each in lacking[:3])

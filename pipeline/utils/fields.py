@@ -35,6 +35,12 @@ def _every(value: object) -> object:
     return value
 
 
+def _one_or_none(value: float) -> float:
+    if value not in (0, 1):
+        raise ValueError("must be 0 or 1")
+    return value
+
+
 def registered(table: str) -> Mapping[str, Any]:
     """A table, "module:NAME", if anything has imported it: a plugin that adds to it has.
 
@@ -68,6 +74,7 @@ Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
+OneOrNone = Annotated[float, AfterValidator(_one_or_none)]
 Part = Annotated[float, Field(ge=0, le=1)]
 Guidance = Annotated[float | None, Field(ge=0)]
 Span = Annotated[tuple[Part, Part], Field(strict=False), AfterValidator(_rising)]

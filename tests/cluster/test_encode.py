@@ -208,6 +208,8 @@ def test_a_raised_share_closes_the_set_without_encoding_anything(
     monkeypatch.setattr(RealMaker, "make", make)
     encode_images(config)
     assert LocalStore(Path(config.encode.output)).list("manifest-")
+    with pytest.raises(UserError, match="encode.max_damaged 0.1: 2 of 12 images cannot be read"):
+        encode_images(strict)
 
 
 def test_what_memory_does_not_hold_ends_the_job_with_the_way_out(

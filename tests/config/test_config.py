@@ -52,11 +52,23 @@ def test_folders_stand_under_run_unless_given() -> None:
 
 
 @pytest.mark.parametrize(
-    "branch", ["icons", "teacher", "pairs", "encode", "embed", "distill", "evaluate"]
+    ("branch", "there", "export"),
+    [
+        *(
+            (each, "/one", "/one/two")
+            for each in ("icons", "teacher", "pairs", "encode", "distill")
+        ),
+        *((each, "s3://one/two", "s3://one/two/") for each in ("embed", "teacher", "distill")),
+        *((each, "/one", "/one") for each in ("pairs", "evaluate", "sample")),
+    ],
 )
-def test_an_export_does_not_go_into_the_folder_of_another_branch(branch: str) -> None:
-    with pytest.raises(ValidationError, match=f"export.output: /one is {branch}.output too; "):
-        Config.model_validate({branch: {"output": "/one"}, "export": {"output": "/one"}})
+def test_an_export_does_not_go_into_the_folder_of_another_branch(
+    branch: str, there: str, export: str
+) -> None:
+    tree = {branch: {"output": there}, "export": {"output": export}}
+    with pytest.raises(ValidationError, match=rf"export.output: \S+ is in {branch}.output; "):
+        Config.model_validate(tree)
+    Config.model_validate(tree | {"export": {"output": f"{there}-exported"}})
 
 
 def test_numbers_are_strict_but_floats_take_whole_ones() -> None:
@@ -64,6 +76,14 @@ def test_numbers_are_strict_but_floats_take_whole_ones() -> None:
     for wrong in ("abc", "5", 1.5, True):
         with pytest.raises(ValidationError):
             Config.model_validate({"seed": wrong})
+
+
+@pytest.mark.parametrize("gpus", [0.5, -1, 2])
+def test_a_worker_that_trains_has_a_gpu_of_its_own(gpus: float) -> None:
+    one = {"gpus": gpus}
+    for tree in ({"distill": {"workers": one}}, {"teacher": {"training": {"text": one}}}):
+        with pytest.raises(ValidationError, match="must be 0 or 1"):
+            Config.model_validate(tree)
 
 
 def test_shape_is_that_of_the_teacher() -> None:

@@ -184,3 +184,22 @@ def test_a_damaged_file_of_a_folder_is_named(tmp_path):
     (tmp_path / "b.parquet").write_bytes(b"none")
     with pytest.raises(UserError, match="cannot read .*/b.parquet"):
         read(tmp_path)
+
+
+def test_no_bit_of_a_footer_that_has_changed_loses_a_prompt(tmp_path):
+    file, prompts = tmp_path / "p.parquet", [f"a cat of {age}" for age in range(30)]
+    table = pa.table({"prompt": prompts, "age": range(30)})
+    pq.write_table(table, file, row_group_size=10, write_page_checksum=True)
+    whole = file.read_bytes()
+    begin, lost = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little"), 0
+    for bit in range(8 * begin, 8 * len(whole), 5):
+        one = bytearray(whole)
+        one[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(one)
+        try:
+            found = read(file)
+        except UserError as error:
+            lost += "is damaged: it says" in str(error)
+            continue
+        assert found == prompts
+    assert lost

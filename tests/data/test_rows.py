@@ -177,3 +177,15 @@ def test_a_row_group_of_more_than_two_gibibytes_is_read_in_slices(tmp_path):
     before = pa.total_allocated_bytes()
     assert reader.read(found.samples(range(100, 101))[0]) == value
     assert pa.total_allocated_bytes() - before < 2**29
+
+
+@pytest.mark.parametrize("wanted", ["captions", "labels"])
+def test_a_file_that_gives_fewer_rows_than_it_says_is_damaged(wanted, tmp_path, monkeypatch):
+    plain = pq.ParquetFile.iter_batches
+    fewer = lambda file, *given, **more: list(plain(file, *given, **more))[:-1]  # noqa: E731
+    file = save(tmp_path / "a.parquet", image=[IMAGE] * 3, caption=[*"abc"], label=[0, 1, 0])
+    assert listed(tmp_path / "1", file, wanted).count == 3
+    monkeypatch.setattr(rows, "_TOGETHER", 2)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", fewer)
+    with pytest.raises(UserError, match=r"it says 3 rows, and has 2\); fetch the file again"):
+        listed(tmp_path / "2", file, wanted)

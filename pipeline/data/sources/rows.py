@@ -79,11 +79,13 @@ def records(store: Store, name: str, key: str, wanted: Wanted) -> Iterator[dict[
         if key not in names:
             raise SourceError(f"{where} has no column {key}; it has {', '.join(names)}")
         found = column(names, wanted, where)
-        chosen = [key, found] if found else [key]
+        chosen, read = [key, found] if found else [key], 0
         for batch in file.iter_batches(
             min(_rows_at_most(file, each) for each in chosen), columns=chosen, use_threads=False
         ):
             yield from batch.to_pylist()
+            read += len(batch)
+        _all_of(file, read)
 
 
 def _open(store: Store, name: str, block: int = _LISTED) -> pq.ParquetFile:
@@ -92,6 +94,12 @@ def _open(store: Store, name: str, block: int = _LISTED) -> pq.ParquetFile:
     if twice := [each for each in names if names.count(each) > 1]:
         raise SourceError(f"{store.uri(name)} has two columns {twice[0]}; rename one")
     return file
+
+
+def _all_of(file: pq.ParquetFile, read: int) -> None:
+    """Raises ValueError if a column has other rows than the file's footer says: it is damaged."""
+    if read != (said := file.metadata.num_rows):
+        raise ValueError(f"it says {said} rows, and has {read}")
 
 
 def _size(store: Store, name: str) -> int:
@@ -113,6 +121,7 @@ def _scan(store: Store, name: str, wanted: Wanted) -> list[Sample]:
         if (chosen := column(columns, wanted, where)) is None:
             raise SourceError(f"{where} has no column of {wanted}; it has {', '.join(columns)}")
         values = _values(file, chosen, size, where)
+        _all_of(file, len(values))
     return [
         Sample(name, row, annotation=read_annotation(value, wanted, f"row {row} of {where}"))
         for row, value in enumerate(values)
