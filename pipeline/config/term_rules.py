@@ -49,9 +49,10 @@ def _regression_problems(distill: DistillConfig) -> Problems:
     """Files of a distance that is not chosen; a batch that the shared draws cannot hold."""
     settings = distill.regression
     lanes = f"distill.lanes ({distill.lanes})"
-    yield from multiple_problems(
-        "distill.regression.batch_size", settings.batch_size, distill.lanes, lanes
-    )
+    if distill.regression_steps or settings.weight:
+        yield from multiple_problems(
+            "distill.regression.batch_size", settings.batch_size, distill.lanes, lanes
+        )
     if settings.distance != "lpips":
         for name in ("lpips", "decoder"):
             if (file := getattr(settings, name)) is not None:

@@ -10,6 +10,7 @@ from socket import gethostname
 from typing import Any
 
 from pipeline.config import Config, settings_yaml
+from pipeline.config.no_effect import no_effect
 from pipeline.data.fetch import fetch_inputs
 from pipeline.data.shards import check_stored
 from pipeline.data.storage import Storage, differences, ensure_json
@@ -138,9 +139,8 @@ class Run:
 
     def hints(self) -> list[str]:
         """What the user may not expect of the run, a line each; raises as `RunPairs`."""
-        if not Recipe.of(self.config.distill).needs.pairs or not self.is_claimed():
-            return []
-        return self.pairs.hints()
+        idle, paired = no_effect(self.config.distill), Recipe.of(self.config.distill).needs.pairs
+        return [*idle, *(self.pairs.hints() if paired and self.is_claimed() else ())]
 
     def sweep(self) -> None:
         """Remove what killed processes have left.

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic_core import from_json
 
 from pipeline.config import Config, DistillConfig, PairsConfig, TeacherConfig
+from pipeline.config.no_effect import no_effect
 from pipeline.diffusion.buckets import Buckets
 from pipeline.diffusion.solver import SOLVERS
 from pipeline.methods.recipe import Recipe
@@ -117,10 +118,10 @@ class Plan:
     @property
     def hints(self) -> list[str]:
         """What runs, and probably not as it is meant."""
-        teacher = self._config.teacher
+        teacher, idle = self._config.teacher, no_effect(self._config.distill)
         if not (Path(teacher.output) / INDEX).is_file():
-            return []
-        return guidance_hints(teacher, self._config.pairs.guidance)
+            return idle
+        return [*idle, *guidance_hints(teacher, self._config.pairs.guidance)]
 
     def jobs(self) -> Iterator[ToDo]:
         """Those that the run needs, in their order, and what is made of the student."""
