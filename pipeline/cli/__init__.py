@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from pipeline.cli import options
 from pipeline.cli.job import Job
-from pipeline.config import Config, refusals, rules, settings_yaml
+from pipeline.config import Config, folder_rules, refusals, settings_yaml
 from pipeline.utils.errors import StoppedError, UserError, one_line
 from pipeline.utils.files import no_empty_folders
 from pipeline.utils.uris import absolute
@@ -41,7 +41,7 @@ def main(job: Job, arguments: Sequence[str] | None = None, prog: str | None = No
             branch: absolute(getattr(config, branch).output or config.report_file)
             for branch in (() if other else job.writes)
         }
-        for problem in rules.lost_problems(config.run, outputs):
+        for problem in folder_rules.lost_problems(config.run, outputs):
             raise UserError(problem)
         dry = flag == options.DRY_RUN
         if source:

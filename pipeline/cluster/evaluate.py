@@ -1,18 +1,14 @@
 """The evaluate job: batches of images -> a pool of actors -> their features, streamed back."""
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
-
-import numpy as np
-import torch
 
 from pipeline.cluster import pool
 from pipeline.cluster.pool import TRIES, Work
 from pipeline.config import Config
 from pipeline.data.fetch import INPUTS, fetch_inputs
 from pipeline.evaluation.image_reader import Batch, ImageReader, Task, tasks
+from pipeline.evaluation.readouts import packed, unpacked
 from pipeline.evaluation.reference import Reference
-from pipeline.evaluation.statistics import Readout
 from pipeline.stages.evaluate import Evaluation, evaluate, open_reader
 from pipeline.utils.errors import UserError
 
@@ -38,10 +34,11 @@ def evaluate_student(config: Config) -> Evaluation:
             return ReadingActor(own, config.evaluate.batch_size, weights)
 
         work = Work("evaluate", "images", config.evaluate, new_actor, "batch_size")
-        for row in pool.outcomes(list(range(len(batches))), work):
+        every = tasks(reader.sets, config.evaluate.batch_size)
+        for row in pool.outcomes([every.index(each) for each in batches], work):
             if row["failed"]:
                 raise UserError(f"a batch failed {TRIES} times: {row['failed']}")
-            yield _unpacked(batches[row["index"]], row["made"])
+            yield unpacked(every[row["index"]], row["made"])
 
     return evaluate(config, by_actors)
 
@@ -81,14 +78,4 @@ class ReadingActor:
 
     def make(self, index: int) -> bytes:
         """What is read of a task's images, packed; raises as `ImageReader.read`."""
-        batch = self._reader.read(self._tasks[index])
-        file = io.BytesIO()
-        arrays = {name: value.numpy() for name, value in batch.readout._asdict().items()}
-        np.savez(file, peak=np.array(batch.peak), **arrays)
-        return file.getvalue()
-
-
-def _unpacked(task: Task, packed: bytes) -> Batch:
-    with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
-        readout = Readout(*(torch.from_numpy(arrays[name]) for name in Readout._fields))
-        return Batch(task, readout, int(arrays["peak"]))
+        return packed(self._reader.read(self._tasks[index]))

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from pipeline.config import rules
+from pipeline.config import folder_rules, rules
 from pipeline.config.distill import (
     CriticConfig,
     DistillConfig,
@@ -233,11 +233,13 @@ class Config(Branch):
         yield from rules.gan_problems(distill, data, teacher)
         yield from term_problems(distill, self.pairs.guidance)
         yield from rules.evaluate_problems(evaluate, data, teacher)
-        yield from rules.overlap_problems("encode.source", self.encode.source, outputs["encode"])
-        yield from rules.overlap_problems(
+        yield from folder_rules.overlap_problems(
+            "encode.source", self.encode.source, outputs["encode"]
+        )
+        yield from folder_rules.overlap_problems(
             "evaluate.reference", evaluate.reference, outputs["evaluate"]
         )
-        yield from rules.export_problems(self.export.push, outputs)
-        yield from rules.bucket_problems(
+        yield from folder_rules.export_problems(self.export.push, outputs)
+        yield from folder_rules.bucket_problems(
             {name: getattr(self, name).output for name in ("evaluate", "sample", "report")}
         )

@@ -34,6 +34,7 @@ from pipeline.evaluation.figures_png import (
 from pipeline.evaluation.image_reader import ImageReader, Stream, in_process, tasks
 from pipeline.evaluation.image_sets import ImageSets, SetName, are_small
 from pipeline.evaluation.memorization import Memorization, memorization
+from pipeline.evaluation.readouts import Readouts
 from pipeline.evaluation.real import RealSet, TrainingImages, open_training_images, training_set
 from pipeline.evaluation.records import (
     comparison_records,
@@ -57,6 +58,11 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.files import check_writable, write_file
 from pipeline.utils.progress import Progress
 
+_DEFINING: Any = {
+    **dict.fromkeys(("seed", "data", "network", "teacher", "pairs"), True),
+    **{"evaluate": {"count", "features"}, "distill": {"student": {"embedded_guidance"}}},
+}
+"""Settings that may change the images of an evaluation, or what is read of them."""
 _LARGEST_BATCH = 1024
 """Images of the largest batch that is timed."""
 
@@ -113,7 +119,9 @@ def evaluate(config: Config, stream: Stream = in_process) -> Evaluation:
         networks = {"student": reader.sets.student, "teacher": reader.sets.teacher}
         more = reader.sets.seed, reader.net
         of_captions = caption_figures(parts, networks, config.pairs, settings, *more)
-    sets, peak = _read(reader, config.evaluate.batch_size, stream)
+    defining = config.model_dump(mode="json", include=_DEFINING)
+    readouts = Readouts(Path(config.run) / "readouts", reader, defining, config.evaluate.student)
+    sets, peak = _read(reader, config.evaluate.batch_size, readouts.before(stream))
     found = memorization(sets) if "real" in sets else None
     evaluation = _evaluation(
         reader,
@@ -144,6 +152,7 @@ def evaluate(config: Config, stream: Stream = in_process) -> Evaluation:
     save_captions(of_captions, output / "captions.png")
     text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
     write_file(output / "evaluation.json", text.encode())
+    readouts.remove_others()
     lines = [summary(evaluation.figures())]
     lines += score_summary(evaluation.metrics)
     lines += [caption_summary(of_captions.main)] if of_captions else []

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,6 +56,7 @@ def test_actors_find_the_figures_of_one_process(ray_cluster, tmp_path, monkeypat
     found = []
     for config in (alone, configure(tmp_path, **digits, **shared)):
         evaluate_student(config)
+        shutil.rmtree(tmp_path / "readouts")
         figures = json.loads((tmp_path / "evaluation.json").read_text())
         metrics = figures["metrics"]
         found.append(
@@ -76,6 +78,7 @@ def test_actors_read_the_reference_of_one_process(ray_cluster, tmp_path) -> None
         config = configure(tmp_path, teacher=gaussian, evaluate=own | actors)
         save_student(config)
         evaluate_student(config)
+        shutil.rmtree(tmp_path / "readouts")
         figures = json.loads((tmp_path / "evaluation.json").read_text())
         assert figures["n_real"] == 30
         real = figures["metrics"]["comparisons"][-1]

@@ -54,21 +54,24 @@ def test_folders_stand_under_run_unless_given() -> None:
 @pytest.mark.parametrize(
     ("branch", "there", "export"),
     [
-        *(
-            (each, "/one", "/one/two")
-            for each in ("icons", "teacher", "pairs", "encode", "distill")
-        ),
-        *((each, "s3://one/two", "s3://one/two/") for each in ("embed", "teacher", "distill")),
-        *((each, "/one", "/one") for each in ("pairs", "evaluate", "sample")),
+        *((each, "/one", "/one") for each in ("icons", "teacher", "pairs", "evaluate", "sample")),
+        *((each, "s3://one/two", "s3://one/two/") for each in ("encode", "embed", "distill")),
     ],
 )
 def test_an_export_does_not_go_into_the_folder_of_another_branch(
     branch: str, there: str, export: str
 ) -> None:
     tree = {branch: {"output": there}, "export": {"output": export}}
-    with pytest.raises(ValidationError, match=rf"export.output: \S+ is in {branch}.output; "):
+    with pytest.raises(ValidationError, match=rf"export.output: \S+ is {branch}.output too; "):
         Config.model_validate(tree)
     Config.model_validate(tree | {"export": {"output": f"{there}-exported"}})
+
+
+def test_an_export_does_not_replace_the_runs_student() -> None:
+    tree = {"distill": {"output": "/one"}, "export": {"output": "/one/student"}}
+    with pytest.raises(ValidationError, match="export.output: /one/student is the run's student"):
+        Config.model_validate(tree)
+    Config.model_validate(tree | {"export": {"output": "/one/export"}})
 
 
 def test_numbers_are_strict_but_floats_take_whole_ones() -> None:
