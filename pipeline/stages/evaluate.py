@@ -60,7 +60,10 @@ from pipeline.utils.progress import Progress
 
 _DEFINING: Any = {
     **dict.fromkeys(("seed", "data", "network", "teacher", "pairs"), True),
-    **{"evaluate": {"count", "features"}, "distill": {"student": {"embedded_guidance"}}},
+    **{
+        "evaluate": {"count", "batch_size", "features"},
+        "distill": {"student": {"embedded_guidance"}},
+    },
 }
 """Settings that may change the images of an evaluation, or what is read of them."""
 _LARGEST_BATCH = 1024

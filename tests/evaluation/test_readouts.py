@@ -144,3 +144,12 @@ def test_a_folder_that_cannot_be_written_is_told_once_and_gone_without(
     assert len(read(config)) == 6 and figures(config)
     told = "evaluate  no more is kept for the next evaluation: cannot write "
     assert capsys.readouterr().out.count(told) == 1
+
+
+def test_batches_of_another_size_take_the_place_of_these(tmp_path: Path) -> None:
+    config = configure(tmp_path)
+    save(config, 0)
+    read(config)
+    larger = {"count": 40, "batch_size": 40, "student": config.evaluate.student}
+    assert read(configure(tmp_path, evaluate=larger)) == list(SETS)
+    assert len([*(tmp_path / "readouts").glob("*/*")]) == len(SETS)
