@@ -143,12 +143,17 @@ def compared(runs: list[FoundRun]) -> list[Chart]:
 def _scores(
     runs: list[FoundRun], dress: Callable[[FoundRun, Line], Line], marks: list[tuple[float, str]]
 ) -> list[Chart]:
-    """Fréchet distances measured beside training: a figure for each number of images."""
+    """Fréchet distances measured beside training: a figure for each count and kind of features."""
     charts = []
-    for n in sorted({score.n for run in runs for score in run.scores.values()}):
+    kinds = {(score.n, score.features or "") for run in runs for score in run.scores.values()}
+    for n, features in sorted(kinds):
         lines = []
         for run in runs:
-            mine = {step: score for step, score in run.scores.items() if score.n == n}
+            mine = {
+                step: score
+                for step, score in run.scores.items()
+                if (score.n, score.features or "") == (n, features)
+            }
             curve = [(float(step), score.fd_teacher) for step, score in mine.items()]
             lines.append(dress(run, Line("student", curve, "student", dots=True)))
             floors = [score.floor for score in mine.values() if score.floor is not None]
@@ -157,8 +162,9 @@ def _scores(
                 flat = [(step, floors[-1]) for step in steps]
                 lines.append(dress(run, Line("floor", flat, "data", dashed=True)))
         note = (
-            f"Averaged student against teacher, {n:,} images of each. The floor is the teacher "
-            "against itself from other noise."
+            f"Averaged student against teacher, {n:,} images of each"
+            f"{f', in {features}' if features else ''}. The floor is the teacher against itself "
+            "from other noise."
         )
         spans = phases(runs[0]) if len(runs) == 1 else []
         values = [y for line in lines for _, y in line.points]

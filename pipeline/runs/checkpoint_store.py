@@ -4,8 +4,7 @@
     <output>/checkpoints/0000500-1f2e3d4c.json             put last: step, fingerprint, checksums
     <output>/checkpoints/0000500-1f2e3d4c.score            its figures, where they are measured
 
-The second half of the name is of the attempt that made it, so that no attempt ever writes where
-another one did.
+The second half of the name is of the attempt that made it: none ever writes where another did.
 """
 
 import json
@@ -59,14 +58,16 @@ class Score:
     """How near the averaged student of a checkpoint is to the teacher.
 
     Attributes:
-        fd_teacher: Fréchet distance, on the classifier's features or, without one, on pixels.
+        fd_teacher: Fréchet distance.
         n: Images of each.
         floor: The same distance, teacher to teacher from other noise, at the same n.
+        features: Of what, in words, such as "pixels"; None if an earlier version does not say.
     """
 
     fd_teacher: float
     n: int
     floor: float | None = None
+    features: str | None = None
 
 
 _SCORE, _COMMIT = TypeAdapter(Score), TypeAdapter(Commit)
@@ -211,10 +212,11 @@ class CheckpointStore:
         return {int(step): name for name, step in parts.items() if step.isdecimal()}
 
     def best(self, commits: list[Commit]) -> Commit | None:
-        """The nearest to the teacher, by as many images as the newest score has; None without."""
+        """The nearest to the teacher, by images and features as of the newest; None without."""
         scores = self.scores(commits)
+        kinds = {name: (score.n, score.features) for name, score in scores.items()}
         scored = [commit for commit in commits if commit.name in scores]
-        alike = [each for each in scored if scores[each.name].n == scores[scored[0].name].n]
+        alike = [each for each in scored if kinds[each.name] == kinds[scored[0].name]]
         return min(alike, key=lambda each: scores[each.name].fd_teacher, default=None)
 
     def step(self, fingerprint: str | None = None) -> int:

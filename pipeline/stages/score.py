@@ -53,11 +53,13 @@ def score(config: Config, name: str, floor: float | None = None) -> Score:
     if floor is None:
         noise = _noise(config.seed, teacher, 2 * count, count)
         images.append(generate(by_teacher, noise, labels, scoring.batch_size, "teacher, for floor"))
+    features = "pixels" if teacher.latents is None else "latents"
     if (real := open_training_images(config.teacher, config.data, teacher)) is not None:
+        features = f"features of a classifier of {config.data.name}"
         classifier = real.train_classifier()
         target, *images = (read(classifier, each).features for each in (target, *images))
     distance, *again = (frechet_distance(target.flatten(1), each.flatten(1)) for each in images)
-    return Score(distance, count, again[0] if again else floor)
+    return Score(distance, count, again[0] if again else floor, features)
 
 
 def _noise(seed: int, teacher: Denoiser, first: int, count: int) -> Tensor:

@@ -252,6 +252,10 @@ def test_figures_at_different_n_are_never_side_by_side(made: Path, folder: Path)
     assert cells and all("" in each for each in cells), "in other features nothing compares"
     scores = [chart for chart in page.compared(runs) if chart.title.startswith("Fréchet")]
     assert [len(chart.lines) for chart in scores] == [2, 4]
+    own = {"fd_teacher": 9, "n": 99, "floor": 1, "features": "pixels"}
+    write(folder / "distill/checkpoints/0000020-abcd.score", own)
+    scores = [chart for chart in page.compared([read(made), read(folder)]) if "Fr" in chart.title]
+    assert [chart.note.count(", in pixels. ") for chart in scores] == [0, 1, 0]
     found = shown(made, folder)
     assert "2 runs side by side" in found.text and found.text.count("some/run") >= 4
     large = [

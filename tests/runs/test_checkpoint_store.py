@@ -83,13 +83,21 @@ def test_a_damaged_score_is_none(tmp_path: Path, damage: str, caplog) -> None:
 def test_the_best_is_of_scores_of_as_many_images_as_the_newest(tmp_path: Path) -> None:
     store = new_store(tmp_path, keep=9)
     commits = [checkpoint(tmp_path, step) for step in (1, 2, 3, 4)]
-    scores = (Score(0.1, 9), Score(0.7, 5), Score(0.9, 5), None)
+    scores = (Score(0.1, 9, None, "pixels"), Score(0.7, 5), Score(0.9, 5), None)
     for commit, score in zip(commits, scores, strict=True):
         store.commit(commit)
         if score:
             store.note(commit, score)
     assert store.best(commits[::-1]) == commits[1]
     assert store.best(commits[:1]) == commits[0] and store.best(commits[3:]) is None
+
+
+def test_the_best_is_of_scores_in_the_features_of_the_newest(tmp_path: Path) -> None:
+    store = new_store(tmp_path, keep=9)
+    for step, fd, features in ((1, 0.1, "pixels"), (2, 0.7, "latents"), (3, 0.9, "latents")):
+        store.commit(commit := checkpoint(tmp_path, step))
+        store.note(commit, Score(fd, 5, None, features))
+    assert store.best(store.commits()) == store.commits()[1]
 
 
 def test_a_checkpoint_of_another_run_takes_no_place_of_ours(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ def test_it_is_the_distance_of_new_samples_to_the_images_of_the_pairs(tiny_run):
     Run(config).finish()
     found = score(config, names(config)[0])
     assert found.n == 32, "all pairs there are"
+    assert found.features == "pixels"
 
     pairs = PairReader(
         Storage(config.pairs.output, config.s3, "pairs.output"), config.seed, 32
