@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipeline.config.distill import DistillConfig
+from pipeline.config.term_rules import batches_of_pairs
 
 OFF: tuple[tuple[str, dict[str, Any]], ...] = (
     ("regression", {"regression_steps": 0, "regression.weight": 0}),
@@ -32,7 +33,8 @@ def no_effect(distill: DistillConfig) -> list[str]:
         if all(_value(distill, each) == off for each, off in switches.items()):
             why = " and ".join(f"distill.{s} {json.dumps(v)}" for s, v in switches.items())
             for given in _given(distill, name):
-                if given not in switches:
+                batch = given == "regression.batch_size" and batches_of_pairs(distill)
+                if given not in switches and not batch:
                     found.setdefault(given, f"distill.{given} has no effect at {why}")
     return list(found.values())
 

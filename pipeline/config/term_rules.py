@@ -49,7 +49,7 @@ def _regression_problems(distill: DistillConfig) -> Problems:
     """Files of a distance that is not chosen; a batch that the shared draws cannot hold."""
     settings = distill.regression
     lanes = f"distill.lanes ({distill.lanes})"
-    if distill.regression_steps or settings.weight:
+    if batches_of_pairs(distill):
         yield from multiple_problems(
             "distill.regression.batch_size", settings.batch_size, distill.lanes, lanes
         )
@@ -70,6 +70,13 @@ def _regression_problems(distill: DistillConfig) -> Problems:
             "distill.draws: shared needs a student of one step where there is a regression; "
             "use separate, or set distill.regression.weight to 0"
         )
+
+
+def batches_of_pairs(distill: DistillConfig) -> bool:
+    """Whether a loss may take pairs, `regression.batch_size` of them: a plugin's does not tell."""
+    further = distill.terms.keys() - FURTHER.keys()
+    own = distill.regression_steps or distill.regression.weight
+    return bool(own or further or distill.gan.real == "pairs")
 
 
 def _divergence_problems(distill: DistillConfig) -> Problems:

@@ -81,6 +81,14 @@ def test_numbers_are_strict_but_floats_take_whole_ones() -> None:
             Config.model_validate({"seed": wrong})
 
 
+def test_a_batch_of_pairs_need_fit_the_lanes_only_where_there_are_pairs() -> None:
+    none = {"regression_steps": 0, "regression": {"weight": 0, "batch_size": 127}}
+    Config.model_validate({"distill": none})
+    for some in ({"gan": {"real": "pairs"}}, {"regression_steps": 5}):
+        with pytest.raises(ValidationError, match=r"regression.batch_size: 127 is not a multiple"):
+            Config.model_validate({"distill": none | some})
+
+
 @pytest.mark.parametrize("gpus", [0.5, -1, 2])
 def test_a_worker_that_trains_has_a_gpu_of_its_own(gpus: float) -> None:
     one = {"gpus": gpus}

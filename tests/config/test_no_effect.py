@@ -70,3 +70,5 @@ def test_what_does_nothing_is_told_with_what_turns_it_off(
 
 def test_what_has_an_effect_is_not_told(given: Callable[..., list[str]]) -> None:
     assert given("gan.real=data", "gan.student_weight=0.1", "critic.lora.rank=4") == []
+    off = ["regression_steps=0", "regression.weight=0", "regression.batch_size=64"]
+    assert given(*off, "gan.real=pairs") == []
